@@ -1,0 +1,34 @@
+"""Imports torchvision also where its compiled operators do not load."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+
+# A Library object takes its definitions back when it is collected: it has to live as long as the process.
+_libraries: list[torch.library.Library] = []
+
+
+def import_torchvision() -> ModuleType:
+    """Returns the `torchvision` package.
+
+    torchvision's compiled operators load only into the torch build they were made for. With another one, such as
+    torchvision's CUDA wheel beside a CPU-only torch, the package skips them, then stops at "operator torchvision::nms
+    does not exist" because it describes two of them all the same. Declaring these two lets the import finish; its
+    networks, state dicts and transforms, all that is used here, need no compiled operator.
+
+    Raises:
+        ImportError: torchvision is not installed.
+    """
+    try:
+        import torchvision
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _libraries.append(library)
+        import torchvision
+    return torchvision
