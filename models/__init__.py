@@ -1,0 +1,85 @@
+"""The list of networks: `models.ResNet50_vd(class_dim=1000)` builds one, `models.list_models()` names them all.
+
+Nothing is imported until a network is asked for, so that names can be listed and checked without PyTorch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import importlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from utils.errors import FlagError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# module -> the networks it builds
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "alexnet": ("AlexNet",),
+    "mobilenet_v1": ("MobileNetV1", "MobileNetV1_x0_25", "MobileNetV1_x0_5", "MobileNetV1_x0_75", "MobileNetV1_x1_0"),
+    "resnet": ("ResNet18", "ResNet34", "ResNet50", "ResNet101", "ResNet152"),
+    "resnet_vc": ("ResNet50_vc", "ResNet101_vc", "ResNet152_vc"),
+    "resnet_vd": ("ResNet18_vd", "ResNet34_vd", "ResNet50_vd", "ResNet101_vd", "ResNet152_vd", "ResNet200_vd"),
+    "vgg": ("VGG11", "VGG13", "VGG16", "VGG19"),
+}
+
+_MODULES = {name: module for module, names in FAMILIES.items() for name in names}
+
+
+class InputConfig(NamedTuple):
+    """How a network was published to be evaluated.
+
+    Attributes:
+        image_size: height and width of the network's input.
+        resize_short_size: length of the image's short side before the centre crop.
+        interpolation: of the resizing, as in --interpolation.
+    """
+
+    image_size: int = 224
+    resize_short_size: int = 256
+    interpolation: int = 1
+
+
+# pattern of names -> input; the first match counts, all others take the default
+INPUTS: tuple[tuple[str, InputConfig], ...] = ()
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names of all networks that match a shell pattern such as `ResNet*_vd`, sorted."""
+    return sorted(fnmatch.filter(_MODULES, pattern))
+
+
+def check_name(name: str) -> None:
+    """Raises `FlagError`, with the nearest names, if there is no network `name`."""
+    if name not in _MODULES:
+        near = difflib.get_close_matches(name, _MODULES, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {len(_MODULES)}, such as ResNet50_vd"
+        raise FlagError(f"--model: unknown network {name!r}: {hint}")
+
+
+def input_config(name: str) -> InputConfig:
+    """The input that network `name` was published with."""
+    check_name(name)
+    return next((config for pattern, config in INPUTS if fnmatch.fnmatchcase(name, pattern)), InputConfig())
+
+
+def build(name: str, **options: Any) -> nn.Module:
+    """Builds network `name`; `options` are those of its constructor, `class_dim` among them.
+
+    Raises:
+        FlagError: there is no such network.
+    """
+    check_name(name)
+    return getattr(importlib.import_module(f"models.{_MODULES[name]}"), name)(**options)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"models.{_MODULES[name]}"), name)
+    raise AttributeError(f"module 'models' has no network {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_MODULES]

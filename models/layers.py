@@ -1,0 +1,282 @@
+"""What the networks share: layers that know their published names, initializers, dropout, pooling.
+
+A network is published as a set of named PaddlePaddle variables (`res2a_branch2a_weights`, `bn2a_branch2a_scale`, ...).
+Each layer is told its names where it is built, through the `name` arguments below or through `publish`; the
+weight readers ask `published_names` for them. A layer that is told nothing has the name that PaddlePaddle's fluid
+would have made up for it: `conv2d_0.w_0`, `batch_norm_3.w_1`, `fc_0.b_0`, numbered in construction order.
+
+PaddleClas, the zoo's successor, publishes its weights under the paths of its own modules; a network whose paths here
+read otherwise has a method `paddleclas_path` with the rule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Initializer = Callable[[Tensor], Tensor]
+
+DOWNGRADE_IN_INFER = "downgrade_in_infer"
+UPSCALE_IN_TRAIN = "upscale_in_train"
+
+# Fluid's automatic name of a layer, and the suffix of each of its tensors.
+_AUTOMATIC_NAMES = {
+    nn.Conv2d: ("conv2d", {"weight": "w_0", "bias": "b_0"}),
+    nn.BatchNorm2d: ("batch_norm", {"weight": "w_0", "bias": "b_0", "running_mean": "w_1", "running_var": "w_2"}),
+    nn.Linear: ("fc", {"weight": "w_0", "bias": "b_0"}),
+}
+
+
+# ---------------------------------------------------------------------------------------------- published names
+
+
+def publish(module: nn.Module, **names: str) -> None:
+    """Tells a layer the published variable names of its tensors, as in `publish(fc, weight="fc_weights")`."""
+    module.published = names
+
+
+def publish_conv(conv: nn.Module, name: str) -> None:
+    """Names a convolution or linear layer the usual way: NAME_weights, NAME_offset."""
+    publish(conv, weight=f"{name}_weights", bias=f"{name}_offset")
+
+
+def publish_batch_norm(bn: nn.Module, name: str) -> None:
+    """Names a batch-norm the usual way: NAME_scale, NAME_offset, NAME_mean, NAME_variance."""
+    publish(
+        bn,
+        weight=f"{name}_scale",
+        bias=f"{name}_offset",
+        running_mean=f"{name}_mean",
+        running_var=f"{name}_variance",
+    )
+
+
+def _own_tensors(module: nn.Module) -> Iterator[str]:
+    """Names of the tensors that a layer itself keeps in the state dict, but for PyTorch's batch counter."""
+    for name, parameter in module.named_parameters(recurse=False):
+        if parameter is not None:
+            yield name
+    for name, buffer in module.named_buffers(recurse=False):
+        if buffer is not None and name not in module._non_persistent_buffers_set and name != "num_batches_tracked":
+            yield name
+
+
+def published_names(model: nn.Module) -> dict[str, str]:
+    """State-dict key -> published fluid variable name, for every tensor of `model`, in construction order.
+
+    Raises:
+        ValueError: a layer has neither a published name nor an automatic one.
+    """
+    names: dict[str, str] = {}
+    built: dict[str, int] = {}
+    for path, module in model.named_modules():
+        told = getattr(module, "published", {})
+        stem, suffixes = next((v for kind, v in _AUTOMATIC_NAMES.items() if isinstance(module, kind)), ("", {}))
+        number = built.get(stem, 0)
+        built[stem] = number + 1
+        for tensor in _own_tensors(module):
+            key = f"{path}.{tensor}" if path else tensor
+            if tensor in told:
+                names[key] = told[tensor]
+            elif tensor in suffixes:
+                names[key] = f"{stem}_{number}.{suffixes[tensor]}"
+            else:
+                raise ValueError(f"{type(model).__name__}: {key} has no published name")
+    return names
+
+
+def paddleclas_names(model: nn.Module) -> dict[str, str]:
+    """State-dict key -> name in PaddleClas's .pdparams, for every tensor of `model`."""
+    path_rule = getattr(model, "paddleclas_path", lambda path: path)
+    leaves = {"running_mean": "_mean", "running_var": "_variance"}
+    names = {}
+    for path, module in model.named_modules():
+        for tensor in _own_tensors(module):
+            key = f"{path}.{tensor}" if path else tensor
+            leaf = leaves.get(tensor, tensor)
+            names[key] = f"{path_rule(path)}.{leaf}" if path else leaf
+    return names
+
+
+# ------------------------------------------------------------------------------------------------- initializers
+
+
+def he_normal_(weight: Tensor, in_channels: int | None = None) -> Tensor:
+    """Normal(0, sqrt(2 / (kh kw in_channels))), fluid's default for convolutions.
+
+    Unlike `nn.init.kaiming_normal_`, grouped convolutions count all input channels, not those of one group.
+    """
+    channels = weight.shape[1] if in_channels is None else in_channels
+    return nn.init.normal_(weight, 0.0, math.sqrt(2.0 / (channels * math.prod(weight.shape[2:]))))
+
+
+def he_uniform_(weight: Tensor) -> Tensor:
+    """Uniform(+-sqrt(6 / fan_in)): "MSRA" in fluid (He et al., arXiv:1502.01852); fan_in is of one group."""
+    return nn.init.kaiming_uniform_(weight, nonlinearity="relu")
+
+
+def uniform_fan_in_(weight: Tensor) -> Tensor:
+    """Uniform(+-1 / sqrt(fan_in)), the usual one of the zoo's linear layers."""
+    bound = 1.0 / math.sqrt(math.prod(weight.shape[1:]))
+    return nn.init.uniform_(weight, -bound, bound)
+
+
+# ------------------------------------------------------------------------------------------------------- layers
+
+
+def conv2d(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int] = 1,
+    *,
+    padding: int | tuple[int, int] | None = None,
+    groups: int = 1,
+    dilation: int = 1,
+    bias: bool = False,
+    name: str | None = None,
+    init: Initializer | None = None,
+) -> nn.Conv2d:
+    """A convolution, initialized as published and told its published name.
+
+    Args:
+        padding: None keeps the size at stride 1: half of the (dilated) kernel.
+        name: published as NAME_weights and NAME_offset; None: named automatically.
+        init: initializer of the weight, None for fluid's default, `he_normal_` over all input channels. A bias
+            starts at 0.
+    """
+    kernel = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+    if padding is None:
+        padding = tuple(dilation * (k - 1) // 2 for k in kernel)
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias)
+    with torch.no_grad():
+        he_normal_(conv.weight, in_channels) if init is None else init(conv.weight)
+        if bias:
+            nn.init.zeros_(conv.bias)
+    if name is not None:
+        publish_conv(conv, name)
+    return conv
+
+
+def batch_norm(
+    channels: int, name: str | None = None, *, momentum: float = 0.9, epsilon: float = 1e-5
+) -> nn.BatchNorm2d:
+    """A batch-norm, told its published name.
+
+    Args:
+        name: published as NAME_scale, NAME_offset, NAME_mean, NAME_variance; None: named automatically.
+        momentum: as fluid counts it, the share of the old running statistics (1 - momentum in PyTorch).
+    """
+    bn = nn.BatchNorm2d(channels, eps=epsilon, momentum=1.0 - momentum)
+    if name is not None:
+        publish_batch_norm(bn, name)
+    return bn
+
+
+def linear(
+    in_features: int,
+    out_features: int,
+    name: str | None = None,
+    *,
+    init: Initializer = uniform_fan_in_,
+) -> nn.Linear:
+    """A linear layer, initialized as published (bias 0) and told its published name (NAME_weights, NAME_offset)."""
+    fc = nn.Linear(in_features, out_features)
+    with torch.no_grad():
+        init(fc.weight)
+        nn.init.zeros_(fc.bias)
+    if name is not None:
+        publish_conv(fc, name)
+    return fc
+
+
+class ConvBNAct(nn.Sequential):
+    """Convolution, batch-norm, activation, in a `Sequential` of `conv`, `bn` and, if there is one, `act`.
+
+    Args:
+        name: published name of the convolution.
+        bn_name: that of the batch-norm; None: NAME_bn.
+        activation: builds the activation; None: no activation.
+        momentum, epsilon: of the batch-norm, as in `batch_norm`.
+        conv_options: passed on to `conv2d`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        *,
+        name: str | None = None,
+        bn_name: str | None = None,
+        activation: Callable[[], nn.Module] | None = None,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        **conv_options,
+    ) -> None:
+        super().__init__()
+        if bn_name is None and name is not None:
+            bn_name = f"{name}_bn"
+        self.conv = conv2d(in_channels, out_channels, kernel_size, stride, name=name, **conv_options)
+        self.bn = batch_norm(out_channels, bn_name, momentum=momentum, epsilon=epsilon)
+        if activation is not None:
+            self.act = activation()
+
+
+def relu() -> nn.ReLU:
+    """The in-place ReLU that follows nearly every batch-norm of the zoo."""
+    return nn.ReLU(inplace=True)
+
+
+class Dropout(nn.Module):
+    """Dropout under either of fluid's conventions.
+
+    `upscale_in_train`, PyTorch's own, divides the kept values by 1 - p in training and does nothing in evaluation.
+    `downgrade_in_infer`, fluid's default and the one that most of the zoo was trained with, keeps the values as they
+    are in training and multiplies by 1 - p in evaluation. A network's weights are right under one convention only.
+    """
+
+    def __init__(self, p: float, mode: str = DOWNGRADE_IN_INFER) -> None:
+        super().__init__()
+        self.p = p
+        self.mode = mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.dropout(x, self.p, self.training)
+        return x if self.mode == UPSCALE_IN_TRAIN else x * (1.0 - self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, mode={self.mode}"
+
+
+class SqueezeExcitation(nn.Module):
+    """Channel attention (Hu et al., arXiv:1709.01507): pool, two linear layers, a gate per channel.
+
+    Args:
+        channels: channels of the input, (N, C, H, W).
+        squeezed: width between the two linear layers.
+        name: published as NAME_sqz and NAME_exc.
+        gate: maps the second layer's output to 0..1.
+    """
+
+    def __init__(
+        self, channels: int, squeezed: int, name: str | None = None, *, gate: Callable[[Tensor], Tensor] = torch.sigmoid
+    ) -> None:
+        super().__init__()
+        self.fc1 = linear(channels, squeezed, None if name is None else f"{name}_sqz")
+        self.fc2 = linear(squeezed, channels, None if name is None else f"{name}_exc")
+        self.gate = gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.gate(self.fc2(F.relu(self.fc1(global_average(x)))))
+        return x * weights[:, :, None, None]
+
+
+def global_average(x: Tensor) -> Tensor:
+    """Mean over the positions of a feature map: (N, C, H, W) -> (N, C)."""
+    return x.mean((2, 3))

@@ -1,0 +1,298 @@
+"""ResNet (He et al., arXiv:1512.03385), and the class behind its relatives.
+
+The stride of a bottleneck sits on its 3x3 convolution, as in torchvision. Unlike torchvision's, the basic blocks of
+ResNet18 and ResNet34 have a projection shortcut in the first stage too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from string import ascii_lowercase
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from models.layers import (
+    Dropout,
+    SqueezeExcitation,
+    batch_norm,
+    conv2d,
+    global_average,
+    linear,
+    publish_batch_norm,
+    publish_conv,
+    relu,
+)
+
+
+def projection(in_channels: int, out_channels: int, stride: int, average: bool) -> nn.Sequential:
+    """The shortcut of a stage's first block: a 1x1 convolution, with `average` after a 2x2 average pool (ResNet-D)."""
+    if not average:
+        return nn.Sequential(conv2d(in_channels, out_channels, 1, stride), batch_norm(out_channels))
+    pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
+    return nn.Sequential(pool, conv2d(in_channels, out_channels, 1), batch_norm(out_channels))
+
+
+SHORTCUT = -1
+
+
+class Place(NamedTuple):
+    """Where a convolution sits: stage 0 is the stem, and part counts within the stem or block (or is `SHORTCUT`)."""
+
+    stage: int
+    index: int
+    part: int
+
+
+def block_label(index: int, depth: int) -> str:
+    """The published label of a block within its stage of `depth` blocks: a, b, c, ...; in long stages a, b1, b2, ..."""
+    if depth <= 12:
+        return ascii_lowercase[index]
+    return f"b{index}" if index else "a"
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut."""
+
+    expansion = 1
+    convolutions = 2
+
+    def __init__(
+        self,
+        in_channels: int,
+        planes: int,
+        stride: int = 1,
+        downsample: nn.Module | None = None,
+        *,
+        groups: int = 1,
+        base_width: int = 64,
+        se_reduction: int | None = None,
+    ) -> None:
+        super().__init__()
+        if groups != 1 or base_width != 64:
+            raise ValueError("BasicBlock has neither groups nor another width")
+        self.conv1 = conv2d(in_channels, planes, 3, stride)
+        self.bn1 = batch_norm(planes)
+        self.relu = relu()
+        self.conv2 = conv2d(planes, planes, 3)
+        self.bn2 = batch_norm(planes)
+        self.se = SqueezeExcitation(planes, planes // se_reduction) if se_reduction else None
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.bn2(self.conv2(x))
+        if self.se is not None:
+            x = self.se(x)
+        return self.relu(x + shortcut)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (grouped in ResNeXt) and 1x1 convolutions around a shortcut."""
+
+    expansion = 4
+    convolutions = 3
+
+    def __init__(
+        self,
+        in_channels: int,
+        planes: int,
+        stride: int = 1,
+        downsample: nn.Module | None = None,
+        *,
+        groups: int = 1,
+        base_width: int = 64,
+        se_reduction: int | None = None,
+    ) -> None:
+        super().__init__()
+        width = planes * base_width // 64 * groups
+        out_channels = planes * self.expansion
+        self.conv1 = conv2d(in_channels, width, 1)
+        self.bn1 = batch_norm(width)
+        self.conv2 = conv2d(width, width, 3, stride, groups=groups)
+        self.bn2 = batch_norm(width)
+        self.conv3 = conv2d(width, out_channels, 1)
+        self.bn3 = batch_norm(out_channels)
+        self.relu = relu()
+        self.se = SqueezeExcitation(out_channels, out_channels // se_reduction) if se_reduction else None
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        x = self.bn3(self.conv3(x))
+        if self.se is not None:
+            x = self.se(x)
+        return self.relu(x + shortcut)
+
+
+class ResNet(nn.Module):
+    """A residual network of four stages.
+
+    The module paths are torchvision's; those of a deep stem and of averaging shortcuts are timm's.
+
+    Args:
+        block: `BasicBlock` or `Bottleneck`.
+        depths: blocks per stage.
+        class_dim: number of classes.
+        deep_stem: widths of three 3x3 convolutions that replace the 7x7 one (ResNet-C); None: the 7x7 one.
+        average_shortcut: shortcuts average before they project (ResNet-D).
+        groups, base_width: cardinality and width per group at 64 planes (ResNeXt).
+        se_reduction: channels over the squeezed width of each block's squeeze-and-excitation; None: without.
+        dropout: probability before the classifier.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: Sequence[int],
+        class_dim: int = 1000,
+        *,
+        deep_stem: tuple[int, int, int] | None = None,
+        average_shortcut: bool = False,
+        groups: int = 1,
+        base_width: int = 64,
+        se_reduction: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.depths = tuple(depths)
+        if deep_stem is None:
+            channels = 64
+            self.conv1: nn.Module = conv2d(3, channels, 7, 2)
+        else:
+            first, second, channels = deep_stem
+            self.conv1 = nn.Sequential(
+                conv2d(3, first, 3, 2),
+                batch_norm(first),
+                relu(),
+                conv2d(first, second, 3),
+                batch_norm(second),
+                relu(),
+                conv2d(second, channels, 3),
+            )
+        self.bn1 = batch_norm(channels)
+        self.relu = relu()
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        for stage, depth in enumerate(self.depths):
+            planes = 64 * 2**stage
+            out_channels = planes * block.expansion
+            blocks = []
+            for index in range(depth):
+                stride = 2 if stage > 0 and index == 0 else 1
+                downsample = projection(channels, out_channels, stride, average_shortcut) if index == 0 else None
+                options = {"groups": groups, "base_width": base_width, "se_reduction": se_reduction}
+                blocks.append(block(channels, planes, stride, downsample, **options))
+                channels = out_channels
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.dropout = Dropout(dropout) if dropout else nn.Identity()
+        self.fc = linear(channels, class_dim)
+        self.publish_names()
+
+    def stages(self) -> list[nn.Sequential]:
+        """The four stages, each a sequence of blocks."""
+        return [getattr(self, f"layer{stage + 1}") for stage in range(len(self.depths))]
+
+    def places(self) -> Iterator[tuple[Place, str, str]]:
+        """Where every convolution and its batch-norm sit: their place and their two module paths, in order."""
+        if isinstance(self.conv1, nn.Conv2d):
+            yield Place(0, 0, 0), "conv1", "bn1"
+        else:
+            yield Place(0, 0, 0), "conv1.0", "conv1.1"
+            yield Place(0, 0, 1), "conv1.3", "conv1.4"
+            yield Place(0, 0, 2), "conv1.6", "bn1"
+        for stage, blocks in enumerate(self.stages(), 1):
+            for index, block in enumerate(blocks):
+                path = f"layer{stage}.{index}"
+                for part in range(block.convolutions):
+                    yield Place(stage, index, part), f"{path}.conv{part + 1}", f"{path}.bn{part + 1}"
+                if block.downsample is not None:
+                    last = len(block.downsample) - 1
+                    yield Place(stage, index, SHORTCUT), f"{path}.downsample.{last - 1}", f"{path}.downsample.{last}"
+
+    def publish_names(self) -> None:
+        """Tells every layer its published name."""
+        for place, conv, bn in self.places():
+            conv_name, bn_name = self.fluid_names(place)
+            publish_conv(self.get_submodule(conv), conv_name)
+            publish_batch_norm(self.get_submodule(bn), bn_name)
+
+    def fluid_names(self, place: Place) -> tuple[str, str]:
+        """Published names of a convolution and its batch-norm: res2a_branch2a and bn2a_branch2a, ..."""
+        if place.stage == 0:
+            if isinstance(self.conv1, nn.Conv2d):
+                return "conv1", "bn_conv1"
+            return f"conv1_{place.part + 1}", f"bnv1_{place.part + 1}"
+        block = f"{place.stage + 1}{block_label(place.index, self.depths[place.stage - 1])}"
+        branch = "branch1" if place.part == SHORTCUT else f"branch2{'abc'[place.part]}"
+        return f"res{block}_{branch}", f"bn{block}_{branch}"
+
+    paddleclas_leaves = ("conv", "bn")
+
+    def paddleclas_block(self, place: Place) -> str:
+        """PaddleClas's path of a convolution with its batch-norm; it numbers the blocks through all stages."""
+        if place.stage == 0:
+            return f"stem.{place.part}"
+        block = sum(self.depths[: place.stage - 1]) + place.index
+        return f"blocks.{block}.{'short' if place.part == SHORTCUT else f'conv{place.part}'}"
+
+    def paddleclas_path(self, path: str) -> str:
+        """PaddleClas's path of the layer at `path`."""
+        for place, *layers in self.places():
+            if path in layers:
+                return f"{self.paddleclas_block(place)}.{self.paddleclas_leaves[layers.index(path)]}"
+        return path
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> the pooled features, (N, C)."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        for stage in self.stages():
+            x = stage(x)
+        return global_average(x)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> logits (N, class_dim)."""
+        return self.fc(self.dropout(self.forward_features(images)))
+
+
+class ResNetBB(ResNet):
+    """`ResNet` as PaddleClas writes its relatives: the blocks of a stage are bb_STAGE_INDEX, the classifier is `out`."""
+
+    paddleclas_leaves = ("_conv", "_batch_norm")
+
+    def paddleclas_block(self, place: Place) -> str:
+        if place.stage == 0:
+            return "conv" if isinstance(self.conv1, nn.Conv2d) else f"conv1_{place.part + 1}"
+        part = "short" if place.part == SHORTCUT else f"conv{place.part}"
+        return f"bb_{place.stage - 1}_{place.index}.{part}"
+
+    def paddleclas_path(self, path: str) -> str:
+        if path == "fc":
+            return "out"
+        if excitation := re.fullmatch(r"layer(\d)\.(\d+)\.se\.fc(\d)", path):
+            stage, index, number = map(int, excitation.groups())
+            return f"bb_{stage - 1}_{index}.scale.{'squeeze' if number == 1 else 'excitation'}"
+        return super().paddleclas_path(path)
+
+
+def ResNet18(class_dim: int = 1000) -> ResNet:
+    return ResNet(BasicBlock, (2, 2, 2, 2), class_dim)
+
+
+def ResNet34(class_dim: int = 1000) -> ResNet:
+    return ResNet(BasicBlock, (3, 4, 6, 3), class_dim)
+
+
+def ResNet50(class_dim: int = 1000) -> ResNet:
+    return ResNet(Bottleneck, (3, 4, 6, 3), class_dim)
+
+
+def ResNet101(class_dim: int = 1000) -> ResNet:
+    return ResNet(Bottleneck, (3, 4, 23, 3), class_dim)
+
+
+def ResNet152(class_dim: int = 1000) -> ResNet:
+    return ResNet(Bottleneck, (3, 8, 36, 3), class_dim)

@@ -1,0 +1,343 @@
+"""Every command-line flag, declared once.
+
+A script calls `parse("train")` and gets its flags as a namespace. Nothing heavy is imported here, so that
+`--help` and a misspelt flag are answered at once.
+
+Booleans take True/False, true/false, 1/0, yes/no and on/off, as in `--use_mixup=True` or `--use_mixup 1`. Lists take
+spaces or commas: `--image_shape 3 224 224`, `--image_shape=3,224,224`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+SCRIPTS = {
+    "train": "Train a network on a list file or on class folders.",
+    "eval": "Evaluate a network's weights: loss, top-1 and top-5 accuracy.",
+    "infer": "Classify images with a network's weights, or export the network for predict.py.",
+    "predict": "Classify images with an exported network.",
+    "ema_clean": "Turn averaged (EMA) parameters into ordinary weights.",
+}
+
+TRUE_WORDS = frozenset({"true", "1", "yes", "on"})
+FALSE_WORDS = frozenset({"false", "0", "no", "off"})
+
+
+def boolean(text: str) -> bool:
+    """`True`/`False` from any of the accepted words."""
+    word = text.strip().lower()
+    if word in TRUE_WORDS:
+        return True
+    if word in FALSE_WORDS:
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is not a boolean: use True or False")
+
+
+def number(
+    kind: type[int] | type[float], low: float = -math.inf, high: float = math.inf, above: bool = False
+) -> Callable[[str], Any]:
+    """A parser of one finite number in [low, high], or in (low, high] with `above`."""
+    noun = "a whole number" if kind is int else "a number"
+    bounds = []
+    if low > -math.inf:
+        bounds.append(f"{'above' if above else 'at least'} {low:g}")
+    if high < math.inf:
+        bounds.append(f"at most {high:g}")
+    allowed = " ".join([noun, " and ".join(bounds)]).strip()
+
+    def parse_number(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}") from None
+        if not math.isfinite(value) or value > high or value < low or (above and value == low):
+            raise argparse.ArgumentTypeError(f"{text} is not allowed: it must be {allowed}")
+        return value
+
+    return parse_number
+
+
+positive_int = number(int, 1)
+non_negative_int = number(int, 0)
+positive = number(float, 0, above=True)
+non_negative = number(float, 0)
+fraction = number(float, 0, 1)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag.
+
+    Attributes:
+        name: as typed after the two dashes, and the attribute of the namespace.
+        kind: turns the typed text into a value; raises `argparse.ArgumentTypeError`.
+        default: the value when the flag is not given.
+        scripts: the scripts that take it.
+        help: its meaning, one or two sentences.
+        aliases: older spellings.
+        length: for a list: how many values, or "+" for one or more; None for a single value.
+        choices: allowed values, if they are few.
+        defaults: scripts whose default is another.
+        required: scripts that do not work without it.
+    """
+
+    name: str
+    kind: Callable[[str], Any]
+    default: Any
+    scripts: Sequence[str]
+    help: str
+    aliases: tuple[str, ...] = ()
+    length: int | str | None = None
+    choices: tuple[Any, ...] | None = None
+    defaults: dict[str, Any] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
+
+    def default_for(self, script: str) -> Any:
+        """The value this flag has in `script` when it is not given."""
+        return self.defaults.get(script, self.default)
+
+
+T = ("train",)
+TE = ("train", "eval")
+TEI = ("train", "eval", "infer")
+EI = ("eval", "infer")
+IP = ("infer", "predict")
+
+LR_STRATEGIES = (
+    "piecewise_decay",
+    "cosine_decay",
+    "cosine_decay_warmup",
+    "exponential_decay_warmup",
+    "linear_decay",
+    "adam_decay",
+    "cosine_decay_RMSProp",
+    "default_decay",
+)
+
+# fmt: off
+GROUPS: dict[str, tuple[Flag, ...]] = {
+    "Environment": (
+        Flag("use_gpu", boolean, True, TEI,
+             "Use the GPU. Left at its default on a machine without one, the CPU is used and the log says so; "
+             "given as True without one, it is an error."),
+        Flag("data_dir", str, "./data/ILSVRC2012/", TEI,
+             "Dataset root, with train_list.txt and val_list.txt, or with class folders train/NAME/ and val/NAME/. "
+             "infer: a folder of images.", defaults={"infer": "./data/ILSVRC2012/val/"}),
+        Flag("model_save_dir", str, "./output", T, "Root folder for checkpoints."),
+        Flag("pretrained_model", str, None, TEI,
+             "Weights to start from, in any supported format: a checkpoint of ours, a fluid folder of variables, "
+             "a state dict.", required=EI),
+        Flag("finetune_exclude_pretrained_params", str, None, T,
+             "Comma-separated names: parameters whose published or PyTorch name contains one of them are not loaded "
+             "from --pretrained_model."),
+        Flag("checkpoint", str, None, T,
+             "Saved training state to resume from. Not together with --pretrained_model."),
+        Flag("print_step", positive_int, 10, TE, "Steps between log lines.", defaults={"eval": 1}),
+        Flag("save_step", positive_int, 1, T, "Epochs between checkpoints."),
+    ),
+    "Network and solver": (
+        Flag("model", str, "ResNet50", TEI, "Network name."),
+        Flag("total_images", positive_int, 1281167, T,
+             "Number of training images, for the schedule. Not given: the length of the training list."),
+        Flag("class_dim", number(int, 2), 1000, TEI, "Number of classes."),
+        Flag("image_shape", positive_int, [3, 224, 224], TEI,
+             "Channels, height, width of the network's input. Not given: the network's own size.", length=3),
+        Flag("num_epochs", positive_int, 120, T, "Number of epochs."),
+        Flag("batch_size", positive_int, 8, TEI,
+             "Images per step over all devices and processes; must divide evenly.", defaults={"eval": 256}),
+        Flag("test_batch_size", positive_int, 16, T, "The same for validation."),
+        Flag("lr", positive, 0.1, T, "Base learning rate, for the whole batch."),
+        Flag("lr_strategy", str, "piecewise_decay", T,
+             f"Schedule and optimizer: {', '.join(LR_STRATEGIES)} (constant). Unknown: a warning, and constant."),
+        Flag("l2_decay", non_negative, 1e-4, T,
+             "L2 penalty added to the gradient of every parameter, batch-norm and bias included, except where a "
+             "network overrides it."),
+        Flag("momentum_rate", fraction, 0.9, T, "Momentum (not Nesterov)."),
+        Flag("step_epochs", positive_int, [30, 60, 90], T,
+             "piecewise_decay: epochs at which the rate is multiplied by 0.1.", length="+"),
+        Flag("warm_up_epochs", non_negative, 5.0, T, "Length of the warm-up."),
+        Flag("decay_epochs", positive, 2.4, T, "exponential_decay_warmup: epochs per decay."),
+        Flag("decay_rate", positive, 0.97, T, "exponential_decay_warmup: factor per decay."),
+        Flag("drop_connect_rate", number(float, 0, 0.999), 0.2, T, "EfficientNet: rate of dropped residual branches."),
+        Flag("padding_type", str, "SAME", TEI, "EfficientNet: padding.", choices=("SAME", "VALID", "DYNAMIC")),
+        Flag("use_se", boolean, True, TEI, "EfficientNet: squeeze-and-excitation."),
+        Flag("deploy", boolean, False, EI, "ACNet: the weights are those of the fused network."),
+    ),
+    "Reader": (
+        Flag("use_dali", boolean, False, TE, "Read with NVIDIA DALI (optional package) instead of OpenCV."),
+        Flag("lower_scale", number(float, 0, 1, above=True), 0.08, T, "Smallest area of a training crop."),
+        Flag("lower_ratio", positive, 3 / 4, T, "Smallest aspect ratio of a training crop."),
+        Flag("upper_ratio", positive, 4 / 3, T, "Largest aspect ratio of a training crop."),
+        Flag("resize_short_size", positive_int, 256, TEI,
+             "Evaluation: length of the short side before the centre crop. Not given: the network's own."),
+        Flag("use_mixup", boolean, False, T, "Mixup."),
+        Flag("mixup_alpha", positive, 0.2, T, "Mixup: both parameters of the beta distribution."),
+        Flag("use_aa", boolean, False, T, "AutoAugment, ImageNet policy."),
+        Flag("reader_thread", non_negative_int, 8, TEI,
+             "Reader worker processes; 0 reads in the main process. Never more than there are processors.",
+             defaults={"infer": 1}),
+        Flag("reader_buf_size", positive_int, 2048, TEI, "Images read ahead."),
+        Flag("interpolation", number(int, 0, 4), None, TEI,
+             "Resizing: 0 nearest, 1 bilinear, 2 bicubic, 3 area, 4 Lanczos. Not given: the network's own (bilinear)."),
+        Flag("image_mean", number(float), [0.485, 0.456, 0.406], TEI,
+             "Mean per channel, RGB, for pixels scaled to 0..1.", length=3),
+        Flag("image_std", positive, [0.229, 0.224, 0.225], TEI,
+             "Standard deviation per channel, RGB, for pixels scaled to 0..1.", length=3),
+    ),
+    "Switches": (
+        Flag("validate", boolean, True, T, "Validate after each epoch."),
+        Flag("use_fp16", boolean, False, T, "Mixed precision with float32 master weights.", aliases=("fp16",)),
+        Flag("scale_loss", positive, 1.0, T, "Mixed precision: initial loss scale."),
+        Flag("use_dynamic_loss_scaling", boolean, True, T, "Mixed precision: adapt the loss scale, else keep it."),
+        Flag("data_format", str, "NCHW", T, "Memory format; NHWC is channels_last.", choices=("NCHW", "NHWC")),
+        Flag("fuse_elewise_add_act_ops", boolean, False, T,
+             "Graph fusion: what PyTorch has for it is compilation."),
+        Flag("fuse_bn_act_ops", boolean, False, T, "Graph fusion: what PyTorch has for it is compilation."),
+        Flag("use_label_smoothing", boolean, False, T, "Label smoothing."),
+        Flag("label_smoothing_epsilon", fraction, 0.1, T, "Label smoothing: share spread over all classes."),
+        Flag("use_ema", boolean, False, T, "Keep an exponential moving average of the parameters."),
+        Flag("ema_decay", fraction, 0.9999, T, "EMA: decay d; step t (from 0) uses min(d, (1 + t) / (10 + t))."),
+        Flag("with_mem_opt", boolean, False, TEI, "Activation checkpointing: less memory for more compute."),
+        Flag("with_inplace", boolean, True, TEI, "In-place activations."),
+        Flag("use_distill", boolean, False, T, "Knowledge distillation from a teacher.", aliases=("is_distill",)),
+    ),
+    "Measuring and debugging": (
+        Flag("enable_ce", boolean, False, T, "Fix every seed and print the kpis lines at the end."),
+        Flag("random_seed", non_negative_int, None, T, "Fix every source of randomness."),
+        Flag("is_profiler", boolean, False, T,
+             "Profile five steps from step --print_step of the first epoch on, then stop."),
+        Flag("profiler_path", str, "./profiler_path/", T, "Folder for the profile.", aliases=("profilier_path",)),
+        Flag("max_iter", non_negative_int, 0, T, "Stop after that many steps; 0: no limit."),
+        Flag("same_feed", non_negative_int, 0, TE, "Feed this many copies of the first image; 0: off."),
+    ),
+    "Inference": (
+        Flag("save_inference", boolean, False, ("infer",),
+             "Export the network to NAME/model and NAME/params for predict.py, instead of classifying."),
+        Flag("topk", positive_int, 1, IP, "Classes per image, best first."),
+        Flag("class_map_path", str, "./utils/tools/readable_label.txt", IP,
+             "File of class names, one `number name` per line.", defaults={"predict": None}),
+        Flag("image_path", str, None, IP, "A single image.", required=("predict",)),
+        Flag("save_json_path", str, None, (*IP, "eval"), "File for the results as JSON.",
+             defaults={"infer": "test_res.json"}),
+        Flag("model_file", str, None, ("predict",), "The exported network, NAME/model.", required=("predict",)),
+        Flag("params_file", str, None, ("predict",), "Its weights, NAME/params.", required=("predict",)),
+        Flag("gpu_id", int, 0, ("predict",), "GPU to use; below 0: the CPU."),
+        Flag("gpu_mem", positive_int, 2000, ("predict",), "GPU memory that may be used, in MB."),
+    ),
+    "Averaged parameters": (
+        Flag("ema_model_dir", str, None, ("ema_clean",), "Checkpoint with averaged parameters.",
+             required=("ema_clean",)),
+        Flag("cleaned_model_dir", str, None, ("ema_clean",), "Folder for the averaged parameters as weights.",
+             required=("ema_clean",)),
+    ),
+}
+# fmt: on
+
+
+class _Store(argparse.Action):
+    """Stores a value, or a list of values written with spaces or commas."""
+
+    flag: Flag
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        flag = self.flag
+        given = option_string.lstrip("-") if option_string else flag.name
+        texts = [values] if flag.length is None else [t for v in values for t in v.replace(",", " ").split()]
+        if isinstance(flag.length, int) and len(texts) != flag.length:
+            parser.error(f"--{given} takes {flag.length} values, got {len(texts)}: {' '.join(texts) or 'none'}")
+        if not texts:
+            parser.error(f"--{given} takes at least one value")
+        try:
+            parsed = [flag.kind(text) for text in texts]
+        except (argparse.ArgumentTypeError, ValueError) as error:
+            parser.error(f"--{given}: {error}")
+        for value in parsed:
+            if flag.choices and value not in flag.choices:
+                parser.error(f"--{given}: {value!r} is not one of {', '.join(map(str, flag.choices))}")
+        setattr(namespace, flag.name, parsed[0] if flag.length is None else parsed)
+        namespace.given.add(flag.name)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a bad command line in one line, and suggests the nearest flag for an unknown one."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: error: {message}", file=sys.stderr)
+        sys.exit(2)
+
+    def unknown(self, words: list[str]) -> NoReturn:
+        word = words[0].split("=")[0]
+        if not word.startswith("-"):
+            self.error(f"unexpected argument {word!r}: flags are written --name=value (see --help)")
+        known = [option for action in self._actions for option in action.option_strings]
+        near = difflib.get_close_matches(word, known, n=1)
+        self.error(f"unknown flag {word}" + (f": did you mean {near[0]}?" if near else " (see --help)"))
+
+
+def flags_of(script: str) -> dict[str, list[Flag]]:
+    """The flags that `script` takes, by group, in the order of declaration."""
+    by_group = {group: [flag for flag in flags if script in flag.scripts] for group, flags in GROUPS.items()}
+    return {group: flags for group, flags in by_group.items() if flags}
+
+
+def _shown(value: Any) -> str:
+    """A default as it is written on a command line."""
+    if isinstance(value, list):
+        return " ".join(_shown(item) for item in value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def build_parser(script: str) -> argparse.ArgumentParser:
+    """The argument parser of one script, its flags grouped as in `GROUPS`."""
+    parser = _Parser(
+        prog=f"{script}.py",
+        description=SCRIPTS[script],
+        epilog="Booleans: True/False, 1/0, yes/no, on/off. Lists: spaces or commas.",
+        allow_abbrev=False,
+    )
+    for group, flags in flags_of(script).items():
+        section = parser.add_argument_group(group)
+        for flag in flags:
+            default = flag.default_for(script)
+            note = "required" if script in flag.required else f"default: {_shown(default)}"
+            action = section.add_argument(
+                f"--{flag.name}",
+                *(f"--{alias}" for alias in flag.aliases),
+                dest=flag.name,
+                action=_Store,
+                nargs=None if flag.length is None else "+",
+                default=default,
+                metavar="|".join(map(str, flag.choices)) if flag.choices else "VALUE",
+                help=f"{flag.help} ({note})".replace("%", "%%"),
+            )
+            action.flag = flag
+    return parser
+
+
+def parse(script: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses the command line of `script`.
+
+    Args:
+        script: a key of `SCRIPTS`.
+        argv: the words after the script's name; None: those of this process.
+
+    Returns:
+        A namespace with one attribute per flag, and `given`: the names of the flags that were typed.
+
+    A command line that cannot be parsed ends the process with one line on stderr and exit code 2.
+    """
+    parser = build_parser(script)
+    args, unknown = parser.parse_known_args(argv, argparse.Namespace(given=set()))
+    if unknown:
+        parser.unknown(unknown)
+    for flags in flags_of(script).values():
+        for flag in flags:
+            if script in flag.required and flag.name not in args.given:
+                parser.error(f"--{flag.name} is required (see --help)")
+    return args
