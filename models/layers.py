@@ -102,6 +102,26 @@ def paddleclas_names(model: nn.Module) -> dict[str, str]:
     return names
 
 
+# ---------------------------------------------------------------------------------------------------- L2 decay
+
+
+def override_l2_decay(module: nn.Module, **coefficients: float) -> None:
+    """Tells a layer the L2 decay of those of its parameters that are published not to follow --l2_decay.
+
+    As in `override_l2_decay(bn, weight=0.0, bias=0.0)`.
+    """
+    module.l2_decay = coefficients
+
+
+def l2_overrides(model: nn.Module) -> dict[str, float]:
+    """State-dict key -> L2 decay, for the parameters of `model` that have one of their own."""
+    return {
+        f"{path}.{parameter}" if path else parameter: coefficient
+        for path, module in model.named_modules()
+        for parameter, coefficient in getattr(module, "l2_decay", {}).items()
+    }
+
+
 # ------------------------------------------------------------------------------------------------- initializers
 
 
