@@ -1,0 +1,90 @@
+"""What a run says: lines for people and scripts, a progress bar, TensorBoard events and a picture of the curves."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that speaks and writes (rank 0; the only one without a launcher)."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def log(line: str) -> None:
+    """Prints a line, from the main process only, above the progress bar if there is one."""
+    if is_main_process():
+        bar = sys.modules.get("tqdm")
+        if bar is not None and sys.stderr.isatty():
+            bar.tqdm.write(line)
+        else:
+            print(line, flush=True)
+
+
+def warn(line: str) -> None:
+    """Prints a warning on stderr, from the main process only."""
+    if is_main_process():
+        print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+def progress(total: int, description: str, initial: int = 0) -> Any:
+    """A tqdm bar on a terminal; where there is none (a pipe, a file, another process) one that shows nothing."""
+    from tqdm import tqdm
+
+    shown = is_main_process() and sys.stderr.isatty()
+    return tqdm(total=total, desc=description, initial=initial, disable=not shown, leave=False, dynamic_ncols=True)
+
+
+class Curves:
+    """The figures of a run by epoch: curves.json and curves.png in its folder, and TensorBoard events.
+
+    Args:
+        folder: of the run.
+        history: epochs of an earlier part of the run, when it is resumed.
+    """
+
+    def __init__(self, folder: Path, history: list[dict[str, float]] | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder = folder
+        self.history = list(history or [])
+        self.writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def step(self, step: int, values: dict[str, float]) -> None:
+        """Records values at a training step."""
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def epoch(self, epoch: int, values: dict[str, float]) -> None:
+        """Records the values of a finished epoch and draws the curves anew."""
+        self.history = [past for past in self.history if past["epoch"] < epoch]
+        self.history.append({"epoch": epoch, **values})
+        for name, value in values.items():
+            self.writer.add_scalar(f"epoch/{name}", value, epoch)
+        self.writer.flush()
+        (self.folder / "curves.json").write_text(json.dumps(self.history, indent=1) + "\n")
+        draw_curves(self.history, self.folder / "curves.png")
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def draw_curves(history: list[dict[str, float]], path: Path) -> None:
+    """Draws loss, accuracy and learning rate by epoch into a PNG file."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    for axes, title in zip(figure.subplots(1, 3), ("loss", "acc", "lr"), strict=True):
+        for name in dict.fromkeys(name for epoch in history for name in epoch):
+            if title in name.split("_")[-1]:
+                points = [(epoch["epoch"], epoch[name]) for epoch in history if name in epoch]
+                axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 30 else None)
+        axes.set_xlabel("epoch")
+        axes.set_title({"acc": "accuracy", "lr": "learning rate"}.get(title, title))
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(fontsize="small")
+    figure.savefig(path, dpi=110)
