@@ -1,0 +1,41 @@
+"""Exponential moving average of a network's parameters and batch-norm statistics."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+
+class ExponentialMovingAverage:
+    """An averaged copy of a network, `model`, that is evaluated and saved in its place.
+
+    As in the original, the average starts at zero without bias correction, takes in the batch-norm running statistics
+    too, and after step t (from 0) decays by min(decay, (1 + t) / (10 + t)), so that the start is soon forgotten.
+
+    Args:
+        model: the network being trained (not its distributed wrapper).
+        decay: the largest decay.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.step = 0
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        pairs = list(zip(_tensors(self.model), _tensors(model), strict=True))
+        self._averages = [average for average, source in pairs if source.is_floating_point()]
+        self._sources = [source for _, source in pairs if source.is_floating_point()]
+        for average in self._averages:
+            average.zero_()
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Takes in the network as it is after a step."""
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self._averages, self._sources, 1.0 - decay)
+        self.step += 1
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*(parameter.data for parameter in model.parameters()), *model.buffers()]

@@ -1,0 +1,186 @@
+"""Learning-rate strategies and their optimizers, step for step those of the original.
+
+A strategy is a plain function of the number of steps done, so resuming needs nothing but that number. All L2 penalties
+are added to the gradient (they are not decoupled), which is what `weight_decay` means in the optimizers used here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.layers import l2_overrides
+from utils.logger import warn
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What the learning-rate strategies are made of.
+
+    Attributes:
+        strategy: name, as in --lr_strategy.
+        lr: base rate.
+        steps_per_epoch: optimizer steps in an epoch.
+        num_epochs: length of the run.
+        step_epochs: where piecewise_decay drops the rate.
+        warm_up_epochs, decay_epochs, decay_rate: see the flags.
+    """
+
+    strategy: str
+    lr: float
+    steps_per_epoch: int
+    num_epochs: int
+    step_epochs: tuple[int, ...] = (30, 60, 90)
+    warm_up_epochs: float = 5.0
+    decay_epochs: float = 2.4
+    decay_rate: float = 0.97
+
+    def __call__(self, step: int) -> float:
+        """The learning rate of the step after `step` steps."""
+        return STRATEGIES.get(self.strategy, _constant)(self, step)
+
+
+def _constant(s: Schedule, step: int) -> float:
+    return s.lr
+
+
+def _piecewise(s: Schedule, step: int) -> float:
+    """A tenth of the rate at each of `step_epochs`."""
+    return s.lr * 0.1 ** sum(step >= epoch * s.steps_per_epoch for epoch in s.step_epochs)
+
+
+def _half_cosine(done: float, total: float) -> float:
+    """From 1 to 0 while `done` goes from 0 to `total`; in float32, whose rounding of small rates the original has."""
+    if done >= total:
+        return 0.0
+    return float((np.cos(np.float32(done) * np.float32(math.pi / total)) + np.float32(1)) * np.float32(0.5))
+
+
+def _cosine(s: Schedule, step: int) -> float:
+    """Half a cosine over the run; the rate moves once an epoch."""
+    return s.lr * _half_cosine(step // s.steps_per_epoch, s.num_epochs)
+
+
+def _cosine_warmup(s: Schedule, step: int) -> float:
+    """Linear from 0 over the warm-up, then half a cosine that moves every step."""
+    warm_up = s.warm_up_epochs * s.steps_per_epoch
+    if step < warm_up:
+        return s.lr * step / warm_up
+    rest = s.num_epochs * s.steps_per_epoch - warm_up
+    return s.lr * _half_cosine(step - warm_up, rest)
+
+
+def _exponential_warmup(s: Schedule, step: int) -> float:
+    """Linear from 0 over the warm-up, then a factor `decay_rate` every `decay_epochs`, in steps."""
+    warm_up = s.warm_up_epochs * s.steps_per_epoch
+    if step < warm_up:
+        return s.lr * step / warm_up
+    return s.lr * s.decay_rate ** ((step - warm_up) // (s.decay_epochs * s.steps_per_epoch))
+
+
+def _linear(s: Schedule, step: int) -> float:
+    """Linear to 0 at the end of the run. (The original reached 0 after one epoch, surely by mistake.)"""
+    return s.lr * max(0.0, 1 - step / (s.num_epochs * s.steps_per_epoch))
+
+
+STRATEGIES: dict[str, Callable[[Schedule, int], float]] = {
+    "piecewise_decay": _piecewise,
+    "cosine_decay": _cosine,
+    "cosine_decay_warmup": _cosine_warmup,
+    "exponential_decay_warmup": _exponential_warmup,
+    "linear_decay": _linear,
+    "adam_decay": _constant,
+    "cosine_decay_RMSProp": _cosine,
+    "default_decay": _constant,
+}
+
+
+class RMSProp(torch.optim.Optimizer):
+    """RMSProp with momentum as fluid (and TensorFlow) define it.
+
+    With the squared gradient averaged in s and the L2 penalty in the gradient g:
+
+        s = rho s + (1 - rho) g^2;   m = momentum m + lr g / sqrt(s + epsilon);   p = p - m
+
+    `torch.optim.RMSprop` puts epsilon outside the root and the learning rate outside the momentum.
+    """
+
+    def __init__(
+        self,
+        params,
+        lr: float,
+        rho: float = 0.95,
+        epsilon: float = 1e-6,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+    ) -> None:
+        defaults = {"lr": lr, "rho": rho, "epsilon": epsilon, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            for p in params:
+                if not self.state[p]:
+                    self.state[p]["square"] = torch.zeros_like(p)
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+            grads = [p.grad for p in params]
+            if group["weight_decay"]:
+                grads = torch._foreach_add(grads, params, alpha=group["weight_decay"])
+            squares = [self.state[p]["square"] for p in params]
+            momenta = [self.state[p]["momentum"] for p in params]
+            torch._foreach_mul_(squares, group["rho"])
+            torch._foreach_addcmul_(squares, grads, grads, value=1 - group["rho"])
+            roots = torch._foreach_add(squares, group["epsilon"])
+            torch._foreach_sqrt_(roots)
+            torch._foreach_mul_(momenta, group["momentum"])
+            torch._foreach_addcdiv_(momenta, grads, roots, value=group["lr"])
+            torch._foreach_sub_(params, momenta)
+        return loss
+
+
+def parameter_groups(model: nn.Module, l2_decay: float) -> list[dict]:
+    """The parameters of `model` by their L2 decay: `l2_decay`, except where the network overrides it."""
+    overrides = l2_overrides(model)
+    by_decay: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        by_decay.setdefault(overrides.get(name, l2_decay), []).append(parameter)
+    return [{"params": parameters, "weight_decay": decay} for decay, parameters in by_decay.items()]
+
+
+def build_optimizer(
+    model: nn.Module, strategy: str, lr: float, l2_decay: float, momentum: float = 0.9
+) -> torch.optim.Optimizer:
+    """The optimizer that belongs to a learning-rate strategy.
+
+    Momentum (not Nesterov) for most; RMSProp for exponential_decay_warmup and cosine_decay_RMSProp; Adam, without any
+    decay, for adam_decay. An unknown strategy gets a warning and Momentum.
+    """
+    if strategy not in STRATEGIES:
+        warn(f"--lr_strategy: unknown strategy {strategy!r}, the rate stays at {lr}; known: {', '.join(STRATEGIES)}")
+    if strategy == "adam_decay":
+        return torch.optim.Adam(model.parameters(), lr=lr, eps=1e-8)
+    groups = parameter_groups(model, l2_decay)
+    if strategy == "exponential_decay_warmup":
+        return RMSProp(groups, lr, rho=0.9, epsilon=0.001, momentum=momentum)
+    if strategy == "cosine_decay_RMSProp":
+        return RMSProp(groups, lr, rho=0.95, epsilon=1.0, momentum=momentum)
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets the learning rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
