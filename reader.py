@@ -1,0 +1,951 @@
+"""From image files to batches: lists of files, the cv2 pipeline in worker processes, the loader that train.py,
+eval.py, infer.py and predict.py share.
+
+    images = open_dataset("data/ILSVRC2012", "train", class_dim=1000)
+    loader = Loader(images, TrainTransform((224, 224)), batch_size=64, training=True, workers=8, seed=0)
+    for batch in loader.epoch(0):
+        inputs = normalize(batch.images.to(device, non_blocking=True), mean, std)
+
+Images are uint8, RGB, height x width x channels from the file to the device; `normalize` turns a batch into what a
+network takes, on the device. Nothing else touches pixel values, so training's validation, eval.py, infer.py and
+predict.py see the same numbers for the same image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import mmap
+import multiprocessing
+import os
+import signal
+import tempfile
+import threading
+import traceback
+import weakref
+from argparse import Namespace
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from multiprocessing import connection, reduction
+
+import cv2
+import numpy as np
+import torch
+
+from utils.errors import FlagError, UserError
+
+# Flag numbering of --interpolation; None is bilinear.
+INTERPOLATIONS = {
+    None: cv2.INTER_LINEAR,
+    0: cv2.INTER_NEAREST,
+    1: cv2.INTER_LINEAR,
+    2: cv2.INTER_CUBIC,
+    3: cv2.INTER_AREA,
+    4: cv2.INTER_LANCZOS4,
+}
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+
+
+# ---------------------------------------------------------------------------------------------------- one image
+
+
+class UnreadableImage(UserError):
+    """A file that is not an image we can decode. `path` is the file, `reason` says what is wrong with it."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+def _read_file(path: str) -> bytes:
+    """The bytes of a file; raises `UnreadableImage`."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UnreadableImage(path, (error.strerror or str(error)).lower()) from None
+
+
+def decode(data: bytes, path: str) -> np.ndarray:
+    """Decodes an image file held in memory.
+
+    Args:
+        data: the file's bytes.
+        path: its name, for the error.
+
+    Returns:
+        uint8 (height, width, 3), RGB.
+
+    Raises:
+        UnreadableImage: the bytes are not an image.
+    """
+    if not data:
+        raise UnreadableImage(path, "the file is empty")
+    try:
+        rgb = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:
+        raise UnreadableImage(path, f"OpenCV cannot decode it ({error.err})") from None
+    if rgb is None:
+        raise UnreadableImage(path, "not an image, or a damaged one")
+    return rgb
+
+
+def read_image(path: str) -> np.ndarray:
+    """Reads an image file as uint8 (height, width, 3), RGB; raises `UnreadableImage`."""
+    return decode(_read_file(path), path)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalTransform:
+    """Evaluation preprocessing: short side to `resize_short_size`, then the centre crop.
+
+    Attributes:
+        image_size: height and width of the crop.
+        resize_short_size: length of the short side before the crop.
+        interpolation: a key of `INTERPOLATIONS`.
+    """
+
+    image_size: tuple[int, int]
+    resize_short_size: int = 256
+    interpolation: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.resize_short_size < max(self.image_size):
+            raise FlagError(
+                f"--resize_short_size {self.resize_short_size} is smaller than the image "
+                f"{self.image_size[0]} x {self.image_size[1]} of --image_shape: the crop would not fit"
+            )
+
+    def __call__(self, rgb: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """Resizes and crops `rgb`, uint8 (h, w, 3), to `image_size`. Nothing is random: `rng` is not used."""
+        height, width = rgb.shape[:2]
+        scale = self.resize_short_size / min(height, width)
+        size = round(width * scale), round(height * scale)
+        resized = cv2.resize(rgb, size, interpolation=INTERPOLATIONS[self.interpolation])
+        top = (size[1] - self.image_size[0]) // 2
+        left = (size[0] - self.image_size[1]) // 2
+        return resized[top : top + self.image_size[0], left : left + self.image_size[1]]
+
+
+def random_crop_box(
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    lower_scale: float = 0.08,
+    lower_ratio: float = 3 / 4,
+    upper_ratio: float = 4 / 3,
+) -> tuple[int, int, int, int]:
+    """Draws the box of a training crop, as the original does.
+
+    The sides are side * a and side / a with a = sqrt(U(lower_ratio, upper_ratio)); side^2 is a share of the image's
+    area drawn from U(lower_scale, 1), both ends of which are lowered to the largest share that fits this aspect
+    ratio. The position is uniform.
+
+    Returns:
+        top, left, height, width.
+    """
+    aspect = math.sqrt(rng.uniform(lower_ratio, upper_ratio))
+    largest = min(width / height / aspect**2, height / width * aspect**2)
+    share = rng.uniform(min(lower_scale, largest), min(1.0, largest))
+    side = math.sqrt(height * width * share)
+    # Rounding may put a side one pixel past the image, or at 0 in a tiny one.
+    crop_width = min(width, max(1, int(side * aspect)))
+    crop_height = min(height, max(1, int(side / aspect)))
+    left = int(rng.integers(0, width - crop_width + 1))
+    top = int(rng.integers(0, height - crop_height + 1))
+    return top, left, crop_height, crop_width
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainTransform:
+    """Training preprocessing: random crop, resize, horizontal flip with probability 1/2.
+
+    Attributes:
+        image_size: height and width of the result.
+        lower_scale: smallest share of the image's area.
+        lower_ratio, upper_ratio: range of the crop's aspect ratio; see `random_crop_box`.
+        interpolation: a key of `INTERPOLATIONS`.
+    """
+
+    image_size: tuple[int, int]
+    lower_scale: float = 0.08
+    lower_ratio: float = 3 / 4
+    upper_ratio: float = 4 / 3
+    interpolation: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.lower_ratio > self.upper_ratio:
+            raise FlagError(f"--lower_ratio {self.lower_ratio:g} is above --upper_ratio {self.upper_ratio:g}")
+
+    def __call__(self, rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Crops `rgb`, uint8 (h, w, 3), at random to `image_size`."""
+        top, left, height, width = random_crop_box(
+            *rgb.shape[:2], rng, self.lower_scale, self.lower_ratio, self.upper_ratio
+        )
+        crop = rgb[top : top + height, left : left + width]
+        resized = cv2.resize(crop, self.image_size[::-1], interpolation=INTERPOLATIONS[self.interpolation])
+        return cv2.flip(resized, 1) if rng.random() < 0.5 else resized
+
+
+# ------------------------------------------------------------------------------------------------ on the device
+
+
+@functools.lru_cache(maxsize=32)
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`normalize` as one multiplication and one addition, for pixels in 0..255; each (1, 3, 1, 1) on `device`."""
+    mean64, std64 = (torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1) for values in (mean, std))
+    return (1 / (255 * std64)).to(device, torch.float32), (-mean64 / std64).to(device, torch.float32)
+
+
+def normalize(
+    images: torch.Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    memory_format: torch.memory_format = torch.contiguous_format,
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """Turns a batch of the reader's images into a network's input, on the device where the batch is.
+
+    Args:
+        images: uint8 (N, height, width, 3), RGB.
+        mean, std: per channel, for pixels scaled to 0..1.
+        memory_format: of the result; `torch.channels_last` costs no transposition.
+        dtype: of the result; the arithmetic is float32.
+
+    Returns:
+        (pixel / 255 - mean) / std as (N, 3, height, width).
+    """
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), images.device)
+    planes = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=memory_format)
+    return planes.mul_(scale).add_(shift).to(dtype)
+
+
+# ------------------------------------------------------------------------------------------- memory for workers
+
+
+class SharedArray:
+    """A numpy array in memory that this process shares with its workers, forked or spawned.
+
+    The memory is an anonymous file: unlike /dev/shm it has no size limit of its own (64 MB in a container).
+
+    Attributes:
+        array: the array.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> None:
+        if hasattr(os, "memfd_create"):
+            fd = os.memfd_create("reader")
+        else:
+            with tempfile.TemporaryFile() as file:
+                fd = os.dup(file.fileno())
+        os.ftruncate(fd, max(1, math.prod(shape) * np.dtype(dtype).itemsize))
+        self._map(fd, shape, dtype)
+
+    def _map(self, fd: int, shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> None:
+        self._fd = fd
+        weakref.finalize(self, os.close, fd)
+        self.array = np.frombuffer(mmap.mmap(fd, 0), dtype, math.prod(shape)).reshape(shape)
+
+    def __getstate__(self) -> tuple:
+        return reduction.DupFd(self._fd), self.array.shape, self.array.dtype
+
+    def __setstate__(self, state: tuple) -> None:
+        fd, shape, dtype = state
+        self._map(fd.detach(), shape, dtype)
+
+
+# ---------------------------------------------------------------------------------------------- lists of images
+
+
+def _is_one_of(characters: bytes) -> np.ndarray:
+    table = np.zeros(256, bool)
+    table[list(characters)] = True
+    return table
+
+
+_BLANK = _is_one_of(b" \t\r\v\f")
+_DIGIT = _is_one_of(b"0123456789")
+
+
+def _strip(text: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
+    """Moves the ends of the lines text[starts:ends] past blanks, in place."""
+    while (blank := (ends > starts) & _BLANK[text[ends - 1]]).any():
+        ends -= blank
+    while (blank := (ends > starts) & _BLANK[text[np.minimum(starts, len(text) - 1)]]).any():
+        starts += blank
+
+
+def _bad_line(line: str, class_dim: int | None) -> str:
+    """What is wrong with a line of a list file."""
+    path_and_label = line.rsplit(None, 1)
+    if len(path_and_label) == 1:
+        return f"{line!r} has no label: a line is `relative/path label`"
+    label = path_and_label[1]
+    if not label.lstrip("-").isdigit():
+        return f"label {label!r} of {line!r} is not a whole number: a line is `relative/path label`"
+    allowed = f"0..{class_dim - 1} (--class_dim {class_dim})" if class_dim else "0 or more"
+    return f"label {label} of {line!r} is not in {allowed}"
+
+
+def _parse_list(text: np.ndarray, list_path: str, class_dim: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Parses lines `path label` without a Python object per line.
+
+    Args:
+        text: the file, uint8.
+        list_path: its name, for errors.
+        class_dim: labels must be below it.
+
+    Returns:
+        Where each path starts in `text` (int64), its length (int32), its label (int32).
+    """
+    parts = []
+    lines_before = 0
+    begin = 3 if text[:3].tobytes() == b"\xef\xbb\xbf" else 0  # a byte-order mark
+    while begin < len(text):
+        # Some megabytes of whole lines at a time, to keep the temporary arrays small.
+        end = min(begin + (16 << 20), len(text))
+        while end < len(text) and text[end - 1] != ord("\n"):
+            end += 1
+        block = text[begin:end]
+
+        newlines = np.flatnonzero(block == ord("\n"))
+        ends = newlines if len(newlines) and newlines[-1] == len(block) - 1 else np.append(newlines, len(block))
+        starts = np.concatenate(([0], ends[:-1] + 1))
+        line_count = len(ends)
+        ends = ends.copy()
+        _strip(block, starts, ends)
+        numbers = np.flatnonzero(ends > starts)
+        starts, ends = starts[numbers], ends[numbers]
+
+        labels = np.zeros(len(starts), np.int64)
+        label_starts = ends.copy()
+        power = 1
+        digit = np.ones(len(starts), bool)
+        while power < 10**10:
+            character = block[label_starts - 1]
+            digit &= (label_starts > starts) & _DIGIT[character]
+            if not digit.any():
+                break
+            labels += np.where(digit, character.astype(np.int64) - ord("0"), 0) * power
+            label_starts -= digit
+            power *= 10
+
+        path_ends = label_starts.copy()
+        _strip(block, starts, path_ends)
+        limit = class_dim if class_dim is not None else np.iinfo(np.int32).max
+        bad = (label_starts == ends) | (path_ends == label_starts) | (path_ends == starts) | (labels >= limit)
+        if bad.any():
+            first = int(np.argmax(bad))
+            line = os.fsdecode(block[starts[first] : ends[first]].tobytes())
+            raise UserError(f"{list_path} line {lines_before + numbers[first] + 1}: {_bad_line(line, class_dim)}")
+        parts.append((starts + begin, (path_ends - starts).astype(np.int32), labels.astype(np.int32)))
+        lines_before += line_count
+        begin = end
+    if not sum(len(part[0]) for part in parts):
+        raise UserError(f"{list_path} is empty: a line is `relative/path label`")
+    return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))
+
+
+class ImageList:
+    """Paths and labels of a dataset: one byte array and a few integers per image, no Python object per image.
+
+    A list of ten million lines takes little more memory than its file, and worker processes share it.
+
+    Attributes:
+        root: folder that the paths are relative to.
+        labels: int32 (N,); -1 where there is no label.
+        class_names: names of the class folders, in label order; None for a list file.
+    """
+
+    def __init__(
+        self,
+        text: np.ndarray,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        labels: np.ndarray,
+        root: str,
+        class_names: list[str] | None = None,
+    ) -> None:
+        self._arrays = {"text": text, "starts": starts, "lengths": lengths, "labels": labels}
+        self._shared: dict[str, SharedArray] = {}
+        self.root = root
+        self.class_names = class_names
+
+    @classmethod
+    def from_list_file(cls, list_path: str, root: str, class_dim: int | None = None) -> ImageList:
+        """Reads a file of lines `relative/path label`; the path may contain blanks.
+
+        Args:
+            list_path: the file.
+            root: folder that its paths are relative to.
+            class_dim: number of classes; a label outside 0..class_dim - 1 is an error.
+
+        Raises:
+            UserError: no such file, an empty one, or a line that is wrong (named with its number).
+        """
+        try:
+            text = np.fromfile(list_path, np.uint8)
+        except OSError as error:
+            raise UserError(f"{list_path}: {(error.strerror or str(error)).lower()}") from None
+        return cls(text, *_parse_list(text, list_path, class_dim), root)
+
+    @classmethod
+    def from_paths(
+        cls,
+        paths: Iterable[str],
+        labels: Iterable[int] | None = None,
+        root: str = "",
+        class_names: list[str] | None = None,
+    ) -> ImageList:
+        """A list of the given paths, relative to `root`; without `labels` they are -1."""
+        names = [os.fsencode(path) for path in paths]
+        lengths = np.fromiter(map(len, names), np.int32, len(names))
+        starts = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)[:-1])) if names else np.zeros(0, np.int64)
+        text = np.frombuffer(b"".join(names), np.uint8)
+        if labels is None:
+            labels = np.full(len(names), -1)
+        return cls(text, starts, lengths, np.asarray(labels, np.int32), root, class_names)
+
+    @classmethod
+    def from_class_folders(cls, folder: str, class_dim: int | None = None) -> ImageList:
+        """Reads folder/CLASS/**/image.jpg; the classes are numbered in the sorted order of their folders' names.
+
+        Raises:
+            UserError: no class folder, no image, or more class folders than `class_dim`.
+        """
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
+        if class_dim is not None and len(names) > class_dim:
+            raise UserError(f"{folder} has {len(names)} class folders, more than --class_dim {class_dim}")
+        paths, labels = [], []
+        for label, name in enumerate(names):
+            files = _image_files(os.path.join(folder, name))
+            paths += [os.path.join(name, file) for file in files]
+            labels += [label] * len(files)
+        if not paths:
+            raise UserError(f"{folder} has no image in class folders (looked for {folder}/CLASS/*.jpg and the like)")
+        return cls.from_paths(paths, labels, folder, names)
+
+    @classmethod
+    def from_folder(cls, folder: str) -> ImageList:
+        """All images under a folder, sorted by name, without labels (-1).
+
+        Raises:
+            UserError: no such folder, or no image in it.
+        """
+        if not os.path.isdir(folder):
+            raise UserError(f"{folder} is not a folder of images")
+        paths = _image_files(folder)
+        if not paths:
+            raise UserError(f"{folder} has no image (looked for {', '.join(IMAGE_SUFFIXES)})")
+        return cls.from_paths(paths, root=folder)
+
+    def __len__(self) -> int:
+        return len(self._arrays["starts"])
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._arrays["labels"]
+
+    def path(self, index: int) -> str:
+        """Path of an image, `root` included."""
+        start = int(self._arrays["starts"][index])
+        name = self._arrays["text"][start : start + int(self._arrays["lengths"][index])].tobytes()
+        return os.path.join(self.root, os.fsdecode(name))
+
+    def label(self, index: int) -> int:
+        """Label of an image, -1 if it has none."""
+        return int(self._arrays["labels"][index])
+
+    def read(self, index: int) -> bytes:
+        """The bytes of an image file; raises `UnreadableImage`."""
+        return _read_file(self.path(index))
+
+    def __getstate__(self) -> dict:
+        # Only a spawned worker pickles the list; all of them map one copy, which this process then uses as well.
+        for name, array in self._arrays.items():
+            if name not in self._shared:
+                self._shared[name] = SharedArray(array.shape, array.dtype)
+                self._shared[name].array[...] = array
+                self._arrays[name] = self._shared[name].array
+        return {"shared": self._shared, "root": self.root, "class_names": self.class_names}
+
+    def __setstate__(self, state: dict) -> None:
+        self._shared = state["shared"]
+        self._arrays = {name: shared.array for name, shared in self._shared.items()}
+        self.root = state["root"]
+        self.class_names = state["class_names"]
+
+
+def _image_files(folder: str) -> list[str]:
+    """Paths of the images under `folder`, relative to it, sorted."""
+    found = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders.sort()
+        found += [
+            os.path.relpath(os.path.join(parent, file), folder)
+            for file in files
+            if file.lower().endswith(IMAGE_SUFFIXES)
+        ]
+    return sorted(found)
+
+
+def open_dataset(data_dir: str, split: str, class_dim: int | None = None) -> ImageList:
+    """Opens a part of a dataset: data_dir/{split}_list.txt if it exists, else the class folders data_dir/{split}/.
+
+    Paths in the list are relative to `data_dir`, or to data_dir/{split} if that is where the files are.
+
+    Args:
+        data_dir: dataset root.
+        split: "train" or "val".
+        class_dim: number of classes; a label outside it is an error.
+
+    Raises:
+        UserError: nothing there, or a bad list.
+    """
+    if not os.path.isdir(data_dir):
+        raise UserError(f"--data_dir {data_dir}: no such folder")
+    list_path = os.path.join(data_dir, f"{split}_list.txt")
+    folder = os.path.join(data_dir, split)
+    if os.path.isfile(list_path):
+        images = ImageList.from_list_file(list_path, data_dir, class_dim)
+        # A few lines tell which folder the paths are relative to; a single one might name a missing file.
+        sample = [os.path.relpath(images.path(i), data_dir) for i in range(min(len(images), 16))]
+        if not any(os.path.exists(os.path.join(data_dir, name)) for name in sample) and any(
+            os.path.exists(os.path.join(folder, name)) for name in sample
+        ):
+            images.root = folder
+        return images
+    if os.path.isdir(folder):
+        return ImageList.from_class_folders(folder, class_dim)
+    raise UserError(f"--data_dir {data_dir} has neither {split}_list.txt nor class folders {split}/NAME/")
+
+
+# ------------------------------------------------------------------------------------------------------- loader
+
+
+@dataclasses.dataclass
+class Batch:
+    """What the loader yields.
+
+    Attributes:
+        images: uint8 (n, height, width, 3), RGB.
+        labels: int64 (n,); -1 where there is no label.
+        indices: int64 (n,), the images' positions in the list.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def available_processors() -> int:
+    """Processors that this process may use, its share if several training processes are on this machine."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        count = os.cpu_count() or 1
+    return max(1, count // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+@dataclasses.dataclass
+class _Job:
+    """What a worker needs to fill rows of batches; everything large in it is shared memory.
+
+    Attributes:
+        slots: uint8 (slots, batch, height, width, 3), the batches being made.
+        indices: int64 (slots, batch): the images wanted, and when the rows are done those that are there (-1: none).
+        generation: int64 (1,): tasks of another generation belong to an epoch that was given up, and are skipped.
+    """
+
+    images: ImageList
+    transform: EvalTransform | TrainTransform
+    training: bool
+    seed: int
+    slots: SharedArray
+    indices: SharedArray
+    generation: SharedArray
+
+    def fill(self, slot: int, start: int, stop: int, epoch: int) -> list[tuple[int, str]]:
+        """Makes rows start..stop of a batch; returns (index, reason) of each unreadable image met."""
+        problems: list[tuple[int, str]] = []
+        for row in range(start, stop):
+            wanted = int(self.indices.array[slot, row])
+            # Seeded by the image, not by the worker: batches do not depend on who makes them, nor on a resume.
+            rng = np.random.default_rng((self.seed, epoch, wanted))
+            index, pixels = self._readable(wanted, rng, problems)
+            self.indices.array[slot, row] = index
+            if pixels is not None:
+                self.slots.array[slot, row] = pixels
+        return problems
+
+    def _readable(
+        self, wanted: int, rng: np.random.Generator, problems: list[tuple[int, str]]
+    ) -> tuple[int, np.ndarray | None]:
+        """The wanted image; if it is unreadable: in training another one, in evaluation (-1, None)."""
+        for index in self._candidates(wanted):
+            try:
+                return index, self.transform(decode(self.images.read(index), self.images.path(index)), rng)
+            except UnreadableImage as error:
+                problems.append((index, error.reason))
+        if self.training:
+            raise UserError(
+                f"no readable image among the {len(problems)} tried; "
+                f"the first: {self.images.path(problems[0][0])}: {problems[0][1]}"
+            )
+        return -1, None
+
+    def _candidates(self, wanted: int) -> Iterator[int]:
+        """The wanted image, then in training others spread over the list, always the same for the same image."""
+        yield wanted
+        if self.training:
+            count = len(self.images)
+            stride = max(1, int(count * 0.618))
+            while math.gcd(stride, count) > 1:
+                stride += 1
+            for step in range(1, min(count, 1000)):
+                yield (wanted + step * stride) % count
+
+
+def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
+    """Ends this worker when its parent has ended, however that came."""
+    parent.join()
+    os._exit(1)
+
+
+def _work(
+    job: _Job,
+    tasks: multiprocessing.SimpleQueue,
+    results: connection.Connection,
+    results_lock: multiprocessing.synchronize.Lock,
+) -> None:
+    """A worker process: takes tasks, fills rows, reports. Runs until it is terminated."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    cv2.setNumThreads(0)  # the workers are the parallelism
+    while True:
+        generation, slot, start, stop, epoch = tasks.get()
+        problems, failure = [], None
+        if generation == job.generation.array[0]:
+            try:
+                problems = job.fill(slot, start, stop, epoch)
+            except UserError as error:
+                failure = error
+            except Exception:
+                failure = RuntimeError("in a reader worker:\n" + traceback.format_exc())
+        with results_lock:
+            results.send((slot, problems, failure))
+
+
+def _terminate(processes: list[multiprocessing.process.BaseProcess]) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join()
+
+
+class Loader:
+    """Batches of a list, made by worker processes.
+
+    Training: shuffled by (seed, epoch); every process gets the same number of full batches, and the images left over
+    at the end of an epoch are left out, as in the original. The sequence of global batches depends on the seed, the
+    epoch and batch_size * world_size, not on world_size, `workers` or `start_step`. An unreadable image is replaced
+    by another one of the list.
+
+    Evaluation: in order; over all processes each image is there exactly once. Processes may get different numbers of
+    batches, and the last batch may be smaller. Unreadable images are left out.
+
+    The workers start with the first epoch and stay. A batch's images are the memory that the workers wrote (pinned
+    with `pin_memory`), lent: when the tensor is freed, and the copies queued on the current CUDA stream by then are
+    done, the memory is used for another batch.
+
+    Args:
+        images: the list.
+        transform: a picklable callable (rgb, rng) -> uint8 `image_size` + (3,), with an attribute `image_size`.
+        batch_size: images per batch in this process.
+        training: see above.
+        workers: worker processes, at most one per processor; 0 reads in this process.
+        read_ahead_images: images made before they are asked for; never less than three batches.
+        seed: of the shuffling and of everything random in `transform`.
+        rank, world_size: this process among those that share the list.
+        pin_memory: page-lock the batches for copies to a GPU.
+
+    Attributes:
+        unreadable: path -> reason of the unreadable images met so far in this process.
+
+    Raises:
+        UserError: the list is empty or, in training, smaller than a batch.
+    """
+
+    def __init__(
+        self,
+        images: ImageList,
+        transform: EvalTransform | TrainTransform,
+        batch_size: int,
+        training: bool,
+        workers: int = 8,
+        read_ahead_images: int = 2048,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+    ) -> None:
+        if not len(images):
+            raise UserError("the list of images is empty")
+        if training and len(images) < batch_size * world_size:
+            raise UserError(
+                f"--batch_size {batch_size * world_size} is larger than the {len(images)} training images: lower it"
+            )
+        self.images = images
+        self.batch_size = batch_size
+        self.training = training
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.pin_memory = pin_memory and torch.cuda.is_available()
+        self.unreadable: dict[str, str] = {}
+
+        self._workers = min(workers, available_processors())
+        # One batch in use, one ready, one being made. Tasks are messages in a pipe, whose number must be limited.
+        slots = max(3, min(256, len(self), read_ahead_images // batch_size)) if self._workers else 1
+        self._task_size = max(1, min(16, -(-batch_size // (2 * max(1, self._workers)))), slots * batch_size // 512)
+        self._job = _Job(
+            images,
+            transform,
+            training,
+            seed,
+            SharedArray((slots, batch_size, *transform.image_size, 3), np.uint8),
+            SharedArray((slots, batch_size), np.int64),
+            SharedArray((1,), np.int64),
+        )
+        self._processes: list[multiprocessing.process.BaseProcess] = []
+        self._stop_workers = weakref.finalize(self, _terminate, self._processes)
+        self._tasks_left = [0] * slots
+        # Slots whose batch the caller holds; those it freed; those freed whose copy to the GPU may be under way.
+        self._lent: set[int] = set()
+        self._returned: deque[int] = deque()
+        self._being_copied: deque[tuple[torch.cuda.Event, list[int]]] = deque()
+
+    def __len__(self) -> int:
+        """Steps per epoch in this process."""
+        if self.training:
+            return len(self.images) // (self.batch_size * self.world_size)
+        return -(-len(range(self.rank, len(self.images), self.world_size)) // self.batch_size)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from step `start_step` on. A new epoch ends an unfinished one.
+
+        Raises:
+            UserError: a worker was killed, or no image can be read.
+        """
+        order = self._order(epoch)
+        self._job.generation.array[0] += 1
+        generation = int(self._job.generation.array[0])
+        make = self._made_by_workers if self._workers else self._made_here
+        delivered = False
+        try:
+            for images, indices in make(order, epoch, start_step):
+                there = indices >= 0
+                if not there.all():
+                    images, indices = images[torch.from_numpy(there)], indices[there]
+                if not len(indices):
+                    continue
+                delivered = True
+                labels = torch.from_numpy(self.images.labels[indices].astype(np.int64))
+                yield Batch(images, labels.pin_memory() if self.pin_memory else labels, torch.from_numpy(indices))
+                if generation != self._job.generation.array[0]:
+                    raise RuntimeError("this epoch's iterator was ended by a later call of epoch()")
+        except UserError:
+            self.close()
+            raise
+        finally:
+            if generation == self._job.generation.array[0]:
+                self._job.generation.array[0] += 1  # what is still queued is not wanted any more
+        if not delivered and start_step < len(self):
+            path, reason = next(iter(self.unreadable.items()))
+            raise UserError(f"none of the {len(order)} images can be read; the first: {path}: {reason}")
+
+    def close(self) -> None:
+        """Ends the workers. A later epoch starts new ones."""
+        self._stop_workers()
+        self._processes = []
+        self._stop_workers = weakref.finalize(self, _terminate, self._processes)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """The images of this process in an epoch, in order: int (steps * batch_size) in training, less at the end
+        in evaluation."""
+        count = len(self.images)
+        if not self.training:
+            return np.arange(self.rank, count, self.world_size)
+        order = np.arange(count, dtype=np.int32 if count < 1 << 31 else np.int64)
+        np.random.default_rng((self.seed, epoch)).shuffle(order)
+        return (
+            order[: len(self) * self.world_size * self.batch_size]
+            .reshape(-1, self.world_size, self.batch_size)[:, self.rank]
+            .reshape(-1)
+        )
+
+    def _made_here(self, order: np.ndarray, epoch: int, start_step: int) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
+        """(images, indices) of each step, made in this process."""
+        for step in range(start_step, len(self)):
+            rows = order[step * self.batch_size : (step + 1) * self.batch_size]
+            self._job.indices.array[0, : len(rows)] = rows
+            self._note(self._job.fill(0, 0, len(rows), epoch))
+            yield (
+                torch.from_numpy(self._job.slots.array[0, : len(rows)].copy()),
+                self._job.indices.array[0, : len(rows)].copy(),
+            )
+
+    def _made_by_workers(
+        self, order: np.ndarray, epoch: int, start_step: int
+    ) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
+        """(images, indices) of each step, made by the workers, as many steps ahead as there are slots."""
+        self._start()
+        while any(self._tasks_left):  # of an epoch that was given up
+            self._receive()
+        self._free = [slot for slot in range(len(self._tasks_left)) if slot not in self._lent]
+        ahead: deque[tuple[int, int]] = deque()
+        step = start_step
+        while step < len(self) or ahead:
+            self._take_back(wait=not self._free and not ahead)
+            while self._free and step < len(self):
+                slot = self._free.pop()
+                rows = order[step * self.batch_size : (step + 1) * self.batch_size]
+                self._submit(slot, rows, epoch)
+                ahead.append((slot, len(rows)))
+                step += 1
+            slot, count = ahead.popleft()
+            while self._tasks_left[slot]:
+                self._receive()
+            yield self._lend(slot, count), self._job.indices.array[slot, :count].copy()
+
+    def _start(self) -> None:
+        """Starts the workers, unless they run."""
+        if self._processes:
+            return
+        context = multiprocessing.get_context()
+        self._tasks = context.SimpleQueue()
+        # The sending end and its lock must outlive this call: a spawned worker opens them when it comes up.
+        self._results, *self._reporting = *context.Pipe(duplex=False), context.Lock()
+        self._tasks_left = [0] * len(self._tasks_left)
+        for _ in range(self._workers):
+            process = context.Process(target=_work, args=(self._job, self._tasks, *self._reporting), daemon=True)
+            process.start()
+            self._processes.append(process)
+        if self.pin_memory:
+            slots = self._job.slots.array
+            torch.cuda.check_error(int(torch.cuda.cudart().cudaHostRegister(slots.ctypes.data, slots.nbytes, 0)))
+
+    def _submit(self, slot: int, rows: np.ndarray, epoch: int) -> None:
+        """Has the workers make a batch."""
+        self._job.indices.array[slot, : len(rows)] = rows
+        generation = int(self._job.generation.array[0])
+        for start in range(0, len(rows), self._task_size):
+            self._tasks.put((generation, slot, start, min(start + self._task_size, len(rows)), epoch))
+            self._tasks_left[slot] += 1
+
+    def _receive(self) -> None:
+        """Waits for a worker's report."""
+        ready = connection.wait([self._results, *(process.sentinel for process in self._processes)])
+        if self._results not in ready:
+            dead = next(process for process in self._processes if process.sentinel in ready)
+            dead.join()
+            how = f"killed by signal {-dead.exitcode}" if dead.exitcode < 0 else f"ended with code {dead.exitcode}"
+            raise UserError(f"a reader worker was {how}; if memory ran out, lower --reader_buf_size or --reader_thread")
+        slot, problems, failure = self._results.recv()
+        self._tasks_left[slot] -= 1
+        self._note(problems)
+        if failure:
+            raise failure
+
+    def _note(self, problems: list[tuple[int, str]]) -> None:
+        for index, reason in problems:
+            self.unreadable[self.images.path(index)] = reason
+
+    def _lend(self, slot: int, count: int) -> torch.Tensor:
+        """The first `count` images of a slot, which comes back when the tensor is freed."""
+        rows = self._job.slots.array[slot, :count]
+        if len(self._lent) + 2 > len(self._tasks_left):
+            # The caller keeps many batches (list(loader.epoch(0))): leave the workers something to write into.
+            self._free.append(slot)
+            return torch.from_numpy(rows.copy())
+        self._lent.add(slot)
+        weakref.finalize(rows, self._returned.append, slot)  # the tensor below is what keeps `rows` alive
+        return torch.from_numpy(rows)
+
+    def _take_back(self, wait: bool) -> None:
+        """Makes returned slots free again."""
+        slots = [self._returned.popleft() for _ in range(len(self._returned))]
+        if self.pin_memory:
+            if slots:
+                copied = torch.cuda.Event()
+                copied.record()
+                self._being_copied.append((copied, slots))
+            slots = []
+            while self._being_copied and (wait or self._being_copied[0][0].query()):
+                copied, done = self._being_copied.popleft()
+                copied.synchronize()
+                slots += done
+        self._lent.difference_update(slots)
+        self._free += slots
+
+
+# --------------------------------------------------------------------------------------------- loaders by flags
+
+
+def share_of_batch(flag: str, batch_size: int, world_size: int) -> int:
+    """Images per process of a global batch; raises `FlagError` if they do not divide evenly."""
+    if batch_size % world_size:
+        raise FlagError(f"--{flag} {batch_size} does not divide evenly over {world_size} processes")
+    return batch_size // world_size
+
+
+def eval_transform(args: Namespace) -> EvalTransform:
+    """Evaluation preprocessing by the flags image_shape, resize_short_size and interpolation."""
+    return EvalTransform(tuple(args.image_shape[1:]), args.resize_short_size, args.interpolation)
+
+
+def train_transform(args: Namespace) -> TrainTransform:
+    """Training preprocessing by the flags."""
+    return TrainTransform(
+        tuple(args.image_shape[1:]), args.lower_scale, args.lower_ratio, args.upper_ratio, args.interpolation
+    )
+
+
+def train_loader(args: Namespace, seed: int, rank: int = 0, world_size: int = 1, pin_memory: bool = False) -> Loader:
+    """The training loader that train.py's flags ask for."""
+    return Loader(
+        open_dataset(args.data_dir, "train", args.class_dim),
+        train_transform(args),
+        share_of_batch("batch_size", args.batch_size, world_size),
+        training=True,
+        workers=args.reader_thread,
+        read_ahead_images=args.reader_buf_size,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+        pin_memory=pin_memory,
+    )
+
+
+def val_loader(args: Namespace, rank: int = 0, world_size: int = 1, pin_memory: bool = False) -> Loader:
+    """The validation loader of train.py (--test_batch_size) and eval.py (--batch_size)."""
+    flag = "test_batch_size" if hasattr(args, "test_batch_size") else "batch_size"
+    return Loader(
+        open_dataset(args.data_dir, "val", args.class_dim),
+        eval_transform(args),
+        share_of_batch(flag, getattr(args, flag), world_size),
+        training=False,
+        workers=args.reader_thread,
+        read_ahead_images=args.reader_buf_size,
+        rank=rank,
+        world_size=world_size,
+        pin_memory=pin_memory,
+    )
