@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 # module -> the networks it builds
 FAMILIES: dict[str, tuple[str, ...]] = {
     "alexnet": ("AlexNet",),
+    "darknet": ("DarkNet53",),
+    "densenet": ("DenseNet121", "DenseNet161", "DenseNet169", "DenseNet201", "DenseNet264"),
+    "dpn": ("DPN68", "DPN92", "DPN98", "DPN107", "DPN131"),
     "mobilenet_v1": ("MobileNetV1", "MobileNetV1_x0_25", "MobileNetV1_x0_5", "MobileNetV1_x0_75", "MobileNetV1_x1_0"),
     "resnet": ("ResNet18", "ResNet34", "ResNet50", "ResNet101", "ResNet152"),
     "resnet_vc": ("ResNet50_vc", "ResNet101_vc", "ResNet152_vc"),
     "resnet_vd": ("ResNet18_vd", "ResNet34_vd", "ResNet50_vd", "ResNet101_vd", "ResNet152_vd", "ResNet200_vd"),
+    "squeezenet": ("SqueezeNet1_0", "SqueezeNet1_1"),
     "vgg": ("VGG11", "VGG13", "VGG16", "VGG19"),
 }
 
@@ -43,7 +47,7 @@ class InputConfig(NamedTuple):
 
 
 # pattern of names -> input; the first match counts, all others take the default
-INPUTS: tuple[tuple[str, InputConfig], ...] = ()
+INPUTS: tuple[tuple[str, InputConfig], ...] = (("DarkNet53", InputConfig(256, 256)),)
 
 
 def list_models(pattern: str = "*") -> list[str]:
