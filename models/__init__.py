@@ -21,10 +21,69 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "darknet": ("DarkNet53",),
     "densenet": ("DenseNet121", "DenseNet161", "DenseNet169", "DenseNet201", "DenseNet264"),
     "dpn": ("DPN68", "DPN92", "DPN98", "DPN107", "DPN131"),
+    "googlenet": ("GoogLeNet",),
+    "inception_v4": ("InceptionV4",),
     "mobilenet_v1": ("MobileNetV1", "MobileNetV1_x0_25", "MobileNetV1_x0_5", "MobileNetV1_x0_75", "MobileNetV1_x1_0"),
+    "mobilenet_v2": (
+        "MobileNetV2",
+        "MobileNetV2_ssld",
+        "MobileNetV2_x0_25",
+        "MobileNetV2_x0_5",
+        "MobileNetV2_x0_75",
+        "MobileNetV2_x1_0",
+        "MobileNetV2_x1_5",
+        "MobileNetV2_x2_0",
+    ),
+    "mobilenet_v3": (
+        *(f"MobileNetV3_{size}_x{scale}" for size in ("large", "small") for scale in ("0_25", "0_5", "0_75", "1_0", "1_25")),
+        *(
+            f"MobileNetV3_{size}_x{scale}_paddleclas"
+            for size in ("large", "small")
+            for scale in ("0_5", "0_75", "1_0", "1_25")
+        ),
+        "MobileNetV3_large_x0_35",
+        "MobileNetV3_small_x0_35",
+        "MobileNetV3_large_x1_0_ssld",
+        "MobileNetV3_small_x1_0_ssld",
+        "MobileNetV3_small_x0_35_ssld",
+    ),
     "resnet": ("ResNet18", "ResNet34", "ResNet50", "ResNet101", "ResNet152"),
     "resnet_vc": ("ResNet50_vc", "ResNet101_vc", "ResNet152_vc"),
     "resnet_vd": ("ResNet18_vd", "ResNet34_vd", "ResNet50_vd", "ResNet101_vd", "ResNet152_vd", "ResNet200_vd"),
+    "resnext": (
+        "ResNeXt50_32x4d",
+        "ResNeXt50_64x4d",
+        "ResNeXt101_32x4d",
+        "ResNeXt101_64x4d",
+        "ResNeXt152_32x4d",
+        "ResNeXt152_64x4d",
+    ),
+    "resnext_vd": (
+        "ResNeXt50_vd_32x4d",
+        "ResNeXt50_vd_64x4d",
+        "ResNeXt101_vd_32x4d",
+        "ResNeXt101_vd_64x4d",
+        "ResNeXt152_vd_32x4d",
+        "ResNeXt152_vd_64x4d",
+    ),
+    "resnext_wsl": (
+        "ResNeXt101_32x8d_wsl",
+        "ResNeXt101_32x16d_wsl",
+        "ResNeXt101_32x32d_wsl",
+        "ResNeXt101_32x48d_wsl",
+        "Fix_ResNeXt101_32x48d_wsl",
+    ),
+    "se_resnet_vd": (
+        "SE_ResNet18_vd",
+        "SE_ResNet34_vd",
+        "SE_ResNet50_vd",
+        "SE_ResNet101_vd",
+        "SE_ResNet152_vd",
+        "SE_ResNet200_vd",
+    ),
+    "se_resnext": ("SE_ResNeXt50_32x4d", "SE_ResNeXt101_32x4d", "SE_ResNeXt152_32x4d"),
+    "se_resnext_vd": ("SE_ResNeXt50_vd_32x4d", "SE_ResNeXt101_vd_32x4d"),
+    "senet_vd": ("SENet154_vd",),
     "squeezenet": ("SqueezeNet1_0", "SqueezeNet1_1"),
     "vgg": ("VGG11", "VGG13", "VGG16", "VGG19"),
 }
@@ -47,7 +106,11 @@ class InputConfig(NamedTuple):
 
 
 # pattern of names -> input; the first match counts, all others take the default
-INPUTS: tuple[tuple[str, InputConfig], ...] = (("DarkNet53", InputConfig(256, 256)),)
+INPUTS: tuple[tuple[str, InputConfig], ...] = (
+    ("DarkNet53", InputConfig(256, 256)),
+    ("Inception*", InputConfig(299, 320)),
+    ("Xception*", InputConfig(299, 320)),
+)
 
 
 def list_models(pattern: str = "*") -> list[str]:

@@ -1,4 +1,4 @@
-"""DarkNet53, the backbone of YOLOv3 (Redmon and Farhadi, arXiv:1804.02767); as published here, its ReLUs do not leak."""
+"""DarkNet53, the backbone of YOLOv3 (Redmon and Farhadi, arXiv:1804.02767), here with plain ReLUs."""
 
 from __future__ import annotations
 

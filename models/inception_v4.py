@@ -1,0 +1,201 @@
+"""Inception V4 (Szegedy et al., arXiv:1602.07261)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.layers import ConvBNAct, Dropout, global_average, linear, relu
+
+
+def conv(
+    in_channels: int, out_channels: int, kernel_size: int | tuple[int, int], name: str, *, stride: int = 1, **options
+) -> ConvBNAct:
+    """A convolution with its batch-norm and ReLU, published as NAME and NAME_bn."""
+    return ConvBNAct(in_channels, out_channels, kernel_size, stride, name=name, activation=relu, **options)
+
+
+def average_pool() -> nn.AvgPool2d:
+    """The pool that leads an inception module's last branch; positions outside the map do not count."""
+    return nn.AvgPool2d(3, 1, 1, count_include_pad=False)
+
+
+class Stem(nn.Module):
+    """Figure 3 of the paper: 3 channels to 384, about an eighth of the size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        name = "inception_stem"
+        self.conv_1 = conv(3, 32, 3, "conv1_3x3_s2", stride=2, padding=0)
+        self.conv_2 = conv(32, 32, 3, "conv2_3x3_s1", padding=0)
+        self.conv_3 = conv(32, 64, 3, "conv3_3x3_s1")
+        self.pool = nn.MaxPool2d(3, 2)
+        self.conv2 = conv(64, 96, 3, f"{name}1_3x3_s2", stride=2, padding=0)
+        self.conv1_1 = conv(160, 64, 1, f"{name}2_3x3_reduce")
+        self.conv1_2 = conv(64, 96, 3, f"{name}2_3x3", padding=0)
+        self.conv2_1 = conv(160, 64, 1, f"{name}2_1x7_reduce")
+        self.conv2_2 = conv(64, 64, (7, 1), f"{name}2_1x7")
+        self.conv2_3 = conv(64, 64, (1, 7), f"{name}2_7x1")
+        self.conv2_4 = conv(64, 96, 3, f"{name}2_3x3_2", padding=0)
+        self.conv3 = conv(192, 192, 3, f"{name}3_3x3_s2", stride=2, padding=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_3(self.conv_2(self.conv_1(x)))
+        x = torch.cat((self.pool(x), self.conv2(x)), 1)
+        short = self.conv1_2(self.conv1_1(x))
+        long = self.conv2_4(self.conv2_3(self.conv2_2(self.conv2_1(x))))
+        x = torch.cat((short, long), 1)
+        return torch.cat((self.conv3(x), self.pool(x)), 1)
+
+
+class InceptionA(nn.Module):
+    """Figure 4: 384 channels, 35 x 35."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.pool = average_pool()
+        self.conv1 = conv(384, 96, 1, f"{name}_1x1")
+        self.conv2 = conv(384, 96, 1, f"{name}_1x1_2")
+        self.conv3_1 = conv(384, 64, 1, f"{name}_3x3_reduce")
+        self.conv3_2 = conv(64, 96, 3, f"{name}_3x3")
+        self.conv4_1 = conv(384, 64, 1, f"{name}_3x3_2_reduce")
+        self.conv4_2 = conv(64, 96, 3, f"{name}_3x3_2")
+        self.conv4_3 = conv(96, 96, 3, f"{name}_3x3_3")
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch1 = self.conv1(self.pool(x))
+        branch2 = self.conv2(x)
+        branch3 = self.conv3_2(self.conv3_1(x))
+        branch4 = self.conv4_3(self.conv4_2(self.conv4_1(x)))
+        return torch.cat((branch1, branch2, branch3, branch4), 1)
+
+
+class ReductionA(nn.Module):
+    """Figure 7: 384 channels, 35 x 35 -> 1,024 channels, 17 x 17."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        name = "reduction_a"
+        self.pool = nn.MaxPool2d(3, 2)
+        self.conv2 = conv(384, 384, 3, f"{name}_3x3", stride=2, padding=0)
+        self.conv3_1 = conv(384, 192, 1, f"{name}_3x3_2_reduce")
+        self.conv3_2 = conv(192, 224, 3, f"{name}_3x3_2")
+        self.conv3_3 = conv(224, 256, 3, f"{name}_3x3_3", stride=2, padding=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch3 = self.conv3_3(self.conv3_2(self.conv3_1(x)))
+        return torch.cat((self.pool(x), self.conv2(x), branch3), 1)
+
+
+class InceptionB(nn.Module):
+    """Figure 5: 1,024 channels, 17 x 17."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.pool = average_pool()
+        self.conv1 = conv(1024, 128, 1, f"{name}_1x1")
+        self.conv2 = conv(1024, 384, 1, f"{name}_1x1_2")
+        self.conv3_1 = conv(1024, 192, 1, f"{name}_1x7_reduce")
+        self.conv3_2 = conv(192, 224, (1, 7), f"{name}_1x7")
+        self.conv3_3 = conv(224, 256, (7, 1), f"{name}_7x1")
+        self.conv4_1 = conv(1024, 192, 1, f"{name}_7x1_2_reduce")
+        self.conv4_2 = conv(192, 192, (1, 7), f"{name}_1x7_2")
+        self.conv4_3 = conv(192, 224, (7, 1), f"{name}_7x1_2")
+        self.conv4_4 = conv(224, 224, (1, 7), f"{name}_1x7_3")
+        self.conv4_5 = conv(224, 256, (7, 1), f"{name}_7x1_3")
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch1 = self.conv1(self.pool(x))
+        branch2 = self.conv2(x)
+        branch3 = self.conv3_3(self.conv3_2(self.conv3_1(x)))
+        branch4 = self.conv4_5(self.conv4_4(self.conv4_3(self.conv4_2(self.conv4_1(x)))))
+        return torch.cat((branch1, branch2, branch3, branch4), 1)
+
+
+class ReductionB(nn.Module):
+    """Figure 8: 1,024 channels, 17 x 17 -> 1,536 channels, 8 x 8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        name = "reduction_b"
+        self.pool = nn.MaxPool2d(3, 2)
+        self.conv2_1 = conv(1024, 192, 1, f"{name}_3x3_reduce")
+        self.conv2_2 = conv(192, 192, 3, f"{name}_3x3", stride=2, padding=0)
+        self.conv3_1 = conv(1024, 256, 1, f"{name}_1x7_reduce")
+        self.conv3_2 = conv(256, 256, (1, 7), f"{name}_1x7")
+        self.conv3_3 = conv(256, 320, (7, 1), f"{name}_7x1")
+        self.conv3_4 = conv(320, 320, 3, f"{name}_3x3_2", stride=2, padding=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch2 = self.conv2_2(self.conv2_1(x))
+        branch3 = self.conv3_4(self.conv3_3(self.conv3_2(self.conv3_1(x))))
+        return torch.cat((self.pool(x), branch2, branch3), 1)
+
+
+class InceptionC(nn.Module):
+    """Figure 6: 1,536 channels, 8 x 8."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.pool = average_pool()
+        self.conv1 = conv(1536, 256, 1, f"{name}_1x1")
+        self.conv2 = conv(1536, 256, 1, f"{name}_1x1_2")
+        self.conv3_0 = conv(1536, 384, 1, f"{name}_1x1_3")
+        self.conv3_1 = conv(384, 256, (1, 3), f"{name}_1x3")
+        self.conv3_2 = conv(384, 256, (3, 1), f"{name}_3x1")
+        self.conv4_0 = conv(1536, 384, 1, f"{name}_1x1_4")
+        self.conv4_00 = conv(384, 448, (1, 3), f"{name}_1x3_2")
+        self.conv4_000 = conv(448, 512, (3, 1), f"{name}_3x1_2")
+        self.conv4_1 = conv(512, 256, (1, 3), f"{name}_1x3_3")
+        self.conv4_2 = conv(512, 256, (3, 1), f"{name}_3x1_3")
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch1 = self.conv1(self.pool(x))
+        branch2 = self.conv2(x)
+        stem3 = self.conv3_0(x)
+        stem4 = self.conv4_000(self.conv4_00(self.conv4_0(x)))
+        branch3 = self.conv3_1(stem3), self.conv3_2(stem3)
+        branch4 = self.conv4_1(stem4), self.conv4_2(stem4)
+        return torch.cat((branch1, branch2, *branch3, *branch4), 1)
+
+
+class InceptionV4(nn.Module):
+    """Inception V4; the convolutions of a module have PaddleClas's names."""
+
+    def __init__(self, class_dim: int = 1000) -> None:
+        super().__init__()
+        self.stem = Stem()
+        self.inception_a = nn.Sequential(*(InceptionA(f"inception_a{number}") for number in range(1, 5)))
+        self.reduction_a = ReductionA()
+        self.inception_b = nn.Sequential(*(InceptionB(f"inception_b{number}") for number in range(1, 8)))
+        self.reduction_b = ReductionB()
+        self.inception_c = nn.Sequential(*(InceptionC(f"inception_c{number}") for number in range(1, 4)))
+        self.dropout = Dropout(0.2)
+        self.fc = linear(1536, class_dim, "final_fc")
+        # Alone among its kin, this classifier does not start with biases of 0.
+        nn.init.uniform_(self.fc.bias, -(1536**-0.5), 1536**-0.5)
+
+    def paddleclas_path(self, path: str) -> str:
+        """PaddleClas's modules are _inception_stem, _inceptionA_1, _reductionA, ...; their parts begin with _ too."""
+        if path == "fc":
+            return "out"
+        module, *parts = path.split(".")
+        if module == "stem":
+            module = "inception_stem"
+        else:
+            kind, letter = module.split("_")
+            module = kind + letter.upper()
+            if kind == "inception":
+                module += f"_{int(parts.pop(0)) + 1}"
+        convolution, leaf = parts
+        return f"_{module}._{convolution}.{'_conv' if leaf == 'conv' else '_batch_norm'}"
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> the pooled features, (N, 1536)."""
+        x = self.reduction_a(self.inception_a(self.stem(images)))
+        x = self.reduction_b(self.inception_b(x))
+        return global_average(self.inception_c(x))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> logits (N, class_dim)."""
+        return self.fc(self.dropout(self.forward_features(images)))
