@@ -1,0 +1,175 @@
+"""Inception V3 (Szegedy et al., arXiv:1512.00567), without the auxiliary classifier."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.layers import ConvBNAct, Dropout, global_average, linear, relu
+
+
+def conv(
+    in_channels: int, out_channels: int, kernel_size: int | tuple[int, int], stride: int = 1, **options
+) -> ConvBNAct:
+    """A convolution with its batch-norm and ReLU."""
+    return ConvBNAct(in_channels, out_channels, kernel_size, stride, activation=relu, **options)
+
+
+class InceptionA(nn.Module):
+    """Figure 5 of the paper: 35 x 35; `pool_features` is the width of the branch that pools."""
+
+    def __init__(self, in_channels: int, pool_features: int) -> None:
+        super().__init__()
+        self.branch1x1 = conv(in_channels, 64, 1)
+        self.branch5x5_1 = conv(in_channels, 48, 1)
+        self.branch5x5_2 = conv(48, 64, 5)
+        self.branch3x3dbl_1 = conv(in_channels, 64, 1)
+        self.branch3x3dbl_2 = conv(64, 96, 3)
+        self.branch3x3dbl_3 = conv(96, 96, 3)
+        self.avgpool = nn.AvgPool2d(3, 1, 1)
+        self.branch_pool = conv(in_channels, pool_features, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch5x5 = self.branch5x5_2(self.branch5x5_1(x))
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        branch_pool = self.branch_pool(self.avgpool(x))
+        return torch.cat((self.branch1x1(x), branch5x5, branch3x3dbl, branch_pool), 1)
+
+
+class InceptionB(nn.Module):
+    """Figure 10: 35 x 35 -> 17 x 17."""
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        self.branch3x3 = conv(in_channels, 384, 3, 2, padding=0)
+        self.branch3x3dbl_1 = conv(in_channels, 64, 1)
+        self.branch3x3dbl_2 = conv(64, 96, 3)
+        self.branch3x3dbl_3 = conv(96, 96, 3, 2, padding=0)
+        self.maxpool = nn.MaxPool2d(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        return torch.cat((self.branch3x3(x), branch3x3dbl, self.maxpool(x)), 1)
+
+
+class InceptionC(nn.Module):
+    """Figure 6: 17 x 17, the 7x7 convolutions factorized; `width` is that of their inner parts."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.branch1x1 = conv(768, 192, 1)
+        self.branch7x7_1 = conv(768, width, 1)
+        self.branch7x7_2 = conv(width, width, (1, 7))
+        self.branch7x7_3 = conv(width, 192, (7, 1))
+        self.branch7x7dbl_1 = conv(768, width, 1)
+        self.branch7x7dbl_2 = conv(width, width, (7, 1))
+        self.branch7x7dbl_3 = conv(width, width, (1, 7))
+        self.branch7x7dbl_4 = conv(width, width, (7, 1))
+        self.branch7x7dbl_5 = conv(width, 192, (1, 7))
+        self.avgpool = nn.AvgPool2d(3, 1, 1)
+        self.branch_pool = conv(768, 192, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch7x7 = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
+        branch7x7dbl = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
+        branch7x7dbl = self.branch7x7dbl_5(self.branch7x7dbl_4(branch7x7dbl))
+        branch_pool = self.branch_pool(self.avgpool(x))
+        return torch.cat((self.branch1x1(x), branch7x7, branch7x7dbl, branch_pool), 1)
+
+
+class InceptionD(nn.Module):
+    """Figure 10 again: 17 x 17 -> 8 x 8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch3x3_1 = conv(768, 192, 1)
+        self.branch3x3_2 = conv(192, 320, 3, 2, padding=0)
+        self.branch7x7x3_1 = conv(768, 192, 1)
+        self.branch7x7x3_2 = conv(192, 192, (1, 7))
+        self.branch7x7x3_3 = conv(192, 192, (7, 1))
+        self.branch7x7x3_4 = conv(192, 192, 3, 2, padding=0)
+        self.maxpool = nn.MaxPool2d(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
+        branch7x7x3 = self.branch7x7x3_4(self.branch7x7x3_3(self.branch7x7x3_2(self.branch7x7x3_1(x))))
+        return torch.cat((branch3x3, branch7x7x3, self.maxpool(x)), 1)
+
+
+class InceptionE(nn.Module):
+    """Figure 7: 8 x 8, the widest filter bank."""
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        self.branch1x1 = conv(in_channels, 320, 1)
+        self.branch3x3_1 = conv(in_channels, 384, 1)
+        self.branch3x3_2a = conv(384, 384, (1, 3))
+        self.branch3x3_2b = conv(384, 384, (3, 1))
+        self.branch3x3dbl_1 = conv(in_channels, 448, 1)
+        self.branch3x3dbl_2 = conv(448, 384, 3)
+        self.branch3x3dbl_3a = conv(384, 384, (1, 3))
+        self.branch3x3dbl_3b = conv(384, 384, (3, 1))
+        self.avgpool = nn.AvgPool2d(3, 1, 1)
+        self.branch_pool = conv(in_channels, 192, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stem = self.branch3x3_1(x)
+        branch3x3 = self.branch3x3_2a(stem), self.branch3x3_2b(stem)
+        stem = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
+        branch3x3dbl = self.branch3x3dbl_3a(stem), self.branch3x3dbl_3b(stem)
+        branch_pool = self.branch_pool(self.avgpool(x))
+        return torch.cat((self.branch1x1(x), *branch3x3, *branch3x3dbl, branch_pool), 1)
+
+
+class InceptionV3(nn.Module):
+    """Inception V3 as PaddleClas publishes it; it was not in fluid's zoo, so that its fluid names are automatic ones.
+
+    The module paths are torchvision's, whose network is the same but for an epsilon of 1e-3 in the batch-norms and
+    a dropout of 0.5 that scales in training.
+    """
+
+    def __init__(self, class_dim: int = 1000) -> None:
+        super().__init__()
+        self.Conv2d_1a_3x3 = conv(3, 32, 3, 2, padding=0)
+        self.Conv2d_2a_3x3 = conv(32, 32, 3, padding=0)
+        self.Conv2d_2b_3x3 = conv(32, 64, 3)
+        self.maxpool1 = nn.MaxPool2d(3, 2)
+        self.Conv2d_3b_1x1 = conv(64, 80, 1)
+        self.Conv2d_4a_3x3 = conv(80, 192, 3, padding=0)
+        self.maxpool2 = nn.MaxPool2d(3, 2)
+        self.Mixed_5b = InceptionA(192, 32)
+        self.Mixed_5c = InceptionA(256, 64)
+        self.Mixed_5d = InceptionA(288, 64)
+        self.Mixed_6a = InceptionB(288)
+        self.Mixed_6b = InceptionC(128)
+        self.Mixed_6c = InceptionC(160)
+        self.Mixed_6d = InceptionC(160)
+        self.Mixed_6e = InceptionC(192)
+        self.Mixed_7a = InceptionD()
+        self.Mixed_7b = InceptionE(1280)
+        self.Mixed_7c = InceptionE(2048)
+        self.dropout = Dropout(0.2)
+        self.fc = linear(2048, class_dim)
+
+    def paddleclas_path(self, path: str) -> str:
+        """PaddleClas's stem is inception_stem.conv_1a_3x3, ..., its modules inception_block_list.0 to 10."""
+        if path.startswith("Conv2d"):
+            return f"inception_stem.{path.replace('Conv2d', 'conv')}"
+        modules = [name for name, _ in self.named_children() if name.startswith("Mixed")]
+        name, _, rest = path.partition(".")
+        if name not in modules:
+            return path
+        return f"inception_block_list.{modules.index(name)}.{rest.replace('branch_pool', 'branch_pool_conv')}"
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> the pooled features, (N, 2048)."""
+        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(images)))
+        x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(self.maxpool1(x)))
+        x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(self.maxpool2(x))))
+        x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))
+        x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))
+        return global_average(x)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> logits (N, class_dim)."""
+        return self.fc(self.dropout(self.forward_features(images)))
