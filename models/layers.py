@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +69,8 @@ def _own_tensors(module: nn.Module) -> Iterator[str]:
 def published_names(model: nn.Module) -> dict[str, str]:
     """State-dict key -> published fluid variable name, for every tensor of `model`, in construction order.
 
+    A layer that fluid counted as another type, such as depthwise_conv2d, says so in an attribute `fluid_type`.
+
     Raises:
         ValueError: a layer has neither a published name nor an automatic one.
     """
@@ -76,6 +79,7 @@ def published_names(model: nn.Module) -> dict[str, str]:
     for path, module in model.named_modules():
         told = getattr(module, "published", {})
         stem, suffixes = next((v for kind, v in _AUTOMATIC_NAMES.items() if isinstance(module, kind)), ("", {}))
+        stem = getattr(module, "fluid_type", stem)
         number = built.get(stem, 0)
         built[stem] = number + 1
         for tensor in _own_tensors(module):
@@ -148,13 +152,27 @@ def uniform_fan_in_(weight: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------------------- layers
 
 
+class SameConv2d(nn.Conv2d):
+    """A strided convolution padded as in TensorFlow: ceil(size / stride) outputs, an odd row of zeros at the end.
+
+    The padding follows from the size of each input, so there is no fixed one to tell PyTorch.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding: list[int] = []
+        for axis in (1, 0):
+            total = self.kernel_size[axis] - 1 - (x.shape[2 + axis] - 1) % self.stride[axis]
+            padding += [total // 2, total - total // 2]
+        return super().forward(F.pad(x, padding))
+
+
 def conv2d(
     in_channels: int,
     out_channels: int,
     kernel_size: int | tuple[int, int],
     stride: int | tuple[int, int] = 1,
     *,
-    padding: int | tuple[int, int] | None = None,
+    padding: int | tuple[int, int] | Literal["same"] | None = None,
     groups: int = 1,
     dilation: int = 1,
     bias: bool = False,
@@ -164,15 +182,19 @@ def conv2d(
     """A convolution, initialized as published and told its published name.
 
     Args:
-        padding: None keeps the size at stride 1: half of the (dilated) kernel.
+        padding: None keeps the size at stride 1: half of the (dilated) kernel; "same" differs from that at larger
+            strides, see `SameConv2d`.
         name: published as NAME_weights and NAME_offset; None: named automatically.
         init: initializer of the weight, None for fluid's default, `he_normal_` over all input channels. A bias
             starts at 0.
     """
     kernel = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
-    if padding is None:
+    kind = SameConv2d if padding == "same" and stride != 1 else nn.Conv2d
+    if kind is SameConv2d:
+        padding = 0
+    elif padding is None or padding == "same":
         padding = tuple(dilation * (k - 1) // 2 for k in kernel)
-    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias)
+    conv = kind(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias)
     with torch.no_grad():
         he_normal_(conv.weight, in_channels) if init is None else init(conv.weight)
         if bias:
@@ -253,6 +275,11 @@ def relu() -> nn.ReLU:
     return nn.ReLU(inplace=True)
 
 
+def swish() -> nn.SiLU:
+    """x sigmoid(x), in place."""
+    return nn.SiLU(inplace=True)
+
+
 class Dropout(nn.Module):
     """Dropout under either of fluid's conventions.
 
@@ -295,6 +322,69 @@ class SqueezeExcitation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weights = self.gate(self.fc2(F.relu(self.fc1(global_average(x)))))
         return x * weights[:, :, None, None]
+
+
+class ConvSqueezeExcitation(nn.Module):
+    """`SqueezeExcitation` as mobile networks publish it, with 1x1 convolutions; the module paths are torchvision's.
+
+    Args:
+        channels: channels of the input, (N, C, H, W).
+        squeezed: width between the two convolutions.
+        names: published names of the two convolutions.
+        activation: follows the first convolution.
+        gate: maps the second convolution's output to 0..1.
+        init: initializer of the weights, as in `conv2d`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        squeezed: int,
+        names: tuple[str | None, str | None] = (None, None),
+        *,
+        activation: Callable[[Tensor], Tensor] = F.relu,
+        gate: Callable[[Tensor], Tensor] = torch.sigmoid,
+        init: Initializer | None = None,
+    ) -> None:
+        super().__init__()
+        self.fc1 = conv2d(channels, squeezed, 1, bias=True, name=names[0], init=init)
+        self.fc2 = conv2d(squeezed, channels, 1, bias=True, name=names[1], init=init)
+        self.activation = activation
+        self.gate = gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(self.fc2(self.activation(self.fc1(x.mean((2, 3), keepdim=True)))))
+
+
+class DropPath(nn.Module):
+    """Drops a residual branch for single images of a training batch, with probability `p` (arXiv:1603.09382).
+
+    The branches kept are divided by 1 - p. EfficientNet calls it drop connect.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0.0:
+            return x
+        kept = x.new_empty((x.shape[0],) + (1,) * (x.dim() - 1)).bernoulli_(1.0 - self.p)
+        return x * (kept / (1.0 - self.p))
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+def hard_sigmoid(x: Tensor) -> Tensor:
+    """clamp(0.2 x + 0.5, 0, 1), with fluid's slope; PyTorch's own has 1/6."""
+    return torch.clamp(0.2 * x + 0.5, 0.0, 1.0)
+
+
+def make_divisible(width: float, divisor: int = 8) -> int:
+    """Rounds a scaled number of channels to a multiple of `divisor`, losing at most a tenth (arXiv:1801.04381)."""
+    rounded = max(divisor, int(width + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * width else rounded
 
 
 def global_average(x: Tensor) -> Tensor:
