@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Starts train.py for a recipe: scripts/launch.sh FLAGS...   The last of two equal flags wins.
+# With several GPUs visible (CUDA_VISIBLE_DEVICES chooses them) there is one process per GPU.
+#   DATA_DIR   dataset root, where the flags name none
+#   PYTHON     interpreter (default: python)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python=${PYTHON:-python}
+gpus=$("$python" -c 'import torch; print(torch.cuda.device_count())')
+command=("$python")
+if [ "$gpus" -gt 1 ]; then
+    command+=(-m torch.distributed.run --standalone --nproc_per_node="$gpus")
+fi
+command+=(train.py ${DATA_DIR:+"--data_dir=$DATA_DIR"} "$@")
+
+echo "+ ${command[*]}"
+exec "${command[@]}"

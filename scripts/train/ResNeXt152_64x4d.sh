@@ -1,0 +1,3 @@
+#!/usr/bin/env bash
+exec bash "$(dirname "$0")/../launch.sh" --model=ResNeXt152_64x4d \
+    --batch_size=256 --num_epochs=120 --lr_strategy=piecewise_decay --lr=0.1 --l2_decay=1.8e-4 "$@"
