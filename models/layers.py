@@ -6,7 +6,8 @@ weight readers ask `published_names` for them. A layer that is told nothing has 
 would have made up for it: `conv2d_0.w_0`, `batch_norm_3.w_1`, `fc_0.b_0`, numbered in construction order.
 
 PaddleClas, the zoo's successor, publishes its weights under the paths of its own modules; a network whose paths here
-read otherwise has a method `paddleclas_path` with the rule.
+read otherwise has a method `paddleclas_path` with the rule. Where these weights are right under another convention of
+dropout than the network's, the network has an attribute `paddleclas_dropout`.
 """
 
 from __future__ import annotations

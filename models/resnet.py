@@ -6,7 +6,6 @@ ResNet18 and ResNet34 have a projection shortcut in the first stage too.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from string import ascii_lowercase
 from typing import NamedTuple
@@ -38,11 +37,19 @@ SHORTCUT = -1
 
 
 class Place(NamedTuple):
-    """Where a convolution sits: stage 0 is the stem, and part counts within the stem or block (or is `SHORTCUT`)."""
+    """Where a convolution sits.
+
+    Attributes:
+        stage: 1 to 4, or 0: in the stem.
+        index: of the block within the stage.
+        part: of the convolution within the stem or block, or `SHORTCUT`.
+        split: counts from 1 where several convolutions make up the part (Res2Net), else 0.
+    """
 
     stage: int
     index: int
     part: int
+    split: int = 0
 
 
 def block_label(index: int, depth: int) -> str:
@@ -53,7 +60,13 @@ def block_label(index: int, depth: int) -> str:
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut."""
+    """Two 3x3 convolutions beside a shortcut.
+
+    Args:
+        planes: channels of the convolutions.
+        downsample: the shortcut; None: the identity.
+        se_reduction: channels over the squeezed width of a squeeze-and-excitation at the end; None: without.
+    """
 
     expansion = 1
     convolutions = 2
@@ -65,13 +78,9 @@ class BasicBlock(nn.Module):
         stride: int = 1,
         downsample: nn.Module | None = None,
         *,
-        groups: int = 1,
-        base_width: int = 64,
         se_reduction: int | None = None,
     ) -> None:
         super().__init__()
-        if groups != 1 or base_width != 64:
-            raise ValueError("BasicBlock has neither groups nor another width")
         self.conv1 = conv2d(in_channels, planes, 3, stride)
         self.bn1 = batch_norm(planes)
         self.relu = relu()
@@ -90,7 +99,14 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (grouped in ResNeXt) and 1x1 convolutions around a shortcut."""
+    """1x1, 3x3 and 1x1 convolutions beside a shortcut.
+
+    Args:
+        planes: a quarter of the output channels.
+        downsample: the shortcut; None: the identity.
+        groups, base_width: cardinality, and width of each group at 64 planes (ResNeXt, arXiv:1611.05431).
+        se_reduction: as in `BasicBlock`.
+    """
 
     expansion = 4
     convolutions = 3
@@ -140,10 +156,12 @@ class ResNet(nn.Module):
         class_dim: number of classes.
         deep_stem: widths of three 3x3 convolutions that replace the 7x7 one (ResNet-C); None: the 7x7 one.
         average_shortcut: shortcuts average before they project (ResNet-D).
-        groups, base_width: cardinality and width per group at 64 planes (ResNeXt).
-        se_reduction: channels over the squeezed width of each block's squeeze-and-excitation; None: without.
         dropout: probability before the classifier.
+        block_options: passed on to every block.
     """
+
+    # Published name of the classifier; None: named automatically.
+    fluid_classifier: str | None = None
 
     def __init__(
         self,
@@ -153,10 +171,8 @@ class ResNet(nn.Module):
         *,
         deep_stem: tuple[int, int, int] | None = None,
         average_shortcut: bool = False,
-        groups: int = 1,
-        base_width: int = 64,
-        se_reduction: int | None = None,
         dropout: float = 0.0,
+        **block_options,
     ) -> None:
         super().__init__()
         self.depths = tuple(depths)
@@ -184,8 +200,7 @@ class ResNet(nn.Module):
             for index in range(depth):
                 stride = 2 if stage > 0 and index == 0 else 1
                 downsample = projection(channels, out_channels, stride, average_shortcut) if index == 0 else None
-                options = {"groups": groups, "base_width": base_width, "se_reduction": se_reduction}
-                blocks.append(block(channels, planes, stride, downsample, **options))
+                blocks.append(block(channels, planes, stride, downsample, **block_options))
                 channels = out_channels
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
         self.dropout = Dropout(dropout) if dropout else nn.Identity()
@@ -219,6 +234,8 @@ class ResNet(nn.Module):
             conv_name, bn_name = self.fluid_names(place)
             publish_conv(self.get_submodule(conv), conv_name)
             publish_batch_norm(self.get_submodule(bn), bn_name)
+        if self.fluid_classifier is not None:
+            publish_conv(self.fc, self.fluid_classifier)
 
     def fluid_names(self, place: Place) -> tuple[str, str]:
         """Published names of a convolution and its batch-norm: res2a_branch2a and bn2a_branch2a, ..."""
@@ -226,9 +243,15 @@ class ResNet(nn.Module):
             if isinstance(self.conv1, nn.Conv2d):
                 return "conv1", "bn_conv1"
             return f"conv1_{place.part + 1}", f"bnv1_{place.part + 1}"
-        block = f"{place.stage + 1}{block_label(place.index, self.depths[place.stage - 1])}"
+        block = self.fluid_block(place.stage, place.index)
         branch = "branch1" if place.part == SHORTCUT else f"branch2{'abc'[place.part]}"
+        if place.split:
+            branch = f"{branch}_{place.split}"
         return f"res{block}_{branch}", f"bn{block}_{branch}"
+
+    def fluid_block(self, stage: int, index: int) -> str:
+        """Published label of a block: 2a, 2b, ..."""
+        return f"{stage + 1}{block_label(index, self.depths[stage - 1])}"
 
     paddleclas_leaves = ("conv", "bn")
 
@@ -259,7 +282,7 @@ class ResNet(nn.Module):
 
 
 class ResNetBB(ResNet):
-    """`ResNet` as PaddleClas writes its relatives: the blocks of a stage are bb_STAGE_INDEX, the classifier is `out`."""
+    """`ResNet` as PaddleClas writes its relatives: the blocks are bb_STAGE_INDEX, the classifier is `out`."""
 
     paddleclas_leaves = ("_conv", "_batch_norm")
 
@@ -272,9 +295,6 @@ class ResNetBB(ResNet):
     def paddleclas_path(self, path: str) -> str:
         if path == "fc":
             return "out"
-        if excitation := re.fullmatch(r"layer(\d)\.(\d+)\.se\.fc(\d)", path):
-            stage, index, number = map(int, excitation.groups())
-            return f"bb_{stage - 1}_{index}.scale.{'squeeze' if number == 1 else 'excitation'}"
         return super().paddleclas_path(path)
 
 

@@ -34,3 +34,12 @@ def ResNet152_vd(class_dim: int = 1000) -> ResNet:
 
 def ResNet200_vd(class_dim: int = 1000) -> ResNet:
     return _resnet_vd(Bottleneck, (3, 12, 48, 3), class_dim)
+
+
+# Other published weights of the same networks. SSLD: distilled (arXiv:2103.05959); Fix_: finetuned at 320 x 320.
+ResNet50_vd_v2 = ResNet50_vd
+ResNet34_vd_ssld = ResNet34_vd
+ResNet50_vd_ssld = ResNet50_vd
+ResNet50_vd_ssld_v2 = ResNet50_vd
+ResNet101_vd_ssld = ResNet101_vd
+Fix_ResNet50_vd_ssld_v2 = ResNet50_vd

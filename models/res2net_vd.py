@@ -1,0 +1,62 @@
+"""Res2Net with the stem and the averaging shortcuts of ResNet-D (arXiv:1904.01169, arXiv:1812.01187)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from models.res2net import Res2Net
+from models.resnet import ResNet
+from models.resnet_vc import DEEP_STEM
+
+
+class Res2NetVd(Res2Net):
+    """Res2Net-D."""
+
+    def __init__(self, depths: Sequence[int], class_dim: int, scales: int = 4, base_width: int = 26) -> None:
+        options = {"deep_stem": DEEP_STEM, "average_shortcut": True}
+        super().__init__(depths, class_dim, scales=scales, base_width=base_width, **options)
+
+
+class Res2Net200Vd(Res2NetVd):
+    """The one whose published names label all blocks by letters, and go on through the character table: z, {, |, ..."""
+
+    def fluid_block(self, stage: int, index: int) -> str:
+        return f"{stage + 1}{chr(ord('a') + index)}"
+
+
+def Res2Net50_vd_48w_2s(class_dim: int = 1000) -> ResNet:
+    return Res2NetVd((3, 4, 6, 3), class_dim, 2, 48)
+
+
+def Res2Net50_vd_26w_4s(class_dim: int = 1000) -> ResNet:
+    return Res2NetVd((3, 4, 6, 3), class_dim)
+
+
+def Res2Net50_vd_14w_8s(class_dim: int = 1000) -> ResNet:
+    return Res2NetVd((3, 4, 6, 3), class_dim, 8, 14)
+
+
+def Res2Net50_vd_26w_6s(class_dim: int = 1000) -> ResNet:
+    return Res2NetVd((3, 4, 6, 3), class_dim, 6, 26)
+
+
+def Res2Net50_vd_26w_8s(class_dim: int = 1000) -> ResNet:
+    return Res2NetVd((3, 4, 6, 3), class_dim, 8, 26)
+
+
+def Res2Net101_vd_26w_4s(class_dim: int = 1000) -> ResNet:
+    return Res2NetVd((3, 4, 23, 3), class_dim)
+
+
+def Res2Net152_vd_26w_4s(class_dim: int = 1000) -> ResNet:
+    return Res2NetVd((3, 8, 36, 3), class_dim)
+
+
+def Res2Net200_vd_26w_4s(class_dim: int = 1000) -> ResNet:
+    return Res2Net200Vd((3, 12, 48, 3), class_dim)
+
+
+# Distilled weights (SSLD, arXiv:2103.05959) of the same networks.
+Res2Net50_vd_26w_4s_ssld = Res2Net50_vd_26w_4s
+Res2Net101_vd_26w_4s_ssld = Res2Net101_vd_26w_4s
+Res2Net200_vd_26w_4s_ssld = Res2Net200_vd_26w_4s

@@ -1,0 +1,42 @@
+"""ResNeXt: a ResNet whose 3x3 convolutions are grouped (Xie et al., arXiv:1611.05431).
+
+The name ends in cardinality x width of each group at 64 planes.
+"""
+
+from __future__ import annotations
+
+from models.resnet import Bottleneck, Place, ResNet, ResNetBB
+
+
+class ResNeXt(ResNetBB):
+    """`ResNet` under the published names of ResNeXt."""
+
+    fluid_classifier = "fc"
+
+    def fluid_names(self, place: Place) -> tuple[str, str]:
+        conv, bn = super().fluid_names(place)
+        return f"res_{conv}" if conv == "conv1" else conv, bn
+
+
+def ResNeXt50_32x4d(class_dim: int = 1000) -> ResNet:
+    return ResNeXt(Bottleneck, (3, 4, 6, 3), class_dim, groups=32, base_width=4)
+
+
+def ResNeXt50_64x4d(class_dim: int = 1000) -> ResNet:
+    return ResNeXt(Bottleneck, (3, 4, 6, 3), class_dim, groups=64, base_width=4)
+
+
+def ResNeXt101_32x4d(class_dim: int = 1000) -> ResNet:
+    return ResNeXt(Bottleneck, (3, 4, 23, 3), class_dim, groups=32, base_width=4)
+
+
+def ResNeXt101_64x4d(class_dim: int = 1000) -> ResNet:
+    return ResNeXt(Bottleneck, (3, 4, 23, 3), class_dim, groups=64, base_width=4)
+
+
+def ResNeXt152_32x4d(class_dim: int = 1000) -> ResNet:
+    return ResNeXt(Bottleneck, (3, 8, 36, 3), class_dim, groups=32, base_width=4)
+
+
+def ResNeXt152_64x4d(class_dim: int = 1000) -> ResNet:
+    return ResNeXt(Bottleneck, (3, 8, 36, 3), class_dim, groups=64, base_width=4)

@@ -1,0 +1,55 @@
+"""ResNeXt101 pre-trained on weakly labelled photographs (Mahajan et al., arXiv:1805.00932).
+
+The published weights were converted from PyTorch, and keep its names. `Fix_ResNeXt101_32x48d_wsl` was finetuned at
+the resolution it is evaluated at, 320 x 320 (Touvron et al., arXiv:1906.06423).
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from models.layers import publish
+from models.resnet import SHORTCUT, Bottleneck, Place, ResNet
+
+
+class ResNeXtWSL(ResNet):
+    """ResNeXt101 published under its state-dict keys."""
+
+    paddleclas_leaves = ("_conv", "_bn")
+
+    def __init__(self, class_dim: int, base_width: int) -> None:
+        super().__init__(Bottleneck, (3, 4, 23, 3), class_dim, groups=32, base_width=base_width)
+
+    def publish_names(self) -> None:
+        tensors = ("weight", "bias", "running_mean", "running_var")
+        for path, layer in self.named_modules():
+            if isinstance(layer, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
+                publish(layer, **{tensor: f"{path}.{tensor}" for tensor in tensors})
+
+    def paddleclas_block(self, place: Place) -> str:
+        if place.stage == 0:
+            return "_conv_stem"
+        part = "_short._conv" if place.part == SHORTCUT else f"_conv{place.part}"
+        return f"_conv{place.stage}_{place.index}.{part}"
+
+    def paddleclas_path(self, path: str) -> str:
+        return "_out" if path == "fc" else super().paddleclas_path(path)
+
+
+def ResNeXt101_32x8d_wsl(class_dim: int = 1000) -> ResNet:
+    return ResNeXtWSL(class_dim, 8)
+
+
+def ResNeXt101_32x16d_wsl(class_dim: int = 1000) -> ResNet:
+    return ResNeXtWSL(class_dim, 16)
+
+
+def ResNeXt101_32x32d_wsl(class_dim: int = 1000) -> ResNet:
+    return ResNeXtWSL(class_dim, 32)
+
+
+def ResNeXt101_32x48d_wsl(class_dim: int = 1000) -> ResNet:
+    return ResNeXtWSL(class_dim, 48)
+
+
+Fix_ResNeXt101_32x48d_wsl = ResNeXt101_32x48d_wsl

@@ -1,0 +1,25 @@
+"""SENet154, the winner of ILSVRC 2017 (Hu et al., arXiv:1709.01507), with the averaging shortcuts of ResNet-D."""
+
+from __future__ import annotations
+
+from models.resnet import Bottleneck, ResNet
+from models.se_resnext import WIDE_STEM, SEResNeXt
+
+
+class SENet154(SEResNeXt):
+    """`SEResNeXt` whose first stage is published as the fourth, as if those of the stem were counted."""
+
+    first_stage = 4
+
+
+def SENet154_vd(class_dim: int = 1000) -> ResNet:
+    return SENet154(
+        Bottleneck,
+        (3, 8, 36, 3),
+        class_dim,
+        deep_stem=WIDE_STEM,
+        average_shortcut=True,
+        groups=64,
+        base_width=4,
+        dropout=0.2,
+    )
