@@ -1,0 +1,598 @@
+"""Weights from any kind of file into a network.
+
+`read_weights` tells the kind of a file by its content and returns named tensors; `load_pretrained` finds out by which
+names the file calls the network's tensors (PyTorch's, the published fluid ones or PaddleClas's), checks that all of
+them fit, and copies them. Nothing in a file is executed or extracted to disk, and lengths are checked before use.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import difflib
+import gzip
+import io
+import lzma
+import mmap
+import os
+import re
+import stat
+import tarfile
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+import models
+from models.layers import (
+    DOWNGRADE_IN_INFER,
+    UPSCALE_IN_TRAIN,
+    Dropout,
+    paddleclas_names,
+    published_names,
+)
+from utils.errors import UserError
+from utils.paddle_format import Buffer, FormatError, program_variables, read_pickle, read_variables
+
+# An archive with more files than this is none of weights; nor is a folder.
+MAX_FILES = 20_000
+# Compressed weights grow little (they are nearly random), zeros of a fresh optimizer much. Beyond both, it is a bomb.
+MAX_GROWTH = 20
+MIN_UNPACKED = 256 << 20
+
+# What an optimizer, a schedule or an average leaves in a fluid folder beside the parameters, and counters of PyTorch's.
+BYPRODUCTS = re.compile(
+    r".*_(velocity|moment|moment1|moment2|momentum|mean_square|mean_grad|inf_norm|beta1_pow_acc|beta2_pow_acc|ema)_\d+"
+    r"|@.*@"
+    r"|.*@@"
+    r"|(learning_rate|loss_scaling|num_(good|bad)_steps)(_\d+)?"
+    r"|scheduled_ema_decay_rate"
+    r"|(.*\.)?num_batches_tracked|n_averaged"
+)
+
+
+@dataclass
+class Weights:
+    """What a file holds.
+
+    Attributes:
+        kind: what the file is, in words.
+        tensors: by name; views of the file where that is possible.
+        paddle: written by PaddlePaddle, where the weight of a linear layer is [in, out].
+        dropout: the dropout convention that the weights are right under, if the file says it.
+        skipped: entries that are no tensors.
+        damaged: files of a folder or archive that cannot be read as a variable -> why.
+        unnamed: the tensors of a combined file without its program, in the order of their sorted names.
+    """
+
+    kind: str
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    paddle: bool = True
+    dropout: str | None = None
+    skipped: int = 0
+    damaged: dict[str, str] = field(default_factory=dict)
+    unnamed: list[Tensor] = field(default_factory=list)
+
+
+# -------------------------------------------------------------------------------------------------- files and kinds
+
+
+def read_weights(path: str | os.PathLike[str]) -> Weights:
+    """Reads a file or folder of weights, of any supported kind.
+
+    Args:
+        path: a checkpoint of ours, a fluid folder of variables, an archive (.tar, .tar.gz, .zip, ...) of one, a
+            combined fluid file (or the folder with it and its program), a .pdparams file, a PyTorch file, or a
+            .safetensors file. As in fluid.load, the ending .pdparams may be left out.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or of an unknown kind.
+    """
+    path = Path(path)
+    try:
+        if not path.exists() and path.with_name(f"{path.name}.pdparams").exists():
+            path = path.with_name(f"{path.name}.pdparams")
+        if path.is_dir():
+            return _read_folder(path)
+        if not path.is_file():
+            raise UserError(f"{path} does not exist; give a file or folder of weights")
+        return _read_file(path)
+    except FormatError as error:
+        raise UserError(f"{path}: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _map(path: Path) -> Buffer:
+    """The content of a file, mapped into memory: it is read where it is looked at."""
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return b""
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _read_folder(path: Path) -> Weights:
+    if (path / "weights.safetensors").is_file():
+        return _read_file(path / "weights.safetensors")
+    files: dict[str, Buffer] = {}
+    for folder, _, names in os.walk(path):
+        for name in names:
+            file = Path(folder, name)
+            if file.is_file():
+                files[file.relative_to(path).as_posix()] = _map(file)
+            if len(files) > MAX_FILES:
+                raise FormatError(f"holds more than {MAX_FILES} files: not a folder of weights")
+    return _read_variables(files, "fluid folder")
+
+
+def _read_file(path: Path) -> Weights:
+    buffer = _map(path)
+    head = bytes(buffer[:512])
+    if not head:
+        raise FormatError("the file is empty")
+    if head.startswith(b"PK"):
+        return _read_zip(path, buffer)
+    for magic, opener, kind in (
+        (b"\x1f\x8b", gzip.open, "fluid .tar.gz"),
+        (b"BZh", bz2.open, "fluid .tar.bz2"),
+        (b"\xfd7zXZ\0", lzma.open, "fluid .tar.xz"),
+    ):
+        if head.startswith(magic):
+            return _read_variables(_tar_members(_decompress(path, opener)), kind)
+    if head.startswith(b"\x80") and len(head) > 2:
+        # The first thing in a PyTorch file of before 1.6 is a pickled magic number.
+        if head[2:13] == b"\x8a\nl\xfc\x9cF\xf9 j\xa8P":
+            return _read_torch(path)
+        arrays, skipped = read_pickle(buffer)
+        return Weights("PaddlePaddle .pdparams", _tensors(arrays), skipped=skipped)
+    if _is_tar(head):
+        return _read_variables(_tar_members(buffer), "fluid .tar")
+    if head[8:9] == b"{":
+        return _read_safetensors(path)
+    if head.startswith(b"\0\0\0\0"):
+        return _name_combined(read_variables(buffer), _program_beside(path), path.name)
+    raise FormatError(
+        "not a weight file: it is no fluid variables, no archive of them, no .pdparams, no PyTorch file and no "
+        f".safetensors (it starts with {head[:16]!r})"
+    )
+
+
+def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """The arrays as tensors that share their memory."""
+    with warnings.catch_warnings():
+        # PyTorch warns that memory is read-only. These tensors are only read.
+        warnings.simplefilter("ignore", UserWarning)
+        return {name: torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+                for name, array in arrays.items()}  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------------------------------- fluid
+
+
+def _read_variables(files: Mapping[str, Buffer], kind: str) -> Weights:
+    """The variables of a folder or archive, named by their paths within the innermost folder that has them all."""
+    variables: dict[str, np.ndarray] = {}
+    combined: dict[str, list[np.ndarray]] = {}
+    damaged: dict[str, str] = {}
+    for name, buffer in files.items():
+        try:
+            arrays = read_variables(buffer)
+        except FormatError as error:
+            damaged[name] = str(error)
+            continue
+        if len(arrays) == 1:
+            variables[name] = arrays[0]
+        elif arrays:
+            combined[name] = arrays
+        else:
+            damaged[name] = "the file is empty"
+    if not variables and len(combined) == 1:
+        ((name, arrays),) = combined.items()
+        programs = (buffer for other, buffer in files.items() if other in damaged)
+        return _name_combined(arrays, programs, name)
+    if not variables:
+        known = [name for name in files if name.endswith((".pdparams", ".pth", ".pt", ".safetensors", ".params"))]
+        hint = f"; give the file itself, such as {known[0]}" if known else ""
+        raise FormatError(f"holds no fluid variables ({len(files)} files){hint}")
+    folder = os.path.commonpath([os.path.dirname(name) for name in variables])
+    inside = len(folder) + 1 if folder else 0
+    return Weights(
+        kind,
+        _tensors({name[inside:]: array for name, array in variables.items()}),
+        damaged={name[inside:]: why for name, why in damaged.items() if name.startswith(folder)},
+    )
+
+
+def _program_beside(path: Path) -> Iterator[Buffer]:
+    """The files that may be the program of a combined file."""
+    for name in ("model", "__model__", f"{path.stem}.pdmodel"):
+        program = path.with_name(name)
+        if program != path and program.is_file():
+            yield _map(program)
+
+
+def _name_combined(arrays: Sequence[np.ndarray], programs: Iterable[Buffer], file: str) -> Weights:
+    """The tensors of a combined file, with the names of the first of `programs` that is one."""
+    for program in programs:
+        try:
+            names = program_variables(program)
+        except FormatError:
+            continue
+        if not names:
+            continue
+        if len(names) != len(arrays):
+            raise FormatError(f"{file} holds {len(arrays)} variables, the program beside it {len(names)}")
+        return Weights("combined fluid file", _tensors(dict(zip(names, arrays, strict=True))))
+    unnamed = list(_tensors({str(number): array for number, array in enumerate(arrays)}).values())
+    return Weights("combined fluid file without its program", unnamed=unnamed)
+
+
+# -------------------------------------------------------------------------------------------------------- archives
+
+
+def _check_member(name: str, regular: bool) -> None:
+    """Refuses what has no place in an archive of weights, though nothing here would write it to the disk."""
+    if not regular:
+        raise FormatError(f"refused: {name!r} in it is a link or a special file")
+    if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name):
+        raise FormatError(f"refused: {name!r} in it points outside of the archive")
+
+
+def _is_tar(head: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
+def _tar_members(buffer: Buffer) -> dict[str, Buffer]:
+    """The files of an uncompressed tar archive, as views."""
+    members: dict[str, Buffer] = {}
+    view = memoryview(buffer)
+    try:
+        with tarfile.open(fileobj=io.BytesIO(buffer) if isinstance(buffer, bytes) else buffer, mode="r:") as archive:
+            read_to = 0
+            for _ in range(MAX_FILES):
+                if (member := archive.next()) is None:
+                    break
+                if archive.offset <= read_to:
+                    raise FormatError(f"the archive is damaged at byte {read_to} (a negative size)")
+                read_to = archive.offset
+                _check_member(member.name, member.isfile() or member.isdir())
+                end = member.offset_data + member.size
+                if member.issparse() or end > len(view):
+                    raise FormatError(f"the archive is cut short within {member.name!r}")
+                if member.isfile():
+                    members[member.name.removeprefix("./")] = view[member.offset_data : end]
+            else:
+                raise FormatError(f"holds more than {MAX_FILES} files: not an archive of weights")
+            # tarfile takes a header it cannot read for the end; the end of a whole archive is zeros.
+            if bytes(view[archive.offset : archive.offset + tarfile.BLOCKSIZE]).strip(b"\0"):
+                raise FormatError(f"the archive is damaged at byte {archive.offset}")
+    except FormatError:
+        raise
+    except (tarfile.TarError, ValueError, LookupError, OverflowError, RecursionError, EOFError) as error:
+        raise FormatError(f"the archive is damaged ({error})") from None
+    return members
+
+
+def _decompress(path: Path, opener: Callable[[Path], IO[bytes]]) -> bytes:
+    """A compressed file's content, if it is not unreasonably much more."""
+    limit = max(MIN_UNPACKED, MAX_GROWTH * path.stat().st_size)
+    content = io.BytesIO()
+    try:
+        with opener(path) as stream:
+            while chunk := stream.read(1 << 22):
+                content.write(chunk)
+                if content.tell() > limit:
+                    raise FormatError(f"refused: it unpacks to more than {limit >> 20} MB")
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise FormatError(f"the compressed file is damaged ({error})") from None
+    return content.getvalue()
+
+
+def _read_zip(path: Path, buffer: Buffer) -> Weights:
+    """A PyTorch file, which is a zip archive with a pickle in it, or an archive of fluid variables."""
+    members: dict[str, Buffer] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if any(entry.filename.endswith("/data.pkl") and entry.filename.count("/") == 1 for entry in entries):
+                return _read_torch(path)
+            limit = max(MIN_UNPACKED, MAX_GROWTH * len(buffer))
+            if len(entries) > MAX_FILES or sum(entry.file_size for entry in entries) > limit:
+                raise FormatError(f"refused: more than {MAX_FILES} files, or they unpack to more than {limit >> 20} MB")
+            for entry in entries:
+                mode = entry.external_attr >> 16
+                _check_member(entry.filename, not mode or stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+                if not entry.is_dir():
+                    members[entry.filename] = archive.read(entry)
+    except FormatError:
+        raise
+    # RuntimeError: encrypted, or compressed in a way unknown here.
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OSError) as error:
+        raise FormatError(f"the archive is damaged ({error})") from None
+    return _read_variables(members, "fluid .zip")
+
+
+# --------------------------------------------------------------------------------------------- PyTorch, safetensors
+
+# Where training scripts put the network's state dict in their checkpoints; the first that is there counts.
+NESTED_UNDER = ("state_dict", "model", "model_state_dict", "ema", "model_ema", "state_dict_ema")
+
+
+def _read_torch(path: Path) -> Weights:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # a damaged file makes PyTorch raise nearly anything
+        text = " ".join(str(error).split())
+        if unsafe := re.search(r"GLOBAL ([\w.]+)", text):
+            raise FormatError(
+                f"refused: it holds more than tensors ({unsafe[1]}), and loading it could run any code; "
+                "save its state_dict alone"
+            ) from None
+        reason = text.partition("WeightsUnpickler error: ")[2] or text or type(error).__name__
+        raise FormatError(f"not a PyTorch file of weights, or damaged ({reason[:200]})") from None
+    for _ in range(2):
+        nested = [content[key] for key in NESTED_UNDER if isinstance(content, Mapping) and key in content]
+        content = next((value for value in nested if isinstance(value, Mapping)), content)
+    if not isinstance(content, Mapping):
+        raise FormatError(f"holds a {type(content).__name__}, not a state dict")
+    notes = getattr(content, "_metadata", None)
+    notes = notes.values() if isinstance(notes, Mapping) else ()
+    conventions = [note["dropout"] for note in notes if isinstance(note, Mapping) and "dropout" in note]
+    return _torch_weights("PyTorch file", content, conventions[0] if conventions else None)
+
+
+def _read_safetensors(path: Path) -> Weights:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            notes = file.metadata() or {}
+    except (SafetensorError, ValueError) as error:
+        raise FormatError(f"not a .safetensors file, or damaged ({error})") from None
+    return _torch_weights(".safetensors file", tensors, notes.get("dropout"))
+
+
+def _torch_weights(kind: str, content: Mapping[Any, Any], dropout: str | None) -> Weights:
+    tensors = {}
+    for name, value in content.items():
+        if isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu":
+            # What DistributedDataParallel and torch.compile put before the names.
+            tensors[re.sub(r"^((module|_orig_mod)\.)+", "", str(name))] = value
+    # A file that does not say is not of this project, and elsewhere in PyTorch there is one convention only.
+    dropout = dropout if dropout in (DOWNGRADE_IN_INFER, UPSCALE_IN_TRAIN) else UPSCALE_IN_TRAIN
+    return Weights(kind, tensors, paddle=False, dropout=dropout, skipped=len(content) - len(tensors))
+
+
+# ---------------------------------------------------------------------------------------------------- into a network
+
+
+@dataclass
+class LoadReport:
+    """What `load_pretrained` did; as text, one line."""
+
+    path: str
+    kind: str
+    loaded: int
+    ignored: int
+    left_out: int
+    dropout: str | None = None
+
+    def __str__(self) -> str:
+        line = f"loaded {self.loaded} tensors from {self.path} ({self.kind})"
+        if self.ignored:
+            line += f", ignored {self.ignored}"
+        if self.left_out:
+            line += f", left out {self.left_out}"
+        if self.dropout:
+            line += f", dropout set to {self.dropout} as the file's training had it"
+        return line
+
+
+@dataclass
+class _Fit:
+    """How the tensors of a file and of a network go together.
+
+    Attributes:
+        vocabulary: whose names the file has: PyTorch's, fluid's or PaddleClas's.
+        names: the network's keys -> the names in that vocabulary.
+        sources: keys -> the file's tensors, laid out as PyTorch has them.
+        missing, misshaped, left_out: keys.
+        unexpected, ignored: names in the file.
+    """
+
+    vocabulary: str
+    names: dict[str, str]
+    sources: dict[str, Tensor] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    misshaped: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+
+    @property
+    def right(self) -> bool:
+        return not (self.missing or self.misshaped or self.unexpected)
+
+
+def vocabularies(model: nn.Module) -> dict[str, dict[str, str]]:
+    """The names that files may have for the tensors of `model`: vocabulary -> state-dict key -> name."""
+    found = {"PyTorch": {key: key for key in model.state_dict()}, "PaddleClas": paddleclas_names(model)}
+    with contextlib.suppress(ValueError):  # a network that was never published in fluid
+        found["fluid"] = published_names(model)
+    return found
+
+
+def linear_weights(model: nn.Module) -> set[str]:
+    """State-dict keys of the weights that PaddlePaddle stores transposed."""
+    return {f"{path}.weight" for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+
+
+def _fit(model: nn.Module, weights: Weights, exclude: Sequence[str] = ()) -> _Fit:
+    """Pairs the tensors of a network and of a file by the names that fit most of them."""
+    dictionaries = vocabularies(model)
+    state, transposed = model.state_dict(), linear_weights(model)
+    tensors = weights.tensors
+    if weights.unnamed:
+        names = sorted(dictionaries.get("fluid", {}).values())
+        if len(names) != len(weights.unnamed):
+            raise FormatError(
+                f"holds {len(weights.unnamed)} variables without names, and the network has {len(names)}: "
+                "put the program (model or __model__) beside it, or choose another --model"
+            )
+        tensors = dict(zip(names, weights.unnamed, strict=True))
+    in_file = tensors.keys() | weights.damaged.keys()
+    vocabulary = max(dictionaries, key=lambda kind: len(in_file & set(dictionaries[kind].values())))
+    fit = _Fit(vocabulary, dictionaries[vocabulary])
+    for key, value in state.items():
+        name = fit.names.get(key)
+        known_as = {names[key] for names in dictionaries.values() if key in names}
+        if any(part in alias for part in exclude for alias in known_as):
+            fit.left_out.append(key)
+        elif name in tensors:
+            source = tensors[name]
+            fit.sources[key] = source.t() if weights.paddle and key in transposed and source.dim() == 2 else source
+            if fit.sources[key].shape != value.shape or source.is_floating_point() != value.is_floating_point():
+                fit.misshaped.append(key)
+        elif not key.endswith("num_batches_tracked"):
+            fit.missing.append(key)
+    wanted = set(fit.names.values())
+    for name in tensors:
+        if name not in wanted:
+            surplus = not BYPRODUCTS.fullmatch(name) and not any(part in name for part in exclude)
+            (fit.unexpected if surplus else fit.ignored).append(name)
+    return fit
+
+
+def _classes(model_tensors: Mapping[str, Tensor], fit: _Fit) -> tuple[int, int] | None:
+    """The class counts of the file and of the network, if they are all that does not fit."""
+    if fit.missing or fit.unexpected or not fit.misshaped:
+        return None
+    pairs = set()
+    for key in fit.misshaped:
+        theirs, ours = fit.sources[key].shape, model_tensors[key].shape
+        if theirs[1:] != ours[1:] or not theirs:
+            return None
+        pairs.add((theirs[0], ours[0]))
+    return pairs.pop() if len(pairs) == 1 else None
+
+
+def _fitting_network(model: nn.Module, weights: Weights, file: Path) -> str | None:
+    """Another network that the file fits: one that the file's name names, or one of the same family."""
+    module = type(model).__module__.rpartition(".")[2]
+    family = next((names for names in models.FAMILIES.values() if type(model).__name__ in names), ())
+    family = models.FAMILIES.get(module, family)
+    named = sorted((name for name in models.list_models() if name in file.name), key=len, reverse=True)
+    for name in dict.fromkeys((*named, *family)):
+        try:
+            with torch.device("meta"):
+                other = models.build(name)
+            fit = _fit(other, weights)
+        except (FormatError, RuntimeError):  # RuntimeError: built from values, which meta tensors do not have
+            continue
+        if fit.sources and (fit.right or _classes(other.state_dict(), fit)):
+            return name
+    return None
+
+
+def _misfit(model: nn.Module, weights: Weights, fit: _Fit, path: Path) -> str:
+    """What does not fit and what to do, in one line."""
+    state = model.state_dict()
+    remedy = "--finetune_exclude_pretrained_params leaves tensors out"
+    if classes := _classes(state, fit):
+        names = ",".join(fit.names[key] for key in fit.misshaped)
+        return (
+            f"its classifier ({names}) has {classes[0]} classes, the network {classes[1]}: give "
+            f"--class_dim={classes[0]}, or, to train a new classifier, --finetune_exclude_pretrained_params={names}"
+        )
+
+    def shown(key: str) -> str:
+        name = fit.names.get(key, key)
+        return key if name == key else f"{name} ({key})"
+
+    def listed(what: str, items: Sequence[str], describe: Callable[[str], str]) -> list[str]:
+        some = "; ".join(describe(item) for item in items[:3]) + ("; ..." if len(items) > 3 else "")
+        return [f"{len(items)} {what}: {some}"] if items else []
+
+    def shapes(key: str) -> str:
+        theirs, ours = fit.sources[key], state[key]
+        if theirs.shape == ours.shape:
+            return f"{shown(key)} is {theirs.dtype} in the file, {ours.dtype} in the network"
+        return f"{shown(key)} is {list(theirs.shape)} in the file, {list(ours.shape)} in the network"
+
+    def missing(key: str) -> str:
+        why = weights.damaged.get(fit.names.get(key, key))
+        return f"{shown(key)} {list(state[key].shape)}" + (f" ({why})" if why else "")
+
+    problems = [
+        *listed("of another shape", fit.misshaped, shapes),
+        *listed("missing in the file", fit.missing, missing),
+        *listed("not in the network", fit.unexpected, lambda name: f"{name} {list(weights.tensors[name].shape)}"),
+    ]
+    other = _fitting_network(model, weights, path)
+    hint = f"they fit --model={other}" if other else f"choose another --model; {remedy}"
+    return f"the weights do not fit the network: {', '.join(problems)}; {hint}"
+
+
+@torch.no_grad()
+def load_pretrained(model: nn.Module, path: str | os.PathLike[str], exclude: Sequence[str] = ()) -> LoadReport:
+    """Copies the weights of a file, of any kind `read_weights` knows, into a network.
+
+    Also sets the convention of the network's dropout layers if the file implies another: weights trained elsewhere in
+    PyTorch are right with `upscale_in_train` only.
+
+    Args:
+        model: changed only if everything fits.
+        path: file or folder.
+        exclude: tensors whose PyTorch, fluid or PaddleClas name contains one of these stay as they are.
+
+    Returns:
+        What was done; its `str` is a line for the log.
+
+    Raises:
+        UserError: the file cannot be read, a tensor is missing, superfluous or of another shape, or one of `exclude`
+            is in no name.
+    """
+    exclude = [part for part in exclude if part]
+    weights = read_weights(path)
+    try:
+        fit = _fit(model, weights, exclude)
+        _check_exclude(model, weights, exclude)
+        if not fit.right:
+            raise FormatError(_misfit(model, weights, fit, Path(path)))
+    except FormatError as error:
+        raise UserError(f"{path}: {error}") from None
+    if not fit.sources:
+        raise UserError(f"{path}: --finetune_exclude_pretrained_params leaves nothing to load")
+    state = model.state_dict()
+    for key, source in fit.sources.items():
+        state[key].copy_(source)
+    report = LoadReport(
+        str(path), weights.kind, len(fit.sources), len(fit.ignored) + len(weights.damaged) + weights.skipped,
+        len(fit.left_out),
+    )  # fmt: skip
+    dropout = getattr(model, "paddleclas_dropout", None) if fit.vocabulary == "PaddleClas" else weights.dropout
+    for layer in model.modules():
+        if isinstance(layer, Dropout) and dropout and layer.mode != dropout:
+            layer.mode = report.dropout = dropout
+    return report
+
+
+def _check_exclude(model: nn.Module, weights: Weights, exclude: Sequence[str]) -> None:
+    """Refuses a part of a name that is in none, as it is probably misspelt."""
+    names = [name for dictionary in vocabularies(model).values() for name in dictionary.values()]
+    for part in exclude:
+        if not any(part in name for name in (*names, *weights.tensors)):
+            near = difflib.get_close_matches(part, names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"names are such as {names[-1]}"
+            raise FormatError(f"--finetune_exclude_pretrained_params: no tensor's name contains {part!r}: {hint}")
