@@ -14,5 +14,7 @@ if [ "$gpus" -gt 1 ]; then
 fi
 command+=(train.py ${DATA_DIR:+"--data_dir=$DATA_DIR"} "$@")
 
-echo "+ ${command[*]}"
+printf '+'
+printf ' %q' "${command[@]}"
+printf '\n'
 exec "${command[@]}"

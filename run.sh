@@ -1,0 +1,230 @@
+#!/usr/bin/env bash
+# The front door: sets up, then runs the scripts beside it. `bash run.sh` prints the usage.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+usage() {
+    cat <<'TEXT'
+usage: bash run.sh COMMAND [arguments]
+
+  setup                 install what the commands below need (each does so by itself when needed)
+  demo                  train, evaluate, classify and export on real handwritten digits: two minutes on two cores
+  train NAME [flags]    train with the recipe scripts/train/NAME.sh, such as ResNet50_vd; your flags win
+  eval [flags]          eval.py: accuracy of weights
+  infer [flags]         infer.py: classify images, or export a network
+  predict [flags]       predict.py: classify images with an exported network
+  test [--all] [...]    the test suite; --all checks every network, other arguments go to pytest
+  bench [NAME [...]]    all benchmarks, or benchmarks/NAME.py with its arguments
+
+`bash run.sh eval --help` and so on list a script's flags. Paths are relative to this folder.
+
+Packages go to the active virtual environment, if there is one, or to .venv, which is created from python3 (3.10 to
+3.13). PYTHON=/path/to/python names another interpreter: one of a virtual environment is used as it is, from any other
+.venv is created. A torch of 2.11 or newer that the interpreter brings along is kept.
+TEXT
+}
+
+say() {
+    echo "setup: $*"
+}
+
+fail() {
+    echo "run.sh: error: $1" >&2
+    exit "${2:-1}"
+}
+
+# Prints a command as it can be typed, then runs it.
+show() {
+    printf '+'
+    printf ' %q' "$@"
+    printf '\n'
+    "$@"
+}
+
+is_supported() {
+    "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
+}
+
+is_virtual_environment() {
+    "$1" -c 'import sys; sys.exit(sys.prefix == sys.base_prefix)'
+}
+
+# The version of an interpreter's torch, if it has one that is new enough.
+usable_torch() {
+    "$1" -c '
+import re
+from importlib import metadata
+version = next((d.version for d in metadata.distributions(name="torch")), "0.0")
+if tuple(map(int, re.findall(r"\d+", version)[:2])) >= (2, 11):
+    print(version)'
+}
+
+# Sets `python`, the interpreter of the environment that packages go to. Creates .venv if that is it and it is missing.
+choose_environment() {
+    local base=${PYTHON:-${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}} candidate
+    if [ -n "$base" ]; then
+        is_supported "$base" || fail "$base (named by PYTHON or VIRTUAL_ENV) is no Python of 3.10 to 3.13"
+        if is_virtual_environment "$base"; then
+            python=$base
+            return
+        fi
+    fi
+
+    python=.venv/bin/python
+    if [ -x "$python" ]; then
+        if [ -n "$base" ] && [ "$("$base" -V)" != "$("$python" -V)" ]; then
+            fail ".venv has $("$python" -V), PYTHON=$base is $("$base" -V): remove .venv to change"
+        fi
+        return
+    fi
+    for candidate in ${base:+"$base"} python3 python3.13 python3.12 python3.11 python3.10; do
+        if is_supported "$candidate"; then
+            base=$candidate
+            break
+        fi
+    done
+    [ -n "$base" ] || fail "no Python 3.10 to 3.13 was found: name one with PYTHON=/path/to/python"
+    local options=()
+    if [ -n "$(usable_torch "$base")" ]; then
+        options=(--system-site-packages)
+    fi
+    say "creating .venv with $("$base" -V) ${options[*]-}"
+    if ! "$base" -m venv ${options[@]+"${options[@]}"} .venv; then
+        rm -rf .venv
+        fail "$base could not create .venv (on Debian and Ubuntu: apt-get install python3-venv)"
+    fi
+}
+
+# The requirement files as one, with the torch that the environment has in place of ours.
+requirements() {
+    local torch
+    torch=$(usable_torch "$python")
+    sed -e '/^-r/d' ${torch:+-e "s/^torch==.*/torch==$torch/" -e "s/^torchvision==.*/torchvision/"} \
+        requirements.txt requirements-dev.txt
+}
+
+install() {
+    "$python" -m pip install --disable-pip-version-check "$@"
+}
+
+# setup [quietly]: makes the environment fit the requirement files; a stamp in it tells when that is done already.
+setup() {
+    choose_environment
+    local prefix stamp wanted found list
+    prefix=$("$python" -c 'import sys; print(sys.prefix)')
+    stamp=$prefix/.requirements
+    wanted="$("$python" -V) $(cat requirements.txt requirements-dev.txt | cksum)"
+    found=$(cat "$stamp" 2>/dev/null || true)
+    if [ "$found" = "$wanted" ]; then
+        [ "${1:-}" = quietly ] || say "$prefix is up to date"
+        return
+    fi
+    if [ "$found" = "$wanted, incomplete" ] && [ "${1:-}" = quietly ]; then
+        return
+    fi
+
+    say "installing requirements.txt and requirements-dev.txt in $prefix (several minutes the first time)"
+    list=$(mktemp)
+    requirements >"$list"
+    if ! install -r "$list"; then
+        # Without an index to install from, what is there may do.
+        "$python" -c 'import cv2, numpy, PIL, torch, tqdm' 2>/dev/null || fail "the packages could not be installed"
+        say "not everything could be installed, see above; going on with what $prefix has"
+        wanted="$wanted, incomplete"
+    fi
+    rm -f "$list"
+    if ! "$python" -c 'import cv2' 2>/dev/null; then
+        say "OpenCV misses a system library (libGL.so.1, as a rule): taking its build that needs none"
+        "$python" -m pip uninstall --yes opencv-python opencv-python-headless
+        install "$(sed -n 's/^opencv-python/&-headless/p' requirements.txt)"
+    fi
+    echo "$wanted" >"$stamp"
+    say "ready: $("$python" -V), torch $(usable_torch "$python") in $prefix"
+}
+
+demo() {
+    local name=MobileNetV1_x0_5 output=output/demo
+    local network=(--model="$name" --class_dim=10 --image_shape 3 64 64 --resize_short_size=64)
+    local weights=$output/$name/best_model names=data/digits/label_names.txt
+
+    show "$python" data/digits/prepare.py
+    PYTHON=$python bash scripts/train/digits.sh --model_save_dir="$output" --random_seed=0
+    show "$python" eval.py "${network[@]}" --pretrained_model="$weights" --data_dir=data/digits/ \
+        --save_json_path="$output/eval.json"
+    show "$python" infer.py "${network[@]}" --pretrained_model="$weights" --data_dir=data/digits/samples/ \
+        --class_map_path="$names" --save_json_path="$output/infer.json"
+    show "$python" infer.py "${network[@]}" --pretrained_model="$weights" --save_inference=True
+    show "$python" predict.py --model_file="$name/model" --params_file="$name/params" \
+        --image_path=data/digits/samples/3.png --class_map_path="$names"
+
+    cat <<TEXT
+
+The demo is done, in $SECONDS seconds.
+  accuracy         $(cat "$output/eval.json")
+  checkpoint       $weights
+  curves           $output/$name/curves.png
+  exported model   $name/model and $name/params, for predict.py
+
+Next
+  bash run.sh train digits --model=ResNet18_vd            another network; any flag of train.py goes through
+  bash run.sh train ResNet50_vd --data_dir=/path/to/data  a recipe of scripts/train/ on your own images
+  bash run.sh infer --help                                what a script takes
+TEXT
+}
+
+train() {
+    local name=${1:-}
+    [ -n "$name" ] || fail "train: name a recipe, such as ResNet50_vd: see scripts/train/" 2
+    [ -f "scripts/train/$name.sh" ] || fail "train: there is no recipe scripts/train/$name.sh" 2
+    shift
+    setup quietly
+    PYTHON=$python exec bash "scripts/train/$name.sh" "$@"
+}
+
+bench() {
+    local file
+    if [ $# -gt 0 ]; then
+        file=benchmarks/$1.py
+        [ -f "$file" ] || fail "bench: there is no $file" 2
+        shift
+        exec "$python" "$file" "$@"
+    fi
+    for file in benchmarks/*.py; do
+        show "$python" "$file"
+    done
+}
+
+command=${1:-}
+[ $# -eq 0 ] || shift
+case $command in
+    setup)
+        setup
+        ;;
+    demo)
+        setup quietly
+        demo
+        ;;
+    train)
+        train "$@"
+        ;;
+    eval | infer | predict)
+        setup quietly
+        exec "$python" "$command.py" "$@"
+        ;;
+    test)
+        setup quietly
+        exec "$python" -m pytest "$@"
+        ;;
+    bench)
+        setup quietly
+        bench "$@"
+        ;;
+    -h | --help | help)
+        usage
+        ;;
+    *)
+        [ -z "$command" ] || echo "run.sh: error: unknown command $command" >&2
+        usage >&2
+        exit 2
+        ;;
+esac

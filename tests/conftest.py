@@ -1,0 +1,51 @@
+"""What tests share: the --all option and a small data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+COLOURS = {"blue": (200, 40, 40), "green": (40, 200, 40), "grey": (120, 120, 120), "red": (40, 40, 200)}  # BGR
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run the tests marked `full` too: every network")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # The tests' networks are small: more threads would only wait for each other.
+    torch.set_num_threads(min(4, torch.get_num_threads()))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--all"):
+        return
+    full = [item for item in items if item.get_closest_marker("full")]
+    if full:
+        config.hook.pytest_deselected(items=full)
+        items[:] = [item for item in items if item not in full]
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set in the ImageNet layout: four classes of noisy JPEGs told apart by colour, 12 for training and 4 for
+    validation of each, of different sizes. Shared by all tests: copy it before changing it."""
+    root = tmp_path_factory.mktemp("tiny_dataset")
+    random = np.random.RandomState(0)
+    for split, count in (("train", 12), ("val", 4)):
+        lines = []
+        for label, (name, colour) in enumerate(COLOURS.items()):
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                height, width = random.randint(40, 81, 2)
+                image = np.clip(random.normal(colour, 30, (height, width, 3)), 0, 255).astype(np.uint8)
+                path = f"{split}/{name}/{number:02d}.jpg"
+                cv2.imwrite(str(root / path), image)
+                lines.append(f"{path} {label}\n")
+        (root / f"{split}_list.txt").write_text("".join(lines))
+    (root / "label_names.txt").write_text("".join(f"{label} {name}\n" for label, name in enumerate(COLOURS)))
+    return root
