@@ -298,6 +298,12 @@ class Dropout(nn.Module):
         x = F.dropout(x, self.p, self.training)
         return x if self.mode == UPSCALE_IN_TRAIN else x * (1.0 - self.p)
 
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        """Notes the convention in the state dict's metadata, so that weights saved by `torch.save` carry it."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if hasattr(destination, "_metadata"):
+            destination._metadata[prefix[:-1]]["dropout"] = self.mode
+
     def extra_repr(self) -> str:
         return f"p={self.p}, mode={self.mode}"
 
