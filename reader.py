@@ -33,7 +33,26 @@ import cv2
 import numpy as np
 import torch
 
+from utils.decode import UnreadableImage, decode, decode_region, parse_jpeg, read_file, read_image
 from utils.errors import FlagError, UserError
+
+__all__ = [
+    "Batch",
+    "EvalTransform",
+    "ImageList",
+    "Loader",
+    "TrainTransform",
+    "UnreadableImage",
+    "decode",
+    "eval_transform",
+    "normalize",
+    "open_dataset",
+    "random_crop_box",
+    "read_image",
+    "train_loader",
+    "train_transform",
+    "val_loader",
+]
 
 # Flag numbering of --interpolation; None is bilinear.
 INTERPOLATIONS = {
@@ -48,53 +67,6 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".ti
 
 
 # ---------------------------------------------------------------------------------------------------- one image
-
-
-class UnreadableImage(UserError):
-    """A file that is not an image we can decode. `path` is the file, `reason` says what is wrong with it."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path = path
-        self.reason = reason
-
-
-def _read_file(path: str) -> bytes:
-    """The bytes of a file; raises `UnreadableImage`."""
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise UnreadableImage(path, (error.strerror or str(error)).lower()) from None
-
-
-def decode(data: bytes, path: str) -> np.ndarray:
-    """Decodes an image file held in memory.
-
-    Args:
-        data: the file's bytes.
-        path: its name, for the error.
-
-    Returns:
-        uint8 (height, width, 3), RGB.
-
-    Raises:
-        UnreadableImage: the bytes are not an image.
-    """
-    if not data:
-        raise UnreadableImage(path, "the file is empty")
-    try:
-        rgb = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except cv2.error as error:
-        raise UnreadableImage(path, f"OpenCV cannot decode it ({error.err})") from None
-    if rgb is None:
-        raise UnreadableImage(path, "not an image, or a damaged one")
-    return rgb
-
-
-def read_image(path: str) -> np.ndarray:
-    """Reads an image file as uint8 (height, width, 3), RGB; raises `UnreadableImage`."""
-    return decode(_read_file(path), path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +99,10 @@ class EvalTransform:
         top = (size[1] - self.image_size[0]) // 2
         left = (size[0] - self.image_size[1]) // 2
         return resized[top : top + self.image_size[0], left : left + self.image_size[1]]
+
+    def decode(self, data: bytes, path: str, rng: np.random.Generator | None = None) -> np.ndarray:
+        """The same from an encoded image; raises `UnreadableImage`."""
+        return self(decode(data, path))
 
 
 def random_crop_box(
@@ -167,6 +143,7 @@ class TrainTransform:
         lower_scale: smallest share of the image's area.
         lower_ratio, upper_ratio: range of the crop's aspect ratio; see `random_crop_box`.
         interpolation: a key of `INTERPOLATIONS`.
+        decoder: of JPEG regions; see `decode_region`.
     """
 
     image_size: tuple[int, int]
@@ -174,6 +151,7 @@ class TrainTransform:
     lower_ratio: float = 3 / 4
     upper_ratio: float = 4 / 3
     interpolation: int | None = None
+    decoder: str = "auto"
 
     def __post_init__(self) -> None:
         if self.lower_ratio > self.upper_ratio:
@@ -181,10 +159,31 @@ class TrainTransform:
 
     def __call__(self, rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Crops `rgb`, uint8 (h, w, 3), at random to `image_size`."""
-        top, left, height, width = random_crop_box(
-            *rgb.shape[:2], rng, self.lower_scale, self.lower_ratio, self.upper_ratio
-        )
-        crop = rgb[top : top + height, left : left + width]
+        top, left, height, width = self._draw_box(*rgb.shape[:2], rng)
+        return self._finish(rgb[top : top + height, left : left + width], rng)
+
+    def decode(self, data: bytes, path: str, rng: np.random.Generator) -> np.ndarray:
+        """The same from an encoded image, of which no more is decoded than the crop needs.
+
+        A crop at least twice as large as `image_size` is decoded at a reduced size that is not below `image_size`
+        (except for nearest interpolation); every other crop has exactly the pixels of a full decode.
+
+        Raises:
+            UnreadableImage: see `utils.decode`.
+        """
+        jpeg = parse_jpeg(data, path)
+        if jpeg is None:
+            return self(decode(data, path), rng)
+        box = self._draw_box(jpeg.height, jpeg.width, rng)
+        shrink = min(box[2] / self.image_size[0], box[3] / self.image_size[1])
+        reduction = 1 if self.interpolation == 0 or shrink < 2 else 2 if shrink < 4 else 4 if shrink < 8 else 8
+        return self._finish(decode_region(jpeg, box, reduction, self.decoder), rng)
+
+    def _draw_box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+        return random_crop_box(height, width, rng, self.lower_scale, self.lower_ratio, self.upper_ratio)
+
+    def _finish(self, crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """From the crop on, where images are small."""
         resized = cv2.resize(crop, self.image_size[::-1], interpolation=INTERPOLATIONS[self.interpolation])
         return cv2.flip(resized, 1) if rng.random() < 0.5 else resized
 
@@ -462,7 +461,7 @@ class ImageList:
 
     def read(self, index: int) -> bytes:
         """The bytes of an image file; raises `UnreadableImage`."""
-        return _read_file(self.path(index))
+        return read_file(self.path(index))
 
     def __getstate__(self) -> dict:
         # Only a spawned worker pickles the list; all of them map one copy, which this process then uses as well.
@@ -591,7 +590,7 @@ class _Job:
         """The wanted image; if it is unreadable: in training another one, in evaluation (-1, None)."""
         for index in self._candidates(wanted):
             try:
-                return index, self.transform(decode(self.images.read(index), self.images.path(index)), rng)
+                return index, self.transform.decode(self.images.read(index), self.images.path(index), rng)
             except UnreadableImage as error:
                 problems.append((index, error.reason))
         if self.training:
@@ -668,7 +667,7 @@ class Loader:
 
     Args:
         images: the list.
-        transform: a picklable callable (rgb, rng) -> uint8 `image_size` + (3,), with an attribute `image_size`.
+        transform: makes an image of `transform.image_size` from a file's bytes.
         batch_size: images per batch in this process.
         training: see above.
         workers: worker processes, at most one per processor; 0 reads in this process.
