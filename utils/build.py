@@ -8,10 +8,17 @@ import os
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 import models
+from utils.checkpoint import load_pretrained
+from utils.distributed import synchronize_batch_norm, world_size
+from utils.ema import ExponentialMovingAverage
+from utils.engine import Distillation, TrainStep
 from utils.errors import FlagError, UserError
 from utils.logger import log, warn
+from utils.memory import checkpoint_activations
+from utils.optimizer import Schedule, build_optimizer
 
 # Flags that only some networks have; the constructors take them under the same names.
 NETWORK_OPTIONS = ("padding_type", "use_se", "drop_connect_rate", "deploy")
@@ -33,7 +40,8 @@ def resolve_input(args: argparse.Namespace) -> None:
         if args.image_shape != own:
             share = config.resize_short_size / config.image_size
             args.resize_short_size = round(max(args.image_shape[1:]) * share)
-            log(f"--resize_short_size not given: {args.resize_short_size} for --image_shape {args.image_shape}")
+            shape = " ".join(map(str, args.image_shape))
+            log(f"--resize_short_size not given: {args.resize_short_size} for --image_shape {shape}")
     if args.resize_short_size < max(args.image_shape[1:]):
         raise FlagError(
             f"--resize_short_size: {args.resize_short_size} is smaller than the crop of --image_shape "
@@ -54,7 +62,12 @@ def build_model(args: argparse.Namespace, name: str | None = None) -> nn.Module:
             options[option] = getattr(args, option)
         elif option in args.given:
             warn(f"--{option} does nothing here: {name} has no such option")
-    return models.build(name, class_dim=args.class_dim, **options)
+    model = models.build(name, class_dim=args.class_dim, **options)
+    if not args.with_inplace:
+        for module in model.modules():
+            if getattr(module, "inplace", False):
+                module.inplace = False
+    return model
 
 
 def choose_device(args: argparse.Namespace) -> torch.device:
@@ -78,3 +91,109 @@ def choose_device(args: argparse.Namespace) -> torch.device:
     if args.use_gpu:
         log("no usable GPU here: running on the CPU")
     return torch.device("cpu")
+
+
+def check_train_flags(args: argparse.Namespace) -> None:
+    """Raises `FlagError` for combinations of train.py's flags that cannot work, before anything is built."""
+    if args.checkpoint and args.pretrained_model:
+        raise FlagError("--checkpoint continues a run, --pretrained_model starts one from weights: give one of them")
+    if args.finetune_exclude_pretrained_params and not args.pretrained_model:
+        raise FlagError("--finetune_exclude_pretrained_params needs --pretrained_model")
+    if args.lower_ratio > args.upper_ratio:
+        raise FlagError(f"--lower_ratio {args.lower_ratio:g} is above --upper_ratio {args.upper_ratio:g}")
+    if args.step_epochs != sorted(set(args.step_epochs)):
+        raise FlagError(f"--step_epochs: {' '.join(map(str, args.step_epochs))} is not in increasing order")
+    if args.use_distill and not (args.teacher_model and args.teacher_pretrained_model):
+        raise FlagError("--use_distill needs --teacher_model and --teacher_pretrained_model")
+    if args.unlabeled_list and not (args.use_distill and args.distill_loss == "js"):
+        raise FlagError("--unlabeled_list needs --use_distill=True --distill_loss=js: other losses need labels")
+    if args.use_distill and args.distill_loss == "js" and args.use_label_smoothing:
+        warn("--use_label_smoothing does nothing here: --distill_loss=js has no hard labels")
+
+
+def note_idle_flags(args: argparse.Namespace) -> None:
+    """Says which of the given flags do nothing without training."""
+    if args.with_mem_opt:
+        warn("--with_mem_opt does nothing here: activations are only kept for training")
+
+
+def memory_format(args: argparse.Namespace, device: torch.device) -> torch.memory_format:
+    """channels_last for --data_format=NHWC, and where it is faster and the flag was not given (or does not exist)."""
+    faster = device.type == "cpu" or getattr(args, "use_fp16", False)
+    given = "data_format" in args.given
+    wanted = args.data_format == "NHWC" if given else faster
+    return torch.channels_last if wanted else torch.contiguous_format
+
+
+def settle_total_images(args: argparse.Namespace, images: int) -> None:
+    """Takes the list's length for --total_images, on which the schedule depends, if the flag was not given."""
+    if "total_images" not in args.given and args.total_images != images:
+        args.total_images = images
+        log(f"--total_images not given: {images}, the length of the training list")
+
+
+def build_schedule(args: argparse.Namespace) -> Schedule:
+    """The learning-rate schedule by the flags; an epoch has --total_images / --batch_size steps, rounded up."""
+    return Schedule(
+        strategy=args.lr_strategy,
+        lr=args.lr,
+        steps_per_epoch=-(-args.total_images // args.batch_size),
+        num_epochs=args.num_epochs,
+        step_epochs=tuple(args.step_epochs),
+        warm_up_epochs=args.warm_up_epochs,
+        decay_epochs=args.decay_epochs,
+        decay_rate=args.decay_rate,
+    )
+
+
+def amp_dtype(args: argparse.Namespace, device: torch.device) -> torch.dtype | None:
+    """Type of mixed precision's operations, None without it."""
+    if not args.use_fp16:
+        return None
+    if args.amp_dtype == "float16" or (args.amp_dtype == "auto" and device.type == "cuda"):
+        return torch.float16
+    return torch.bfloat16
+
+
+def build_distillation(args: argparse.Namespace, device: torch.device) -> Distillation | None:
+    """The teacher by the flags, None without --use_distill."""
+    if not args.use_distill:
+        return None
+    teacher = build_model(args, args.teacher_model)
+    log(f"teacher: {load_pretrained(teacher, args.teacher_pretrained_model)}")
+    teacher.to(device, memory_format=memory_format(args, device)).eval().requires_grad_(False)
+    return Distillation(teacher, args.distill_loss, args.distill_temperature, args.distill_weight)
+
+
+def build_train_step(args: argparse.Namespace, model: nn.Module, device: torch.device) -> TrainStep:
+    """Moves the network to the device and builds what trains it, by the flags."""
+    model.to(device, memory_format=memory_format(args, device))
+    if args.sync_bn and world_size() > 1:
+        model = synchronize_batch_norm(model, device)
+    if args.with_mem_opt and not checkpoint_activations(model):
+        warn(f"--with_mem_opt does nothing here: {args.model} has no repeated blocks to compute again")
+    if args.use_compile or args.fuse_elewise_add_act_ops or args.fuse_bn_act_ops:
+        model.compile()
+    network = model
+    if world_size() > 1:
+        network = DistributedDataParallel(
+            model,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            broadcast_buffers=False,  # the statistics of rank 0 are handed round before they are used
+            gradient_as_bucket_view=True,
+            static_graph=args.accumulate_steps == 1,
+        )
+    dtype = amp_dtype(args, device)
+    return TrainStep(
+        model,
+        build_optimizer(model, args.lr_strategy, args.lr, args.l2_decay, args.momentum_rate),
+        build_schedule(args),
+        network=network,
+        smoothing=args.label_smoothing_epsilon if args.use_label_smoothing else 0.0,
+        amp_dtype=dtype,
+        loss_scale=args.scale_loss,
+        dynamic_loss_scaling=args.use_dynamic_loss_scaling,
+        ema=ExponentialMovingAverage(model, args.ema_decay) if args.use_ema else None,
+        distillation=build_distillation(args, device),
+        accumulate_steps=args.accumulate_steps,
+    )

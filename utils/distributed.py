@@ -61,6 +61,11 @@ def gather_objects(value: Any) -> list[Any]:
     return values
 
 
+def gather_dict(values: dict) -> dict:
+    """The entries of all processes' dictionaries, in every process."""
+    return {key: value for part in gather_objects(values) for key, value in part.items()}
+
+
 def check_agreement(values: dict[str, Any]) -> None:
     """Raises `UserError` in every process if the processes were started with different values."""
     for number, other in enumerate(gather_objects(values)):
@@ -72,27 +77,21 @@ def check_agreement(values: dict[str, Any]) -> None:
                 )
 
 
-def share(batch_size: int, flag: str) -> int:
-    """This process's part of a batch over all processes.
-
-    Raises:
-        UserError: the batch does not divide evenly.
-    """
-    if batch_size % world_size():
-        raise UserError(
-            f"--{flag}: {batch_size} does not divide evenly over {world_size()} processes; "
-            f"give a multiple of {world_size()}",
-            exit_code=2,
-        )
-    return batch_size // world_size()
-
-
 @torch.no_grad()
 def broadcast_buffers(model: nn.Module) -> None:
     """Gives every process rank 0's buffers (batch-norm statistics)."""
     if dist.is_initialized():
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
+
+
+@torch.no_grad()
+def broadcast_module(model: nn.Module) -> None:
+    """Gives every process rank 0's parameters and buffers."""
+    if dist.is_initialized():
+        for parameter in model.parameters():
+            dist.broadcast(parameter, src=0)
+    broadcast_buffers(model)
 
 
 class StopSignal:

@@ -38,6 +38,18 @@ def progress(total: int, description: str, initial: int = 0) -> Any:
     return tqdm(total=total, desc=description, initial=initial, disable=not shown, leave=False, dynamic_ncols=True)
 
 
+def report_unreadable(unreadable: dict[str, str]) -> None:
+    """Says how many files could not be read, and why for the first few.
+
+    Args:
+        unreadable: path -> reason, of all processes.
+    """
+    if unreadable:
+        shown = "; ".join(f"{path}: {reason}" for path, reason in list(unreadable.items())[:5])
+        more = ", ..." if len(unreadable) > 5 else ""
+        warn(f"{len(unreadable)} unreadable image files were left out: {shown}{more}")
+
+
 class Curves:
     """The figures of a run by epoch: curves.json and curves.png in its folder, and TensorBoard events.
 

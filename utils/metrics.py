@@ -6,38 +6,52 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+FIELDS = ("loss", "finite", "acc1", "acck", "labelled", "images", "bad")
+
 
 class Meter:
-    """Sums over a stretch of steps: of losses, hits in the top 1 and the top k, and images.
-
-    `add` only queues work on the device; `read` waits for it.
+    """Sums over a stretch of steps, of losses, hits and images. Nothing waits for the device but `total`.
 
     Args:
         device: where the sums live.
         topk: the k of the second accuracy, at most the number of classes.
-    """
 
-    FIELDS = ("loss", "acc1", "acck", "images")
+    Attributes:
+        sums: float64, one per name in `FIELDS`: loss times images of the batches whose loss is finite, and their
+            images; hits in the top 1 and the top k, and the images that have labels; images; batches whose loss is
+            not finite.
+        first_bad: number of the first such batch on the device, -1 without one.
+    """
 
     def __init__(self, device: torch.device, topk: int = 5) -> None:
         self.topk = topk
-        # float32 is not enough to count a million images on devices without float64; all of ours have it.
-        self.sums = torch.zeros(len(self.FIELDS), dtype=torch.float64, device=device)
+        self.sums = torch.zeros(len(FIELDS), dtype=torch.float64, device=device)
+        self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)
 
     @torch.no_grad()
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor, number: int = 0) -> None:
         """Adds a batch.
 
         Args:
             loss: mean loss of the batch, a scalar.
             logits: (N, classes).
-            labels: int64 (N,).
+            labels: int64 (N,); -1 where there is none.
+            number: of the batch, for `first_bad`.
         """
-        best = logits.topk(min(self.topk, logits.shape[1]), dim=1).indices
-        hits = best == labels[:, None]
         images = labels.shape[0]
-        top1, topk = hits[:, 0].sum(), hits.sum()
-        values = [loss.detach() * images, top1, topk, torch.full_like(top1, images)]
+        hits = logits.topk(min(self.topk, logits.shape[1]), dim=1).indices == labels[:, None]
+        finite = torch.isfinite(loss)
+        bad = ~finite
+        self.first_bad = torch.where(bad & (self.first_bad < 0), number, self.first_bad)
+        values = [
+            torch.where(finite, loss, 0) * images,
+            finite * images,
+            hits[:, 0].sum(),
+            hits.sum(),
+            (labels >= 0).sum(),
+            torch.full_like(bad, images, dtype=self.sums.dtype),
+            bad,
+        ]
         self.sums += torch.stack([value.to(self.sums.dtype) for value in values])
 
     def take(self) -> Tensor:
@@ -47,13 +61,31 @@ class Meter:
 
 
 def total(sums: Tensor) -> dict[str, float]:
-    """Sums of a `Meter`, over all processes, as means per image: loss, acc1, acck, and the number of images.
+    """Sums of a `Meter`, over all processes, as means per image; "images" and "bad" stay sums.
 
     Waits for the device. Every process has to call it.
     """
     if dist.is_initialized():
         sums = sums.clone()
         dist.all_reduce(sums)
-    loss, acc1, acck, images = sums.tolist()
-    count = max(images, 1.0)
-    return {"loss": loss / count, "acc1": acc1 / count, "acck": acck / count, "images": images}
+    return means(sums)
+
+
+def means(sums: Tensor) -> dict[str, float]:
+    """Sums of a `Meter` of this process, as `total` gives them over all. Waits for the device."""
+    loss, finite, acc1, acck, labelled, images, bad = sums.tolist()
+    return {
+        "loss": loss / finite if finite else float("nan"),
+        "acc1": acc1 / max(labelled, 1.0),
+        "acck": acck / max(labelled, 1.0),
+        "images": images,
+        "bad": bad,
+    }
+
+
+def describe(values: dict[str, float], topk: int, prefix: str = "", accuracy: bool = True) -> str:
+    """The fields of a log line: `loss 6.93147, acc1 0.00000, acc5 0.00000`, each name after `prefix`."""
+    fields = [f"{prefix}loss {values['loss']:.5f}"]
+    if accuracy:
+        fields += [f"{prefix}acc1 {values['acc1']:.5f}", f"{prefix}acc{topk} {values['acck']:.5f}"]
+    return ", ".join(fields)

@@ -121,6 +121,8 @@ class RMSProp(torch.optim.Optimizer):
     ) -> None:
         defaults = {"lr": lr, "rho": rho, "epsilon": epsilon, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(params, defaults)
+        # Tells GradScaler that `step` unscales the gradients and skips infinite ones itself, on the device.
+        self._step_supports_amp_scaling = True
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
@@ -136,19 +138,36 @@ class RMSProp(torch.optim.Optimizer):
                 if not self.state[p]:
                     self.state[p]["square"] = torch.zeros_like(p)
                     self.state[p]["momentum"] = torch.zeros_like(p)
-            grads = [p.grad for p in params]
-            if group["weight_decay"]:
-                grads = torch._foreach_add(grads, params, alpha=group["weight_decay"])
             squares = [self.state[p]["square"] for p in params]
             momenta = [self.state[p]["momentum"] for p in params]
-            torch._foreach_mul_(squares, group["rho"])
-            torch._foreach_addcmul_(squares, grads, grads, value=1 - group["rho"])
+            grads, keep, momentum, rho = self._unscaled(params, group)
+            if group["weight_decay"]:
+                grads = torch._foreach_add(grads, params, alpha=group["weight_decay"])
+            torch._foreach_mul_(squares, rho)
+            torch._foreach_add_(squares, torch._foreach_mul(torch._foreach_mul(grads, grads), 1 - rho))
             roots = torch._foreach_add(squares, group["epsilon"])
             torch._foreach_sqrt_(roots)
-            torch._foreach_mul_(momenta, group["momentum"])
-            torch._foreach_addcdiv_(momenta, grads, roots, value=group["lr"])
-            torch._foreach_sub_(params, momenta)
+            changes = torch._foreach_div(grads, roots)
+            torch._foreach_mul_(changes, group["lr"] * keep)
+            torch._foreach_mul_(momenta, momentum)
+            torch._foreach_add_(momenta, changes)
+            torch._foreach_sub_(params, momenta if isinstance(keep, float) else torch._foreach_mul(momenta, keep))
         return loss
+
+    def _unscaled(self, params: list[Tensor], group: dict) -> tuple[list[Tensor], float, float, float]:
+        """The gradients without GradScaler's scale, and 1.0, momentum and rho.
+
+        If GradScaler found infinite gradients, the numbers (tensors then) make a step of no effect: gradients 0,
+        0.0 in place of 1.0, and 1.0 for momentum and rho.
+        """
+        grads = [p.grad for p in params]
+        scale, infinite = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        if infinite is None:
+            return grads, 1.0, group["momentum"], group["rho"]
+        skip = infinite.squeeze() > 0
+        keep = 1.0 - skip.float()
+        grads = [torch.where(skip, 0.0, g if scale is None else g / scale) for g in grads]
+        return grads, keep, torch.where(skip, 1.0, group["momentum"]), torch.where(skip, 1.0, group["rho"])
 
 
 def parameter_groups(model: nn.Module, l2_decay: float) -> list[dict]:
@@ -170,14 +189,16 @@ def build_optimizer(
     """
     if strategy not in STRATEGIES:
         warn(f"--lr_strategy: unknown strategy {strategy!r}, the rate stays at {lr}; known: {', '.join(STRATEGIES)}")
+    # Fused optimizers take the loss scale on the device; others would wait for it at every step.
+    fused = next(model.parameters()).is_cuda
     if strategy == "adam_decay":
-        return torch.optim.Adam(model.parameters(), lr=lr, eps=1e-8)
+        return torch.optim.Adam(model.parameters(), lr=lr, eps=1e-8, fused=fused)
     groups = parameter_groups(model, l2_decay)
     if strategy == "exponential_decay_warmup":
         return RMSProp(groups, lr, rho=0.9, epsilon=0.001, momentum=momentum)
     if strategy == "cosine_decay_RMSProp":
         return RMSProp(groups, lr, rho=0.95, epsilon=1.0, momentum=momentum)
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum)
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=fused)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -1,0 +1,146 @@
+"""Trains a network on a list file or on class folders.
+
+python train.py --model=ResNet50_vd --batch_size=256 --lr_strategy=cosine_decay --use_mixup=True
+python -m torch.distributed.run --nproc_per_node=4 train.py --model=ResNet50 --use_fp16=True
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from utils.errors import run_script
+from utils.flags import parse
+
+if __name__ == "__main__":
+    parse("train")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reader import Loader, normalize, train_loader, val_loader
+from utils.augment import mixup
+from utils.build import (
+    build_model,
+    build_train_step,
+    check_train_flags,
+    choose_device,
+    memory_format,
+    resolve_input,
+    settle_total_images,
+)
+from utils.checkpoint import load_pretrained
+from utils.distributed import broadcast_buffers, check_agreement, gather_dict, process_group, rank, world_size
+from utils.engine import TrainStep, copies_of_first, evaluate, to_device
+from utils.logger import log, report_unreadable
+from utils.loss import Targets
+from utils.metrics import Meter, describe, means, total
+from utils.run import Run
+from utils.seed import seed_everything
+
+
+def main() -> None:
+    args = parse("train")
+    check_train_flags(args)
+    resolve_input(args)
+    device = choose_device(args)
+    with process_group(device):
+        signal = train(args, device)
+    if signal:
+        sys.exit(128 + signal)
+
+
+def train(args: argparse.Namespace, device: torch.device) -> int:
+    """Builds everything, then trains, validates and saves, epoch by epoch.
+
+    Returns:
+        The number of the signal that ended the run in order, or 0.
+    """
+    run = Run(args, device)
+    position = run.position
+    position.seed = seed_everything(args.random_seed if position.seed is None else position.seed, args.enable_ce)
+
+    # Every process reads its rows of the same global batches.
+    shares = {"rank": rank(), "world_size": world_size(), "pin_memory": device.type == "cuda"}
+    loader = train_loader(args, position.seed, **shares)
+    test_loader = val_loader(args, **shares) if args.validate else None
+    settle_total_images(args, len(loader.images))
+    check_agreement({**vars(args), "data_dir": (len(loader.images), test_loader and len(test_loader.images))})
+
+    model = build_model(args)
+    if args.pretrained_model:
+        excluded = [name for name in (args.finetune_exclude_pretrained_params or "").split(",") if name]
+        log(str(load_pretrained(model, args.pretrained_model, exclude=excluded)))
+    step = build_train_step(args, model, device)
+    run.attach(step)
+
+    started, steps_before, results = time.perf_counter(), step.step, {}
+    for epoch in run.epochs():
+        model.train()
+        batches = to_device(loader.epoch(epoch, position.step_in_epoch), device)
+        if args.same_feed:
+            batches = copies_of_first(batches, args.same_feed)
+        for images, labels in run.steps(batches, len(loader), loader.images):
+            images = normalize(images, args.image_mean, args.image_std, memory_format(args, device))
+            images, targets = mix(args, images, labels, (position.seed, epoch, position.step_in_epoch))
+            loss, logits = step(images, targets)
+            run.after_step(loss, logits, labels)
+        results = {"train": run.train_results()}
+        if run.ended:
+            break
+        if test_loader is not None:
+            results |= validate(args, device, test_loader, step, epoch)
+        run.after_epoch(results)
+    run.finish()
+
+    report_unreadable(gather_dict({**loader.unreadable, **(test_loader.unreadable if test_loader else {})}))
+    if args.enable_ce and results:
+        speed = (step.step - steps_before) * args.batch_size / (time.perf_counter() - started)
+        log_kpis(results, speed)
+    return run.signal
+
+
+def mix(args: argparse.Namespace, images: Tensor, labels: Tensor, seed: tuple[int, ...]) -> tuple[Tensor, Targets]:
+    """Mixes a batch by the flags. The draw depends on the step alone, so a resumed run draws the same."""
+    if not args.use_mixup:
+        return images, Targets(labels)
+    return mixup(images, labels, args.mixup_alpha, np.random.default_rng(seed))
+
+
+def validate(
+    args: argparse.Namespace, device: torch.device, loader: Loader, step: TrainStep, epoch: int
+) -> dict[str, dict[str, float]]:
+    """Evaluates the network, and its average if there is one, over all processes."""
+    networks = {"test": step.model} | ({"test_ema": step.ema.model} if step.ema is not None else {})
+    results = {}
+    for name, model in networks.items():
+        broadcast_buffers(model)
+        model.eval()
+        meter = Meter(device, min(5, args.class_dim))
+        batches = (
+            (normalize(images, args.image_mean, args.image_std, memory_format(args, device)), labels)
+            for images, labels, _ in to_device(loader.epoch(0), device)
+        )
+        clock = time.perf_counter()
+        for number in evaluate(model, batches, meter):
+            if number % args.print_step == 0 and name == "test":
+                fields = describe(means(meter.sums), meter.topk)
+                log(f"[Pass {epoch}, test  batch {number}]  {fields}, elapse {time.perf_counter() - clock:.4f} sec")
+                clock = time.perf_counter()
+        results[name] = total(meter.sums)
+    return results
+
+
+def log_kpis(results: dict[str, dict[str, float]], speed: float) -> None:
+    """Prints the kpis lines of --enable_ce."""
+    cards = world_size()
+    for name, values in results.items():
+        for kpi, field in (("cost", "loss"), ("acc1", "acc1"), ("acc5", "acck")):
+            log(f"kpis  {name}_{kpi}_card{cards}  {values[field]:.5f}")
+    log(f"kpis  train_speed_card{cards}  {speed:.2f}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,287 @@
+"""Checkpoints of a run: written whole or not at all, found again, checked before they are trusted.
+
+    output/<model>/<epoch>/       after an epoch
+    output/<model>/step_<n>/      within an epoch (--save_iter, or a run that was told to stop)
+    output/<model>/best_model/    the best validated epoch
+    output/<model>/best_model_ema/  the averaged parameters of the epoch where they were best, and nothing else
+    output/<model>/latest/        the newest of them all
+
+Each holds `weights.safetensors` (parameters and batch-norm statistics, loadable anywhere), `ema_weights.safetensors`
+when an average is kept, `state.pt` (optimizer, schedule, scaler, random states, position) and `manifest.json`, which
+is written last and has the checksums of the others.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import nn
+
+from models.layers import UPSCALE_IN_TRAIN, Dropout
+from utils.errors import UserError
+from utils.logger import warn
+from utils.weights import load_pretrained
+
+__all__ = ["Position", "RunFolder", "find_checkpoint", "load_pretrained", "read_state", "save_weights"]
+
+BEST = "best_model"
+BEST_EMA = "best_model_ema"
+WEIGHTS = "weights.safetensors"
+EMA_WEIGHTS = "ema_weights.safetensors"
+STATE = "state.pt"
+MANIFEST = "manifest.json"
+
+# Folders of steps within an epoch that are kept: the newest, and one more should it be damaged.
+KEPT_STEPS = 2
+
+
+@dataclass
+class Position:
+    """How far a run has come, and what it has seen.
+
+    Attributes:
+        batch_size: images per step over all processes; a position within an epoch means nothing with another.
+        seed: of the run, once it is known.
+        epoch, step_in_epoch: the step to do next.
+        sums: of each process's `Meter`, over the epoch so far.
+        random: each process's random state.
+        best: the best accuracy so far, by checkpoint name.
+        history: the figures of the finished epochs.
+    """
+
+    batch_size: int
+    seed: int | None = None
+    epoch: int = 0
+    step_in_epoch: int = 0
+    sums: list[torch.Tensor] = field(default_factory=list)
+    random: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def dropout_mode(model: nn.Module) -> str:
+    """The dropout convention that the weights of `model` are right under."""
+    return next((module.mode for module in model.modules() if isinstance(module, Dropout)), UPSCALE_IN_TRAIN)
+
+
+def save_weights(model: nn.Module, path: Path, notes: dict[str, Any]) -> None:
+    """Writes a network's state dict as a .safetensors file, with its dropout convention.
+
+    Args:
+        notes: more to write beside it, such as the network's name and class count.
+    """
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    metadata = {"format": "pt", "dropout": dropout_mode(model), **notes}
+    path.touch()  # with the permissions that the user wants for new files; safetensors alone would take others away
+    save_file(tensors, str(path), {key: str(value) for key, value in metadata.items()})
+
+
+def _checksum(path: Path) -> int:
+    checksum = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 22):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum
+
+
+def _sync(path: Path) -> None:
+    """Has the system write a file or folder out, so that a power cut cannot undo a rename that follows."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    """Renames a finished folder to its name; one that is there already is moved aside first and deleted last."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    temporary.rename(folder)
+    _sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+class RunFolder:
+    """The folder of one run, and of one process: a second run that wants it gets an error, not a mixture.
+
+    Args:
+        path: `output/<model>`; made if need be.
+        keep: number of epoch folders to keep, newest first; 0 keeps all.
+    """
+
+    def __init__(self, path: Path, keep: int = 0) -> None:
+        self.path = path
+        self.keep = keep
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(path / ".lock", "a")  # noqa: SIM115 (held as long as the run lasts)
+        except OSError as error:
+            raise UserError(f"--model_save_dir: cannot write to {path}: {error.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"--model_save_dir: another run is writing to {path}; wait for it or give another folder"
+            ) from None
+
+    def save(
+        self,
+        names: Iterable[str],
+        model: nn.Module,
+        position: Position,
+        training: dict[str, Any],
+        ema_model: nn.Module | None,
+        notes: dict[str, Any],
+    ) -> bool:
+        """Writes a checkpoint under each of `names`: once, with links for the others.
+
+        Args:
+            names: folders, such as "7", "best_model", "latest".
+            model: the network (not its distributed wrapper).
+            position: how far the run is.
+            training: state of `utils.engine.TrainStep`: optimizer, scaler, "step" (the number of steps done).
+            ema_model: the averaged network, if there is one.
+            notes: "model" and "class_dim", written into the weight files.
+
+        Returns:
+            Whether it was written. If not (a full disk), a warning has said so, what was there before is untouched,
+            and the next save tries again.
+        """
+        first, *others = names
+        temporary = self.path / f".{first}.tmp"
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            save_weights(model, temporary / WEIGHTS, notes)
+            if ema_model is not None:
+                save_weights(ema_model, temporary / EMA_WEIGHTS, notes)
+            with open(temporary / STATE, "wb") as file:
+                torch.save({"position": asdict(position), "training": training, "notes": notes}, file)
+            files = sorted(temporary.iterdir())
+            checksums = {file.name: _checksum(file) for file in files}
+            manifest = {"step": training["step"], "crc32": checksums}
+            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+            for file in (*files, temporary / MANIFEST, temporary):
+                _sync(file)
+            _put_in_place(temporary, self.path / first)
+            for other in others:
+                self._link(first, other)
+        # PyTorch's and safetensors' writers have errors of their own for a full disk.
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            warn(f"could not save {self.path / first}: {error}; earlier checkpoints are untouched")
+            return False
+        self._prune()
+        return True
+
+    def _link(self, name: str, other: str) -> None:
+        """Makes `other` the same checkpoint as `name`; the files are shared, as nothing ever writes into them.
+
+        best_model_ema gets the averaged parameters alone, as its weights: nobody can resume from a best model's past.
+        """
+        files = {file.name: file.name for file in (self.path / name).iterdir()}
+        if other == BEST_EMA:
+            files = {EMA_WEIGHTS: WEIGHTS}
+        temporary = self.path / f".{other}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        for source, target in files.items():
+            try:
+                os.link(self.path / name / source, temporary / target)
+            except OSError:  # a file system without hard links
+                shutil.copy2(self.path / name / source, temporary / target)
+        _put_in_place(temporary, self.path / other)
+
+    def _prune(self) -> None:
+        """Deletes the oldest folders beyond the number to keep."""
+        names = [entry.name for entry in self.path.iterdir() if entry.is_dir()]
+        epochs = sorted((name for name in names if name.isdecimal()), key=int)
+        steps = sorted((name for name in names if name.startswith("step_")), key=lambda name: int(name[5:]))
+        for name in [*(epochs[: -self.keep] if self.keep else []), *steps[:-KEPT_STEPS]]:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+
+    def close(self) -> None:
+        """Lets other runs have the folder."""
+        self._lock.close()
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint whose files are whole; raises `UserError` with what is wrong otherwise."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        for name, checksum in manifest["crc32"].items():
+            if os.path.basename(name) != name or _checksum(folder / name) != checksum:
+                raise UserError(f"{folder / name} is damaged (wrong checksum)")
+        int(manifest["step"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder} is no complete checkpoint ({error})") from None
+    return manifest
+
+
+def find_checkpoint(checkpoint: str, run_folder: Path) -> Path | None:
+    """The folder to resume from.
+
+    Args:
+        checkpoint: --checkpoint: a checkpoint, the folder of a run, or "auto" for `run_folder`.
+        run_folder: `output/<model>` of this run.
+
+    Returns:
+        The named checkpoint, or the newest complete one of the folder; a damaged one is passed over with a warning.
+        None for "auto" in a folder without any.
+
+    Raises:
+        UserError: there is nothing to resume from.
+    """
+    folder = run_folder if checkpoint == "auto" else Path(checkpoint)
+    if (folder / MANIFEST).exists():
+        _read_manifest(folder)
+        return folder
+    candidates = []
+    for manifest in [*folder.glob("*/" + MANIFEST), *folder.glob(".*/" + MANIFEST)]:
+        try:
+            step = int(json.loads(manifest.read_text())["step"])
+        except (OSError, ValueError, KeyError, TypeError):
+            step = -1
+        candidates.append((step, not manifest.parent.name.startswith("."), manifest.parent))
+    for _, _, candidate in sorted(candidates, reverse=True):
+        try:
+            _read_manifest(candidate)
+            return candidate
+        except UserError as error:
+            warn(f"{error}; trying the one before")
+    if checkpoint == "auto":
+        return None
+    if not folder.exists():
+        raise UserError(f"--checkpoint: {checkpoint} does not exist; give a folder that train.py saved, or auto")
+    raise UserError(
+        f"--checkpoint: {checkpoint} holds no complete training state; "
+        "to start from weights alone give them as --pretrained_model"
+    )
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The training state of a checkpoint, on the CPU: "position", "training" and "notes", as given to `save`.
+
+    Only tensors and plain values are read, no code is run.
+    """
+    try:
+        state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+        state["position"] = Position(**state["position"])
+    except Exception as error:  # whatever a damaged file makes the unpickler raise
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"--checkpoint: {folder / STATE} cannot be read ({first})") from None
+    return state

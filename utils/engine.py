@@ -1,0 +1,247 @@
+"""One training step and one evaluation, as train.py and eval.py do them.
+
+Nothing here waits for the device: losses and hits are summed there (`utils.metrics`), the loss scale is adapted there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from utils.ema import ExponentialMovingAverage
+from utils.loss import Targets, classification_loss, jensen_shannon_loss, main_output, soft_label_loss
+from utils.metrics import Meter
+from utils.optimizer import Schedule, set_lr
+
+
+class HostBatch(Protocol):
+    """A batch as the reader yields it: uint8 images (N, H, W, 3), labels (N,) and list indices (N,)."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+def to_device(batches: Iterable[HostBatch], device: torch.device) -> Iterator[tuple[Tensor, Tensor, HostBatch]]:
+    """Moves batches to the device, each while the one before is computed on.
+
+    Yields:
+        Images, labels (both on the device), and the batch they came from.
+    """
+    if device.type != "cuda":
+        for batch in batches:
+            yield batch.images, batch.labels, batch
+        return
+    copies = torch.cuda.Stream(device)
+    compute = torch.cuda.current_stream(device)
+
+    def ready(images: Tensor, labels: Tensor, copied: torch.cuda.Event) -> tuple[Tensor, Tensor]:
+        compute.wait_event(copied)
+        images.record_stream(compute)
+        labels.record_stream(compute)
+        return images, labels
+
+    waiting: tuple[HostBatch, tuple[Tensor, Tensor, torch.cuda.Event]] | None = None
+    for batch in batches:
+        with torch.cuda.stream(copies):
+            images = batch.images.to(device, non_blocking=True)
+            labels = batch.labels.to(device, non_blocking=True)
+            copied = copies.record_event()
+        if waiting is not None:
+            yield *ready(*waiting[1]), waiting[0]
+        waiting = batch, (images, labels, copied)
+    if waiting is not None:
+        yield *ready(*waiting[1]), waiting[0]
+
+
+def copies_of_first(
+    batches: Iterable[tuple[Tensor, Tensor, HostBatch]], copies: int
+) -> Iterator[tuple[Tensor, Tensor, HostBatch]]:
+    """The same number of batches, each of so many copies of the very first image (--same_feed)."""
+    first = None
+    for images, labels, batch in batches:
+        if first is None:
+            repeat = (copies, *[1] * (images.dim() - 1))
+            first = images[:1].repeat(repeat), labels[:1].repeat(copies)
+        yield *first, batch
+
+
+@dataclass
+class Distillation:
+    """A teacher network and how much of the loss is its.
+
+    Attributes:
+        teacher: in evaluation mode, without gradients.
+        loss: "soft" for softened labels beside the hard ones, "js" for the Jensen-Shannon divergence alone (SSLD).
+        temperature: softens both sides of the "soft" loss.
+        weight: share of the "soft" loss; the hard labels have the rest.
+    """
+
+    teacher: nn.Module
+    loss: str = "soft"
+    temperature: float = 1.0
+    weight: float = 0.5
+
+    def __call__(self, hard: Tensor, student: Tensor, teacher: Tensor) -> Tensor:
+        """The loss, from the hard labels' loss and both networks' logits (N, classes)."""
+        if self.loss == "js":
+            return jensen_shannon_loss(student, teacher)
+        return (1 - self.weight) * hard + self.weight * soft_label_loss(student, teacher, self.temperature)
+
+
+class TrainStep:
+    """Forward, loss, backward, optimizer, average: all that happens to a network in one step.
+
+    Args:
+        model: the network; `network` may be its distributed wrapper.
+        optimizer, schedule: see `utils.optimizer`.
+        network: what is called, if not `model` itself.
+        smoothing: epsilon of label smoothing.
+        amp_dtype: type of mixed precision's operations; None for float32.
+        loss_scale: initial loss scale of float16.
+        dynamic_loss_scaling: adapt the scale; otherwise it stays, and steps with infinite gradients are skipped.
+        ema: average to keep.
+        distillation: teacher to learn from.
+        accumulate_steps: parts of a batch that go through the network one after the other.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        *,
+        network: nn.Module | None = None,
+        smoothing: float = 0.0,
+        amp_dtype: torch.dtype | None = None,
+        loss_scale: float = 1.0,
+        dynamic_loss_scaling: bool = True,
+        ema: ExponentialMovingAverage | None = None,
+        distillation: Distillation | None = None,
+        accumulate_steps: int = 1,
+    ) -> None:
+        self.model = model
+        self.network = network or model
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.smoothing = smoothing
+        self.ema = ema
+        self.distillation = distillation
+        self.accumulate_steps = accumulate_steps
+        self.device_type = next(model.parameters()).device.type
+        self.amp_dtype = amp_dtype
+        self.fixed_scale = None if dynamic_loss_scaling else loss_scale
+        # fluid doubles the scale after 1,000 good steps.
+        self.scaler = torch.amp.GradScaler(
+            self.device_type, init_scale=loss_scale, growth_interval=1000, enabled=amp_dtype == torch.float16
+        )
+        self.step = 0
+
+    @property
+    def scaling(self) -> bool:
+        """Whether steps with infinite gradients are skipped."""
+        return self.scaler.is_enabled()
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Mixed precision, or nothing."""
+        return torch.autocast(self.device_type, self.amp_dtype, enabled=self.amp_dtype is not None)
+
+    def __call__(self, images: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Trains on a batch.
+
+        Args:
+            images: normalised (N, 3, H, W).
+            targets: what they are trained towards.
+
+        Returns:
+            The batch's mean loss, a scalar on the device, and the main logits (N, classes).
+        """
+        set_lr(self.optimizer, self.schedule(self.step))
+        losses, logits = [], []
+        parts = list(_parts(images, targets, self.accumulate_steps))
+        for number, (part, part_targets) in enumerate(parts, 1):
+            share = len(part) / len(images)
+            with self._no_sync(number < len(parts)):
+                with self.autocast():
+                    outputs = self.network(part)
+                    loss = self._loss(part, outputs, part_targets) * share
+                self.scaler.scale(loss).backward()
+            losses.append(loss.detach())
+            logits.append(main_output(outputs).detach())
+        self.scaler.step(self.optimizer)
+        if self.scaling:
+            self.scaler.update(self.fixed_scale)
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update()
+        self.step += 1
+        if len(parts) == 1:
+            return losses[0], logits[0]
+        return torch.stack(losses).sum(), torch.cat(logits)
+
+    def _loss(self, images: Tensor, outputs: Tensor | tuple[Tensor, ...], targets: Targets) -> Tensor:
+        if self.distillation is None:
+            return classification_loss(outputs, targets, self.smoothing)
+        with torch.no_grad():
+            teacher = main_output(self.distillation.teacher(images))
+        hard = classification_loss(outputs, targets, self.smoothing) if self.distillation.loss != "js" else None
+        return self.distillation(hard, main_output(outputs), teacher)
+
+    def _no_sync(self, wanted: bool) -> contextlib.AbstractContextManager:
+        """Keeps the processes from exchanging gradients that are not complete yet."""
+        if wanted and isinstance(self.network, DistributedDataParallel):
+            return self.network.no_sync()
+        return contextlib.nullcontext()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside the networks' weights."""
+        return {
+            "step": self.step,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "ema_step": self.ema.step if self.ema is not None else 0,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up where the run that saved `state` was."""
+        self.step = state["step"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaling and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None:
+            self.ema.step = state["ema_step"]
+
+
+def _parts(images: Tensor, targets: Targets, count: int) -> Iterator[tuple[Tensor, Targets]]:
+    """A batch in `count` parts of about the same size."""
+    if count == 1:
+        yield images, targets
+        return
+    mixed = targets.mixed_labels.chunk(count) if targets.mixed_labels is not None else [None] * count
+    for part, labels, mixed_labels in zip(images.chunk(count), targets.labels.chunk(count), mixed, strict=False):
+        yield part, Targets(labels, mixed_labels, targets.weight)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], meter: Meter) -> Iterator[int]:
+    """Evaluates a network, or any function of images, in float32.
+
+    Args:
+        model: in evaluation mode.
+        batches: normalised images (N, 3, H, W) and labels (N,), on the device.
+        meter: takes in the loss and the hits.
+
+    Yields:
+        The number of each batch done, from 0.
+    """
+    for number, (images, labels) in enumerate(batches):
+        logits = main_output(model(images)).float()
+        meter.add(F.cross_entropy(logits, labels), logits, labels, number)
+        yield number

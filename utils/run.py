@@ -1,0 +1,296 @@
+"""What a training run says, remembers and writes: its log lines, curves, position and checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from utils.checkpoint import (
+    BEST,
+    BEST_EMA,
+    EMA_WEIGHTS,
+    WEIGHTS,
+    Position,
+    RunFolder,
+    find_checkpoint,
+    load_pretrained,
+    read_state,
+)
+from utils.distributed import StopSignal, broadcast_module, broadcast_object, gather_objects, rank
+from utils.engine import HostBatch, TrainStep
+from utils.errors import UserError
+from utils.logger import Curves, is_main_process, log, progress
+from utils.metrics import Meter, describe, total
+from utils.profiler import StepProfiler
+from utils.seed import random_state, set_random_state
+
+# Under loss scaling a bad step is skipped and the scale lowered; so many of them are no accident of the scale.
+HOPELESS_STEPS = 100
+
+
+class FileList(Protocol):
+    """The list that batches are read from; `path` names the file of an index."""
+
+    def path(self, index: int) -> str: ...
+
+
+class Run:
+    """A training run in its folder, `output/<model>`, new or resumed.
+
+    Args:
+        args: train.py's flags.
+        device: of this process.
+
+    Attributes:
+        position: how far the run is.
+        ended: why the run ended before its last epoch ("signal", "max_iter", "profiler"), or None.
+        signal: number of the signal that ended it, or 0.
+    """
+
+    def __init__(self, args: argparse.Namespace, device: torch.device) -> None:
+        self.args = args
+        self.device = device
+        self.topk = min(5, args.class_dim)
+        self.ended: str | None = None
+        self.signal = 0
+        self.path = Path(args.model_save_dir) / args.model
+        self._folder = RunFolder(self.path, args.keep_checkpoints) if is_main_process() else None
+        # One process looks and tells the others, which need not see the folder.
+        self._resumed = broadcast_object(self._find_resumed() if is_main_process() else None)
+        self.position: Position = self._resumed["position"] if self._resumed else Position(args.batch_size)
+        self._curves = Curves(self.path, self.position.history) if is_main_process() else None
+        self._stop = StopSignal()
+        self._profiler = StepProfiler(args.profiler_path, args.print_step) if args.is_profiler else None
+        self._unsaved: list[str] = []
+
+    def _find_resumed(self) -> dict[str, Any] | None:
+        """The training state that --checkpoint asks for, and its "folder"."""
+        if not self.args.checkpoint:
+            return None
+        folder = find_checkpoint(self.args.checkpoint, self.path)
+        if folder is None:
+            log(f"--checkpoint auto: nothing to resume in {self.path}, starting afresh")
+            return None
+        state = read_state(folder)
+        position, model = state["position"], state["notes"]["model"]
+        if model != self.args.model:
+            raise UserError(f"--checkpoint: {folder} is of --model={model}, not {self.args.model}")
+        if position.step_in_epoch and position.batch_size != self.args.batch_size:
+            raise UserError(
+                f"--checkpoint: {folder} is in the middle of an epoch of batches of {position.batch_size}; "
+                f"resume with --batch_size={position.batch_size}"
+            )
+        return {**state, "folder": folder}
+
+    def attach(self, step: TrainStep) -> None:
+        """Takes the network and its training along: restores them if the run is resumed, saves them from now on."""
+        self._step = step
+        if not self._resumed:
+            return
+        folder, position = self._resumed["folder"], self.position
+        if is_main_process():
+            load_pretrained(step.model, folder / WEIGHTS)
+            if step.ema is not None:
+                load_pretrained(step.ema.model, folder / EMA_WEIGHTS)
+        broadcast_module(step.model)
+        if step.ema is not None:
+            broadcast_module(step.ema.model)
+        step.load_state_dict(self._resumed["training"])
+        if rank() < len(position.random):
+            set_random_state(position.random[rank()], self.device)
+        log(f"resumed from {folder}: epoch {position.epoch}, step {position.step_in_epoch} of it")
+        self._resumed = None
+
+    # ----------------------------------------------------------------------------------------------- an epoch
+
+    def epochs(self) -> Iterator[int]:
+        """The epochs still to do, until the run is ended."""
+        while self.position.epoch < self.args.num_epochs and not self.ended:
+            yield self.position.epoch
+
+    def steps(
+        self, batches: Iterable[tuple[Tensor, Tensor, HostBatch]], count: int, images: FileList
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The steps of an epoch, from the run's position on: images and labels of each batch.
+
+        The caller trains on them and calls `after_step`.
+
+        Args:
+            batches: as `utils.engine.to_device` yields them.
+            count: steps of a whole epoch.
+            images: the list they are from.
+        """
+        position = self.position
+        self._images = images
+        self._meter = Meter(self.device, self.topk)
+        self._epoch_sums = self._meter.take()
+        if position.sums and rank() < len(position.sums):
+            self._epoch_sums += position.sums[rank()].to(self.device)
+        self._recent: deque[tuple[int, Tensor]] = deque(maxlen=self.args.print_step)
+        self._waited, self._steps, self._clock = 0.0, 0, time.perf_counter()
+        with progress(count, f"epoch {position.epoch}", position.step_in_epoch) as self._bar:
+            batches = iter(batches)
+            while not self.ended:
+                asked = time.perf_counter()
+                batch = next(batches, None)
+                self._waited += time.perf_counter() - asked
+                if batch is None:
+                    break
+                if self._profiler is not None:
+                    self._profiler.before(self._step.step)
+                inputs, labels, self._batch = batch
+                yield inputs, labels
+
+    def after_step(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Takes in a step: sums it up, prints, saves and ends the run when it is time to.
+
+        Raises:
+            UserError: the loss is not finite and no loss scaling can mend it.
+        """
+        args, position, step = self.args, self.position, self._step.step
+        self._meter.add(loss, logits, labels, step - 1)
+        self._recent.append((step - 1, self._batch.indices))
+        self._steps += 1
+        number = position.step_in_epoch
+        position.step_in_epoch += 1
+        if number % args.print_step == 0:
+            self._print(number)
+        self._bar.update()
+        if self._profiler is not None and self._profiler.after(step - 1):
+            self.ended = "profiler"
+        elif args.max_iter and step >= args.max_iter:
+            self.ended = "max_iter"
+        elif caught := self._stop.poll():
+            self.ended, self.signal = "signal", caught
+        if self.ended in ("signal", "max_iter") or (args.save_iter and step % args.save_iter == 0):
+            self._check_finite()
+            self.save([f"step_{step}", "latest"])
+
+    def _print(self, number: int) -> None:
+        """Prints the line of a step: means since the last one."""
+        args, position = self.args, self.position
+        self._check_finite()
+        sums = self._meter.take()
+        self._epoch_sums += sums
+        values = total(sums)
+        seconds = time.perf_counter() - self._clock
+        lr = self._step.optimizer.param_groups[0]["lr"]
+        rate = self._steps * args.batch_size / seconds
+        fields = describe(values, self.topk, accuracy=self.accuracy)
+        elapsed, waited = seconds / self._steps, self._waited / self._steps
+        waited = self._waited / self._steps
+        line = f"[Pass {position.epoch}, train batch {number}]  {fields}, lr {lr:.5f}, elapse {elapsed:.4f} sec"
+        line += f", {rate:.1f} img/s, reader {waited:.4f} sec"
+        if self._step.scaling:
+            line += f", loss scale {self._step.scaler.get_scale():g}"
+        if self._bar.disable:
+            log(line)
+        else:
+            self._bar.set_postfix_str(f"{fields}, {rate:.0f} img/s")
+        if self._curves is not None:
+            figures = {"loss": values["loss"], "lr": lr, "images_per_second": rate, "reader_seconds": waited}
+            if self.accuracy:
+                figures["acc1"] = values["acc1"]
+            self._curves.step(self._step.step, {f"train/{name}": value for name, value in figures.items()})
+        self._waited, self._steps, self._clock = 0.0, 0, time.perf_counter()
+
+    @property
+    def accuracy(self) -> bool:
+        """Whether hits on the training images mean anything: not on mixed ones."""
+        return not self.args.use_mixup
+
+    def _check_finite(self) -> None:
+        """Raises `UserError`, in every process, if a loss since the last look was not finite and will not mend."""
+        found = int(self._meter.first_bad)
+        bad = int(self._epoch_sums[-1] + self._meter.sums[-1])
+        if self._step.scaling and bad < HOPELESS_STEPS:
+            found = -1
+        findings = gather_objects((found, self._names(found) if found >= 0 else []))
+        bad_findings = [finding for finding in findings if finding[0] >= 0]
+        if bad_findings:
+            number, names = min(bad_findings)
+            raise UserError(
+                f"the loss of step {number} is not finite (learning rate {self._step.schedule(number):g}); "
+                f"its images: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}. Nothing was saved since; "
+                f"lower --lr, or resume with --checkpoint={self.path / 'latest'}"
+            )
+
+    def _names(self, number: int) -> list[str]:
+        """Files of the batch of a recent step."""
+        return [self._images.path(int(i)) for step, indices in self._recent if step == number for i in indices]
+
+    def train_results(self) -> dict[str, float]:
+        """The epoch's training figures over all processes."""
+        self._check_finite()
+        return total(self._epoch_sums + self._meter.sums)
+
+    def after_epoch(self, results: dict[str, dict[str, float]]) -> None:
+        """Prints the line of an epoch, draws the curves, and saves: the epoch, and the best so far of each kind.
+
+        Args:
+            results: means of the "train" images, and of the "test" images by the network and by its average
+                ("test_ema"), where there are any.
+        """
+        args, position = self.args, self.position
+        epoch = position.epoch
+        fields, figures = [], {"lr": self._step.optimizer.param_groups[0]["lr"]}
+        for name, values in results.items():
+            accuracy = self.accuracy or name != "train"
+            fields.append(describe(values, self.topk, f"{name}_", accuracy))
+            figures[f"{name}_loss"] = values["loss"]
+            if accuracy:
+                figures |= {f"{name}_acc1": values["acc1"], f"{name}_acc{self.topk}": values["acck"]}
+        log(f"[End pass {epoch}]  {', '.join(fields)}")
+        if self._curves is not None:
+            self._curves.epoch(epoch, figures)
+            position.history = self._curves.history
+        position.epoch, position.step_in_epoch = epoch + 1, 0
+
+        names = ["latest"]
+        if (epoch + 1) % args.save_step == 0 or position.epoch == args.num_epochs:
+            names.insert(0, str(epoch))
+        for name, best in (("test", BEST), ("test_ema", BEST_EMA)):
+            if name in results and results[name]["acc1"] > position.best.get(best, -1.0):
+                position.best[best] = results[name]["acc1"]
+                names.append(best)
+        self.save(names)
+
+    def save(self, names: list[str]) -> None:
+        """Writes a checkpoint under `names`; every process has to call it. What could not be written is tried again
+        with the next one."""
+        position, step = self.position, self._step
+        mid_epoch = position.step_in_epoch > 0
+        mine = (random_state(self.device), (self._epoch_sums + self._meter.sums).cpu() if mid_epoch else None)
+        states = gather_objects(mine)
+        if self._folder is None:
+            return
+        position.random = [random for random, _ in states]
+        position.sums = [sums for _, sums in states if sums is not None]
+        names = list(dict.fromkeys([*names, *self._unsaved]))
+        ema_model = step.ema.model if step.ema is not None else None
+        notes = {"model": self.args.model, "class_dim": self.args.class_dim}
+        saved = self._folder.save(names, step.model, position, step.state_dict(), ema_model, notes)
+        # The best network may be another one by then: only the epoch's place is worth making up for.
+        self._unsaved = [] if saved else ["latest"]
+
+    def finish(self) -> None:
+        """Closes what the run holds open and says where its results are.
+
+        Raises:
+            UserError: the last checkpoint could not be written.
+        """
+        if self._curves is not None:
+            self._curves.close()
+        if self._folder is not None:
+            self._folder.close()
+            if self._unsaved:
+                raise UserError(f"the last checkpoint could not be written to {self.path}: make room and resume")
+        best = "".join(f", {name} (test_acc1 {value:.5f})" for name, value in self.position.best.items())
+        log(f"saved in {self.path}: latest{best}; curves.png")
