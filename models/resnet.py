@@ -213,12 +213,12 @@ class ResNet(nn.Module):
 
     def places(self) -> Iterator[tuple[Place, str, str]]:
         """Where every convolution and its batch-norm sit: their place and their two module paths, in order."""
-        if isinstance(self.conv1, nn.Conv2d):
-            yield Place(0, 0, 0), "conv1", "bn1"
-        else:
+        if isinstance(self.conv1, nn.Sequential):
             yield Place(0, 0, 0), "conv1.0", "conv1.1"
             yield Place(0, 0, 1), "conv1.3", "conv1.4"
             yield Place(0, 0, 2), "conv1.6", "bn1"
+        else:
+            yield Place(0, 0, 0), "conv1", "bn1"
         for stage, blocks in enumerate(self.stages(), 1):
             for index, block in enumerate(blocks):
                 path = f"layer{stage}.{index}"
@@ -240,9 +240,9 @@ class ResNet(nn.Module):
     def fluid_names(self, place: Place) -> tuple[str, str]:
         """Published names of a convolution and its batch-norm: res2a_branch2a and bn2a_branch2a, ..."""
         if place.stage == 0:
-            if isinstance(self.conv1, nn.Conv2d):
-                return "conv1", "bn_conv1"
-            return f"conv1_{place.part + 1}", f"bnv1_{place.part + 1}"
+            if isinstance(self.conv1, nn.Sequential):
+                return f"conv1_{place.part + 1}", f"bnv1_{place.part + 1}"
+            return "conv1", "bn_conv1"
         block = self.fluid_block(place.stage, place.index)
         branch = "branch1" if place.part == SHORTCUT else f"branch2{'abc'[place.part]}"
         if place.split:
@@ -288,7 +288,7 @@ class ResNetBB(ResNet):
 
     def paddleclas_block(self, place: Place) -> str:
         if place.stage == 0:
-            return "conv" if isinstance(self.conv1, nn.Conv2d) else f"conv1_{place.part + 1}"
+            return f"conv1_{place.part + 1}" if isinstance(self.conv1, nn.Sequential) else "conv"
         part = "short" if place.part == SHORTCUT else f"conv{place.part}"
         return f"bb_{place.stage - 1}_{place.index}.{part}"
 

@@ -1,0 +1,128 @@
+"""ACNet: a ResNet trained with asymmetric convolutions, deployed without (Ding et al., arXiv:1908.03930).
+
+In training, a k x k convolution is the sum of k x k, k x 1 and 1 x k ones, each with its batch-norm. All of it is
+linear in evaluation, so `fuse` turns it into a single k x k convolution with bias: the form that `deploy=True` builds.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.layers import batch_norm, conv2d, publish
+from models.resnet import BasicBlock, Bottleneck, ResNet
+
+
+def deployed_conv(in_channels: int, out_channels: int, kernel_size: int, stride: int, name: str) -> nn.Conv2d:
+    """What `AsymmetricConv` becomes; published as NAME_acsquare_weights and NAME_acsquare_bias."""
+    conv = conv2d(in_channels, out_channels, kernel_size, stride, bias=True)
+    publish(conv, weight=f"{name}_acsquare_weights", bias=f"{name}_acsquare_bias")
+    return conv
+
+
+class AsymmetricConv(nn.Module):
+    """The sum of a square, a vertical and a horizontal convolution, each with its batch-norm.
+
+    Args:
+        name: the convolutions are published as NAME_acsquare, NAME_acver and NAME_achor.
+        bn_name: likewise of the batch-norms.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int, name: str, bn_name: str
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.square_conv = conv2d(in_channels, out_channels, kernel_size, stride, name=f"{name}_acsquare")
+        self.square_bn = batch_norm(out_channels, f"{bn_name}_acsquare")
+        self.ver_conv = conv2d(in_channels, out_channels, (kernel_size, 1), stride, name=f"{name}_acver")
+        self.ver_bn = batch_norm(out_channels, f"{bn_name}_acver")
+        self.hor_conv = conv2d(in_channels, out_channels, (1, kernel_size), stride, name=f"{name}_achor")
+        self.hor_bn = batch_norm(out_channels, f"{bn_name}_achor")
+
+    def forward(self, x: Tensor) -> Tensor:
+        square = self.square_bn(self.square_conv(x))
+        return square + self.ver_bn(self.ver_conv(x)) + self.hor_bn(self.hor_conv(x))
+
+    @torch.no_grad()
+    def fused(self) -> nn.Conv2d:
+        """One convolution with the same result in evaluation."""
+        square = self.square_conv
+        kernel_size, stride = square.kernel_size[0], square.stride[0]
+        fused = deployed_conv(square.in_channels, square.out_channels, kernel_size, stride, self.name)
+        # In double precision, so that the only rounding is the last one.
+        weight = torch.zeros_like(square.weight, dtype=torch.float64)
+        bias = torch.zeros(square.out_channels, dtype=torch.float64, device=weight.device)
+        for conv, bn in (
+            (square, self.square_bn),
+            (self.ver_conv, self.ver_bn),
+            (self.hor_conv, self.hor_bn),
+        ):
+            scale = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
+            height, width = ((kernel_size - size) // 2 for size in conv.kernel_size)
+            weight += F.pad(conv.weight.double() * scale[:, None, None, None], (width, width, height, height))
+            bias += bn.bias.double() - bn.running_mean.double() * scale
+        fused = fused.to(square.weight)
+        fused.weight.copy_(weight)
+        fused.bias.copy_(bias)
+        return fused
+
+
+def fuse(model: nn.Module) -> nn.Module:
+    """A copy of `model` in the deploy form: the same logits in evaluation, in fewer layers.
+
+    Args:
+        model: a network with `AsymmetricConv`s.
+    """
+    fused = copy.deepcopy(model)
+    for path, module in model.named_modules():
+        if isinstance(module, AsymmetricConv):
+            fused.set_submodule(path, module.fused())
+    return fused
+
+
+class ResNetACNet(ResNet):
+    """`ResNet` with its 3x3 and 7x7 convolutions, and the batch-norms that follow them, replaced.
+
+    Args:
+        deploy: replaced by single convolutions with bias instead of `AsymmetricConv`s.
+    """
+
+    def __init__(
+        self, block: type[BasicBlock] | type[Bottleneck], depths: Sequence[int], class_dim: int, deploy: bool
+    ) -> None:
+        super().__init__(block, depths, class_dim)
+        for place, conv_path, bn_path in list(self.places()):
+            conv = self.get_submodule(conv_path)
+            kernel_size, stride = conv.kernel_size[0], conv.stride[0]
+            if kernel_size == 1:
+                continue
+            name, bn_name = self.fluid_names(place)
+            shape = (conv.in_channels, conv.out_channels, kernel_size, stride)
+            replacement = deployed_conv(*shape, name) if deploy else AsymmetricConv(*shape, name, bn_name)
+            self.set_submodule(conv_path, replacement)
+            self.set_submodule(bn_path, nn.Identity())
+
+
+def ResNet18_ACNet(class_dim: int = 1000, deploy: bool = False) -> ResNet:
+    return ResNetACNet(BasicBlock, (2, 2, 2, 2), class_dim, deploy)
+
+
+def ResNet34_ACNet(class_dim: int = 1000, deploy: bool = False) -> ResNet:
+    return ResNetACNet(BasicBlock, (3, 4, 6, 3), class_dim, deploy)
+
+
+def ResNet50_ACNet(class_dim: int = 1000, deploy: bool = False) -> ResNet:
+    return ResNetACNet(Bottleneck, (3, 4, 6, 3), class_dim, deploy)
+
+
+def ResNet101_ACNet(class_dim: int = 1000, deploy: bool = False) -> ResNet:
+    return ResNetACNet(Bottleneck, (3, 4, 23, 3), class_dim, deploy)
+
+
+def ResNet152_ACNet(class_dim: int = 1000, deploy: bool = False) -> ResNet:
+    return ResNetACNet(Bottleneck, (3, 8, 36, 3), class_dim, deploy)
