@@ -30,6 +30,13 @@ class FlagError(UserError):
         super().__init__(message, exit_code=2)
 
 
+class FormatError(ValueError):
+    """A file is damaged, or not of the format it was read as.
+
+    The message is the reason, without the file's name: who opened the file knows it, and makes a `UserError` of both.
+    """
+
+
 def run_script(main: Callable[[], object]) -> NoReturn:
     """Runs a script's `main` and turns a `UserError` into one line on stderr and an exit code."""
     script = os.path.basename(sys.argv[0])

@@ -29,11 +29,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from utils.errors import FormatError
+
 Buffer = bytes | mmap.mmap | memoryview
-
-
-class FormatError(ValueError):
-    """A file is damaged, or not of the format it was read as. The message is the reason, without the file's name."""
 
 
 # ------------------------------------------------------------------------------------------------------ variables

@@ -7,24 +7,17 @@ them fit, and copies them. Nothing in a file is executed or extracted to disk, a
 
 from __future__ import annotations
 
-import bz2
 import contextlib
 import difflib
-import gzip
-import io
-import lzma
 import mmap
 import os
 import re
-import stat
-import tarfile
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,14 +32,9 @@ from models.layers import (
     paddleclas_names,
     published_names,
 )
-from utils.errors import UserError
-from utils.paddle_format import Buffer, FormatError, program_variables, read_pickle, read_variables
-
-# An archive with more files than this is none of weights; nor is a folder.
-MAX_FILES = 20_000
-# Compressed weights grow little (they are nearly random), zeros of a fresh optimizer much. Beyond both, it is a bomb.
-MAX_GROWTH = 20
-MIN_UNPACKED = 256 << 20
+from utils.archive import MAX_FILES, decompress, is_compressed, is_tar, tar_members, zip_members
+from utils.errors import FormatError, UserError
+from utils.paddle_format import Buffer, program_variables, read_pickle, read_variables
 
 # What an optimizer, a schedule or an average leaves in a fluid folder beside the parameters, and counters of PyTorch's.
 BYPRODUCTS = re.compile(
@@ -139,22 +127,17 @@ def _read_file(path: Path) -> Weights:
     if not head:
         raise FormatError("the file is empty")
     if head.startswith(b"PK"):
-        return _read_zip(path, buffer)
-    for magic, opener, kind in (
-        (b"\x1f\x8b", gzip.open, "fluid .tar.gz"),
-        (b"BZh", bz2.open, "fluid .tar.bz2"),
-        (b"\xfd7zXZ\0", lzma.open, "fluid .tar.xz"),
-    ):
-        if head.startswith(magic):
-            return _read_variables(_tar_members(_decompress(path, opener)), kind)
+        return _read_zip(path)
+    if is_compressed(head):
+        return _read_variables(tar_members(decompress(path)), "compressed fluid .tar")
     if head.startswith(b"\x80") and len(head) > 2:
         # The first thing in a PyTorch file of before 1.6 is a pickled magic number.
         if head[2:13] == b"\x8a\nl\xfc\x9cF\xf9 j\xa8P":
-            return _read_torch(path)
+            return _read_torch(path, legacy=True)
         arrays, skipped = read_pickle(buffer)
         return Weights("PaddlePaddle .pdparams", _tensors(arrays), skipped=skipped)
-    if _is_tar(head):
-        return _read_variables(_tar_members(buffer), "fluid .tar")
+    if is_tar(head):
+        return _read_variables(tar_members(buffer), "fluid .tar")
     if head[8:9] == b"{":
         return _read_safetensors(path)
     if head.startswith(b"\0\0\0\0"):
@@ -203,12 +186,9 @@ def _read_variables(files: Mapping[str, Buffer], kind: str) -> Weights:
         hint = f"; give the file itself, such as {known[0]}" if known else ""
         raise FormatError(f"holds no fluid variables ({len(files)} files){hint}")
     folder = os.path.commonpath([os.path.dirname(name) for name in variables])
-    inside = len(folder) + 1 if folder else 0
-    return Weights(
-        kind,
-        _tensors({name[inside:]: array for name, array in variables.items()}),
-        damaged={name[inside:]: why for name, why in damaged.items() if name.startswith(folder)},
-    )
+    prefix = f"{folder}/" if folder else ""
+    tensors = _tensors({name.removeprefix(prefix): array for name, array in variables.items()})
+    return Weights(kind, tensors, damaged={name.removeprefix(prefix): why for name, why in damaged.items()})
 
 
 def _program_beside(path: Path) -> Iterator[Buffer]:
@@ -235,104 +215,28 @@ def _name_combined(arrays: Sequence[np.ndarray], programs: Iterable[Buffer], fil
     return Weights("combined fluid file without its program", unnamed=unnamed)
 
 
-# -------------------------------------------------------------------------------------------------------- archives
-
-
-def _check_member(name: str, regular: bool) -> None:
-    """Refuses what has no place in an archive of weights, though nothing here would write it to the disk."""
-    if not regular:
-        raise FormatError(f"refused: {name!r} in it is a link or a special file")
-    if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name):
-        raise FormatError(f"refused: {name!r} in it points outside of the archive")
-
-
-def _is_tar(head: bytes) -> bool:
-    try:
-        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
-    except tarfile.HeaderError:
-        return False
-    return True
-
-
-def _tar_members(buffer: Buffer) -> dict[str, Buffer]:
-    """The files of an uncompressed tar archive, as views."""
-    members: dict[str, Buffer] = {}
-    view = memoryview(buffer)
-    try:
-        with tarfile.open(fileobj=io.BytesIO(buffer) if isinstance(buffer, bytes) else buffer, mode="r:") as archive:
-            read_to = 0
-            for _ in range(MAX_FILES):
-                if (member := archive.next()) is None:
-                    break
-                if archive.offset <= read_to:
-                    raise FormatError(f"the archive is damaged at byte {read_to} (a negative size)")
-                read_to = archive.offset
-                _check_member(member.name, member.isfile() or member.isdir())
-                end = member.offset_data + member.size
-                if member.issparse() or end > len(view):
-                    raise FormatError(f"the archive is cut short within {member.name!r}")
-                if member.isfile():
-                    members[member.name.removeprefix("./")] = view[member.offset_data : end]
-            else:
-                raise FormatError(f"holds more than {MAX_FILES} files: not an archive of weights")
-            # tarfile takes a header it cannot read for the end; the end of a whole archive is zeros.
-            if bytes(view[archive.offset : archive.offset + tarfile.BLOCKSIZE]).strip(b"\0"):
-                raise FormatError(f"the archive is damaged at byte {archive.offset}")
-    except FormatError:
-        raise
-    except (tarfile.TarError, ValueError, LookupError, OverflowError, RecursionError, EOFError) as error:
-        raise FormatError(f"the archive is damaged ({error})") from None
-    return members
-
-
-def _decompress(path: Path, opener: Callable[[Path], IO[bytes]]) -> bytes:
-    """A compressed file's content, if it is not unreasonably much more."""
-    limit = max(MIN_UNPACKED, MAX_GROWTH * path.stat().st_size)
-    content = io.BytesIO()
-    try:
-        with opener(path) as stream:
-            while chunk := stream.read(1 << 22):
-                content.write(chunk)
-                if content.tell() > limit:
-                    raise FormatError(f"refused: it unpacks to more than {limit >> 20} MB")
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise FormatError(f"the compressed file is damaged ({error})") from None
-    return content.getvalue()
-
-
-def _read_zip(path: Path, buffer: Buffer) -> Weights:
-    """A PyTorch file, which is a zip archive with a pickle in it, or an archive of fluid variables."""
-    members: dict[str, Buffer] = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            if any(entry.filename.endswith("/data.pkl") and entry.filename.count("/") == 1 for entry in entries):
-                return _read_torch(path)
-            limit = max(MIN_UNPACKED, MAX_GROWTH * len(buffer))
-            if len(entries) > MAX_FILES or sum(entry.file_size for entry in entries) > limit:
-                raise FormatError(f"refused: more than {MAX_FILES} files, or they unpack to more than {limit >> 20} MB")
-            for entry in entries:
-                mode = entry.external_attr >> 16
-                _check_member(entry.filename, not mode or stat.S_ISREG(mode) or stat.S_ISDIR(mode))
-                if not entry.is_dir():
-                    members[entry.filename] = archive.read(entry)
-    except FormatError:
-        raise
-    # RuntimeError: encrypted, or compressed in a way unknown here.
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OSError) as error:
-        raise FormatError(f"the archive is damaged ({error})") from None
-    return _read_variables(members, "fluid .zip")
-
-
 # --------------------------------------------------------------------------------------------- PyTorch, safetensors
 
 # Where training scripts put the network's state dict in their checkpoints; the first that is there counts.
 NESTED_UNDER = ("state_dict", "model", "model_state_dict", "ema", "model_ema", "state_dict_ema")
 
 
-def _read_torch(path: Path) -> Weights:
+def _read_zip(path: Path) -> Weights:
+    """A PyTorch file, which is a zip archive with a pickle in it, or an archive of fluid variables."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, OSError) as error:
+        raise FormatError(f"the archive is damaged ({error})") from None
+    if any(re.fullmatch(r"[^/]+/data\.pkl", name) for name in names):
+        return _read_torch(path)
+    return _read_variables(zip_members(path), "fluid .zip")
+
+
+def _read_torch(path: Path, legacy: bool = False) -> Weights:
+    """A file of torch.save; `legacy` ones, of PyTorch before 1.6, cannot be mapped into memory."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=not legacy)
     except Exception as error:  # a damaged file makes PyTorch raise nearly anything
         text = " ".join(str(error).split())
         if unsafe := re.search(r"GLOBAL ([\w.]+)", text):

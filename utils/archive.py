@@ -1,0 +1,127 @@
+"""The files of an archive, in memory: nothing is ever written to the disk.
+
+Members that are links or devices, or that point outside of the archive, are refused all the same, as are archives that
+unpack to much more than weights could. All functions raise `FormatError` for what they cannot or will not read.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import mmap
+import re
+import stat
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+
+from utils.errors import FormatError
+
+# Far more than any network has tensors, with those of its optimizer.
+MAX_FILES = 20_000
+
+# Compressed weights grow little, being nearly random; zeros of a fresh optimizer grow much. Beyond both it is a bomb.
+_MAX_GROWTH = 20
+_MIN_LIMIT = 256 << 20
+
+_OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+
+
+def is_compressed(head: bytes) -> bool:
+    """Whether a file that starts with `head` is one that `decompress` knows."""
+    return head.startswith(tuple(_OPENERS))
+
+
+def is_tar(head: bytes) -> bool:
+    """Whether a file whose first 512 bytes are `head` is a tar archive: they have a checksum."""
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except (tarfile.TarError, ValueError):
+        return False
+    return True
+
+
+def _limit(size: int) -> int:
+    """How long the content of a compressed file may be."""
+    return max(_MIN_LIMIT, _MAX_GROWTH * size)
+
+
+def decompress(path: Path) -> bytes:
+    """The content of a .gz, .bz2 or .xz file."""
+    limit = _limit(path.stat().st_size)
+    content = io.BytesIO()
+    try:
+        with open(path, "rb") as file:
+            head = file.read(8)
+        opener = next(opener for magic, opener in _OPENERS.items() if head.startswith(magic))
+        with opener(path) as stream:
+            while chunk := stream.read(1 << 22):
+                content.write(chunk)
+                if content.tell() > limit:
+                    raise FormatError(f"refused: it unpacks to more than {limit >> 20} MB")
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise FormatError(f"the compressed file is damaged ({error})") from None
+    return content.getvalue()
+
+
+def _check_member(name: str, ordinary: bool) -> None:
+    if not ordinary:
+        raise FormatError(f"refused: {name!r} in it is a link or a special file")
+    if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name):
+        raise FormatError(f"refused: {name!r} in it points outside of the archive")
+
+
+def tar_members(buffer: bytes | mmap.mmap) -> dict[str, memoryview]:
+    """The files of an uncompressed tar archive by name, as views of it."""
+    members = {}
+    view = memoryview(buffer)
+    try:
+        with tarfile.open(fileobj=io.BytesIO(buffer) if isinstance(buffer, bytes) else buffer, mode="r:") as archive:
+            read_to = 0
+            for _ in range(MAX_FILES):
+                if (member := archive.next()) is None:
+                    break
+                if archive.offset <= read_to:
+                    raise FormatError(f"the archive is damaged at byte {read_to} (a negative size)")
+                read_to = archive.offset
+                _check_member(member.name, member.isfile() or member.isdir())
+                end = member.offset_data + member.size
+                if member.issparse() or end > len(view):
+                    raise FormatError(f"the archive is cut short within {member.name!r}")
+                if member.isfile():
+                    members[member.name.removeprefix("./")] = view[member.offset_data : end]
+            else:
+                raise FormatError(f"holds {MAX_FILES} files or more: not an archive of weights")
+            # tarfile takes a header it cannot read for the end; the end of a whole archive is zeros.
+            if bytes(view[archive.offset : archive.offset + tarfile.BLOCKSIZE]).strip(b"\0"):
+                raise FormatError(f"the archive is damaged at byte {archive.offset}")
+    except FormatError:
+        raise
+    except (tarfile.TarError, ValueError, LookupError, OverflowError, RecursionError, EOFError) as error:
+        raise FormatError(f"the archive is damaged ({error})") from None
+    return members
+
+
+def zip_members(path: Path) -> dict[str, bytes]:
+    """The files of a zip archive by name."""
+    limit = _limit(path.stat().st_size)
+    members = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if len(entries) > MAX_FILES or sum(entry.file_size for entry in entries) > limit:
+                raise FormatError(f"refused: more than {MAX_FILES} files, or they unpack to more than {limit >> 20} MB")
+            for entry in entries:
+                kind = stat.S_IFMT(entry.external_attr >> 16)  # 0 where no Unix wrote it
+                _check_member(entry.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
+                if not entry.is_dir():
+                    members[entry.filename] = archive.read(entry)
+    except FormatError:
+        raise
+    # RuntimeError: encrypted, or compressed in a way unknown here.
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OSError) as error:
+        raise FormatError(f"the archive is damaged ({error})") from None
+    return members
