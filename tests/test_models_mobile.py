@@ -42,14 +42,19 @@ def efficientnet(**options):
     return network
 
 
+def difference(a, b):
+    """The largest difference, as a share of the largest value."""
+    return ((a - b).abs().max() / b.abs().max()).item()
+
+
 def test_padding_types_differ_at_even_sizes_only():
     same, dynamic = efficientnet(padding_type="SAME"), efficientnet(padding_type="DYNAMIC")
     assert all(map(torch.equal, same.state_dict().values(), dynamic.state_dict().values()))
     # From 33 on, every convolution of stride 2 sees an odd size: 33, 17, 9, 5, 3.
     odd, even = torch.randn(1, 3, 33, 33), torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        assert torch.allclose(same(odd), dynamic(odd), rtol=1e-4, atol=1e-5)
-        assert not torch.allclose(same(even), dynamic(even), rtol=0.1)
+        assert difference(same(odd), dynamic(odd)) < 1e-5
+        assert difference(same(even), dynamic(even)) > 0.1
 
 
 def test_padding_type_valid_is_refused():
@@ -63,7 +68,7 @@ def test_same_padding_is_exported_for_any_batch_and_size():
     exported = torch.export.export(network, (torch.randn(2, 3, 64, 64),), dynamic_shapes=({0: auto, 2: auto, 3: auto},))
     images = torch.randn(3, 3, 75, 96)
     with torch.no_grad():
-        assert torch.allclose(exported.module()(images), network(images), rtol=1e-4, atol=1e-5)
+        assert difference(exported.module()(images), network(images)) < 1e-5
 
 
 # -------------------------------------------------------------------------------------------------- drop connect
