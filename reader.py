@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import glob
 import math
 import mmap
 import multiprocessing
 import os
+import re
 import signal
 import tempfile
 import threading
@@ -26,7 +28,7 @@ import traceback
 import weakref
 from argparse import Namespace
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from multiprocessing import connection, reduction
 
 import cv2
@@ -122,15 +124,16 @@ def random_crop_box(
     Returns:
         top, left, height, width.
     """
-    aspect = math.sqrt(rng.uniform(lower_ratio, upper_ratio))
+    ratio_draw, share_draw, top_draw, left_draw = rng.random(4)
+    aspect = math.sqrt(lower_ratio + (upper_ratio - lower_ratio) * ratio_draw)
     largest = min(width / height / aspect**2, height / width * aspect**2)
-    share = rng.uniform(min(lower_scale, largest), min(1.0, largest))
-    side = math.sqrt(height * width * share)
+    smallest = min(lower_scale, largest)
+    side = math.sqrt(height * width * (smallest + (min(1.0, largest) - smallest) * share_draw))
     # Rounding may put a side one pixel past the image, or at 0 in a tiny one.
     crop_width = min(width, max(1, int(side * aspect)))
     crop_height = min(height, max(1, int(side / aspect)))
-    left = int(rng.integers(0, width - crop_width + 1))
-    top = int(rng.integers(0, height - crop_height + 1))
+    left = int(left_draw * (width - crop_width + 1))
+    top = int(top_draw * (height - crop_height + 1))
     return top, left, crop_height, crop_width
 
 
@@ -442,6 +445,35 @@ class ImageList:
             raise UserError(f"{folder} has no image (looked for {', '.join(IMAGE_SUFFIXES)})")
         return cls.from_paths(paths, root=folder)
 
+    @classmethod
+    def find(cls, where: str) -> ImageList:
+        """The images that `where` names, without labels: a file, a folder, a list (.txt) or a pattern (photos/*.jpg).
+
+        A line of a list is a path, relative to the list's folder, and perhaps a label, which is left out.
+
+        Raises:
+            UserError: there is no image.
+        """
+        if os.path.isdir(where):
+            return cls.from_folder(where)
+        root, name = os.path.split(where)
+        if glob.has_magic(where) and not os.path.exists(where):
+            paths = sorted(path for path in glob.iglob(where, recursive=True) if os.path.isfile(path))
+            if not paths:
+                raise UserError(f"{where}: no file matches")
+            return cls.from_paths(paths)
+        if name.lower().endswith(".txt"):
+            lines = read_file(where).decode(errors="surrogateescape").split("\n")
+            paths = [re.sub(r"(?<=\S)\s+\d+$", "", line.strip()) for line in lines if line.strip()]
+            if not paths:
+                raise UserError(f"{where}: the list is empty")
+            return cls.from_paths(paths, root=root)
+        return cls.from_paths([name], root=root)
+
+    def without(self, names: Collection[str]) -> ImageList:
+        """The images whose `name` is not among `names`, without labels."""
+        return self.from_paths((name for name in map(self.name, range(len(self))) if name not in names), root=self.root)
+
     def __len__(self) -> int:
         return len(self._arrays["starts"])
 
@@ -449,11 +481,14 @@ class ImageList:
     def labels(self) -> np.ndarray:
         return self._arrays["labels"]
 
+    def name(self, index: int) -> str:
+        """Path of an image, relative to `root`."""
+        start = int(self._arrays["starts"][index])
+        return os.fsdecode(self._arrays["text"][start : start + int(self._arrays["lengths"][index])].tobytes())
+
     def path(self, index: int) -> str:
         """Path of an image, `root` included."""
-        start = int(self._arrays["starts"][index])
-        name = self._arrays["text"][start : start + int(self._arrays["lengths"][index])].tobytes()
-        return os.path.join(self.root, os.fsdecode(name))
+        return os.path.join(self.root, self.name(index))
 
     def label(self, index: int) -> int:
         """Label of an image, -1 if it has none."""
@@ -553,6 +588,25 @@ def available_processors() -> int:
     return max(1, count // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
+class ImageRandom:
+    """The random numbers of each image, by (seed, epoch, image): they depend on neither the worker nor the resume.
+
+    Philox is counter-based (Salmon et al., 2011): the image's place is the upper half of the counter, so no state has
+    to be derived from it. Building a generator instead would cost a twentieth of decoding a photograph.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._bits = np.random.Philox(key=seed)
+        self._generator = np.random.Generator(self._bits)
+        self._state = self._bits.state
+
+    def of_image(self, epoch: int, index: int) -> np.random.Generator:
+        """The generator of an image, the same object every time, set to that image's numbers."""
+        self._state["state"]["counter"][:] = 0, 0, epoch, index
+        self._bits.state = self._state
+        return self._generator
+
+
 @dataclasses.dataclass
 class _Job:
     """What a worker needs to fill rows of batches; everything large in it is shared memory.
@@ -571,14 +625,15 @@ class _Job:
     indices: SharedArray
     generation: SharedArray
 
+    def __post_init__(self) -> None:
+        self.random = ImageRandom(self.seed)
+
     def fill(self, slot: int, start: int, stop: int, epoch: int) -> list[tuple[int, str]]:
         """Makes rows start..stop of a batch; returns (index, reason) of each unreadable image met."""
         problems: list[tuple[int, str]] = []
         for row in range(start, stop):
             wanted = int(self.indices.array[slot, row])
-            # Seeded by the image, not by the worker: batches do not depend on who makes them, nor on a resume.
-            rng = np.random.default_rng((self.seed, epoch, wanted))
-            index, pixels = self._readable(wanted, rng, problems)
+            index, pixels = self._readable(wanted, self.random.of_image(epoch, wanted), problems)
             self.indices.array[slot, row] = index
             if pixels is not None:
                 self.slots.array[slot, row] = pixels
@@ -946,5 +1001,18 @@ def val_loader(args: Namespace, rank: int = 0, world_size: int = 1, pin_memory: 
         read_ahead_images=args.reader_buf_size,
         rank=rank,
         world_size=world_size,
+        pin_memory=pin_memory,
+    )
+
+
+def infer_loader(args: Namespace, images: ImageList, transform: EvalTransform, pin_memory: bool = False) -> Loader:
+    """The loader of infer.py and predict.py. A single batch is read in this process: workers take longer to start."""
+    return Loader(
+        images,
+        transform,
+        min(args.batch_size, len(images)),
+        training=False,
+        workers=args.reader_thread if len(images) > args.batch_size else 0,
+        read_ahead_images=args.reader_buf_size,
         pin_memory=pin_memory,
     )

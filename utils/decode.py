@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import struct
 from dataclasses import dataclass
 
 import cv2
@@ -38,7 +39,7 @@ class UnreadableImage(UserError):
 def read_file(path: str) -> bytes:
     """The bytes of a file; raises `UnreadableImage`."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:
             return file.read()
     except OSError as error:
         raise UnreadableImage(path, (error.strerror or str(error)).lower()) from None
@@ -83,7 +84,7 @@ def _imdecode(data: bytes | bytearray, path: str, flags: int) -> np.ndarray:
 
 _START_OF_IMAGE = b"\xff\xd8"
 _END_OF_IMAGE = b"\xff\xd9"
-# Frames that are progressive, arithmetic or lossless; a restart interval.
+# Frames that are progressive, arithmetic or lossless; a restart interval. (An MPF segment: more images follow.)
 _OTHER_KINDS = frozenset(range(0xC2, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xDD}
 # The orientation entry of an EXIF directory in either byte order: tag 0x0112, type SHORT, one value, the value.
 _ORIENTATION = re.compile(
@@ -94,7 +95,7 @@ _ORIENTATION = re.compile(
 @dataclass(frozen=True)
 class Jpeg:
     """A JPEG file whose rows can be decoded from the top to any row: sequential Huffman coding in a single scan
-    without restart markers, grey or three components of 8 bits, upright. That is nearly every photograph.
+    without restart markers, grey or three components of 8 bits, upright, alone in its file: nearly every photograph.
 
     Attributes:
         data: the file.
@@ -130,13 +131,12 @@ def _segments(data: bytes):
 
 
 def _end_of_jpeg(data: bytes) -> int:
-    """Where the end-of-image marker is, -1 if there is none: the file is truncated.
+    """Where the last end-of-image marker behind the start of the first scan is, -1 if none: the file is truncated.
 
-    After the first scan begins, the marker's two bytes cannot occur in compressed data; before, they can: an EXIF
-    thumbnail is a whole JPEG.
+    Before that scan another JPEG may have its end, an EXIF thumbnail. In compressed data the marker cannot occur.
     """
     scan = next((end for marker, _, end in _segments(data) if marker == 0xDA), None)
-    return -1 if scan is None else data.find(_END_OF_IMAGE, scan)
+    return -1 if scan is None else data.rfind(_END_OF_IMAGE, scan)
 
 
 def parse_jpeg(data: bytes, path: str) -> Jpeg | None:
@@ -151,25 +151,20 @@ def parse_jpeg(data: bytes, path: str) -> Jpeg | None:
     for marker, start, end in _segments(data):
         if marker in (0xC0, 0xC1):  # sequential, Huffman
             frame = start
-        elif marker in _OTHER_KINDS:
+        elif marker in _OTHER_KINDS or (marker == 0xE2 and data.startswith(b"MPF\0", start)):
             return None
         elif marker == 0xE1:  # EXIF
             orientation = _ORIENTATION.search(data, start, min(end, len(data)))
             if orientation and (orientation[1] or orientation[2]) != b"\x01":
                 return None
         elif marker == 0xDA:
-            if frame is None or end > len(data):
+            if frame is None or max(end, frame + 15) > len(data):
                 return None
-            precision, height, width = (
-                data[frame],
-                data[frame + 1] << 8 | data[frame + 2],
-                data[frame + 3] << 8 | data[frame + 4],
-            )
-            components = data[frame + 5]
+            precision, height, width, components = struct.unpack_from(">BHHB", data, frame)
             if precision != 8 or not height or not width or components not in (1, 3) or data[start] != components:
                 return None
             row_height = 8 * max(data[frame + 7 + 3 * component] & 15 for component in range(components))
-            end_of_image = data.find(_END_OF_IMAGE, end)
+            end_of_image = data.rfind(_END_OF_IMAGE, end)
             if end_of_image < 0:
                 raise UnreadableImage(path, "the JPEG is truncated")
             return Jpeg(data, path, height, width, frame + 1, end_of_image, row_height)
