@@ -1,8 +1,11 @@
-"""Writing small files whole."""
+"""Writing files whole."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from utils.errors import UserError
@@ -20,3 +23,24 @@ def write_text(path: Path, text: str, flag: str) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"{flag}: cannot write {path}: {error.strerror}") from None
+
+
+@contextmanager
+def written_whole(path: Path, flag: str) -> Iterator[Path]:
+    """Lends a temporary path for a file or folder, and renames what was written there to `path` at the end.
+
+    Raises:
+        UserError: naming `flag`, if it cannot be written; nothing is left behind then.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{flag}: cannot write {path}: {error.strerror or error}") from None
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)

@@ -25,6 +25,7 @@ import pickletools
 import re
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -176,6 +177,14 @@ def variable_header(array: np.ndarray) -> bytes:
     for dimension in array.shape:
         description += b"\x10" + _encode_varint(dimension)
     return struct.pack("<IQIi", 0, 0, 0, len(description)) + description
+
+
+def write_variable(array: np.ndarray, path: Path) -> None:
+    """Writes a tensor as a variable file, byte for byte as fluid does; makes the folder of the file if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(variable_header(array))
+        file.write(np.ascontiguousarray(array))
 
 
 # ------------------------------------------------------------------------------------------------------- programs

@@ -36,14 +36,17 @@ from utils.archive import MAX_FILES, decompress, is_compressed, is_tar, tar_memb
 from utils.errors import FormatError, UserError
 from utils.paddle_format import Buffer, program_variables, read_pickle, read_variables
 
-# What an optimizer, a schedule or an average leaves in a fluid folder beside the parameters, and counters of PyTorch's.
+# The counter of PyTorch's batch-norm layers. Only PyTorch's files may have it, and nothing depends on it.
+COUNTER = "num_batches_tracked"
+
+# What an optimizer, a schedule or an average leaves beside the parameters.
 BYPRODUCTS = re.compile(
     r".*_(velocity|moment|moment1|moment2|momentum|mean_square|mean_grad|inf_norm|beta1_pow_acc|beta2_pow_acc|ema)_\d+"
     r"|@.*@"
     r"|.*@@"
     r"|(learning_rate|loss_scaling|num_(good|bad)_steps)(_\d+)?"
     r"|scheduled_ema_decay_rate"
-    r"|(.*\.)?num_batches_tracked|n_averaged"
+    rf"|(.*\.)?{COUNTER}|n_averaged"
 )
 
 
@@ -56,6 +59,7 @@ class Weights:
         tensors: by name; views of the file where that is possible.
         paddle: written by PaddlePaddle, where the weight of a linear layer is [in, out].
         dropout: the dropout convention that the weights are right under, if the file says it.
+        network: the network they are of, if the file says it.
         skipped: entries that are no tensors.
         damaged: files of a folder or archive that cannot be read as a variable -> why.
         unnamed: the tensors of a combined file without its program, in the order of their sorted names.
@@ -65,6 +69,7 @@ class Weights:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     paddle: bool = True
     dropout: str | None = None
+    network: str | None = None
     skipped: int = 0
     damaged: dict[str, str] = field(default_factory=dict)
     unnamed: list[Tensor] = field(default_factory=list)
@@ -264,10 +269,10 @@ def _read_safetensors(path: Path) -> Weights:
             notes = file.metadata() or {}
     except (SafetensorError, ValueError) as error:
         raise FormatError(f"not a .safetensors file, or damaged ({error})") from None
-    return _torch_weights(".safetensors file", tensors, notes.get("dropout"))
+    return _torch_weights(".safetensors file", tensors, notes.get("dropout"), notes.get("model"))
 
 
-def _torch_weights(kind: str, content: Mapping[Any, Any], dropout: str | None) -> Weights:
+def _torch_weights(kind: str, content: Mapping[Any, Any], dropout: str | None, network: str | None = None) -> Weights:
     tensors = {}
     for name, value in content.items():
         if isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu":
@@ -275,7 +280,8 @@ def _torch_weights(kind: str, content: Mapping[Any, Any], dropout: str | None) -
             tensors[re.sub(r"^((module|_orig_mod)\.)+", "", str(name))] = value
     # A file that does not say is not of this project, and elsewhere in PyTorch there is one convention only.
     dropout = dropout if dropout in (DOWNGRADE_IN_INFER, UPSCALE_IN_TRAIN) else UPSCALE_IN_TRAIN
-    return Weights(kind, tensors, paddle=False, dropout=dropout, skipped=len(content) - len(tensors))
+    skipped = len(content) - len(tensors)
+    return Weights(kind, tensors, paddle=False, dropout=dropout, network=network, skipped=skipped)
 
 
 # ---------------------------------------------------------------------------------------------------- into a network
@@ -368,7 +374,7 @@ def _fit(model: nn.Module, weights: Weights, exclude: Sequence[str] = ()) -> _Fi
             fit.sources[key] = source.t() if weights.paddle and key in transposed and source.dim() == 2 else source
             if fit.sources[key].shape != value.shape or source.is_floating_point() != value.is_floating_point():
                 fit.misshaped.append(key)
-        elif not key.endswith("num_batches_tracked"):
+        elif not key.endswith(COUNTER):
             fit.missing.append(key)
     wanted = set(fit.names.values())
     for name in tensors:
@@ -392,12 +398,10 @@ def _classes(model_tensors: Mapping[str, Tensor], fit: _Fit) -> tuple[int, int] 
 
 
 def _fitting_network(model: nn.Module, weights: Weights, file: Path) -> str | None:
-    """Another network that the file fits: one that the file's name names, or one of the same family."""
-    module = type(model).__module__.rpartition(".")[2]
-    family = next((names for names in models.FAMILIES.values() if type(model).__name__ in names), ())
-    family = models.FAMILIES.get(module, family)
-    named = sorted((name for name in models.list_models() if name in file.name), key=len, reverse=True)
-    for name in dict.fromkeys((*named, *family)):
+    """Another network that the file fits: one that the file or its name names, or one of the same family."""
+    family = models.FAMILIES.get(type(model).__module__.rpartition(".")[2], ())
+    named = [name for name in models.list_models() if name == weights.network or name in file.name]
+    for name in dict.fromkeys((*sorted(named, key=len, reverse=True), *family)):
         try:
             with torch.device("meta"):
                 other = models.build(name)
@@ -482,9 +486,12 @@ def load_pretrained(model: nn.Module, path: str | os.PathLike[str], exclude: Seq
     for key, source in fit.sources.items():
         state[key].copy_(source)
     report = LoadReport(
-        str(path), weights.kind, len(fit.sources), len(fit.ignored) + len(weights.damaged) + weights.skipped,
-        len(fit.left_out),
-    )  # fmt: skip
+        str(path),
+        weights.kind,
+        loaded=sum(not key.endswith(COUNTER) for key in fit.sources),
+        ignored=len(fit.ignored) + len(weights.damaged) + weights.skipped,
+        left_out=sum(not key.endswith(COUNTER) for key in fit.left_out),
+    )
     dropout = getattr(model, "paddleclas_dropout", None) if fit.vocabulary == "PaddleClas" else weights.dropout
     for layer in model.modules():
         if isinstance(layer, Dropout) and dropout and layer.mode != dropout:

@@ -1,0 +1,60 @@
+"""Turns the averaged (EMA) parameters of a checkpoint into ordinary weights.
+
+python ema_clean.py --ema_model_dir=output/ResNet50_vd/latest --cleaned_model_dir=output/ResNet50_vd_ema
+
+Takes a checkpoint of train.py --use_ema=True, or a folder of variables that PaddlePaddle's original saved, where the
+average of NAME is NAME_ema_0. The result is what --pretrained_model takes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from utils.errors import UserError, run_script
+from utils.flags import parse
+
+if __name__ == "__main__":
+    parse("ema_clean")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
+
+from utils.checkpoint import EMA_WEIGHTS, WEIGHTS
+from utils.files import written_whole
+from utils.logger import log
+from utils.paddle_format import write_variable
+from utils.weights import BYPRODUCTS, read_weights
+
+# What fluid appends to a variable's name for its average.
+SUFFIX = "_ema_0"
+
+
+def main() -> None:
+    args = parse("ema_clean")
+    source, target = Path(args.ema_model_dir), Path(args.cleaned_model_dir)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"--cleaned_model_dir: {target} exists already: give a new folder")
+
+    if (source / WEIGHTS).is_file():
+        if not (source / EMA_WEIGHTS).is_file():
+            raise UserError(f"--ema_model_dir: {source} has no {EMA_WEIGHTS}: it was trained without --use_ema=True")
+        with written_whole(target, "--cleaned_model_dir") as folder:
+            folder.mkdir()
+            shutil.copyfile(source / EMA_WEIGHTS, folder / WEIGHTS)
+        log(f"wrote {target / WEIGHTS}")
+        return
+
+    variables = read_weights(source).tensors
+    averages = {name.removesuffix(SUFFIX): tensor for name, tensor in variables.items() if name.endswith(SUFFIX)}
+    if not averages:
+        raise UserError(f"--ema_model_dir: {source} holds no averaged parameters (NAME{SUFFIX})")
+    # Without an average there is only the value itself, as of batch-norm statistics in some trainings.
+    others = {
+        name: tensor for name, tensor in variables.items() if name not in averages and not BYPRODUCTS.fullmatch(name)
+    }
+    with written_whole(target, "--cleaned_model_dir") as folder:
+        for name, tensor in {**averages, **others}.items():
+            write_variable(tensor.numpy(), folder / name)
+    log(f"wrote {len(averages)} averaged variables to {target}" + (f", and {len(others)} others" if others else ""))
+
+
+if __name__ == "__main__":
+    run_script(main)
