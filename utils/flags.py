@@ -23,6 +23,7 @@ SCRIPTS = {
     "infer": "Classify images with a network's weights, or export the network for predict.py.",
     "predict": "Classify images with an exported network.",
     "ema_clean": "Turn averaged (EMA) parameters into ordinary weights.",
+    "convert_weights": "Convert a network's weights, of any supported kind, to another.",
 }
 
 TRUE_WORDS = frozenset({"true", "1", "yes", "on"})
@@ -106,8 +107,10 @@ class Flag:
 T = ("train",)
 TE = ("train", "eval")
 TEI = ("train", "eval", "infer")
+NETWORK = (*TEI, "convert_weights")
 EI = ("eval", "infer")
 IP = ("infer", "predict")
+TEIP = (*TEI, "predict")
 
 LR_STRATEGIES = (
     "piecewise_decay",
@@ -146,14 +149,14 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "Epoch checkpoints to keep, newest first, beside best_model and latest; 0: all."),
     ),
     "Network and solver": (
-        Flag("model", str, "ResNet50", TEI, "Network name."),
+        Flag("model", str, "ResNet50", NETWORK, "Network name.", required=("convert_weights",)),
         Flag("total_images", positive_int, 1281167, T,
              "Number of training images, for the schedule. Not given: the length of the training list."),
-        Flag("class_dim", number(int, 2), 1000, TEI, "Number of classes."),
+        Flag("class_dim", number(int, 2), 1000, NETWORK, "Number of classes."),
         Flag("image_shape", positive_int, [3, 224, 224], TEI,
              "Channels, height, width of the network's input. Not given: the network's own size.", length=3),
         Flag("num_epochs", positive_int, 120, T, "Number of epochs."),
-        Flag("batch_size", positive_int, 8, TEI,
+        Flag("batch_size", positive_int, 8, TEIP,
              "Images per step over all devices and processes; must divide evenly.", defaults={"eval": 256}),
         Flag("test_batch_size", positive_int, 16, T, "The same for validation."),
         Flag("lr", positive, 0.1, T, "Base learning rate, for the whole batch."),
@@ -169,9 +172,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("decay_epochs", positive, 2.4, T, "exponential_decay_warmup: epochs per decay."),
         Flag("decay_rate", positive, 0.97, T, "exponential_decay_warmup: factor per decay."),
         Flag("drop_connect_rate", number(float, 0, 0.999), 0.2, T, "EfficientNet: rate of dropped residual branches."),
-        Flag("padding_type", str, "SAME", TEI, "EfficientNet: padding.", choices=("SAME", "VALID", "DYNAMIC")),
-        Flag("use_se", boolean, True, TEI, "EfficientNet: squeeze-and-excitation."),
-        Flag("deploy", boolean, False, EI, "ACNet: the weights are those of the fused network."),
+        Flag("padding_type", str, "SAME", NETWORK, "EfficientNet: padding.", choices=("SAME", "VALID", "DYNAMIC")),
+        Flag("use_se", boolean, True, NETWORK, "EfficientNet: squeeze-and-excitation."),
+        Flag("deploy", boolean, False, (*EI, "convert_weights"), "ACNet: the weights are those of the fused network."),
     ),
     "Reader": (
         Flag("use_dali", boolean, False, TE, "Read with NVIDIA DALI (optional package) instead of OpenCV."),
@@ -183,10 +186,10 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("use_mixup", boolean, False, T, "Mixup."),
         Flag("mixup_alpha", positive, 0.2, T, "Mixup: both parameters of the beta distribution."),
         Flag("use_aa", boolean, False, T, "AutoAugment, ImageNet policy."),
-        Flag("reader_thread", non_negative_int, 8, TEI,
+        Flag("reader_thread", non_negative_int, 8, TEIP,
              "Reader worker processes; 0 reads in the main process. Never more than there are processors.",
-             defaults={"infer": 1}),
-        Flag("reader_buf_size", positive_int, 2048, TEI, "Images read ahead."),
+             defaults={"infer": 1, "predict": 1}),
+        Flag("reader_buf_size", positive_int, 2048, TEIP, "Images read ahead."),
         Flag("interpolation", number(int, 0, 4), None, TEI,
              "Resizing: 0 nearest, 1 bilinear, 2 bicubic, 3 area, 4 Lanczos. Not given: the network's own (bilinear)."),
         Flag("image_mean", number(float), [0.485, 0.456, 0.406], TEI,
@@ -245,12 +248,21 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "Export the network to NAME/model and NAME/params for predict.py, instead of classifying."),
         Flag("topk", positive_int, 1, IP, "Classes per image, best first."),
         Flag("class_map_path", str, "./utils/tools/readable_label.txt", IP,
-             "File of class names, one `number name` per line.", defaults={"predict": None}),
-        Flag("image_path", str, None, IP, "A single image.", required=("predict",)),
+             "File of class names, one `number name` per line. predict: not given, the names stored at export.",
+             defaults={"predict": None}),
+        Flag("image_path", str, None, IP,
+             "The image, or images: a file, a folder, a list file (.txt), a pattern such as 'photos/*.jpg'. infer: not "
+             "given, the folder --data_dir.", required=("predict",)),
         Flag("save_json_path", str, None, (*IP, "eval"), "File for the results as JSON.",
              defaults={"infer": "test_res.json"}),
+        Flag("resume", boolean, False, IP,
+             "Go on with an interrupted run: keep the results in --save_json_path and skip the images that have one."),
+        Flag("features_path", str, None, ("infer",),
+             "Write the images' features (before the classifier) to this .npy file, a row per image, and their names "
+             "to the .txt file beside it, instead of classifying."),
         Flag("model_file", str, None, ("predict",), "The exported network, NAME/model.", required=("predict",)),
-        Flag("params_file", str, None, ("predict",), "Its weights, NAME/params.", required=("predict",)),
+        Flag("params_file", str, None, ("predict",),
+             "Its weights, NAME/params. Not given: the file of that name beside the model file."),
         Flag("gpu_id", int, 0, ("predict",), "GPU to use; below 0: the CPU."),
         Flag("gpu_mem", positive_int, 2000, ("predict",), "GPU memory that may be used, in MB."),
     ),
@@ -259,6 +271,13 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              required=("ema_clean",)),
         Flag("cleaned_model_dir", str, None, ("ema_clean",), "Folder for the averaged parameters as weights.",
              required=("ema_clean",)),
+    ),
+    "Conversion": (
+        Flag("input", str, None, ("convert_weights",), "Weights, of any kind that --pretrained_model takes elsewhere.",
+             required=("convert_weights",)),
+        Flag("output", str, None, ("convert_weights",),
+             "What to write: NAME.pth or NAME.safetensors, or, for PaddlePaddle, NAME.tar or a folder of variables.",
+             required=("convert_weights",)),
     ),
 }
 # fmt: on

@@ -1,0 +1,100 @@
+"""Classifies images with a network's weights, or exports the network for predict.py.
+
+python infer.py --model=ResNet50 --pretrained_model=output/ResNet50/best_model --image_path=cat.jpg --topk=5
+python infer.py --model=ResNet50 --pretrained_model=output/ResNet50/best_model --data_dir=photos/
+python infer.py --model=ResNet50 --pretrained_model=output/ResNet50/best_model --save_inference=True
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from utils.errors import FlagError, run_script
+from utils.flags import parse
+
+if __name__ == "__main__":
+    parse("infer")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
+
+import torch
+from torch import nn
+
+from reader import ImageList, eval_transform, infer_loader, normalize
+from utils.build import build_model, choose_device, memory_format, resolve_input
+from utils.checkpoint import load_pretrained
+from utils.classmap import read_class_names
+from utils.export import save_inference
+from utils.exported import Description
+from utils.features import FeatureFile
+from utils.logger import log, progress, report_unreadable
+from utils.predictions import ResultFile, top_predictions
+
+
+def main() -> None:
+    args = parse("infer")
+    resolve_input(args)
+    if args.topk > args.class_dim:
+        raise FlagError(f"--topk {args.topk} is more than the {args.class_dim} classes of --class_dim")
+    device = torch.device("cpu") if args.save_inference else choose_device(args)
+    class_names = choose_class_names(args)
+    model = build_model(args)
+    log(str(load_pretrained(model, args.pretrained_model)))
+    model.eval().requires_grad_(False)
+
+    if args.save_inference:
+        export(args, model, class_names)
+    else:
+        model.to(device, memory_format=memory_format(args, device))
+        infer(args, model, class_names, device)
+
+
+def choose_class_names(args: argparse.Namespace) -> list[str]:
+    """The names of --class_map_path; by default ImageNet's for 1000 classes, and numbers for another number."""
+    if args.class_dim != 1000 and "class_map_path" not in args.given:
+        log(f"--class_map_path not given: the {args.class_dim} classes have their numbers for names")
+        return [str(number) for number in range(args.class_dim)]
+    return read_class_names(args.class_map_path, args.class_dim)
+
+
+def export(args: argparse.Namespace, model: nn.Module, class_names: list[str]) -> None:
+    """Writes NAME/model and NAME/params."""
+    description = Description(
+        args.model,
+        class_names,
+        args.image_shape,
+        args.resize_short_size,
+        args.interpolation,
+        args.image_mean,
+        args.image_std,
+    )
+    folder = Path(args.model)
+    save_inference(model, description, folder)
+    log(f"{args.model} is exported: python predict.py --model_file={folder}/model --image_path=IMAGE")
+
+
+def infer(args: argparse.Namespace, model: nn.Module, class_names: list[str], device: torch.device) -> None:
+    """Classifies --image_path or the folder --data_dir, a line per image; or writes the images' features."""
+    images = ImageList.find(args.image_path or args.data_dir)
+    results = FeatureFile(args.features_path) if args.features_path else ResultFile(args.save_json_path, args.resume)
+    with results, torch.inference_mode(), progress(len(images), "images", len(results.done)) as bar:
+        images = images.without(results.done)
+        if not len(images):
+            log("every image has its result already")
+            return
+        loader = infer_loader(args, images, eval_transform(args), pin_memory=device.type == "cuda")
+        for batch in loader.epoch(0):
+            pixels = batch.images.to(device, non_blocking=True)
+            inputs = normalize(pixels, args.image_mean, args.image_std, memory_format(args, device))
+            names = [images.name(index) for index in batch.indices.tolist()]
+            if args.features_path:
+                results.write(model.forward_features(inputs), names)
+            else:
+                for prediction in top_predictions(model(inputs), names, class_names, args.topk):
+                    log(prediction.line())
+                    results.write(prediction)
+            bar.update(len(batch))
+    report_unreadable(loader.unreadable)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,74 @@
+"""Classifies images with an exported network; needs nothing of models/.
+
+python predict.py --model_file=ResNet50/model --params_file=ResNet50/params --image_path=cat.jpg
+python predict.py --model_file=ResNet50/model --image_path=photos/ --topk=5 --save_json_path=results.txt
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from utils.errors import FlagError, run_script
+from utils.flags import parse
+
+if __name__ == "__main__":
+    parse("predict")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
+
+import torch
+
+from reader import EvalTransform, ImageList, infer_loader, normalize
+from utils.classmap import read_class_names
+from utils.exported import load_exported
+from utils.logger import log, progress, report_unreadable
+from utils.predictions import ResultFile, top_predictions
+
+
+def main() -> None:
+    args = parse("predict")
+    images = ImageList.find(args.image_path)
+    network = load_exported(args.model_file, args.params_file, choose_device(args))
+    about = network.description
+    class_names = about.class_names
+    if args.class_map_path:
+        class_names = read_class_names(args.class_map_path, len(class_names))
+    if args.topk > len(class_names):
+        raise FlagError(f"--topk {args.topk} is more than the {len(class_names)} classes of {about.network}")
+    transform = EvalTransform(about.image_size, about.resize_short_size, about.interpolation)
+    with ResultFile(args.save_json_path, args.resume) as results, progress(len(images), "images") as bar:
+        images = images.without(results.done)
+        bar.update(len(results.done))
+        if not len(images):
+            log("every image has its result already")
+            return
+        loader = infer_loader(args, images, transform, pin_memory=network.device.type == "cuda")
+        for batch in loader.epoch(0):
+            pixels = batch.images.to(network.device, non_blocking=True)
+            inputs = normalize(pixels, about.image_mean, about.image_std, network.memory_format, network.dtype)
+            names = [images.name(index) for index in batch.indices.tolist()]
+            for prediction in top_predictions(network(inputs), names, class_names, args.topk):
+                log(prediction.line())
+                results.write(prediction)
+            results.flush()
+            bar.update(len(batch))
+    report_unreadable(loader.unreadable)
+
+
+def choose_device(args: argparse.Namespace) -> torch.device:
+    """GPU --gpu_id with no more than --gpu_mem of its memory, or the CPU if that is below 0 or there is no GPU.
+
+    Raises:
+        FlagError: a GPU was asked for that is not there.
+    """
+    count = torch.cuda.device_count() if args.gpu_id >= 0 else 0
+    if args.gpu_id >= count:
+        if "gpu_id" in args.given and args.gpu_id >= 0:
+            raise FlagError(f"--gpu_id {args.gpu_id}: there are {count} usable GPUs here; give --gpu_id=-1 for the CPU")
+        return torch.device("cpu")
+    device = torch.device("cuda", args.gpu_id)
+    share = args.gpu_mem * 2**20 / torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
+    return device
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,114 @@
+"""What infer.py and predict.py say of an image: one line of its name, a tab, and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from torch import Tensor
+
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The best classes of an image.
+
+    Attributes:
+        image: its file name.
+        score: probabilities, best first.
+        classes: their class numbers.
+        class_name: their names.
+    """
+
+    image: str
+    score: list[float]
+    classes: list[int]
+    class_name: list[str]
+
+    def line(self) -> str:
+        """`NAME<tab>{"score": [...], "class": [...], "class_name": [...]}`."""
+        result = {"score": self.score, "class": self.classes, "class_name": self.class_name}
+        return f"{self.image}\t{json.dumps(result, ensure_ascii=False)}"
+
+
+def top_predictions(
+    logits: Tensor, images: Sequence[str], class_names: Sequence[str], topk: int
+) -> Iterator[Prediction]:
+    """The `topk` best classes of each image of a batch.
+
+    Args:
+        logits: (N, classes).
+        images: N file names.
+        class_names: one per class.
+        topk: no more than there are classes.
+    """
+    scores, classes = (found.tolist() for found in logits.float().softmax(1).topk(topk))
+    for image, score, numbers in zip(images, scores, classes, strict=True):
+        yield Prediction(image, [round(s, 8) for s in score], numbers, [class_names[number] for number in numbers])
+
+
+class ResultFile:
+    """The file of results, a line per image.
+
+    Args:
+        path: the file; None: results are only counted.
+        resume: keep the lines that an interrupted run left, and add to them.
+
+    Attributes:
+        done: names of the images that the file had results of.
+        count: results written since.
+
+    Raises:
+        UserError: the file cannot be written, or is not one of results.
+    """
+
+    def __init__(self, path: str | None, resume: bool = False) -> None:
+        self.path = path
+        self.done: set[str] = set()
+        self.count = 0
+        self._file = None
+        if path is None:
+            return
+        try:
+            complete = self._complete_part() if resume and Path(path).exists() else 0
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(path, "r+b" if complete else "wb")  # noqa: SIM115 (closed by __exit__)
+            self._file.truncate(complete)
+            self._file.seek(complete)
+        except OSError as error:
+            raise UserError(f"--save_json_path {path}: {(error.strerror or str(error)).lower()}") from None
+
+    def _complete_part(self) -> int:
+        """Notes the images of an earlier run's results; returns where its last whole line ends."""
+        end = 0
+        with open(self.path, "rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                name, tab, result = line.partition(b"\t")
+                if not tab or not result.startswith(b"{"):
+                    raise UserError(f"--save_json_path {self.path} is not a file of results: give another one")
+                self.done.add(name.decode())
+                end += len(line)
+        return end
+
+    def write(self, prediction: Prediction) -> None:
+        self.count += 1
+        if self._file is not None:
+            self._file.write(prediction.line().encode() + b"\n")
+
+    def flush(self) -> None:
+        """Hands what was written to the system, so that an interrupted run can be resumed from there."""
+        if self._file is not None:
+            self._file.flush()
+
+    def __enter__(self) -> ResultFile:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._file is not None:
+            self._file.close()
