@@ -1,0 +1,52 @@
+"""Networks that torchvision has too: its state dicts load strictly and give the same logits."""
+
+import pytest
+import torch
+from torch import nn
+
+import models
+from utils.torchvision_compat import import_torchvision
+
+# our name, torchvision's, options of ours
+PAIRS = (
+    ("EfficientNetB0", "efficientnet_b0", {"padding_type": "DYNAMIC"}),
+    ("EfficientNetB5", "efficientnet_b5", {"padding_type": "DYNAMIC"}),
+    ("ResNet50", "resnet50", {}),
+    ("ResNet101", "resnet101", {}),
+    ("ResNet152", "resnet152", {}),
+    ("ResNeXt50_32x4d", "resnext50_32x4d", {}),
+    ("ResNeXt101_64x4d", "resnext101_64x4d", {}),
+    ("ResNeXt101_32x8d_wsl", "resnext101_32x8d", {}),
+    ("ShuffleNetV2_x0_5", "shufflenet_v2_x0_5", {}),
+    ("ShuffleNetV2_x1_0", "shufflenet_v2_x1_0", {}),
+    ("ShuffleNetV2_x1_5", "shufflenet_v2_x1_5", {}),
+    ("ShuffleNetV2_x2_0_paddleclas", "shufflenet_v2_x2_0", {}),
+)
+
+# torchvision's epsilon where it is not the published one
+EPSILONS = {"EfficientNetB0": 1e-5}
+
+
+@pytest.mark.parametrize(("name", "theirs_name", "options"), PAIRS, ids=[pair[0] for pair in PAIRS])
+def test_state_dict_and_logits_are_torchvisions(name, theirs_name, options):
+    torch.manual_seed(0)
+    theirs = getattr(import_torchvision().models, theirs_name)(weights=None).eval()
+    for layer in theirs.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            # Fresh statistics and weights would hide a batch-norm taken for another.
+            for tensor in (layer.weight, layer.running_var):
+                nn.init.uniform_(tensor, 0.5, 1.5)
+            for tensor in (layer.bias, layer.running_mean):
+                nn.init.uniform_(tensor, -0.1, 0.1)
+    ours = models.build(name, **options).eval()
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    if name in EPSILONS:
+        for layer in ours.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.eps = EPSILONS[name]
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = theirs(images)
+        error = (ours(images) - expected).abs().max() / expected.abs().max()
+    assert error < 1e-5
