@@ -35,7 +35,16 @@ import cv2
 import numpy as np
 import torch
 
-from utils.decode import UnreadableImage, decode, decode_region, parse_jpeg, read_file, read_image
+from utils.decode import (
+    Jpeg,
+    UnreadableImage,
+    decode,
+    decode_region,
+    decode_rows,
+    parse_jpeg,
+    read_file,
+    read_image,
+)
 from utils.errors import FlagError, UserError
 
 __all__ = [
@@ -163,13 +172,15 @@ class TrainTransform:
     def __call__(self, rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Crops `rgb`, uint8 (h, w, 3), at random to `image_size`."""
         top, left, height, width = self._draw_box(*rgb.shape[:2], rng)
-        return self._finish(rgb[top : top + height, left : left + width], rng)
+        return self._finish(self._resize(rgb[top : top + height, left : left + width]), rng)
 
     def decode(self, data: bytes, path: str, rng: np.random.Generator) -> np.ndarray:
         """The same from an encoded image, of which no more is decoded than the crop needs.
 
-        A crop at least twice as large as `image_size` is decoded at a reduced size that is not below `image_size`
-        (except for nearest interpolation); every other crop has exactly the pixels of a full decode.
+        The pixels are those of a full decode. Only where a crop is at least twice as large as `image_size` is the
+        file decoded at a reduced size, not below `image_size`: averages then take the place of single pixels, which
+        is what interpolation alone would pick. (Not with nearest interpolation, which is meant to pick, nor with
+        area interpolation, which averages anyway.)
 
         Raises:
             UnreadableImage: see `utils.decode`.
@@ -179,15 +190,31 @@ class TrainTransform:
             return self(decode(data, path), rng)
         box = self._draw_box(jpeg.height, jpeg.width, rng)
         shrink = min(box[2] / self.image_size[0], box[3] / self.image_size[1])
-        reduction = 1 if self.interpolation == 0 or shrink < 2 else 2 if shrink < 4 else 4 if shrink < 8 else 8
-        return self._finish(decode_region(jpeg, box, reduction, self.decoder), rng)
+        if shrink < 2 or INTERPOLATIONS[self.interpolation] in (cv2.INTER_NEAREST, cv2.INTER_AREA):
+            resized = self._resize(decode_region(jpeg, box, self.decoder))
+        else:
+            resized = self._resize_reduced(jpeg, box, 2 if shrink < 4 else 4 if shrink < 8 else 8)
+        return self._finish(resized, rng)
 
     def _draw_box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         return random_crop_box(height, width, rng, self.lower_scale, self.lower_ratio, self.upper_ratio)
 
-    def _finish(self, crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """From the crop on, where images are small."""
-        resized = cv2.resize(crop, self.image_size[::-1], interpolation=INTERPOLATIONS[self.interpolation])
+    def _resize(self, crop: np.ndarray) -> np.ndarray:
+        return cv2.resize(crop, self.image_size[::-1], interpolation=INTERPOLATIONS[self.interpolation])
+
+    def _resize_reduced(self, jpeg: Jpeg, box: tuple[int, int, int, int], reduction: int) -> np.ndarray:
+        """`_resize` of a box, from the file decoded at a reduced size, where the box has fractional borders."""
+        top, left, height, width = box
+        reduced = decode_rows(jpeg, top + height, reduction)
+        # Pixel centres: column u of the result looks at column left + (u + 1/2) step of the full size, less 1/2.
+        step_y, step_x = height / self.image_size[0], width / self.image_size[1]
+        matrix = np.array([[step_x, 0, left + step_x / 2], [0, step_y, top + step_y / 2]]) / reduction
+        matrix[:, 2] -= 0.5
+        flags = INTERPOLATIONS[self.interpolation] | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(reduced, matrix, self.image_size[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+    def _finish(self, resized: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """From the resized crop on, where images are small."""
         return cv2.flip(resized, 1) if rng.random() < 0.5 else resized
 
 

@@ -171,6 +171,30 @@ def parse_jpeg(data: bytes, path: str) -> Jpeg | None:
     return None
 
 
+def decode_region(jpeg: Jpeg, box: tuple[int, int, int, int], decoder: str = "auto") -> np.ndarray:
+    """Decodes a part of a JPEG: exactly the pixels that a full decode has there.
+
+    nvImageCodec, where it is installed, decodes only the rows of the box; OpenCV those from the top to the end of it.
+
+    Args:
+        jpeg: the file.
+        box: top, left, height, width.
+        decoder: "cv2", "nvimgcodec", or "auto" for the faster one that is there.
+
+    Returns:
+        uint8 (height, width, 3), RGB.
+
+    Raises:
+        UnreadableImage: the bytes cannot be decoded.
+    """
+    if decoder != "cv2":
+        region = _decode_with_nvimgcodec(jpeg, box)
+        if region is not None:
+            return region
+    top, left, height, width = box
+    return decode_rows(jpeg, top + height)[top : top + height, left : left + width]
+
+
 # The bits that ask for a reduced size are the grey flags; IMREAD_REDUCED_COLOR_2 would add "BGR", which excludes "RGB".
 _REDUCED = {
     1: 0,
@@ -180,46 +204,32 @@ _REDUCED = {
 }
 
 
-def decode_region(jpeg: Jpeg, box: tuple[int, int, int, int], reduction: int = 1, decoder: str = "auto") -> np.ndarray:
-    """Decodes a part of a JPEG.
+def decode_rows(jpeg: Jpeg, bottom: int, reduction: int = 1) -> np.ndarray:
+    """Decodes a JPEG from the top to at least row `bottom`; what follows is not looked at.
 
-    At full size the pixels are exactly those of a full decode. nvImageCodec, where it is installed, decodes only the
-    rows of the box. OpenCV decodes from the top to the box's last row: the height in the frame header is lowered, and
-    what follows is never looked at.
+    The file is given to OpenCV with a lower height in its frame header.
 
     Args:
         jpeg: the file.
-        box: top, left, height, width.
-        reduction: 1, 2, 4 or 8: decode at that fraction of the size, by scaled inverse DCTs, which average as they
-            shrink. The box is rounded to whole pixels of the reduced image.
-        decoder: "cv2", "nvimgcodec", or "auto" for the faster one that is there.
+        bottom: in rows of the full size.
+        reduction: 1, 2, 4 or 8: decode at this fraction of the size. The inverse DCT is scaled, so every pixel is the
+            average of those that it stands for.
 
     Returns:
-        uint8 (height, width, 3), RGB.
+        uint8 (at least bottom / reduction, width / reduction rounded up, 3), RGB.
 
     Raises:
         UnreadableImage: the bytes cannot be decoded.
     """
-    top, left, height, width = box
-    if reduction == 1 and decoder != "cv2":
-        region = _decode_with_nvimgcodec(jpeg, box)
-        if region is not None:
-            return region
-    # One more row of coding units than the box needs: chroma is interpolated across their border.
-    rows = (-(-(top + height) // jpeg.row_height) + 1) * jpeg.row_height
+    # One more row of coding units than needed: chroma is interpolated across their border.
+    rows = (-(-bottom // jpeg.row_height) + 1) * jpeg.row_height
     data = jpeg.data
     if rows < jpeg.height:
         # Without the end marker the decoder runs out of data where it would warn of skipped bytes; zeros instead, for
         # the few bytes that it reads ahead.
         data = bytearray(data[: jpeg.end]) + bytes(16)
         data[jpeg.height_at : jpeg.height_at + 2] = rows.to_bytes(2, "big")
-    flags = _REDUCED[reduction] | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    rgb = _imdecode(data, jpeg.path, flags)
-    if reduction > 1:
-        bottom, right = round((top + height) / reduction), round((left + width) / reduction)
-        top, left = round(top / reduction), round(left / reduction)
-        height, width = bottom - top, right - left
-    return rgb[top : top + height, left : left + width]
+    return _imdecode(data, jpeg.path, _REDUCED[reduction] | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
 @functools.lru_cache(maxsize=1)
