@@ -9,6 +9,10 @@ from utils.torchvision_compat import import_torchvision
 
 # our name, torchvision's, options of ours
 PAIRS = (
+    ("DenseNet121", "densenet121", {}),
+    ("DenseNet161", "densenet161", {}),
+    ("DenseNet169", "densenet169", {}),
+    ("DenseNet201", "densenet201", {}),
     ("EfficientNetB0", "efficientnet_b0", {"padding_type": "DYNAMIC"}),
     ("EfficientNetB5", "efficientnet_b5", {"padding_type": "DYNAMIC"}),
     ("ResNet50", "resnet50", {}),
