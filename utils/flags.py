@@ -24,6 +24,7 @@ SCRIPTS = {
     "predict": "Classify images with an exported network.",
     "ema_clean": "Turn averaged (EMA) parameters into ordinary weights.",
     "convert_weights": "Convert a network's weights, of any supported kind, to another.",
+    "weights_aggregator": "Fuse the weights of an ACNet as trained into those of its deploy form.",
 }
 
 TRUE_WORDS = frozenset({"true", "1", "yes", "on"})
@@ -108,6 +109,7 @@ T = ("train",)
 TE = ("train", "eval")
 TEI = ("train", "eval", "infer")
 NETWORK = (*TEI, "convert_weights")
+CONVERSION = ("convert_weights", "weights_aggregator")
 EI = ("eval", "infer")
 IP = ("infer", "predict")
 TEIP = (*TEI, "predict")
@@ -149,10 +151,10 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "Epoch checkpoints to keep, newest first, beside best_model and latest; 0: all."),
     ),
     "Network and solver": (
-        Flag("model", str, "ResNet50", NETWORK, "Network name.", required=("convert_weights",)),
+        Flag("model", str, "ResNet50", (*TEI, *CONVERSION), "Network name.", required=CONVERSION),
         Flag("total_images", positive_int, 1281167, T,
              "Number of training images, for the schedule. Not given: the length of the training list."),
-        Flag("class_dim", number(int, 2), 1000, NETWORK, "Number of classes."),
+        Flag("class_dim", number(int, 2), 1000, (*TEI, *CONVERSION), "Number of classes."),
         Flag("image_shape", positive_int, [3, 224, 224], TEI,
              "Channels, height, width of the network's input. Not given: the network's own size.", length=3),
         Flag("num_epochs", positive_int, 120, T, "Number of epochs."),
@@ -185,7 +187,21 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "Evaluation: length of the short side before the centre crop. Not given: the network's own."),
         Flag("use_mixup", boolean, False, T, "Mixup."),
         Flag("mixup_alpha", positive, 0.2, T, "Mixup: both parameters of the beta distribution."),
+        Flag("use_cutmix", boolean, False, T, "CutMix; with --use_mixup, each batch has one of the two."),
+        Flag("cutmix_alpha", positive, 1.0, T, "CutMix: both parameters of the beta distribution."),
         Flag("use_aa", boolean, False, T, "AutoAugment, ImageNet policy."),
+        Flag("use_ra", boolean, False, T, "RandAugment."),
+        Flag("ra_num_ops", positive_int, 2, T, "RandAugment: operations per image."),
+        Flag("ra_magnitude", number(float, 0, 30), 9, T, "RandAugment: magnitude of the operations, 0 to 30."),
+        Flag("random_rotation", number(float, 0, 180), 0.0, T, "Rotation by up to so many degrees to either side."),
+        Flag("color_jitter", non_negative, [0.0], T,
+             "Strength of colour jitter: one value for brightness, contrast and saturation, or one for each and "
+             "perhaps a fourth for the hue.", length="+"),
+        Flag("use_cutout", boolean, False, T, "Cutout: hide a square."),
+        Flag("cutout_length", positive_int, 112, T, "Cutout: side of the square in pixels."),
+        Flag("random_erasing", fraction, 0.0, T, "Random erasing: probability of a rectangle of noise."),
+        Flag("use_hide_and_seek", boolean, False, T, "Hide-and-Seek: hide random cells of a grid."),
+        Flag("use_gridmask", boolean, False, T, "GridMask: hide squares on a regular grid."),
         Flag("reader_thread", non_negative_int, 8, TEIP,
              "Reader worker processes; 0 reads in the main process. Never more than there are processors.",
              defaults={"infer": 1, "predict": 1}),
@@ -273,11 +289,11 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              required=("ema_clean",)),
     ),
     "Conversion": (
-        Flag("input", str, None, ("convert_weights",), "Weights, of any kind that --pretrained_model takes elsewhere.",
-             required=("convert_weights",)),
-        Flag("output", str, None, ("convert_weights",),
+        Flag("input", str, None, CONVERSION, "Weights, of any kind that --pretrained_model takes elsewhere.",
+             required=CONVERSION),
+        Flag("output", str, None, CONVERSION,
              "What to write: NAME.pth or NAME.safetensors, or, for PaddlePaddle, NAME.tar or a folder of variables.",
-             required=("convert_weights",)),
+             required=CONVERSION),
     ),
 }
 # fmt: on

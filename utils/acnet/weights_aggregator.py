@@ -1,0 +1,44 @@
+"""Fuses the weights of an ACNet as trained into those of its deploy form, for eval.py and infer.py --deploy=True.
+
+python utils/acnet/weights_aggregator.py --model=ResNet50_ACNet --input=output/ResNet50_ACNet/best_model --output=fused
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:
+    # Run as a script: Python looks for modules beside it, and not in the project's root.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
+
+from utils.errors import FlagError, run_script
+from utils.flags import parse
+
+if __name__ == "__main__":
+    parse("weights_aggregator")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
+
+import models
+from models.resnet_acnet import fuse
+from utils.build import build_model
+from utils.logger import log
+from utils.weights import load_pretrained
+from utils.write_weights import check_output, write_weights
+
+
+def main() -> None:
+    args = parse("weights_aggregator")
+    output = Path(args.output)
+    check_output(output)
+    models.check_name(args.model)
+    if args.model not in models.FAMILIES["resnet_acnet"]:
+        known = ", ".join(models.FAMILIES["resnet_acnet"])
+        raise FlagError(f"--model: {args.model} has no asymmetric convolutions to fuse: choose one of {known}")
+    model = build_model(args)
+    log(str(load_pretrained(model, args.input)))
+    write_weights(fuse(model), output, args.model, args.class_dim)
+    log(f"wrote {output}: use it with --model={args.model} --deploy=True")
+
+
+if __name__ == "__main__":
+    run_script(main)
