@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import models
+from models.layers import UPSCALE_IN_TRAIN, Dropout
 from utils.torchvision_compat import import_torchvision
 
 # our name, torchvision's, options of ours
@@ -31,17 +32,30 @@ PAIRS = (
 EPSILONS = {"EfficientNetB0": 1e-5}
 
 
-@pytest.mark.parametrize(("name", "theirs_name", "options"), PAIRS, ids=[pair[0] for pair in PAIRS])
-def test_state_dict_and_logits_are_torchvisions(name, theirs_name, options):
+def torchvision_network(name, **options):
     torch.manual_seed(0)
-    theirs = getattr(import_torchvision().models, theirs_name)(weights=None).eval()
-    for layer in theirs.modules():
+    network = getattr(import_torchvision().models, name)(weights=None, **options).eval()
+    for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             # Fresh statistics and weights would hide a batch-norm taken for another.
             for tensor in (layer.weight, layer.running_var):
                 nn.init.uniform_(tensor, 0.5, 1.5)
             for tensor in (layer.bias, layer.running_mean):
                 nn.init.uniform_(tensor, -0.1, 0.1)
+    return network
+
+
+def error_of_logits(ours, theirs, size=64):
+    """The largest difference, as a share of the largest logit."""
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        expected = theirs(images)
+        return (ours(images) - expected).abs().max() / expected.abs().max()
+
+
+@pytest.mark.parametrize(("name", "theirs_name", "options"), PAIRS, ids=[pair[0] for pair in PAIRS])
+def test_state_dict_and_logits_are_torchvisions(name, theirs_name, options):
+    theirs = torchvision_network(theirs_name)
     ours = models.build(name, **options).eval()
     ours.load_state_dict(theirs.state_dict(), strict=True)
     assert list(ours.state_dict()) == list(theirs.state_dict())
@@ -49,8 +63,32 @@ def test_state_dict_and_logits_are_torchvisions(name, theirs_name, options):
         for layer in ours.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.eps = EPSILONS[name]
-    images = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        expected = theirs(images)
-        error = (ours(images) - expected).abs().max() / expected.abs().max()
-    assert error < 1e-5
+    assert error_of_logits(ours, theirs) < 1e-5
+
+
+@pytest.mark.parametrize("version", ["1_0", "1_1"])
+def test_squeezenet_differs_from_torchvisions_in_rounding_only(version):
+    theirs = torchvision_network(f"squeezenet{version}")
+    ours = models.build(f"SqueezeNet{version}").eval()
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    assert error_of_logits(ours, theirs) > 1e-3
+    ours.features[0].padding = (0, 0)
+    for layer in ours.modules():
+        if isinstance(layer, nn.MaxPool2d):
+            layer.ceil_mode = True
+        if isinstance(layer, Dropout):
+            layer.mode = UPSCALE_IN_TRAIN
+    assert error_of_logits(ours, theirs) < 1e-5
+
+
+def test_inception_v3_differs_from_torchvisions_in_epsilon_and_dropout_only():
+    theirs = torchvision_network("inception_v3", aux_logits=False, init_weights=False)
+    ours = models.InceptionV3().eval()
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert error_of_logits(ours, theirs, 96) > 1e-3
+    ours.dropout.mode = UPSCALE_IN_TRAIN
+    for layer in ours.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eps = 1e-3
+    assert error_of_logits(ours, theirs, 96) < 1e-5
