@@ -2,12 +2,18 @@
 # Starts train.py for a recipe: scripts/launch.sh FLAGS...   The last of two equal flags wins.
 # With several GPUs visible (CUDA_VISIBLE_DEVICES chooses them) there is one process per GPU.
 #   DATA_DIR   dataset root, where the flags name none
-#   PYTHON     interpreter (default: python)
+#   PYTHON     interpreter (default: python of the active environment, else that of .venv, else python)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python=${PYTHON:-python}
-gpus=$("$python" -c 'import torch; print(torch.cuda.device_count())')
+if [ -z "${PYTHON:-}${VIRTUAL_ENV:-}" ] && [ -x .venv/bin/python ]; then
+    python=.venv/bin/python
+fi
+gpus=$("$python" -c 'import torch; print(torch.cuda.device_count())' 2>/dev/null) || {
+    echo "launch.sh: error: $python cannot import torch: run \`bash run.sh setup\` first" >&2
+    exit 1
+}
 command=("$python")
 if [ "$gpus" -gt 1 ]; then
     command+=(-m torch.distributed.run --standalone --nproc_per_node="$gpus")
