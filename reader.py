@@ -35,6 +35,7 @@ import cv2
 import numpy as np
 import torch
 
+from utils.augment import ImageOperation, image_operations
 from utils.decode import (
     Jpeg,
     UnreadableImage,
@@ -148,13 +149,14 @@ def random_crop_box(
 
 @dataclasses.dataclass(frozen=True)
 class TrainTransform:
-    """Training preprocessing: random crop, resize, horizontal flip with probability 1/2.
+    """Training preprocessing: random crop, resize, horizontal flip with probability 1/2, augmentation.
 
     Attributes:
         image_size: height and width of the result.
         lower_scale: smallest share of the image's area.
         lower_ratio, upper_ratio: range of the crop's aspect ratio; see `random_crop_box`.
         interpolation: a key of `INTERPOLATIONS`.
+        operations: augmentations of the resized image, in this order; see `utils.augment`.
         decoder: of JPEG regions; see `decode_region`.
     """
 
@@ -163,6 +165,7 @@ class TrainTransform:
     lower_ratio: float = 3 / 4
     upper_ratio: float = 4 / 3
     interpolation: int | None = None
+    operations: tuple[ImageOperation, ...] = ()
     decoder: str = "auto"
 
     def __post_init__(self) -> None:
@@ -215,7 +218,10 @@ class TrainTransform:
 
     def _finish(self, resized: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """From the resized crop on, where images are small."""
-        return cv2.flip(resized, 1) if rng.random() < 0.5 else resized
+        image = cv2.flip(resized, 1) if rng.random() < 0.5 else resized
+        for operation in self.operations:
+            image = operation(image, rng)
+        return image
 
 
 # ------------------------------------------------------------------------------------------------ on the device
@@ -996,7 +1002,12 @@ def eval_transform(args: Namespace) -> EvalTransform:
 def train_transform(args: Namespace) -> TrainTransform:
     """Training preprocessing by the flags."""
     return TrainTransform(
-        tuple(args.image_shape[1:]), args.lower_scale, args.lower_ratio, args.upper_ratio, args.interpolation
+        tuple(args.image_shape[1:]),
+        args.lower_scale,
+        args.lower_ratio,
+        args.upper_ratio,
+        args.interpolation,
+        image_operations(args),
     )
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from reader import Loader, normalize, train_loader, val_loader
-from utils.augment import mixup
+from utils import augment
 from utils.build import (
     build_model,
     build_train_step,
@@ -104,9 +104,8 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
 
 def mix(args: argparse.Namespace, images: Tensor, labels: Tensor, seed: tuple[int, ...]) -> tuple[Tensor, Targets]:
     """Mixes a batch by the flags. The draw depends on the step alone, so a resumed run draws the same."""
-    if not args.use_mixup:
-        return images, Targets(labels)
-    return mixup(images, labels, args.mixup_alpha, np.random.default_rng(seed))
+    alphas = args.use_mixup * args.mixup_alpha, args.use_cutmix * args.cutmix_alpha
+    return augment.mix(images, labels, *alphas, np.random.default_rng(seed))
 
 
 def validate(

@@ -204,7 +204,7 @@ class Run:
     @property
     def accuracy(self) -> bool:
         """Whether hits on the training images mean anything: not on mixed ones."""
-        return not self.args.use_mixup
+        return not (self.args.use_mixup or self.args.use_cutmix)
 
     def _check_finite(self) -> None:
         """Raises `UserError`, in every process, if a loss since the last look was not finite and will not mend."""
