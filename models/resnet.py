@@ -151,7 +151,7 @@ class ResNet(nn.Module):
     The module paths are torchvision's; those of a deep stem and of averaging shortcuts are timm's.
 
     Args:
-        block: `BasicBlock` or `Bottleneck`.
+        block: `BasicBlock`, `Bottleneck`, or a class like them.
         depths: blocks per stage.
         class_dim: number of classes.
         deep_stem: widths of three 3x3 convolutions that replace the 7x7 one (ResNet-C); None: the 7x7 one.
@@ -165,7 +165,7 @@ class ResNet(nn.Module):
 
     def __init__(
         self,
-        block: type[BasicBlock] | type[Bottleneck],
+        block: type[nn.Module],
         depths: Sequence[int],
         class_dim: int = 1000,
         *,
