@@ -1,0 +1,346 @@
+"""Lists of images: a list file, class folders, a plain folder, tar shards. Few bytes per image, shared with workers."""
+
+from __future__ import annotations
+
+import glob
+import math
+import mmap
+import os
+import re
+import tempfile
+import weakref
+from collections.abc import Collection, Iterable
+from multiprocessing import reduction
+
+import numpy as np
+
+from utils.decode import read_file
+from utils.errors import UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+
+
+class SharedArray:
+    """A numpy array in memory that this process shares with its workers, forked or spawned.
+
+    The memory is an anonymous file: unlike /dev/shm it has no size limit of its own (64 MB in a container).
+
+    Attributes:
+        array: the array.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> None:
+        if hasattr(os, "memfd_create"):
+            fd = os.memfd_create("reader")
+        else:
+            with tempfile.TemporaryFile() as file:
+                fd = os.dup(file.fileno())
+        os.ftruncate(fd, max(1, math.prod(shape) * np.dtype(dtype).itemsize))
+        self._map(fd, shape, dtype)
+
+    def _map(self, fd: int, shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> None:
+        self._fd = fd
+        weakref.finalize(self, os.close, fd)
+        self.array = np.frombuffer(mmap.mmap(fd, 0), dtype, math.prod(shape)).reshape(shape)
+
+    def __getstate__(self) -> tuple:
+        return reduction.DupFd(self._fd), self.array.shape, self.array.dtype
+
+    def __setstate__(self, state: tuple) -> None:
+        fd, shape, dtype = state
+        self._map(fd.detach(), shape, dtype)
+
+
+def _is_one_of(characters: bytes) -> np.ndarray:
+    table = np.zeros(256, bool)
+    table[list(characters)] = True
+    return table
+
+
+_BLANK = _is_one_of(b" \t\r\v\f")
+_DIGIT = _is_one_of(b"0123456789")
+
+
+def _strip(text: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
+    """Moves the ends of the lines text[starts:ends] past blanks, in place."""
+    while (blank := (ends > starts) & _BLANK[text[ends - 1]]).any():
+        ends -= blank
+    while (blank := (ends > starts) & _BLANK[text[np.minimum(starts, len(text) - 1)]]).any():
+        starts += blank
+
+
+def _bad_line(line: str, class_dim: int | None) -> str:
+    """What is wrong with a line of a list file."""
+    path_and_label = line.rsplit(None, 1)
+    if len(path_and_label) == 1:
+        return f"{line!r} has no label: a line is `relative/path label`"
+    label = path_and_label[1]
+    if not label.lstrip("-").isdigit():
+        return f"label {label!r} of {line!r} is not a whole number: a line is `relative/path label`"
+    allowed = f"0..{class_dim - 1} (--class_dim {class_dim})" if class_dim else "0 or more"
+    return f"label {label} of {line!r} is not in {allowed}"
+
+
+def _parse_list(text: np.ndarray, list_path: str, class_dim: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Parses lines `path label` without a Python object per line.
+
+    Args:
+        text: the file, uint8.
+        list_path: its name, for errors.
+        class_dim: labels must be below it.
+
+    Returns:
+        Where each path starts in `text` (int64), its length (int32), its label (int32).
+    """
+    parts = []
+    lines_before = 0
+    begin = 3 if text[:3].tobytes() == b"\xef\xbb\xbf" else 0  # a byte-order mark
+    while begin < len(text):
+        # Some megabytes of whole lines at a time, to keep the temporary arrays small.
+        end = min(begin + (16 << 20), len(text))
+        while end < len(text) and text[end - 1] != ord("\n"):
+            end += 1
+        block = text[begin:end]
+
+        newlines = np.flatnonzero(block == ord("\n"))
+        ends = newlines if len(newlines) and newlines[-1] == len(block) - 1 else np.append(newlines, len(block))
+        starts = np.concatenate(([0], ends[:-1] + 1))
+        line_count = len(ends)
+        ends = ends.copy()
+        _strip(block, starts, ends)
+        numbers = np.flatnonzero(ends > starts)
+        starts, ends = starts[numbers], ends[numbers]
+
+        labels = np.zeros(len(starts), np.int64)
+        label_starts = ends.copy()
+        power = 1
+        digit = np.ones(len(starts), bool)
+        while power < 10**10:
+            character = block[label_starts - 1]
+            digit &= (label_starts > starts) & _DIGIT[character]
+            if not digit.any():
+                break
+            labels += np.where(digit, character.astype(np.int64) - ord("0"), 0) * power
+            label_starts -= digit
+            power *= 10
+
+        path_ends = label_starts.copy()
+        _strip(block, starts, path_ends)
+        limit = class_dim if class_dim is not None else np.iinfo(np.int32).max
+        bad = (label_starts == ends) | (path_ends == label_starts) | (path_ends == starts) | (labels >= limit)
+        if bad.any():
+            first = int(np.argmax(bad))
+            line = os.fsdecode(block[starts[first] : ends[first]].tobytes())
+            raise UserError(f"{list_path} line {lines_before + numbers[first] + 1}: {_bad_line(line, class_dim)}")
+        parts.append((starts + begin, (path_ends - starts).astype(np.int32), labels.astype(np.int32)))
+        lines_before += line_count
+        begin = end
+    if not sum(len(part[0]) for part in parts):
+        raise UserError(f"{list_path} is empty: a line is `relative/path label`")
+    return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))
+
+
+class ImageList:
+    """Paths and labels of a dataset: one byte array and a few integers per image, no Python object per image.
+
+    A list of ten million lines takes little more memory than its file, and worker processes share it.
+
+    Attributes:
+        root: folder that the paths are relative to.
+        labels: int32 (N,); -1 where there is no label.
+        class_names: names of the class folders, in label order; None for a list file.
+    """
+
+    def __init__(
+        self,
+        text: np.ndarray,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        labels: np.ndarray,
+        root: str,
+        class_names: list[str] | None = None,
+    ) -> None:
+        self._arrays = {"text": text, "starts": starts, "lengths": lengths, "labels": labels}
+        self._shared: dict[str, SharedArray] = {}
+        self.root = root
+        self.class_names = class_names
+
+    @classmethod
+    def from_list_file(cls, list_path: str, root: str, class_dim: int | None = None) -> ImageList:
+        """Reads a file of lines `relative/path label`; the path may contain blanks.
+
+        Args:
+            list_path: the file.
+            root: folder that its paths are relative to.
+            class_dim: number of classes; a label outside 0..class_dim - 1 is an error.
+
+        Raises:
+            UserError: no such file, an empty one, or a line that is wrong (named with its number).
+        """
+        try:
+            text = np.fromfile(list_path, np.uint8)
+        except OSError as error:
+            raise UserError(f"{list_path}: {(error.strerror or str(error)).lower()}") from None
+        return cls(text, *_parse_list(text, list_path, class_dim), root)
+
+    @classmethod
+    def from_paths(
+        cls,
+        paths: Iterable[str],
+        labels: Iterable[int] | None = None,
+        root: str = "",
+        class_names: list[str] | None = None,
+    ) -> ImageList:
+        """A list of the given paths, relative to `root`; without `labels` they are -1."""
+        names = [os.fsencode(path) for path in paths]
+        lengths = np.fromiter(map(len, names), np.int32, len(names))
+        starts = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)[:-1])) if names else np.zeros(0, np.int64)
+        text = np.frombuffer(b"".join(names), np.uint8)
+        if labels is None:
+            labels = np.full(len(names), -1)
+        return cls(text, starts, lengths, np.asarray(labels, np.int32), root, class_names)
+
+    @classmethod
+    def from_class_folders(cls, folder: str, class_dim: int | None = None) -> ImageList:
+        """Reads folder/CLASS/**/image.jpg; the classes are numbered in the sorted order of their folders' names.
+
+        Raises:
+            UserError: no class folder, no image, or more class folders than `class_dim`.
+        """
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
+        if class_dim is not None and len(names) > class_dim:
+            raise UserError(f"{folder} has {len(names)} class folders, more than --class_dim {class_dim}")
+        paths, labels = [], []
+        for label, name in enumerate(names):
+            files = _image_files(os.path.join(folder, name))
+            paths += [os.path.join(name, file) for file in files]
+            labels += [label] * len(files)
+        if not paths:
+            raise UserError(f"{folder} has no image in class folders (looked for {folder}/CLASS/*.jpg and the like)")
+        return cls.from_paths(paths, labels, folder, names)
+
+    @classmethod
+    def from_folder(cls, folder: str) -> ImageList:
+        """All images under a folder, sorted by name, without labels (-1).
+
+        Raises:
+            UserError: no such folder, or no image in it.
+        """
+        if not os.path.isdir(folder):
+            raise UserError(f"{folder} is not a folder of images")
+        paths = _image_files(folder)
+        if not paths:
+            raise UserError(f"{folder} has no image (looked for {', '.join(IMAGE_SUFFIXES)})")
+        return cls.from_paths(paths, root=folder)
+
+    @classmethod
+    def find(cls, where: str) -> ImageList:
+        """The images that `where` names, without labels: a file, a folder, a list (.txt) or a pattern (photos/*.jpg).
+
+        A line of a list is a path, relative to the list's folder, and perhaps a label, which is left out.
+
+        Raises:
+            UserError: there is no image.
+        """
+        if os.path.isdir(where):
+            return cls.from_folder(where)
+        root, name = os.path.split(where)
+        if glob.has_magic(where) and not os.path.exists(where):
+            paths = sorted(path for path in glob.iglob(where, recursive=True) if os.path.isfile(path))
+            if not paths:
+                raise UserError(f"{where}: no file matches")
+            return cls.from_paths(paths)
+        if name.lower().endswith(".txt"):
+            lines = read_file(where).decode(errors="surrogateescape").split("\n")
+            paths = [re.sub(r"(?<=\S)\s+\d+$", "", line.strip()) for line in lines if line.strip()]
+            if not paths:
+                raise UserError(f"{where}: the list is empty")
+            return cls.from_paths(paths, root=root)
+        return cls.from_paths([name], root=root)
+
+    def without(self, names: Collection[str]) -> ImageList:
+        """The images whose `name` is not among `names`, without labels."""
+        return self.from_paths((name for name in map(self.name, range(len(self))) if name not in names), root=self.root)
+
+    def __len__(self) -> int:
+        return len(self._arrays["starts"])
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._arrays["labels"]
+
+    def name(self, index: int) -> str:
+        """Path of an image, relative to `root`."""
+        start = int(self._arrays["starts"][index])
+        return os.fsdecode(self._arrays["text"][start : start + int(self._arrays["lengths"][index])].tobytes())
+
+    def path(self, index: int) -> str:
+        """Path of an image, `root` included."""
+        return os.path.join(self.root, self.name(index))
+
+    def label(self, index: int) -> int:
+        """Label of an image, -1 if it has none."""
+        return int(self._arrays["labels"][index])
+
+    def read(self, index: int) -> bytes:
+        """The bytes of an image file; raises `UnreadableImage`."""
+        return read_file(self.path(index))
+
+    def __getstate__(self) -> dict:
+        # Only a spawned worker pickles the list; all of them map one copy, which this process then uses as well.
+        for name, array in self._arrays.items():
+            if name not in self._shared:
+                self._shared[name] = SharedArray(array.shape, array.dtype)
+                self._shared[name].array[...] = array
+                self._arrays[name] = self._shared[name].array
+        return {"shared": self._shared, "root": self.root, "class_names": self.class_names}
+
+    def __setstate__(self, state: dict) -> None:
+        self._shared = state["shared"]
+        self._arrays = {name: shared.array for name, shared in self._shared.items()}
+        self.root = state["root"]
+        self.class_names = state["class_names"]
+
+
+def _image_files(folder: str) -> list[str]:
+    """Paths of the images under `folder`, relative to it, sorted."""
+    found = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders.sort()
+        found += [
+            os.path.relpath(os.path.join(parent, file), folder)
+            for file in files
+            if file.lower().endswith(IMAGE_SUFFIXES)
+        ]
+    return sorted(found)
+
+
+def open_dataset(data_dir: str, split: str, class_dim: int | None = None) -> ImageList:
+    """Opens a part of a dataset: data_dir/{split}_list.txt if it exists, else the class folders data_dir/{split}/.
+
+    Paths in the list are relative to `data_dir`, or to data_dir/{split} if that is where the files are.
+
+    Args:
+        data_dir: dataset root.
+        split: "train" or "val".
+        class_dim: number of classes; a label outside it is an error.
+
+    Raises:
+        UserError: nothing there, or a bad list.
+    """
+    if not os.path.isdir(data_dir):
+        raise UserError(f"--data_dir {data_dir}: no such folder")
+    list_path = os.path.join(data_dir, f"{split}_list.txt")
+    folder = os.path.join(data_dir, split)
+    if os.path.isfile(list_path):
+        images = ImageList.from_list_file(list_path, data_dir, class_dim)
+        # A few lines tell which folder the paths are relative to; a single one might name a missing file.
+        sample = [os.path.relpath(images.path(i), data_dir) for i in range(min(len(images), 16))]
+        if not any(os.path.exists(os.path.join(data_dir, name)) for name in sample) and any(
+            os.path.exists(os.path.join(folder, name)) for name in sample
+        ):
+            images.root = folder
+        return images
+    if os.path.isdir(folder):
+        return ImageList.from_class_folders(folder, class_dim)
+    raise UserError(f"--data_dir {data_dir} has neither {split}_list.txt nor class folders {split}/NAME/")
