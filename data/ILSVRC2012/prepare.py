@@ -1,0 +1,98 @@
+"""Unpacks the three archives of ImageNet (ILSVRC 2012) that lie in the folder of this script, and lists their images.
+
+    ILSVRC2012_img_train.tar       one tar per class     -> train/WNID/WNID_NUMBER.JPEG           train_list.txt
+    ILSVRC2012_img_val.tar         flat                  -> val/ILSVRC2012_val_NUMBER.JPEG        val_list.txt
+    ILSVRC2012_devkit_t12.tar.gz   classes of val, and which WordNet id (WNID) a class number stands for
+
+A label is the position of the class's WNID in alphabetical order, as in all published weights; the development kit
+numbers the classes otherwise. An interrupted run goes on with the class it was at.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import sys
+import tarfile
+import zlib
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+CLASSES = 1000
+COUNTS = {"train": 1_281_167, "val": 50_000}
+DEVKIT = "ILSVRC2012_devkit_t12"
+
+
+def unpack(archive: tarfile.TarFile, folder: Path, pattern: str) -> None:
+    """Writes the files of `archive` whose names match `pattern` to `folder`, which appears when it is complete."""
+    partial = folder.with_name(f"{folder.name}.part")
+    partial.mkdir(parents=True, exist_ok=True)
+    for member in archive:
+        if member.isfile() and re.fullmatch(pattern, member.name):
+            with archive.extractfile(member) as source, open(partial / member.name, "wb") as target:
+                shutil.copyfileobj(source, target)
+    partial.rename(folder)
+
+
+def unpack_train() -> None:
+    with tarfile.open(FOLDER / "ILSVRC2012_img_train.tar") as archive:
+        for member in archive:
+            wnid = member.name.removesuffix(".tar")
+            folder = FOLDER / "train" / wnid
+            if re.fullmatch(r"n\d{8}", wnid) and not folder.exists():
+                print(f"train/{wnid}", flush=True)
+                with tarfile.open(fileobj=archive.extractfile(member)) as images:
+                    unpack(images, folder, rf"{wnid}_\d+\.JPEG")
+
+
+def unpack_val() -> None:
+    if not (FOLDER / "val").exists():
+        print("val", flush=True)
+        with tarfile.open(FOLDER / "ILSVRC2012_img_val.tar") as archive:
+            unpack(archive, FOLDER / "val", r"ILSVRC2012_val_\d{8}\.JPEG")
+
+
+def read_devkit() -> tuple[list[str], list[int]]:
+    """The WNIDs of the class numbers 1, 2, ..., and the class numbers of the validation images."""
+    from scipy.io import loadmat
+
+    with tarfile.open(FOLDER / f"{DEVKIT}.tar.gz") as archive:
+        meta = loadmat(io.BytesIO(archive.extractfile(f"{DEVKIT}/data/meta.mat").read()), squeeze_me=True)
+        truth = archive.extractfile(f"{DEVKIT}/data/ILSVRC2012_validation_ground_truth.txt").read()
+    # Beyond the classes, the table holds their common ancestors.
+    wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in meta["synsets"]}
+    return [wnids[number] for number in range(1, CLASSES + 1)], [int(number) for number in truth.split()]
+
+
+def write_list(part: str, lines: list[str]) -> None:
+    if len(lines) != COUNTS[part]:
+        raise ValueError(f"{part}/ has {len(lines)} images, not the {COUNTS[part]} of ILSVRC 2012")
+    (FOLDER / f"{part}_list.txt").write_text("".join(f"{line}\n" for line in lines))
+    print(f"{len(lines)} images in {FOLDER / part}")
+
+
+def main() -> None:
+    try:
+        wnids, truth = read_devkit()
+        unpack_val()
+        unpack_train()
+        labels = {wnid: label for label, wnid in enumerate(sorted(wnids))}
+        images = sorted(path.name for path in (FOLDER / "val").iterdir())
+        write_list(
+            "val", [f"val/{name} {labels[wnids[number - 1]]}" for name, number in zip(images, truth, strict=True)]
+        )
+        write_list(
+            "train",
+            [
+                f"train/{wnid}/{path.name} {label}"
+                for wnid, label in labels.items()
+                for path in sorted((FOLDER / "train" / wnid).iterdir())
+            ],
+        )
+    except (OSError, tarfile.TarError, zlib.error, EOFError, ValueError, LookupError) as error:
+        sys.exit(f"prepare.py: error: {error}")
+
+
+if __name__ == "__main__":
+    main()
