@@ -452,7 +452,6 @@ def _misfit(model: nn.Module, weights: Weights, fit: _Fit, path: Path) -> str:
     return f"the weights do not fit the network: {', '.join(problems)}; {hint}"
 
 
-@torch.no_grad()
 def load_pretrained(model: nn.Module, path: str | os.PathLike[str], exclude: Sequence[str] = ()) -> LoadReport:
     """Copies the weights of a file, of any kind `read_weights` knows, into a network.
 
@@ -471,8 +470,15 @@ def load_pretrained(model: nn.Module, path: str | os.PathLike[str], exclude: Seq
         UserError: the file cannot be read, a tensor is missing, superfluous or of another shape, or one of `exclude`
             is in no name.
     """
+    return load_weights(model, read_weights(path), path, exclude)
+
+
+@torch.no_grad()
+def load_weights(
+    model: nn.Module, weights: Weights, path: str | os.PathLike[str], exclude: Sequence[str] = ()
+) -> LoadReport:
+    """The part of `load_pretrained` after reading `weights` from `path`."""
     exclude = [part for part in exclude if part]
-    weights = read_weights(path)
     try:
         fit = _fit(model, weights, exclude)
         _check_exclude(model, weights, exclude)
