@@ -63,7 +63,7 @@ def build_model(args: argparse.Namespace, name: str | None = None) -> nn.Module:
         elif option in args.given:
             warn(f"--{option} does nothing here: {name} has no such option")
     model = models.build(name, class_dim=args.class_dim, **options)
-    if not args.with_inplace:
+    if not getattr(args, "with_inplace", True):  # what only converts weights does not ask
         for module in model.modules():
             if getattr(module, "inplace", False):
                 module.inplace = False
@@ -176,10 +176,14 @@ def build_train_step(args: argparse.Namespace, model: nn.Module, device: torch.d
         model.compile()
     network = model
     if world_size() > 1:
+        # Batch-norm statistics stay with their process; those of rank 0 are handed round before they are used.
+        # (PyTorch 2.13 renamed the option.)
+        options = inspect.signature(DistributedDataParallel).parameters
+        option = "forward_sync_buffers" if "forward_sync_buffers" in options else "broadcast_buffers"
         network = DistributedDataParallel(
             model,
             device_ids=[device.index] if device.type == "cuda" else None,
-            broadcast_buffers=False,  # the statistics of rank 0 are handed round before they are used
+            **{option: False},
             gradient_as_bucket_view=True,
             static_graph=args.accumulate_steps == 1,
         )

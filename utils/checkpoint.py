@@ -83,8 +83,10 @@ def save_weights(model: nn.Module, path: Path, notes: dict[str, Any]) -> None:
     """
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
     metadata = {"format": "pt", "dropout": dropout_mode(model), **notes}
-    path.touch()  # with the permissions that the user wants for new files; safetensors alone would take others away
+    path.touch()
+    permissions = path.stat().st_mode  # those of any new file here; safetensors keeps its files from other users
     save_file(tensors, str(path), {key: str(value) for key, value in metadata.items()})
+    path.chmod(permissions)
 
 
 def _checksum(path: Path) -> int:
