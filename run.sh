@@ -153,9 +153,8 @@ demo() {
         --save_json_path="$output/eval.json"
     show "$python" infer.py "${network[@]}" --pretrained_model="$weights" --data_dir=data/digits/samples/ \
         --class_map_path="$names" --save_json_path="$output/infer.json"
-    show "$python" infer.py "${network[@]}" --pretrained_model="$weights" --save_inference=True
-    show "$python" predict.py --model_file="$name/model" --params_file="$name/params" \
-        --image_path=data/digits/samples/3.png --class_map_path="$names"
+    show "$python" infer.py "${network[@]}" --pretrained_model="$weights" --class_map_path="$names" --save_inference=True
+    show "$python" predict.py --model_file="$name/model" --params_file="$name/params" --image_path=data/digits/samples/
 
     cat <<TEXT
 
