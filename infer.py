@@ -57,7 +57,7 @@ def choose_class_names(args: argparse.Namespace) -> list[str]:
 
 
 def export(args: argparse.Namespace, model: nn.Module, class_names: list[str]) -> None:
-    """Writes NAME/model and NAME/params."""
+    """Writes the network into a folder of its name."""
     description = Description(
         args.model,
         class_names,
@@ -67,9 +67,8 @@ def export(args: argparse.Namespace, model: nn.Module, class_names: list[str]) -
         args.image_mean,
         args.image_std,
     )
-    folder = Path(args.model)
-    save_inference(model, description, folder)
-    log(f"{args.model} is exported: python predict.py --model_file={folder}/model --image_path=IMAGE")
+    model_file = save_inference(model, description, Path(args.model), args.inference_format)
+    log(f"{args.model} is exported: python predict.py --model_file={model_file} --image_path=IMAGE")
 
 
 def infer(args: argparse.Namespace, model: nn.Module, class_names: list[str], device: torch.device) -> None:

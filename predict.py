@@ -26,7 +26,16 @@ from utils.predictions import ResultFile, top_predictions
 def main() -> None:
     args = parse("predict")
     images = ImageList.find(args.image_path)
-    network = load_exported(args.model_file, args.params_file, choose_device(args))
+    network = load_exported(
+        args.model_file,
+        args.params_file,
+        choose_device(args),
+        choose_dtype(args),
+        engine=args.engine,
+        batch_size=min(args.batch_size, len(images)),
+        use_compile=args.use_compile,
+        use_tensorrt=args.use_tensorrt,
+    )
     about = network.description
     class_names = about.class_names
     if args.class_map_path:
@@ -68,6 +77,13 @@ def choose_device(args: argparse.Namespace) -> torch.device:
     share = args.gpu_mem * 2**20 / torch.cuda.get_device_properties(device).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
     return device
+
+
+def choose_dtype(args: argparse.Namespace) -> torch.dtype:
+    """The type to compute in, by the flags."""
+    if args.use_fp16 and args.use_bf16:
+        raise FlagError("--use_fp16 and --use_bf16 exclude each other: give one of them")
+    return torch.float16 if args.use_fp16 else torch.bfloat16 if args.use_bf16 else torch.float32
 
 
 if __name__ == "__main__":

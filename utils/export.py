@@ -2,55 +2,160 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
+import importlib.util
+import os
+import tempfile
 import warnings
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from utils.exported import DESCRIPTION, Description, sha256
+from models.resnet_acnet import fuse
+from utils.errors import UserError
+from utils.exported import DESCRIPTION, Description, load_exported, sha256
 from utils.files import written_whole
+from utils.logger import warn
+
+# Share of the largest logit by which an exported network may differ from the one it was made of.
+TOLERANCE = 1e-4
+
+FORMATS = ("torch", "onnx")
 
 
-def export_program(model: nn.Module, image_shape: list[int]) -> ExportedProgram:
-    """Exports a network in evaluation mode, for any number of images per batch.
+def save_inference(model: nn.Module, description: Description, folder: Path, inference_format: str = "torch") -> Path:
+    """Exports a network and checks that what was written gives the same logits.
 
     Args:
-        model: float32, on the CPU.
-        image_shape: channels, height, width.
+        model: the network with its weights, float32, on the CPU. It is put into evaluation mode.
+        description: of the network; what it says of the file of weights is filled in.
+        folder: where to write model and params, or model.onnx and model.onnx.data.
+        inference_format: one of `FORMATS`.
+
+    Returns:
+        The model file.
+
+    Raises:
+        UserError: it cannot be written, what it needs is not installed, or the network cannot be exported exactly.
     """
     model.eval().requires_grad_(False)
-    # Two images: a batch of one would be taken for a constant.
-    images = torch.zeros(2, *image_shape)
+    images = _test_images(description.image_shape)
+    program = export_program(fold_batch_norms(model, images), images)
+    write = {"torch": _write_program, "onnx": _write_onnx}[inference_format]
+    model_file = write(program, description, folder)
+    with torch.inference_mode():
+        expected = model(images)
+    difference = relative_difference(load_exported(str(model_file))(images), expected)
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"{model_file} differs from {description.network} by {difference:.1e} of the largest logit: do not use it; "
+            "are the weights those of this network, and finite?"
+        )
+    return model_file
+
+
+def _test_images(image_shape: list[int]) -> Tensor:
+    """Two images as a normalization leaves them. (A batch of one would be exported as one of exactly one.)"""
+    return torch.randn(2, *image_shape, generator=torch.Generator().manual_seed(0))
+
+
+def relative_difference(logits: Tensor, expected: Tensor) -> float:
+    """Largest difference as a share of the largest absolute value expected; NaN if there is one anywhere."""
+    return ((logits - expected).abs().max() / expected.abs().max()).item()
+
+
+def export_program(model: nn.Module, images: Tensor) -> ExportedProgram:
+    """Exports a network in evaluation mode, for any number of images of the size of `images`."""
     return torch.export.export(model, (images,), dynamic_shapes=({0: Dim("batch")},))
 
 
-def _take_weights(program: ExportedProgram) -> dict[str, Tensor]:
-    """Takes the weights out of a program, and leaves zeros of the same shapes that need no memory."""
-    weights = {}
-    for tensors in (program.state_dict, program.constants):
-        for name, tensor in tensors.items():
-            weights[name] = tensor.detach().contiguous().clone()
-            empty = torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
-            is_parameter = isinstance(tensor, nn.Parameter)
-            tensors[name] = nn.Parameter(empty, requires_grad=False) if is_parameter else empty
-    return weights
+# ------------------------------------------------------------------------------------------------------ folding
 
 
-def save_inference(model: nn.Module, description: Description, folder: Path) -> None:
-    """Writes `folder`/model and `folder`/params.
+def fold_batch_norms(model: nn.Module, images: Tensor) -> nn.Module:
+    """A copy of `model` in which batch-norms are folded into the convolutions before them; the logits are the same.
 
-    Args:
-        model: the network with its weights.
-        description: of the network; what it says of the params file is filled in.
-
-    Raises:
-        UserError: the folder cannot be written to.
+    In evaluation a batch-norm is y = a x + b per channel, which a convolution's weights and bias can take over. Which
+    convolution is before which batch-norm is seen when the network runs, so networks need no code for it.
     """
-    program = export_program(model, description.image_shape)
+    folded = fuse(model)  # ACNet's own folding
+    for conv_path, bn_path in _foldable_pairs(folded, images):
+        # In float64, so that nothing but the last rounding is lost.
+        conv, bn = (folded.get_submodule(path).double() for path in (conv_path, bn_path))
+        folded.set_submodule(conv_path, fuse_conv_bn_eval(conv, bn).float())
+        folded.set_submodule(bn_path, nn.Identity())
+    with torch.inference_mode():
+        difference = relative_difference(folded(images), model(images))
+    if not difference <= TOLERANCE:
+        warn(f"batch-norms are not folded: that would change the logits by {difference:.1e} of the largest")
+        return model
+    return folded
+
+
+class _Uses(TorchDispatchMode):
+    """Notes what computes each tensor, and how often it is used.
+
+    Attributes:
+        source: id of a tensor -> the weight of the convolution that computed it.
+        count: id of a tensor -> operations that take it.
+        norms: (input, weight) of every batch-norm.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source: dict[int, Tensor] = {}
+        self.count: Counter[int] = Counter()
+        self.norms: list[tuple[Tensor, Tensor]] = []
+        self._kept: list[Any] = []  # the id of a tensor that is gone could become another's
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = operator(*args, **(kwargs or {}))
+        self._kept.append(result)
+        self.count.update(id(tensor) for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor))
+        if operator is torch.ops.aten.convolution.default:
+            self.source[id(result)] = args[1]
+        elif operator.overloadpacket in (torch.ops.aten.native_batch_norm, torch.ops.aten.cudnn_batch_norm):
+            self.norms.append((args[0], args[1]))
+        return result
+
+
+def _foldable_pairs(model: nn.Module, images: Tensor) -> list[tuple[str, str]]:
+    """Paths of each convolution of `model` and the batch-norm that alone uses its result."""
+    # Shapes are enough: on the meta device nothing is computed.
+    ghost = copy.deepcopy(model).to("meta")
+    with torch.no_grad(), _Uses() as uses:
+        ghost(images.to("meta"))
+    paths = {
+        id(module.weight): path
+        for path, module in ghost.named_modules()
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d)
+    }
+    pairs = []
+    for conv_output, bn_weight in uses.norms:
+        conv_weight = uses.source.get(id(conv_output))
+        layers = id(conv_weight), id(bn_weight)
+        # A layer that is used twice cannot be folded into two others.
+        if all(uses.count[key] == 1 for key in (id(conv_output), *layers)) and all(key in paths for key in layers):
+            pairs.append((paths[layers[0]], paths[layers[1]]))
+    return pairs
+
+
+# -------------------------------------------------------------------------------------------------------- files
+
+
+def _write_program(program: ExportedProgram, description: Description, folder: Path) -> Path:
+    """Writes a program to `folder`/model and its weights to `folder`/params."""
     weights = _take_weights(program)
     program.example_inputs = None
     for node in program.graph.nodes:
@@ -59,10 +164,84 @@ def save_inference(model: nn.Module, description: Description, folder: Path) -> 
             node.meta.pop(key, None)
     with written_whole(folder / "params", "--save_inference") as params:
         params.write_bytes(save(weights, {"format": "pt", "network": description.network}))
-        description = dataclasses.replace(
-            description, params_sha256=sha256(str(params)), params_bytes=params.stat().st_size
-        )
-    with written_whole(folder / "model", "--save_inference") as model_file, warnings.catch_warnings():
+        description = _with_params(description, params, "params")
+    model_file = folder / "model"
+    with written_whole(model_file, "--save_inference") as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "No complete tensor found")
-        with open(model_file, "wb") as file:
+        with open(temporary, "wb") as file:
             torch.export.save(program, file, extra_files={DESCRIPTION: description.to_json()})
+    return model_file
+
+
+def _take_weights(program: ExportedProgram) -> dict[str, Tensor]:
+    """Takes the weights out of a program, and leaves zeros of the same shapes that need no memory."""
+    weights = {}
+    for tensors in (program.state_dict, program.constants):
+        for name, tensor in tensors.items():
+            weights[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
+            empty = torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            tensors[name] = nn.Parameter(empty, requires_grad=False) if is_parameter else empty
+    return weights
+
+
+def _with_params(description: Description, params: Path, name: str) -> Description:
+    """The description, with what it says of the file of weights: `params`, which is going to be called `name`."""
+    return dataclasses.replace(
+        description, params_name=name, params_bytes=params.stat().st_size, params_sha256=sha256(str(params))
+    )
+
+
+def _write_onnx(program: ExportedProgram, description: Description, folder: Path) -> Path:
+    """Writes a program as an ONNX model to `folder`/model.onnx and its weights to `folder`/model.onnx.data."""
+    require("onnx", "onnxscript", "onnxruntime")
+    with unfinished_onnx(folder / "model.onnx", description) as model_file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            program,
+            (),
+            str(model_file),
+            input_names=["images"],
+            output_names=["logits"],
+            external_data=True,
+            verbose=False,
+        )
+    return folder / "model.onnx"
+
+
+def require(*packages: str) -> None:
+    """Raises `UserError` if an optional package is not installed."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"ONNX models need {package}: pip install -r requirements-onnx.txt")
+
+
+@contextlib.contextmanager
+def unfinished_onnx(path: Path, description: Description) -> Iterator[Path]:
+    """Lends a path for an ONNX model with external weights (PATH.data); describes it and puts both in place at the end.
+
+    Args:
+        path: where they are to be in the end.
+        description: to be stored in the model, with what it says of the file of weights filled in.
+    """
+    import onnx
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".onnx.", dir=path.parent) as temporary:
+            model_file = Path(temporary) / path.name
+            yield model_file
+            data = model_file.with_name(f"{path.name}.data")
+            data.touch()  # there is none if all weights are tiny
+            model = onnx.load(model_file, load_external_data=False)
+            texts = {DESCRIPTION: _with_params(description, data, data.name).to_json()}
+            onnx.helper.set_model_props(model, texts)
+            for node in model.graph.node:
+                # Where the network's code lay on this machine is nobody's business.
+                node.ClearField("doc_string")
+                node.ClearField("metadata_props")
+            onnx.save(model, model_file)
+            os.replace(data, path.with_name(data.name))
+            os.replace(model_file, path)
+    except OSError as error:
+        raise UserError(f"--save_inference: cannot write {path}: {error.strerror or error}") from None

@@ -215,7 +215,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     ),
     "Switches": (
         Flag("validate", boolean, True, T, "Validate after each epoch."),
-        Flag("use_fp16", boolean, False, T, "Mixed precision with float32 master weights.", aliases=("fp16",)),
+        Flag("use_fp16", boolean, False, (*T, "predict"),
+             "Mixed precision with float32 master weights. predict: compute in float16.", aliases=("fp16",)),
+        Flag("use_bf16", boolean, False, ("predict",), "Compute in bfloat16."),
         Flag("amp_dtype", str, "auto", T,
              "Mixed precision: type of the operations; auto is float16 on a GPU, bfloat16 on a CPU.",
              choices=("auto", "float16", "bfloat16")),
@@ -224,7 +226,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("data_format", str, "NCHW", T,
              "Memory format; NHWC is channels_last. Not given: NHWC on a CPU and in mixed precision, where it is "
              "faster.", choices=("NCHW", "NHWC")),
-        Flag("use_compile", boolean, False, T, "Compile the network (torch.compile)."),
+        Flag("use_compile", boolean, False, (*T, "predict"), "Compile the network (torch.compile)."),
+        Flag("use_tensorrt", boolean, False, ("predict",),
+             "Run an ONNX model with ONNX Runtime's TensorRT provider, on a GPU."),
         Flag("fuse_elewise_add_act_ops", boolean, False, T,
              "Fuse operations: what PyTorch has for it is compilation, so this turns on --use_compile."),
         Flag("fuse_bn_act_ops", boolean, False, T, "The same as --fuse_elewise_add_act_ops here."),
@@ -262,6 +266,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     "Inference": (
         Flag("save_inference", boolean, False, ("infer",),
              "Export the network to NAME/model and NAME/params for predict.py, instead of classifying."),
+        Flag("inference_format", str, "torch", ("infer",),
+             "Format of the export: torch writes NAME/model and NAME/params, onnx NAME/model.onnx and "
+             "NAME/model.onnx.data (needs requirements-onnx.txt).", choices=("torch", "onnx")),
         Flag("topk", positive_int, 1, IP, "Classes per image, best first."),
         Flag("class_map_path", str, "./utils/tools/readable_label.txt", IP,
              "File of class names, one `number name` per line. predict: not given, the names stored at export.",
@@ -276,9 +283,14 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("features_path", str, None, ("infer",),
              "Write the images' features (before the classifier) to this .npy file, a row per image, and their names "
              "to the .txt file beside it, instead of classifying."),
-        Flag("model_file", str, None, ("predict",), "The exported network, NAME/model.", required=("predict",)),
+        Flag("model_file", str, None, ("predict",), "The exported network, NAME/model or NAME/model.onnx.",
+             required=("predict",)),
         Flag("params_file", str, None, ("predict",),
-             "Its weights, NAME/params. Not given: the file of that name beside the model file."),
+             "Its weights. Not given: the file that was written beside the model file."),
+        Flag("engine", str, "auto", ("predict",),
+             "What runs the network: auto is pytorch for NAME/model; for NAME/model.onnx it is onnxruntime, or "
+             "openvino on a CPU in bfloat16 or int8 if it is installed.",
+             choices=("auto", "pytorch", "onnxruntime", "openvino")),
         Flag("gpu_id", int, 0, ("predict",), "GPU to use; below 0: the CPU."),
         Flag("gpu_mem", positive_int, 2000, ("predict",), "GPU memory that may be used, in MB."),
     ),
