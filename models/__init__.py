@@ -235,12 +235,17 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter(_MODULES, pattern))
 
 
+def _unknown(name: str) -> str:
+    """What to say of a name that no network has: the nearest ones."""
+    near = difflib.get_close_matches(name, _MODULES, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {len(_MODULES)}, such as ResNet50_vd"
+    return f"unknown network {name!r}: {hint}"
+
+
 def check_name(name: str) -> None:
     """Raises `FlagError`, with the nearest names, if there is no network `name`."""
     if name not in _MODULES:
-        near = difflib.get_close_matches(name, _MODULES, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {len(_MODULES)}, such as ResNet50_vd"
-        raise FlagError(f"--model: unknown network {name!r}: {hint}")
+        raise FlagError(f"--model: {_unknown(name)}")
 
 
 def input_config(name: str) -> InputConfig:
@@ -262,7 +267,7 @@ def build(name: str, **options: Any) -> nn.Module:
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(importlib.import_module(f"models.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'models' has no network {name!r}")
+    raise AttributeError(f"models: {_unknown(name)}")
 
 
 def __dir__() -> list[str]:
