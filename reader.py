@@ -1,8 +1,8 @@
-"""From image files to batches: lists of files, the cv2 pipeline in worker processes, the loader that train.py,
-eval.py, infer.py and predict.py share.
+"""From image files to batches, for train.py, eval.py, infer.py and predict.py: the OpenCV pipeline, in worker
+processes, and the DALI pipeline, behind one interface.
 
     images = open_dataset("data/ILSVRC2012", "train", class_dim=1000)
-    loader = Loader(images, TrainTransform((224, 224)), batch_size=64, training=True, workers=8, seed=0)
+    loader = OpenCVLoader(images, TrainTransform((224, 224)), batch_size=64, training=True, workers=8, seed=0)
     for batch in loader.epoch(0):
         inputs = normalize(batch.images.to(device, non_blocking=True), mean, std)
 
@@ -46,9 +46,11 @@ from utils.image_list import ImageList, SharedArray, open_dataset
 
 __all__ = [
     "Batch",
+    "DaliLoader",
     "EvalTransform",
     "ImageList",
     "Loader",
+    "OpenCVLoader",
     "TrainTransform",
     "UnreadableImage",
     "decode",
@@ -254,7 +256,7 @@ def normalize(
     return planes.mul_(scale).add_(shift).to(dtype)
 
 
-# ------------------------------------------------------------------------------------------------------- loader
+# ------------------------------------------------------------------------------------------------------ batches
 
 
 @dataclasses.dataclass
@@ -282,6 +284,101 @@ def available_processors() -> int:
     except AttributeError:  # not Linux
         count = os.cpu_count() or 1
     return max(1, count // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+class Loader:
+    """The batches of a list of images. Here: which images they hold; the subclasses make the pixels.
+
+    Training: shuffled by (seed, epoch); every process gets the same number of full batches, and the images left over
+    at the end of an epoch are left out, as in the original. The sequence of global batches depends on the seed, the
+    epoch and batch_size * world_size, not on world_size, `workers` or the step that an epoch is resumed at.
+
+    Evaluation: in order; over all processes each image is there exactly once. Processes may get different numbers of
+    batches, and the last batch may be smaller.
+
+    Args:
+        images: the list.
+        transform: what is done to an image.
+        batch_size: images per batch in this process.
+        training: see above.
+        workers: worker processes or threads, at most one per processor.
+        read_ahead_images: images made before they are asked for.
+        seed: of the shuffling and of everything random in `transform`.
+        rank, world_size: this process among those that share the list.
+        pin_memory: the batches are for a GPU.
+
+    Attributes:
+        unreadable: path -> reason of the unreadable images met so far in this process.
+
+    Raises:
+        UserError: the list is empty or, in training, smaller than a batch.
+    """
+
+    def __init__(
+        self,
+        images: ImageList,
+        transform: EvalTransform | TrainTransform,
+        batch_size: int,
+        training: bool,
+        workers: int = 8,
+        read_ahead_images: int = 2048,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+    ) -> None:
+        if not len(images):
+            raise UserError("the list of images is empty")
+        if training and len(images) < batch_size * world_size:
+            raise UserError(
+                f"--batch_size {batch_size * world_size} is larger than the {len(images)} training images: lower it"
+            )
+        self.images = images
+        self.transform = transform
+        self.batch_size = batch_size
+        self.training = training
+        self.workers = min(workers, available_processors())
+        self.read_ahead_images = read_ahead_images
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.pin_memory = pin_memory and torch.cuda.is_available()
+        self.unreadable: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        """Steps per epoch in this process."""
+        if self.training:
+            return len(self.images) // (self.batch_size * self.world_size)
+        return -(-len(range(self.rank, len(self.images), self.world_size)) // self.batch_size)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from step `start_step` on. A new epoch ends an unfinished one.
+
+        Raises:
+            UserError: images cannot be read, or a worker was killed.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Ends the workers. A later epoch starts new ones."""
+
+    def _steps(self, epoch: int, start_step: int) -> Iterator[np.ndarray]:
+        """The images of each step of this process, int (batch_size,) or, at the end of evaluation, fewer."""
+        count = len(self.images)
+        if self.training:
+            order = self.images.shuffled(self.seed, epoch)[: len(self) * self.world_size * self.batch_size]
+            order = order.reshape(-1, self.world_size, self.batch_size)[:, self.rank].reshape(-1)
+        else:
+            order = np.arange(self.rank, count, self.world_size)
+        for step in range(start_step, len(self)):
+            yield order[step * self.batch_size : (step + 1) * self.batch_size]
+
+    def _batch(self, images: torch.Tensor, indices: np.ndarray) -> Batch:
+        labels = torch.from_numpy(self.images.labels[indices].astype(np.int64))
+        return Batch(images, labels.pin_memory() if self.pin_memory else labels, torch.from_numpy(indices))
+
+
+# ---------------------------------------------------------------------------------------------- the OpenCV pipeline
 
 
 class ImageRandom:
@@ -401,78 +498,29 @@ def _terminate(processes: list[multiprocessing.process.BaseProcess]) -> None:
         process.join()
 
 
-class Loader:
-    """Batches of a list, made by worker processes.
+class OpenCVLoader(Loader):
+    """Batches made by worker processes with OpenCV; see `Loader`. With no workers they are made in this process.
 
-    Training: shuffled by (seed, epoch); every process gets the same number of full batches, and the images left over
-    at the end of an epoch are left out, as in the original. The sequence of global batches depends on the seed, the
-    epoch and batch_size * world_size, not on world_size, `workers` or `start_step`. An unreadable image is replaced
-    by another one of the list.
+    In training an unreadable image is replaced by another one of the list; in evaluation it is left out.
 
-    Evaluation: in order; over all processes each image is there exactly once. Processes may get different numbers of
-    batches, and the last batch may be smaller. Unreadable images are left out.
-
-    The workers start with the first epoch and stay. A batch's images are the memory that the workers wrote (pinned
-    with `pin_memory`), lent: when the tensor is freed, and the copies queued on the current CUDA stream by then are
-    done, the memory is used for another batch.
-
-    Args:
-        images: the list.
-        transform: makes an image of `transform.image_size` from a file's bytes.
-        batch_size: images per batch in this process.
-        training: see above.
-        workers: worker processes, at most one per processor; 0 reads in this process.
-        read_ahead_images: images made before they are asked for; never less than three batches.
-        seed: of the shuffling and of everything random in `transform`.
-        rank, world_size: this process among those that share the list.
-        pin_memory: page-lock the batches for copies to a GPU.
-
-    Attributes:
-        unreadable: path -> reason of the unreadable images met so far in this process.
-
-    Raises:
-        UserError: the list is empty or, in training, smaller than a batch.
+    The workers start with the first epoch and stay. A batch's images are the memory that the workers wrote (page-locked
+    if they are for a GPU), lent: when the tensor is freed, and the copies queued on the current CUDA stream by then are
+    done, the memory is used for another batch. At least three batches are ahead of the caller or with it.
     """
 
-    def __init__(
-        self,
-        images: ImageList,
-        transform: EvalTransform | TrainTransform,
-        batch_size: int,
-        training: bool,
-        workers: int = 8,
-        read_ahead_images: int = 2048,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        pin_memory: bool = False,
-    ) -> None:
-        if not len(images):
-            raise UserError("the list of images is empty")
-        if training and len(images) < batch_size * world_size:
-            raise UserError(
-                f"--batch_size {batch_size * world_size} is larger than the {len(images)} training images: lower it"
-            )
-        self.images = images
-        self.batch_size = batch_size
-        self.training = training
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.pin_memory = pin_memory and torch.cuda.is_available()
-        self.unreadable: dict[str, str] = {}
-
-        self._workers = min(workers, available_processors())
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
         # One batch in use, one ready, one being made. Tasks are messages in a pipe, whose number must be limited.
-        slots = max(3, min(256, len(self), read_ahead_images // batch_size)) if self._workers else 1
-        self._task_size = max(1, min(16, -(-batch_size // (2 * max(1, self._workers)))), slots * batch_size // 512)
+        slots = max(3, min(256, len(self), self.read_ahead_images // self.batch_size)) if self.workers else 1
+        share = -(-self.batch_size // (2 * max(1, self.workers)))
+        self._task_size = max(1, min(16, share), slots * self.batch_size // 512)
         self._job = _Job(
-            images,
-            transform,
-            training,
-            seed,
-            SharedArray((slots, batch_size, *transform.image_size, 3), np.uint8),
-            SharedArray((slots, batch_size), np.int64),
+            self.images,
+            self.transform,
+            self.training,
+            self.seed,
+            SharedArray((slots, self.batch_size, *self.transform.image_size, 3), np.uint8),
+            SharedArray((slots, self.batch_size), np.int64),
             SharedArray((1,), np.int64),
         )
         self._processes: list[multiprocessing.process.BaseProcess] = []
@@ -483,33 +531,21 @@ class Loader:
         self._returned: deque[int] = deque()
         self._being_copied: deque[tuple[torch.cuda.Event, list[int]]] = deque()
 
-    def __len__(self) -> int:
-        """Steps per epoch in this process."""
-        if self.training:
-            return len(self.images) // (self.batch_size * self.world_size)
-        return -(-len(range(self.rank, len(self.images), self.world_size)) // self.batch_size)
-
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from step `start_step` on. A new epoch ends an unfinished one.
-
-        Raises:
-            UserError: a worker was killed, or no image can be read.
-        """
-        order = self._order(epoch)
+        steps = self._steps(epoch, start_step)
         self._job.generation.array[0] += 1
         generation = int(self._job.generation.array[0])
-        make = self._made_by_workers if self._workers else self._made_here
-        delivered = False
+        tried = delivered = 0
         try:
-            for images, indices in make(order, epoch, start_step):
+            for images, indices in (self._made_by_workers if self.workers else self._made_here)(steps, epoch):
                 there = indices >= 0
+                tried += len(indices)
                 if not there.all():
                     images, indices = images[torch.from_numpy(there)], indices[there]
                 if not len(indices):
                     continue
-                delivered = True
-                labels = torch.from_numpy(self.images.labels[indices].astype(np.int64))
-                yield Batch(images, labels.pin_memory() if self.pin_memory else labels, torch.from_numpy(indices))
+                delivered += len(indices)
+                yield self._batch(images, indices)
                 if generation != self._job.generation.array[0]:
                     raise RuntimeError("this epoch's iterator was ended by a later call of epoch()")
         except UserError:
@@ -518,59 +554,38 @@ class Loader:
         finally:
             if generation == self._job.generation.array[0]:
                 self._job.generation.array[0] += 1  # what is still queued is not wanted any more
-        if not delivered and start_step < len(self):
+        if tried and not delivered:
             path, reason = next(iter(self.unreadable.items()))
-            raise UserError(f"none of the {len(order)} images can be read; the first: {path}: {reason}")
+            raise UserError(f"none of the {tried} images can be read; the first: {path}: {reason}")
 
     def close(self) -> None:
-        """Ends the workers. A later epoch starts new ones."""
         self._stop_workers()
         self._processes = []
         self._stop_workers = weakref.finalize(self, _terminate, self._processes)
 
-    def _order(self, epoch: int) -> np.ndarray:
-        """The images of this process in an epoch, in order: int (steps * batch_size) in training, less at the end
-        in evaluation."""
-        count = len(self.images)
-        if not self.training:
-            return np.arange(self.rank, count, self.world_size)
-        order = np.arange(count, dtype=np.int32 if count < 1 << 31 else np.int64)
-        np.random.default_rng((self.seed, epoch)).shuffle(order)
-        return (
-            order[: len(self) * self.world_size * self.batch_size]
-            .reshape(-1, self.world_size, self.batch_size)[:, self.rank]
-            .reshape(-1)
-        )
-
-    def _made_here(self, order: np.ndarray, epoch: int, start_step: int) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
+    def _made_here(self, steps: Iterator[np.ndarray], epoch: int) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
         """(images, indices) of each step, made in this process."""
-        for step in range(start_step, len(self)):
-            rows = order[step * self.batch_size : (step + 1) * self.batch_size]
-            self._job.indices.array[0, : len(rows)] = rows
+        pixels, indices = self._job.slots.array[0], self._job.indices.array[0]
+        for rows in steps:
+            indices[: len(rows)] = rows
             self._note(self._job.fill(0, 0, len(rows), epoch))
-            yield (
-                torch.from_numpy(self._job.slots.array[0, : len(rows)].copy()),
-                self._job.indices.array[0, : len(rows)].copy(),
-            )
+            yield torch.from_numpy(pixels[: len(rows)].copy()), indices[: len(rows)].copy()
 
-    def _made_by_workers(
-        self, order: np.ndarray, epoch: int, start_step: int
-    ) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
+    def _made_by_workers(self, steps: Iterator[np.ndarray], epoch: int) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
         """(images, indices) of each step, made by the workers, as many steps ahead as there are slots."""
         self._start()
         while any(self._tasks_left):  # of an epoch that was given up
             self._receive()
         self._free = [slot for slot in range(len(self._tasks_left)) if slot not in self._lent]
         ahead: deque[tuple[int, int]] = deque()
-        step = start_step
-        while step < len(self) or ahead:
+        while True:
             self._take_back(wait=not self._free and not ahead)
-            while self._free and step < len(self):
-                slot = self._free.pop()
-                rows = order[step * self.batch_size : (step + 1) * self.batch_size]
+            for slot, rows in zip(self._free.copy(), steps, strict=False):
+                self._free.remove(slot)
                 self._submit(slot, rows, epoch)
                 ahead.append((slot, len(rows)))
-                step += 1
+            if not ahead:
+                return
             slot, count = ahead.popleft()
             while self._tasks_left[slot]:
                 self._receive()
@@ -585,7 +600,7 @@ class Loader:
         # The sending end and its lock must outlive this call: a spawned worker opens them when it comes up.
         self._results, *self._reporting = *context.Pipe(duplex=False), context.Lock()
         self._tasks_left = [0] * len(self._tasks_left)
-        for _ in range(self._workers):
+        for _ in range(self.workers):
             process = context.Process(target=_work, args=(self._job, self._tasks, *self._reporting), daemon=True)
             process.start()
             self._processes.append(process)
@@ -647,6 +662,143 @@ class Loader:
         self._free += slots
 
 
+# ------------------------------------------------------------------------------------------------ the DALI pipeline
+
+# Interpolations that DALI has, by the numbers of INTERPOLATIONS.
+DALI_INTERPOLATIONS = {None: "LINEAR", 0: "NN", 1: "LINEAR", 2: "CUBIC", 4: "LANCZOS3"}
+
+
+class DaliLoader(Loader):
+    """Batches made by NVIDIA DALI: on the GPU if they are for one (decoding included), else on the CPU; see `Loader`.
+
+    The images, their order, the crops and the flips are those of `OpenCVLoader`, drawn from the same numbers; pixels
+    differ by the rounding of another resampler. DALI does the reading and everything after it, in its own threads.
+    A file that it cannot read ends the run.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        transform = self.transform
+        if transform.interpolation not in DALI_INTERPOLATIONS:
+            raise FlagError(
+                f"--interpolation {transform.interpolation} cannot be had with --use_dali: take 0, 1, 2 or 4"
+            )
+        if getattr(transform, "operations", ()):
+            names = ", ".join(type(operation).__name__ for operation in transform.operations)
+            raise FlagError(f"--use_dali cannot augment single images ({names}): leave out their flags, or --use_dali")
+        if type(self.images) is not ImageList:
+            raise FlagError("--use_dali reads loose files, not tar shards: unpack them, or leave --use_dali out")
+        self._random = ImageRandom(self.seed)
+        self._steps_to_feed: Iterator[tuple[int, np.ndarray]] = iter(())
+        self._fed: deque[np.ndarray] = deque()
+        self._pipe = self._build()
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        if self._pipe is None:
+            self._pipe = self._build()
+        self._steps_to_feed = iter(())
+        while self._run() is not None:  # what is left of an unfinished epoch
+            pass
+        steps = self._steps_to_feed = ((epoch, rows) for rows in self._steps(epoch, start_step))
+        while (images := self._run()) is not None:
+            yield self._batch(images, self._fed.popleft().astype(np.int64))
+            if steps is not self._steps_to_feed:
+                raise RuntimeError("this epoch's iterator was ended by a later call of epoch()")
+
+    def close(self) -> None:
+        self._pipe = None
+
+    def _feed(self) -> tuple[list[np.ndarray], ...]:
+        """The paths of the next batch's images and, in training, their random numbers, for the pipeline."""
+        epoch, rows = next(self._steps_to_feed)  # its StopIteration ends the pipeline's epoch
+        self._fed.append(rows)
+        paths = [np.frombuffer(os.fsencode(self.images.path(row)), np.uint8) for row in rows]
+        if not self.training:
+            return (paths,)
+        return paths, [self._random.of_image(epoch, int(row)).random(5) for row in rows]
+
+    def _run(self) -> torch.Tensor | None:
+        """The images of the next batch fed; None when there is none."""
+        try:
+            (images,) = self._pipe.run()
+        except StopIteration:
+            self._pipe.reset()
+            self._fed.clear()
+            return None
+        except RuntimeError as error:
+            self.close()
+            reason = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+            raise UserError(
+                f"DALI cannot make a batch; `python reader.py --check` finds unreadable files, and without --use_dali "
+                f"they are skipped. DALI says: {reason}"
+            ) from None
+        if self.pin_memory:
+            return torch.from_dlpack(images.as_tensor()).clone()  # DALI writes the next batches over it
+        return torch.from_numpy(np.array(images.as_array()))
+
+    def _build(self):
+        """The pipeline: paths and random numbers in, images out."""
+        try:
+            from nvidia.dali import Pipeline, fn, math, types
+        except ImportError:
+            raise FlagError(
+                "--use_dali needs NVIDIA DALI: pip install nvidia-dali-cuda130 (for CUDA 12: nvidia-dali-cuda120)"
+            ) from None
+
+        def pixels(first, second):
+            """Two whole numbers, rows before columns."""
+            return fn.cast(fn.stack(first, second), dtype=types.INT32)
+
+        transform = self.transform
+        height, width = transform.image_size
+        resizing = {
+            "interp_type": getattr(types, f"INTERP_{DALI_INTERPOLATIONS[transform.interpolation]}"),
+            "antialias": False,  # as OpenCV
+        }
+        decoding = {"device": "mixed" if self.pin_memory else "cpu", "jpeg_fancy_upsampling": True}
+        pipe = Pipeline(
+            batch_size=self.batch_size,
+            num_threads=max(1, self.workers),
+            device_id=torch.cuda.current_device() if self.pin_memory else None,
+            prefetch_queue_depth=max(2, min(8, self.read_ahead_images // self.batch_size)),
+        )
+        with pipe:
+            kinds = [types.UINT8, types.FLOAT64][: 1 + self.training]
+            paths, *draws = fn.external_source(self._feed, num_outputs=len(kinds), dtype=kinds, ndim=1, batch=True)
+            data = fn.io.file.read(paths)
+            shape = fn.peek_image_shape(data, dtype=types.FLOAT64)
+            rows, columns = shape[0], shape[1]
+            if self.training:
+                # `random_crop_box`, in DALI's arithmetic.
+                (draws,) = draws
+                aspect = math.sqrt(transform.lower_ratio + (transform.upper_ratio - transform.lower_ratio) * draws[0])
+                largest = math.min(columns / rows / (aspect * aspect), rows / columns * (aspect * aspect))
+                smallest = math.min(largest, transform.lower_scale)
+                side = math.sqrt(rows * columns * (smallest + (math.min(largest, 1.0) - smallest) * draws[1]))
+                crop_height = math.min(rows, math.max(1.0, math.floor(side / aspect)))
+                crop_width = math.min(columns, math.max(1.0, math.floor(side * aspect)))
+                top = math.floor(draws[2] * (rows - crop_height + 1))
+                left = math.floor(draws[3] * (columns - crop_width + 1))
+                crop = fn.decoders.image_slice(
+                    data, start=pixels(top, left), shape=pixels(crop_height, crop_width), axes=[0, 1], **decoding
+                )
+                images = fn.resize(crop, size=[height, width], **resizing)
+                images = fn.flip(images, horizontal=fn.cast(draws[4] < 0.5, dtype=types.INT32))
+            else:
+                scale = transform.resize_short_size / math.min(rows, columns)
+                # Rounded as Python's round() but for exact halves.
+                resized_height, resized_width = math.floor(rows * scale + 0.5), math.floor(columns * scale + 0.5)
+                whole = fn.decoders.image(data, **decoding)
+                resized = fn.resize(
+                    whole, size=fn.cast(fn.stack(resized_height, resized_width), dtype=types.FLOAT), **resizing
+                )
+                start = pixels(math.floor((resized_height - height) / 2), math.floor((resized_width - width) / 2))
+                images = fn.slice(resized, start=start, shape=[height, width], axes=[0, 1])
+            pipe.set_outputs(images)
+        pipe.build()
+        return pipe
+
+
 # --------------------------------------------------------------------------------------------- loaders by flags
 
 
@@ -674,9 +826,14 @@ def train_transform(args: Namespace) -> TrainTransform:
     )
 
 
+def _pipeline(args: Namespace) -> type[Loader]:
+    """The pipeline that --use_dali chooses."""
+    return DaliLoader if args.use_dali else OpenCVLoader
+
+
 def train_loader(args: Namespace, seed: int, rank: int = 0, world_size: int = 1, pin_memory: bool = False) -> Loader:
     """The training loader that train.py's flags ask for."""
-    return Loader(
+    return _pipeline(args)(
         open_dataset(args.data_dir, "train", args.class_dim),
         train_transform(args),
         share_of_batch("batch_size", args.batch_size, world_size),
@@ -693,7 +850,7 @@ def train_loader(args: Namespace, seed: int, rank: int = 0, world_size: int = 1,
 def val_loader(args: Namespace, rank: int = 0, world_size: int = 1, pin_memory: bool = False) -> Loader:
     """The validation loader of train.py (--test_batch_size) and eval.py (--batch_size)."""
     flag = "test_batch_size" if hasattr(args, "test_batch_size") else "batch_size"
-    return Loader(
+    return _pipeline(args)(
         open_dataset(args.data_dir, "val", args.class_dim),
         eval_transform(args),
         share_of_batch(flag, getattr(args, flag), world_size),
@@ -708,7 +865,7 @@ def val_loader(args: Namespace, rank: int = 0, world_size: int = 1, pin_memory: 
 
 def infer_loader(args: Namespace, images: ImageList, transform: EvalTransform, pin_memory: bool = False) -> Loader:
     """The loader of infer.py and predict.py. A single batch is read in this process: workers take longer to start."""
-    return Loader(
+    return OpenCVLoader(
         images,
         transform,
         min(args.batch_size, len(images)),

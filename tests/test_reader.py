@@ -18,7 +18,16 @@ import torch
 from scipy import stats
 
 import reader
-from reader import EvalTransform, ImageList, Loader, TrainTransform, normalize, open_dataset, random_crop_box
+from reader import (
+    EvalTransform,
+    ImageList,
+    Loader,
+    OpenCVLoader,
+    TrainTransform,
+    normalize,
+    open_dataset,
+    random_crop_box,
+)
 from utils.errors import FlagError, UserError
 
 SIZE = (32, 32)
@@ -51,12 +60,12 @@ def contents(loader: Loader, epoch: int = 0, start_step: int = 0) -> list[tuple]
 
 def training(folder, batch_size: int = 8, workers: int = 0, **options) -> Loader:
     images = open_dataset(str(folder), "train", 3)
-    return Loader(images, TrainTransform(SIZE), batch_size, training=True, workers=workers, **options)
+    return OpenCVLoader(images, TrainTransform(SIZE), batch_size, training=True, workers=workers, **options)
 
 
 def evaluation(folder, batch_size: int = 8, workers: int = 0, **options) -> Loader:
     images = open_dataset(str(folder), "val", 3)
-    return Loader(images, EvalTransform(SIZE, 40), batch_size, training=False, workers=workers, **options)
+    return OpenCVLoader(images, EvalTransform(SIZE, 40), batch_size, training=False, workers=workers, **options)
 
 
 # --------------------------------------------------------------------------------------------------------- lists
@@ -531,7 +540,7 @@ def test_an_error_in_a_worker_is_shown(folder):
 LOOP = """
 import sys, time
 import reader
-loader = reader.Loader(reader.open_dataset(sys.argv[1], "train", 3), reader.TrainTransform((32, 32)), 4, True, 2)
+loader = reader.OpenCVLoader(reader.open_dataset(sys.argv[1], "train", 3), reader.TrainTransform((32, 32)), 4, True, 2)
 batches = loader.epoch(0)
 next(batches)
 print(*(process.pid for process in loader._processes), flush=True)

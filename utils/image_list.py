@@ -282,6 +282,12 @@ class ImageList:
         """Label of an image, -1 if it has none."""
         return int(self._arrays["labels"][index])
 
+    def shuffled(self, seed: int, epoch: int) -> np.ndarray:
+        """The indices of all images in an order that depends on the seed and the epoch."""
+        order = np.arange(len(self), dtype=np.int32 if len(self) < 1 << 31 else np.int64)
+        np.random.default_rng((seed, epoch)).shuffle(order)
+        return order
+
     def read(self, index: int) -> bytes:
         """The bytes of an image file; raises `UnreadableImage`."""
         return read_file(self.path(index))
