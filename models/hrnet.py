@@ -134,10 +134,18 @@ class HRNet(nn.Module):
         class_dim: number of classes.
         has_se: whether the blocks have squeeze-and-excitation (Hu et al., arXiv:1709.01507).
         align_corners: how the branches are upsampled: True as in fluid, False as in PaddleClas.
+
+    Attributes:
+        forms: by publisher ("fluid", "PaddleClas"), the name of the network that its weights are right in; names and
+            shapes of the tensors do not tell them apart.
+        published_by: the publisher of this form.
     """
 
     def __init__(self, width: int, class_dim: int = 1000, *, has_se: bool = False, align_corners: bool = True) -> None:
         super().__init__()
+        form = f"HRNet_W{width}_C"
+        self.forms = {} if has_se else {"fluid": form, "PaddleClas": f"{form}_paddleclas"}
+        self.published_by = "fluid" if align_corners else "PaddleClas"
         self.conv_layer1_1 = conv(3, 64, 3, "layer1_1", stride=2)
         self.conv_layer1_2 = conv(64, 64, 3, "layer1_2", stride=2)
         self.layer1 = nn.Sequential(

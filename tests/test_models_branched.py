@@ -1,5 +1,7 @@
 """What is special in the networks with branches: auxiliary classifiers, two kinds of upsampling, overridden decay."""
 
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,8 @@ from torch import nn
 import models
 from models.hrnet import upsample
 from models.layers import Dropout, l2_overrides, paddleclas_names, published_names
+from utils.errors import UserError
+from utils.weights import load_pretrained
 
 # ---------------------------------------------------------------------------------------- auxiliary classifiers
 
@@ -80,6 +84,25 @@ def test_hrnet_takes_images_that_no_branch_divides(name):
     network = models.build(name, class_dim=7).eval()
     with torch.no_grad():
         assert network(torch.randn(1, 3, 97, 97)).shape == (1, 7)
+
+
+@pytest.mark.parametrize(
+    ("names", "loads_in", "not_in"),
+    [
+        (published_names, "HRNet_W18_C", "HRNet_W18_C_paddleclas"),
+        (paddleclas_names, "HRNet_W18_C_paddleclas", "HRNet_W18_C"),
+    ],
+)
+def test_hrnets_weights_load_in_their_publishers_form_only(tmp_path, names, loads_in, not_in):
+    network = models.build(loads_in, class_dim=7)
+    dictionary = names(network)
+    arrays = {dictionary[key]: tensor.numpy() for key, tensor in network.state_dict().items() if key in dictionary}
+    arrays[dictionary["fc.weight"]] = arrays[dictionary["fc.weight"]].T
+    file = tmp_path / "weights.pdparams"
+    file.write_bytes(pickle.dumps(arrays, protocol=2))
+    load_pretrained(models.build(loads_in, class_dim=7), file)
+    with pytest.raises(UserError, match=f"--model={loads_in}"):
+        load_pretrained(models.build(not_in, class_dim=7), file)
 
 
 # ------------------------------------------------------------------------------------------------------- others

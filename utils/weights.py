@@ -484,6 +484,12 @@ def load_weights(
         _check_exclude(model, weights, exclude)
         if not fit.right:
             raise FormatError(_misfit(model, weights, fit, Path(path)))
+        forms = getattr(model, "forms", {})
+        if fit.vocabulary in forms and fit.vocabulary != model.published_by:
+            raise FormatError(
+                f"weights by {fit.vocabulary}, right in its form of the network only: give "
+                f"--model={forms[fit.vocabulary]}"
+            )
     except FormatError as error:
         raise UserError(f"{path}: {error}") from None
     if not fit.sources:
