@@ -53,8 +53,9 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "HRNet_W48_C_paddleclas",
         "HRNet_W64_C_paddleclas",
     ),
-    "inception_v3": ("InceptionV3",),
-    "inception_v4": ("InceptionV4",),
+    "inception_resnet_v2": ("InceptionResNetV2",),
+    "inception_v3": ("InceptionV3", "InceptionV3_caffe"),
+    "inception_v4": ("InceptionV4", "InceptionV4_caffe"),
     "mobilenet_v1": ("MobileNetV1", "MobileNetV1_x0_25", "MobileNetV1_x0_5", "MobileNetV1_x0_75", "MobileNetV1_x1_0"),
     "mobilenet_v2": (
         "MobileNetV2",
@@ -91,6 +92,20 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "MobileNetV3_small_x1_0_ssld",
         "MobileNetV3_small_x0_35_ssld",
     ),
+    "regnet": (
+        "RegNetX_200MF",
+        "RegNetX_400MF",
+        "RegNetX_600MF",
+        "RegNetX_800MF",
+        "RegNetX_1600MF",
+        "RegNetX_3200MF",
+        "RegNetX_4GF",
+        "RegNetX_6400MF",
+        "RegNetX_8GF",
+        "RegNetX_12GF",
+        "RegNetX_16GF",
+        "RegNetX_32GF",
+    ),
     "res2net": (
         "Res2Net50_48w_2s",
         "Res2Net50_26w_4s",
@@ -115,6 +130,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     ),
     "resnet": ("ResNet18", "ResNet34", "ResNet50", "ResNet101", "ResNet152"),
     "resnet_acnet": ("ResNet18_ACNet", "ResNet34_ACNet", "ResNet50_ACNet", "ResNet101_ACNet", "ResNet152_ACNet"),
+    "resnet_v2": ("ResNet101_v2", "ResNet152_v2", "ResNet269_v2"),
     "resnet_vc": ("ResNet50_vc", "ResNet101_vc", "ResNet152_vc"),
     "resnet_vd": (
         "ResNet18_vd",
@@ -191,6 +207,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     ),
     "squeezenet": ("SqueezeNet1_0", "SqueezeNet1_1"),
     "vgg": ("VGG11", "VGG13", "VGG16", "VGG19"),
+    "wide_resnet": ("WideResNet50_2",),
     "xception": ("Xception41", "Xception65", "Xception71"),
     "xception_deeplab": ("Xception41_deeplab", "Xception65_deeplab", "Xception71_deeplab"),
 }
