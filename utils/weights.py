@@ -335,12 +335,16 @@ class _Fit:
         return not (self.missing or self.misshaped or self.unexpected)
 
 
-def vocabularies(model: nn.Module) -> dict[str, dict[str, str]]:
-    """The names that files may have for the tensors of `model`: vocabulary -> state-dict key -> name."""
-    found = {"PyTorch": {key: key for key in model.state_dict()}, "PaddleClas": paddleclas_names(model)}
-    with contextlib.suppress(ValueError):  # a network that was never published in fluid
-        found["fluid"] = published_names(model)
-    return found
+def pytorch_names(model: nn.Module) -> dict[str, str]:
+    """State-dict key -> the key itself, for every tensor of `model`."""
+    return {key: key for key in model.state_dict()}
+
+
+def vocabularies(model: nn.Module) -> Iterator[tuple[str, dict[str, str]]]:
+    """The names that files may have for the tensors of `model`: whose names, and state-dict key -> name."""
+    for owner, names in (("PyTorch", pytorch_names), ("fluid", published_names), ("PaddleClas", paddleclas_names)):
+        with contextlib.suppress(ValueError):  # a network that was never published in fluid
+            yield owner, names(model)
 
 
 def linear_weights(model: nn.Module) -> set[str]:
@@ -350,28 +354,24 @@ def linear_weights(model: nn.Module) -> set[str]:
 
 def _fit(model: nn.Module, weights: Weights, exclude: Sequence[str] = ()) -> _Fit:
     """Pairs the tensors of a network and of a file by the names that fit most of them."""
-    dictionaries = vocabularies(model)
-    state, transposed = model.state_dict(), linear_weights(model)
-    tensors = weights.tensors
-    if weights.unnamed:
-        names = sorted(dictionaries.get("fluid", {}).values())
-        if len(names) != len(weights.unnamed):
-            raise FormatError(
-                f"holds {len(weights.unnamed)} variables without names, and the network has {len(names)}: "
-                "put the program (model or __model__) beside it, or choose another --model"
-            )
-        tensors = dict(zip(names, weights.unnamed, strict=True))
+    tensors = _name_in_order(model, weights.unnamed) if weights.unnamed else weights.tensors
     in_file = tensors.keys() | weights.damaged.keys()
-    vocabulary = max(dictionaries, key=lambda kind: len(in_file & set(dictionaries[kind].values())))
-    fit = _Fit(vocabulary, dictionaries[vocabulary])
-    for key, value in state.items():
+    fit, most = _Fit("", {}), -1
+    for owner, names in vocabularies(model):
+        found = len(in_file & set(names.values()))
+        if found > most:
+            fit, most = _Fit(owner, names), found
+        if found == len(names):
+            break
+    left_out = _left_out(model, exclude) if exclude else set()
+    transposed = linear_weights(model) if weights.paddle else set()
+    for key, value in model.state_dict().items():
         name = fit.names.get(key)
-        known_as = {names[key] for names in dictionaries.values() if key in names}
-        if any(part in alias for part in exclude for alias in known_as):
+        if key in left_out:
             fit.left_out.append(key)
         elif name in tensors:
             source = tensors[name]
-            fit.sources[key] = source.t() if weights.paddle and key in transposed and source.dim() == 2 else source
+            fit.sources[key] = source.t() if key in transposed and source.dim() == 2 else source
             if fit.sources[key].shape != value.shape or source.is_floating_point() != value.is_floating_point():
                 fit.misshaped.append(key)
         elif not key.endswith(COUNTER):
@@ -382,6 +382,23 @@ def _fit(model: nn.Module, weights: Weights, exclude: Sequence[str] = ()) -> _Fi
             surplus = not BYPRODUCTS.fullmatch(name) and not any(part in name for part in exclude)
             (fit.unexpected if surplus else fit.ignored).append(name)
     return fit
+
+
+def _name_in_order(model: nn.Module, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Names the tensors of a combined file, which are in the order of their names, as the network has these."""
+    names = sorted(dict(vocabularies(model)).get("fluid", {}).values())
+    if len(names) != len(tensors):
+        raise FormatError(
+            f"holds {len(tensors)} variables without names, and the network has {len(names)}: "
+            "put the program (model or __model__) beside it, or choose another --model"
+        )
+    return dict(zip(names, tensors, strict=True))
+
+
+def _left_out(model: nn.Module, exclude: Sequence[str]) -> set[str]:
+    """The keys of which a name, in any vocabulary, contains one of `exclude`."""
+    names = [pair for _, vocabulary in vocabularies(model) for pair in vocabulary.items()]
+    return {key for key, name in names if any(part in name for part in exclude)}
 
 
 def _classes(model_tensors: Mapping[str, Tensor], fit: _Fit) -> tuple[int, int] | None:
@@ -481,7 +498,8 @@ def load_weights(
     exclude = [part for part in exclude if part]
     try:
         fit = _fit(model, weights, exclude)
-        _check_exclude(model, weights, exclude)
+        if exclude:
+            _check_exclude(model, weights, exclude)
         if not fit.right:
             raise FormatError(_misfit(model, weights, fit, Path(path)))
         forms = getattr(model, "forms", {})
@@ -513,7 +531,7 @@ def load_weights(
 
 def _check_exclude(model: nn.Module, weights: Weights, exclude: Sequence[str]) -> None:
     """Refuses a part of a name that is in none, as it is probably misspelt."""
-    names = [name for dictionary in vocabularies(model).values() for name in dictionary.values()]
+    names = [name for _, vocabulary in vocabularies(model) for name in vocabulary.values()]
     for part in exclude:
         if not any(part in name for name in (*names, *weights.tensors)):
             near = difflib.get_close_matches(part, names, n=1)
