@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import math
 import multiprocessing
 import os
@@ -600,10 +601,14 @@ class OpenCVLoader(Loader):
         # The sending end and its lock must outlive this call: a spawned worker opens them when it comes up.
         self._results, *self._reporting = *context.Pipe(duplex=False), context.Lock()
         self._tasks_left = [0] * len(self._tasks_left)
+        # A forked worker must not collect this process's garbage: objects with threads (a DALI pipeline) would wait for
+        # threads that it does not have.
+        gc.freeze()
         for _ in range(self.workers):
             process = context.Process(target=_work, args=(self._job, self._tasks, *self._reporting), daemon=True)
             process.start()
             self._processes.append(process)
+        gc.unfreeze()
         if self.pin_memory:
             slots = self._job.slots.array
             torch.cuda.check_error(int(torch.cuda.cudart().cudaHostRegister(slots.ctypes.data, slots.nbytes, 0)))

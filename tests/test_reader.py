@@ -537,6 +537,35 @@ def test_an_error_in_a_worker_is_shown(folder):
         list(loader.epoch(0))
 
 
+class Collecting(EvalTransform):
+    """Runs the garbage collector in the worker."""
+
+    def decode(self, data, path, rng=None):
+        gc.collect()
+        return super().decode(data, path, rng)
+
+
+def test_workers_do_not_collect_the_garbage_of_their_parent(folder, tmp_path):
+    """An object with threads of its own would wait for ever for them."""
+
+    class Owner:
+        def __del__(self):
+            (tmp_path / f"collected by {os.getpid()}").touch()
+
+    gc.disable()
+    try:
+        owner = Owner()
+        owner.cycle = owner
+        del owner
+        loader = OpenCVLoader(open_dataset(str(folder), "val", 3), Collecting(SIZE, 40), 8, False, workers=1)
+        list(loader.epoch(0))
+        assert not list(tmp_path.glob("collected*"))
+        gc.collect()
+        assert [path.name for path in tmp_path.glob("collected*")] == [f"collected by {os.getpid()}"]
+    finally:
+        gc.enable()
+
+
 LOOP = """
 import sys, time
 import reader
