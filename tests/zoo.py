@@ -1,6 +1,7 @@
 """What the original systems say of every published network: facts in tests/fixtures/, and how to ask ours the same.
 
-The files were measured on PaddlePaddle 1.8.5 (the fluid zoo) and PaddleClas 2.6.0. An entry has the names, shapes and
+The files were measured on PaddlePaddle 1.8.5 (the fluid zoo) and PaddleClas 2.6.0 (the same networks in "paddleclas",
+its later families in "paddleclas_extended"). An entry has the names, shapes and
 roles of a network's tensors in the original; those of the fluid zoo also the initializers, batch-norms, dropouts and L2
 decays. The logits are the original's, for `images` and for weights that `weight` makes from a tensor's name alone.
 """
@@ -23,19 +24,19 @@ import models
 from utils.weights import Weights, load_weights
 
 FIXTURES = Path(__file__).parent / "fixtures"
-KINDS = ("fluid", "paddleclas")
+KINDS = ("fluid", "paddleclas", "paddleclas_extended")
 
 # Rounding is amplified in these: very deep, or gated by squeeze-and-excitation and swish.
 BAR = 1e-5
 AMPLIFIED_BAR = 1e-4
-AMPLIFIED: dict[str, tuple[str, ...]] = {"fluid": (), "paddleclas": ()}
+AMPLIFIED: dict[str, tuple[str, ...]] = {"fluid": (), "paddleclas": (), "paddleclas_extended": ()}
 
 
 class Entry(NamedTuple):
     """A network of one of the originals.
 
     Attributes:
-        kind: "fluid" or "paddleclas".
+        kind: one of `KINDS`.
         name: in the original.
         network, options: what builds it here.
         facts: of the original, as in the file.
@@ -49,8 +50,13 @@ class Entry(NamedTuple):
 
     @property
     def shapes(self) -> dict[str, list[int]]:
-        """Shapes of the tensors by name."""
-        return {name: shape for name, shape, *_ in self.facts["params"]}
+        """Shapes of the weights by name. (Role "skip" is for tables that are computed, not learned.)"""
+        return {name: shape for name, shape, role, *_ in self.facts["params"] if role != "skip"}
+
+    @property
+    def tables(self) -> dict[str, list[int]]:
+        """Shapes of the other tensors of a file, by name."""
+        return {name: shape for name, shape, role, *_ in self.facts["params"] if role == "skip"}
 
     def build(self) -> nn.Module:
         return models.build(self.network, **self.options)
@@ -58,7 +64,7 @@ class Entry(NamedTuple):
 
 @functools.cache
 def entries(kind: str) -> tuple[Entry, ...]:
-    """All networks of an original."""
+    """All networks of an original; of the extended ones those that are there."""
     with gzip.open(FIXTURES / f"zoo_{kind}.json.gz", "rt") as file:
         networks = json.load(file)
     known = set(models.list_models())
@@ -67,6 +73,8 @@ def entries(kind: str) -> tuple[Entry, ...]:
         # Where PaddleClas's network differs from the fluid one of the same name, ours has a name of its own.
         own = f"{name}_paddleclas" if kind == "paddleclas" else name
         network = own if own in known else facts.get("class", name)
+        if kind == "paddleclas_extended" and network not in known:
+            continue
         found.append(Entry(kind, name, network, facts.get("options", {}), facts))
     return tuple(found)
 
@@ -100,7 +108,9 @@ def load(model: nn.Module, entry: Entry) -> None:
     """Gives `model` the weights that the original had, as a file of the original would."""
     gain = entry.facts["gain"]
     tensors = {
-        name: torch.from_numpy(weight(name, shape, role, gain)) for name, shape, role, *_ in entry.facts["params"]
+        name: torch.from_numpy(weight(name, shape, role, gain))
+        for name, shape, role, *_ in entry.facts["params"]
+        if role != "skip"
     }
     load_weights(model, Weights(entry.kind, tensors), entry.name)
 

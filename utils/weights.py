@@ -47,6 +47,8 @@ BYPRODUCTS = re.compile(
     r"|(learning_rate|loss_scaling|num_(good|bad)_steps)(_\d+)?"
     r"|scheduled_ema_decay_rate"
     rf"|(.*\.)?{COUNTER}|n_averaged"
+    # Tables that PaddleClas's networks compute and yet save.
+    r"|(.*\.)?(relative_position_index|attention_bias_idxs)"
 )
 
 
