@@ -6,14 +6,17 @@ weight readers ask `published_names` for them. A layer that is told nothing has 
 would have made up for it: `conv2d_0.w_0`, `batch_norm_3.w_1`, `fc_0.b_0`, numbered in construction order.
 
 PaddleClas, the zoo's successor, publishes its weights under the paths of its own modules; a network whose paths here
-read otherwise has a method `paddleclas_path` with the rule. Where these weights are right under another convention of
-dropout than the network's, the network has an attribute `paddleclas_dropout`.
+read otherwise has a method `paddleclas_path` with the rule. Names in its files of what a network here computes match the
+network's attribute `paddleclas_computed`. Where these weights are right under another convention of
+dropout than the network's, the network has an attribute `paddleclas_dropout`. A network that was published for Caffe
+has a method `caffe_layer`, from the path of a convolution, a batch-norm or a linear layer here to its layer there.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -107,6 +110,26 @@ def paddleclas_names(model: nn.Module) -> dict[str, str]:
     return names
 
 
+def caffe_names(model: nn.Module) -> dict[str, str]:
+    """State-dict key -> name in a .caffemodel, LAYER/BLOB, for every tensor of `model`.
+
+    Caffe splits a batch-norm into two layers: LAYER_bn has the running statistics, LAYER_scale the weight and bias.
+
+    Raises:
+        ValueError: the network was never published for Caffe: it has no method `caffe_layer`.
+    """
+    if not hasattr(model, "caffe_layer"):
+        raise ValueError(f"{type(model).__name__} has no names in Caffe")
+    blobs = {"weight": "/0", "bias": "/1"}
+    batch_norm_blobs = {"running_mean": "_bn/0", "running_var": "_bn/1", "weight": "_scale/0", "bias": "_scale/1"}
+    names = {}
+    for path, module in model.named_modules():
+        suffixes = batch_norm_blobs if isinstance(module, nn.BatchNorm2d) else blobs
+        for tensor in _own_tensors(module):
+            names[f"{path}.{tensor}"] = model.caffe_layer(path) + suffixes[tensor]
+    return names
+
+
 # ---------------------------------------------------------------------------------------------------- L2 decay
 
 
@@ -125,6 +148,13 @@ def l2_overrides(model: nn.Module) -> dict[str, float]:
         for path, module in model.named_modules()
         for parameter, coefficient in getattr(module, "l2_decay", {}).items()
     }
+
+
+def override_batch_norm_decay(model: nn.Module) -> None:
+    """Tells all batch-norms of `model` that they are published to be trained without L2 decay."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            override_l2_decay(module, weight=0.0, bias=0.0)
 
 
 # ------------------------------------------------------------------------------------------------- initializers
@@ -154,7 +184,7 @@ def uniform_fan_in_(weight: Tensor) -> Tensor:
 
 
 class SameConv2d(nn.Conv2d):
-    """A strided convolution padded as in TensorFlow: ceil(size / stride) outputs, an odd row of zeros at the end.
+    """A convolution padded as in TensorFlow: ceil(size / stride) outputs, an odd row of zeros at the end.
 
     The padding follows from the size of each input, so there is no fixed one to tell PyTorch.
     """
@@ -184,13 +214,14 @@ def conv2d(
 
     Args:
         padding: None keeps the size at stride 1: half of the (dilated) kernel; "same" differs from that at larger
-            strides, see `SameConv2d`.
+            strides and for even kernels, see `SameConv2d`.
         name: published as NAME_weights and NAME_offset; None: named automatically.
         init: initializer of the weight, None for fluid's default, `he_normal_` over all input channels. A bias
             starts at 0.
     """
     kernel = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
-    kind = SameConv2d if padding == "same" and stride != 1 else nn.Conv2d
+    even = any(size % 2 == 0 for size in kernel)
+    kind = SameConv2d if padding == "same" and (stride != 1 or even) else nn.Conv2d
     if kind is SameConv2d:
         padding = 0
     elif padding is None or padding == "same":
@@ -397,3 +428,42 @@ def make_divisible(width: float, divisor: int = 8) -> int:
 def global_average(x: Tensor) -> Tensor:
     """Mean over the positions of a feature map: (N, C, H, W) -> (N, C)."""
     return x.mean((2, 3))
+
+
+# ----------------------------------------------------------------------------------------- re-parameterization
+
+
+def fuse(model: nn.Module) -> nn.Module:
+    """A copy of `model` as it is deployed: the same logits in evaluation, in fewer layers.
+
+    Modules that are trained in another form than they are deployed in have a method `fused`, which returns what to
+    replace them with.
+    """
+    fused = copy.deepcopy(model)
+    for path, module in list(fused.named_modules()):
+        if hasattr(module, "fused"):
+            fused.set_submodule(path, module.fused().train(module.training))
+    return fused
+
+
+@torch.no_grad()
+def sum_branches_(conv: nn.Conv2d, branches: Sequence[tuple[nn.Conv2d | None, nn.BatchNorm2d]]) -> nn.Conv2d:
+    """Makes `conv` the sum of parallel branches in evaluation, and returns it.
+
+    Args:
+        conv: a convolution with bias, of the stride and groups of the branches.
+        branches: convolutions of its size or smaller (None: the identity), each with the batch-norm that follows it.
+    """
+    # In double precision, so that the only rounding is the last one.
+    weight = torch.zeros_like(conv.weight, dtype=torch.float64, device=branches[0][1].weight.device)
+    bias = torch.zeros_like(weight[:, 0, 0, 0])
+    for branch, bn in branches:
+        kernel = nn.init.dirac_(torch.empty_like(weight), conv.groups) if branch is None else branch.weight.double()
+        height, width = ((size - own) // 2 for size, own in zip(conv.kernel_size, kernel.shape[2:], strict=True))
+        scale = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
+        weight += F.pad(kernel * scale[:, None, None, None], (width, width, height, height))
+        bias += bn.bias.double() - bn.running_mean.double() * scale
+    conv.to(branches[0][1].weight)
+    conv.weight.copy_(weight)
+    conv.bias.copy_(bias)
+    return conv

@@ -1,19 +1,16 @@
 """ACNet: a ResNet trained with asymmetric convolutions, deployed without (Ding et al., arXiv:1908.03930).
 
 In training, a k x k convolution is the sum of k x k, k x 1 and 1 x k ones, each with its batch-norm. All of it is
-linear in evaluation, so `fuse` turns it into a single k x k convolution with bias: the form that `deploy=True` builds.
+linear in evaluation, so `layers.fuse` turns it into a single k x k convolution with bias: the form that `deploy=True` builds.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from models.layers import batch_norm, conv2d, publish
+from models.layers import batch_norm, conv2d, publish, sum_branches_
 from models.resnet import BasicBlock, Bottleneck, ResNet
 
 
@@ -48,41 +45,14 @@ class AsymmetricConv(nn.Module):
         square = self.square_bn(self.square_conv(x))
         return square + self.ver_bn(self.ver_conv(x)) + self.hor_bn(self.hor_conv(x))
 
-    @torch.no_grad()
     def fused(self) -> nn.Conv2d:
         """One convolution with the same result in evaluation."""
         square = self.square_conv
         kernel_size, stride = square.kernel_size[0], square.stride[0]
-        fused = deployed_conv(square.in_channels, square.out_channels, kernel_size, stride, self.name)
-        # In double precision, so that the only rounding is the last one.
-        weight = torch.zeros_like(square.weight, dtype=torch.float64)
-        bias = torch.zeros(square.out_channels, dtype=torch.float64, device=weight.device)
-        for conv, bn in (
-            (square, self.square_bn),
-            (self.ver_conv, self.ver_bn),
-            (self.hor_conv, self.hor_bn),
-        ):
-            scale = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
-            height, width = ((kernel_size - size) // 2 for size in conv.kernel_size)
-            weight += F.pad(conv.weight.double() * scale[:, None, None, None], (width, width, height, height))
-            bias += bn.bias.double() - bn.running_mean.double() * scale
-        fused = fused.to(square.weight)
-        fused.weight.copy_(weight)
-        fused.bias.copy_(bias)
-        return fused
-
-
-def fuse(model: nn.Module) -> nn.Module:
-    """A copy of `model` in the deploy form: the same logits in evaluation, in fewer layers.
-
-    Args:
-        model: a network with `AsymmetricConv`s.
-    """
-    fused = copy.deepcopy(model)
-    for path, module in model.named_modules():
-        if isinstance(module, AsymmetricConv):
-            fused.set_submodule(path, module.fused())
-    return fused
+        return sum_branches_(
+            deployed_conv(square.in_channels, square.out_channels, kernel_size, stride, self.name),
+            [(square, self.square_bn), (self.ver_conv, self.ver_bn), (self.hor_conv, self.hor_bn)],
+        )
 
 
 class ResNetACNet(ResNet):

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import models
-from models.layers import published_names
-from models.resnet_acnet import fuse
+from models.layers import fuse, published_names
 from utils.weights import load_pretrained
 from utils.write_weights import write_weights
 

@@ -22,7 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from models.resnet_acnet import fuse
+from models.layers import fuse
 from utils.errors import UserError
 from utils.exported import DESCRIPTION, Description, load_exported, sha256
 from utils.files import written_whole
@@ -89,7 +89,7 @@ def fold_batch_norms(model: nn.Module, images: Tensor) -> nn.Module:
     In evaluation a batch-norm is y = a x + b per channel, which a convolution's weights and bias can take over. Which
     convolution is before which batch-norm is seen when the network runs, so networks need no code for it.
     """
-    folded = fuse(model)  # ACNet's own folding
+    folded = fuse(model)  # what networks fold themselves
     for conv_path, bn_path in _foldable_pairs(folded, images):
         # In float64, so that nothing but the last rounding is lost.
         conv, bn = (folded.get_submodule(path).double() for path in (conv_path, bn_path))

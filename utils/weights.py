@@ -379,9 +379,11 @@ def _fit(model: nn.Module, weights: Weights, exclude: Sequence[str] = ()) -> _Fi
         elif not key.endswith(COUNTER):
             fit.missing.append(key)
     wanted = set(fit.names.values())
+    computed = getattr(model, "paddleclas_computed", "(?!)")
     for name in tensors:
         if name not in wanted:
-            surplus = not BYPRODUCTS.fullmatch(name) and not any(part in name for part in exclude)
+            known = BYPRODUCTS.fullmatch(name) or re.fullmatch(computed, name)
+            surplus = not known and not any(part in name for part in exclude)
             (fit.unexpected if surplus else fit.ignored).append(name)
     return fit
 

@@ -19,7 +19,7 @@ if __name__ == "__main__":
     parse("weights_aggregator")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
 
 import models
-from models.resnet_acnet import fuse
+from models.layers import fuse
 from utils.build import build_model
 from utils.logger import log
 from utils.weights import load_pretrained

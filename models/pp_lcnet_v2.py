@@ -1,0 +1,158 @@
+"""PP-LCNet V2: depthwise convolutions trained in parallel sizes (PaddleClas's documentation; it has no paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.layers import (
+    ConvBNAct,
+    ConvSqueezeExcitation,
+    Dropout,
+    conv2d,
+    linear,
+    make_divisible,
+    override_batch_norm_decay,
+    relu,
+    sum_branches_,
+)
+
+
+class Stage(NamedTuple):
+    """How the blocks of a stage are built.
+
+    Attributes:
+        out_channels: at width 1.
+        parallel: the depthwise convolution is trained as a sum of several sizes.
+        split: the pointwise convolution is two, through half of the channels.
+    """
+
+    out_channels: int
+    kernel_size: int
+    parallel: bool = False
+    split: bool = False
+    squeeze: bool = False
+    shortcut: bool = False
+
+
+STAGES = (
+    Stage(128, 3),
+    Stage(256, 3),
+    Stage(512, 5, parallel=True, split=True, squeeze=True),
+    Stage(1024, 5, parallel=True, shortcut=True),
+)
+
+
+def conv_bn(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, **options) -> ConvBNAct:
+    return ConvBNAct(in_channels, out_channels, kernel_size, stride, init=nn.init.kaiming_normal_, **options)
+
+
+class ParallelDepthwise(nn.ModuleList):
+    """The sum of depthwise convolutions of all odd sizes up to `kernel_size`, each with its batch-norm.
+
+    There is none of size 1 where the stride is 2.
+    """
+
+    def __init__(self, channels: int, kernel_size: int, stride: int) -> None:
+        sizes = range(kernel_size, 0 if stride == 1 else 1, -2)
+        super().__init__(conv_bn(channels, channels, size, stride, groups=channels) for size in sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(branch(x) for branch in self)
+
+    def fused(self) -> nn.Conv2d:
+        """One convolution with the same result in evaluation."""
+        largest = self[0].conv
+        channels, stride = largest.out_channels, largest.stride
+        conv = conv2d(channels, channels, largest.kernel_size, stride, groups=channels, bias=True)
+        return sum_branches_(conv, [(branch.conv, branch.bn) for branch in self])
+
+
+class DepthwiseSeparable(nn.Module):
+    """A depthwise convolution, squeeze-and-excitation, and one or two pointwise convolutions.
+
+    The paths of `dw_conv_list`, `pw_conv_1` and `pw_conv_2` are PaddleClas's, as are the others.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stage: Stage, stride: int) -> None:
+        super().__init__()
+        self.shortcut = stage.shortcut and stride == 1
+        if stage.parallel:
+            self.dw_conv_list = ParallelDepthwise(in_channels, stage.kernel_size, stride)
+        else:
+            self.dw_conv = conv_bn(in_channels, in_channels, stage.kernel_size, stride, groups=in_channels)
+        self.se: nn.Module = nn.Identity()
+        if stage.squeeze:
+            self.se = ConvSqueezeExcitation(in_channels, in_channels // 4)
+        if stage.split:
+            self.pw_conv_1 = conv_bn(in_channels, out_channels // 2, 1, activation=relu)
+            self.pw_conv_2 = conv_bn(out_channels // 2, out_channels, 1, activation=relu)
+        else:
+            self.pw_conv = conv_bn(in_channels, out_channels, 1, activation=relu)
+
+    def forward(self, x: Tensor) -> Tensor:
+        depthwise = self.dw_conv_list if hasattr(self, "dw_conv_list") else self.dw_conv
+        y = self.se(F.relu(depthwise(x)))
+        y = self.pw_conv(y) if hasattr(self, "pw_conv") else self.pw_conv_2(self.pw_conv_1(y))
+        return x + y if self.shortcut else y
+
+
+class PPLCNetV2(nn.Module):
+    """PP-LCNet V2 with its channels multiplied by `scale`, but for the 1,280 features; the paths are PaddleClas's.
+
+    Args:
+        depths: blocks of each of the four stages.
+    """
+
+    # PaddleClas's files also hold what `ParallelDepthwise.fused` computes.
+    paddleclas_computed = r"stages\.[23]\.\d+\.dw_conv\.(weight|bias)"
+
+    def __init__(self, scale: float, depths: Sequence[int], class_dim: int = 1000) -> None:
+        super().__init__()
+        channels = make_divisible(32 * scale)
+        first = Stage(64, 3)
+        out_channels = make_divisible(first.out_channels * scale)
+        self.stem = nn.Sequential(
+            conv_bn(3, channels, 3, 2, activation=relu), DepthwiseSeparable(channels, out_channels, first, 1)
+        )
+        channels = out_channels
+        self.stages = nn.Sequential()
+        for stage, depth in zip(STAGES, depths, strict=True):
+            out_channels = make_divisible(stage.out_channels * scale)
+            blocks = []
+            for index in range(depth):
+                blocks.append(DepthwiseSeparable(channels, out_channels, stage, 2 if index == 0 else 1))
+                channels = out_channels
+            self.stages.append(nn.Sequential(*blocks))
+        self.last_conv = conv2d(channels, 1280, 1)
+        self.dropout = Dropout(0.2)
+        self.fc = linear(1280, class_dim, init=nn.init.xavier_uniform_)
+        override_batch_norm_decay(self)
+
+    def paddleclas_path(self, path: str) -> str:
+        """PaddleClas's path: se.conv1 and se.conv2 in the blocks."""
+        return path.replace(".fc", ".conv")
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> the 1,280 values that the classifier sees, (N, 1280)."""
+        x = self.stages(self.stem(images))
+        return F.relu(self.last_conv(x.mean((2, 3), keepdim=True))).flatten(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> logits (N, class_dim)."""
+        return self.fc(self.dropout(self.forward_features(images)))
+
+
+def PPLCNetV2_small(class_dim: int = 1000) -> PPLCNetV2:
+    return PPLCNetV2(0.75, (2, 2, 4, 2), class_dim)
+
+
+def PPLCNetV2_base(class_dim: int = 1000) -> PPLCNetV2:
+    return PPLCNetV2(1.0, (2, 2, 6, 2), class_dim)
+
+
+def PPLCNetV2_large(class_dim: int = 1000) -> PPLCNetV2:
+    return PPLCNetV2(1.25, (2, 2, 8, 2), class_dim)
