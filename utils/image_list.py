@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import functools
 import glob
+import io
 import math
 import mmap
 import os
 import re
+import tarfile
 import tempfile
 import weakref
 from collections.abc import Collection, Iterable
@@ -14,7 +18,7 @@ from multiprocessing import reduction
 
 import numpy as np
 
-from utils.decode import read_file
+from utils.decode import UnreadableImage, read_file
 from utils.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
@@ -140,6 +144,13 @@ def _parse_list(text: np.ndarray, list_path: str, class_dim: int | None) -> tupl
     return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))
 
 
+def _packed(paths: Iterable[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Paths as one byte array, where each starts, and its length."""
+    names = [os.fsencode(path) for path in paths]
+    lengths = np.fromiter(map(len, names), np.int32, len(names))
+    return np.frombuffer(b"".join(names), np.uint8), np.cumsum(lengths, dtype=np.int64) - lengths, lengths
+
+
 class ImageList:
     """Paths and labels of a dataset: one byte array and a few integers per image, no Python object per image.
 
@@ -192,13 +203,10 @@ class ImageList:
         class_names: list[str] | None = None,
     ) -> ImageList:
         """A list of the given paths, relative to `root`; without `labels` they are -1."""
-        names = [os.fsencode(path) for path in paths]
-        lengths = np.fromiter(map(len, names), np.int32, len(names))
-        starts = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)[:-1])) if names else np.zeros(0, np.int64)
-        text = np.frombuffer(b"".join(names), np.uint8)
+        packed = _packed(paths)
         if labels is None:
-            labels = np.full(len(names), -1)
-        return cls(text, starts, lengths, np.asarray(labels, np.int32), root, class_names)
+            labels = np.full(len(packed[1]), -1)
+        return cls(*packed, np.asarray(labels, np.int32), root, class_names)
 
     @classmethod
     def from_class_folders(cls, folder: str, class_dim: int | None = None) -> ImageList:
@@ -299,13 +307,110 @@ class ImageList:
                 self._shared[name] = SharedArray(array.shape, array.dtype)
                 self._shared[name].array[...] = array
                 self._arrays[name] = self._shared[name].array
-        return {"shared": self._shared, "root": self.root, "class_names": self.class_names}
+        return {**self.__dict__, "_arrays": None}
 
     def __setstate__(self, state: dict) -> None:
-        self._shared = state["shared"]
+        self.__dict__.update(state)
         self._arrays = {name: shared.array for name, shared in self._shared.items()}
-        self.root = state["root"]
-        self.class_names = state["class_names"]
+
+
+class TarShards(ImageList):
+    """Images in tar files, in the layout of the webdataset library: KEY.jpg and KEY.cls, which holds the label.
+
+    The headers are read once, for the places of the images; then an image is read where it lies. Training goes through
+    the shards, in random order, from begin to end, and shuffles within a window of `WINDOW` images: reading is nearly
+    sequential, and yet any process, worker or resumed run can tell which image comes when.
+
+    Attributes:
+        shards: paths of the tar files.
+    """
+
+    WINDOW = 16384
+
+    def __init__(self, shards: list[str], class_dim: int | None = None) -> None:
+        """Reads the headers of tar files.
+
+        Raises:
+            UserError: a file that is no tar file, an image without a label, a bad label, or no image at all.
+        """
+        self.shards = shards
+        with concurrent.futures.ThreadPoolExecutor() as threads:
+            samples = list(threads.map(_index_shard, shards))
+        counts = [len(part) for part in samples]
+        columns = list(zip(*(sample for part in samples for sample in part), strict=True))
+        if not columns:
+            raise UserError(f"{shards[0]} and {len(shards) - 1} more shards hold no image")
+        names, offsets, sizes, labels = columns
+        super().__init__(*_packed(names), np.asarray(labels, np.int32), os.path.dirname(shards[0]))
+        self._arrays["offsets"] = np.asarray(offsets, np.int64)
+        self._arrays["sizes"] = np.asarray(sizes, np.int64)
+        # Where each shard's images begin, and the end.
+        self._arrays["borders"] = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
+        if class_dim is not None and self.labels.max() >= class_dim:
+            index = int(self.labels.argmax())
+            raise UserError(f"{self.path(index)}: label {self.label(index)} is not in 0..{class_dim - 1} (--class_dim)")
+
+    def shuffled(self, seed: int, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng((seed, epoch))
+        borders = self._arrays["borders"]
+        shards = rng.permutation(len(self.shards))
+        order = np.concatenate([np.arange(borders[shard], borders[shard + 1]) for shard in shards])
+        return order[np.argsort(np.arange(len(order)) + rng.uniform(0, self.WINDOW, len(order)))]
+
+    def read(self, index: int) -> bytes:
+        shard = self.shards[int(np.searchsorted(self._arrays["borders"], index, side="right")) - 1]
+        size = int(self._arrays["sizes"][index])
+        try:
+            data = os.pread(_open_shard(shard).fileno(), size, int(self._arrays["offsets"][index]))
+        except OSError as error:
+            raise UnreadableImage(self.path(index), (error.strerror or str(error)).lower()) from None
+        if len(data) < size:
+            raise UnreadableImage(self.path(index), "the tar file is truncated")
+        return data
+
+
+@functools.lru_cache(maxsize=64)
+def _open_shard(path: str) -> io.FileIO:
+    """A tar file, kept open: the system reads ahead in it."""
+    return open(path, "rb", buffering=0)
+
+
+def _index_shard(shard: str) -> list[tuple[str, int, int, int]]:
+    """(shard/member, place, size, label) of each image of a tar file."""
+    samples: list[tuple[str, int, int, int]] = []
+    key, image, label = None, None, None
+
+    def finish() -> None:
+        if key is None:
+            return
+        if image is None or label is None:
+            missing = f"no image ({', '.join(IMAGE_SUFFIXES)})" if image is None else "no label (.cls)"
+            raise UserError(f"{shard}: the sample {key} has {missing}")
+        samples.append((*image, label))
+
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            for member in archive:
+                if not member.isfile():
+                    continue
+                folder, name = os.path.split(member.name)
+                # The key ends at the first dot of the file's name.
+                stem, dot, suffix = name.partition(".")
+                if os.path.join(folder, stem) != key:
+                    finish()
+                    key, image, label = os.path.join(folder, stem), None, None
+                if (dot + suffix).lower() in IMAGE_SUFFIXES:
+                    place = os.path.join(os.path.basename(shard), member.name)
+                    image = place, member.offset_data, member.size
+                elif suffix == "cls":
+                    text = archive.extractfile(member).read().strip()
+                    if not text.isdigit():
+                        raise UserError(f"{shard}: {member.name} holds {text[:20]!r}, not the number of a class")
+                    label = int(text)
+            finish()
+    except (tarfile.TarError, OSError) as error:
+        raise UserError(f"{shard}: not a whole tar file ({error})") from None
+    return samples
 
 
 def _image_files(folder: str) -> list[str]:
@@ -322,7 +427,8 @@ def _image_files(folder: str) -> list[str]:
 
 
 def open_dataset(data_dir: str, split: str, class_dim: int | None = None) -> ImageList:
-    """Opens a part of a dataset: data_dir/{split}_list.txt if it exists, else the class folders data_dir/{split}/.
+    """Opens a part of a dataset: data_dir/{split}_list.txt if it exists, else tar shards data_dir/{split}*.tar or
+    data_dir/{split}/*.tar, else the class folders data_dir/{split}/NAME/.
 
     Paths in the list are relative to `data_dir`, or to data_dir/{split} if that is where the files are.
 
@@ -347,6 +453,13 @@ def open_dataset(data_dir: str, split: str, class_dim: int | None = None) -> Ima
         ):
             images.root = folder
         return images
+    where = (glob.escape(data_dir), f"{split}*.tar"), (glob.escape(folder), "*.tar")
+    for shards in (sorted(glob.glob(os.path.join(*pattern))) for pattern in where):
+        if shards:
+            return TarShards(shards, class_dim)
     if os.path.isdir(folder):
         return ImageList.from_class_folders(folder, class_dim)
-    raise UserError(f"--data_dir {data_dir} has neither {split}_list.txt nor class folders {split}/NAME/")
+    raise UserError(
+        f"--data_dir {data_dir} has neither {split}_list.txt nor class folders {split}/NAME/ "
+        f"nor tar shards {split}*.tar"
+    )
