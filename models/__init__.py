@@ -92,6 +92,16 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "MobileNetV3_small_x1_0_ssld",
         "MobileNetV3_small_x0_35_ssld",
     ),
+    "pp_hgnet": ("PPHGNet_tiny", "PPHGNet_small", "PPHGNet_base"),
+    "pp_hgnet_v2": (
+        "PPHGNetV2_B0",
+        "PPHGNetV2_B1",
+        "PPHGNetV2_B2",
+        "PPHGNetV2_B3",
+        "PPHGNetV2_B4",
+        "PPHGNetV2_B5",
+        "PPHGNetV2_B6",
+    ),
     "pp_lcnet": (
         "PPLCNet_x0_25",
         "PPLCNet_x0_35",
@@ -247,11 +257,21 @@ class InputConfig(NamedTuple):
         image_size: height and width of the network's input.
         resize_short_size: length of the image's short side before the centre crop.
         interpolation: of the resizing, as in --interpolation.
+        mean, std: per channel, RGB, for pixels scaled to 0..1, as in --image_mean and --image_std.
     """
 
     image_size: int = 224
     resize_short_size: int = 256
     interpolation: int = 1
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+# A network that was trained on pixels normalised otherwise has a name of its own: the means go with the name, so that
+# no file of weights has to be looked at to know them. Caffe counts pixels from 0 to 255, and BGR.
+_CAFFE_RESNET_V2 = (122.7717 / 255, 115.9465 / 255, 102.9801 / 255), (1 / 255,) * 3
+_CAFFE_INCEPTION = (128 / 255,) * 3, (128 / 255,) * 3
+_HALF = (0.5,) * 3, (0.5,) * 3
 
 
 # pattern of names -> input; the first match counts, all others take the default
@@ -267,7 +287,11 @@ INPUTS: tuple[tuple[str, InputConfig], ...] = (
     ("EfficientNetB6", InputConfig(528, 560, 2)),
     ("EfficientNetB7", InputConfig(600, 632, 2)),
     ("Fix_*", InputConfig(320, 320)),
+    ("Inception*_caffe", InputConfig(299, 320, 1, *_CAFFE_INCEPTION)),
+    ("InceptionResNetV2", InputConfig(299, 320, 1, *_HALF)),
+    ("InceptionV3_torchvision", InputConfig(299, 320, 1, *_HALF)),
     ("Inception*", InputConfig(299, 320)),
+    ("ResNet???_v2", InputConfig(224, 256, 1, *_CAFFE_RESNET_V2)),
     ("Xception*", InputConfig(299, 320)),
 )
 

@@ -6,10 +6,10 @@ weight readers ask `published_names` for them. A layer that is told nothing has 
 would have made up for it: `conv2d_0.w_0`, `batch_norm_3.w_1`, `fc_0.b_0`, numbered in construction order.
 
 PaddleClas, the zoo's successor, publishes its weights under the paths of its own modules; a network whose paths here
-read otherwise has a method `paddleclas_path` with the rule. Names in its files of what a network here computes match the
-network's attribute `paddleclas_computed`. Where these weights are right under another convention of
-dropout than the network's, the network has an attribute `paddleclas_dropout`. A network that was published for Caffe
-has a method `caffe_layer`, from the path of a convolution, a batch-norm or a linear layer here to its layer there.
+read otherwise has a method `paddleclas_path` with the rule. What its files hold and the network here computes, has
+names that match an attribute `paddleclas_computed`. Where these weights are right under another convention of dropout
+than the network's, the network has an attribute `paddleclas_dropout`. A network that was published for Caffe has a
+method `caffe_layer`, from the path of a convolution, a batch-norm or a linear layer here to its layer there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""RegNetX: the design space of networks whose widths grow linearly, then rounded (Radosavovic et al., arXiv:2003.13678).
+"""RegNetX: networks whose widths grow linearly with depth (Radosavovic et al., arXiv:2003.13678).
 
 A network is given by its stages, which is what the paper's rule of four numbers comes to.
 """
@@ -56,9 +56,7 @@ class RegNet(nn.Module):
         class_dim: number of classes.
     """
 
-    def __init__(
-        self, depths: Sequence[int], widths: Sequence[int], group_width: int, class_dim: int = 1000
-    ) -> None:
+    def __init__(self, depths: Sequence[int], widths: Sequence[int], group_width: int, class_dim: int = 1000) -> None:
         super().__init__()
         channels = 32
         self.stem = conv_bn(3, channels, 3, 2)

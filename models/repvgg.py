@@ -1,4 +1,4 @@
-"""RepVGG: trained with three branches, deployed as a plain stack of 3x3 convolutions (Ding et al., arXiv:2101.03697)."""
+"""RepVGG: trained with three branches, deployed as a plain stack of convolutions (Ding et al., arXiv:2101.03697)."""
 
 from __future__ import annotations
 
