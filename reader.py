@@ -6,6 +6,11 @@ processes, and the DALI pipeline, behind one interface.
     for batch in loader.epoch(0):
         inputs = normalize(batch.images.to(device, non_blocking=True), mean, std)
 
+As a script it shows what the network sees, or checks a dataset:
+
+    python reader.py --data_dir=data/ILSVRC2012 --use_aa=True --show=grid.png
+    python reader.py --data_dir=data/ILSVRC2012 --check
+
 Images are uint8, RGB, height x width x channels from the file to the device; `normalize` turns a batch into what a
 network takes, on the device. Nothing else touches pixel values, so training's validation, eval.py, infer.py and
 predict.py see the same numbers for the same image.
@@ -32,7 +37,7 @@ import cv2
 import numpy as np
 import torch
 
-from utils.augment import ImageOperation, image_operations
+from utils.augment import ImageOperation, image_operations, mix
 from utils.decode import (
     Jpeg,
     UnreadableImage,
@@ -42,7 +47,8 @@ from utils.decode import (
     parse_jpeg,
     read_image,
 )
-from utils.errors import FlagError, UserError
+from utils.errors import FlagError, UserError, run_script
+from utils.flags import parse
 from utils.image_list import ImageList, SharedArray, open_dataset
 
 __all__ = [
@@ -879,3 +885,103 @@ def infer_loader(args: Namespace, images: ImageList, transform: EvalTransform, p
         read_ahead_images=args.reader_buf_size,
         pin_memory=pin_memory,
     )
+
+
+# ------------------------------------------------------------------------------------------------ the command line
+
+
+def show(args: Namespace) -> None:
+    """Writes the first training batch, as the network gets it, to a picture with the labels below the images."""
+    loader = train_loader(args, args.random_seed or 0)
+    batch = next(loader.epoch(0))
+    inputs = normalize(batch.images, args.image_mean, args.image_std)
+    alphas = args.use_mixup * args.mixup_alpha, args.use_cutmix * args.cutmix_alpha
+    inputs, targets = mix(inputs, batch.labels.to(inputs.device), *alphas, np.random.default_rng(args.random_seed or 0))
+    mean, std = (
+        torch.tensor(values, device=inputs.device).view(3, 1, 1) for values in (args.image_mean, args.image_std)
+    )
+    pixels = ((inputs * std + mean) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+
+    names = loader.images.class_names or [str(label) for label in range(args.class_dim)]
+    captions = [names[label] for label in targets.labels.tolist()]
+    if targets.mixed_labels is not None:
+        captions = [
+            f"{targets.weight:.2f} {caption} + {names[label]}"
+            for caption, label in zip(captions, targets.mixed_labels.tolist(), strict=True)
+        ]
+    write_grid(args.show, pixels, captions, columns=math.ceil(math.sqrt(2 * len(pixels))))
+    print(f"{args.show}: {len(pixels)} images")
+
+
+def write_grid(path: str, pictures: Sequence[np.ndarray], captions: Sequence[str], columns: int) -> None:
+    """Writes pictures of one size, uint8 (h, w, 3) RGB, in rows of `columns`, with a line of text below each."""
+    height, width = pictures[0].shape[:2]
+    rows = -(-len(pictures) // columns)
+    grid = np.full((rows * (height + 24), columns * (width + 4), 3), 255, np.uint8)
+    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        top, left = number // columns * (height + 24), number % columns * (width + 4)
+        grid[top : top + height, left : left + width] = picture
+        # OpenCV's fonts know ASCII only.
+        text = caption.encode("ascii", "replace").decode()
+        cv2.putText(
+            grid, text, (left + 2, top + height + 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA
+        )
+    suffix = os.path.splitext(path)[1] or ".png"
+    try:
+        data = cv2.imencode(suffix, grid[..., ::-1])[1].tobytes()
+        with open(path, "wb") as file:
+            file.write(data)
+    except (cv2.error, OSError) as error:
+        raise UserError(f"{path}: the picture cannot be written ({error})") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Measure:
+    """In place of a transform: the size of the image, three bytes each for its height and its width."""
+
+    image_size: tuple[int, int] = (1, 2)
+
+    def decode(self, data: bytes, path: str, rng: np.random.Generator) -> np.ndarray:
+        height, width = decode(data, path).shape[:2]
+        return np.frombuffer(height.to_bytes(3, "big") + width.to_bytes(3, "big"), np.uint8).reshape(1, 2, 3)
+
+
+def check(args: Namespace, part: str) -> None:
+    """Reads every image of a part of the dataset once and reports what is there."""
+    images = open_dataset(args.data_dir, part, args.class_dim)
+    loader = OpenCVLoader(images, _Measure(), 64, False, args.reader_thread, args.reader_buf_size)
+    sizes = [batch.images.numpy().astype(np.int64) @ [65536, 256, 1] for batch in loader.epoch(0)]
+    heights, widths = np.concatenate(sizes)[:, 0].T
+
+    print(f"{part}: {len(images)} images, {len(loader.unreadable)} of them unreadable")
+    for path, reason in loader.unreadable.items():
+        print(f"  unreadable: {path}: {reason}")
+    counts = np.bincount(images.labels, minlength=args.class_dim)
+    print(f"  classes: {np.count_nonzero(counts)} of {args.class_dim} have images, {_spread(counts[counts > 0])} each")
+    ranked = np.argsort(counts, kind="stable")
+    for what, labels in (("fewest", ranked[:5]), ("most", ranked[::-1][:5])):
+        print(f"  {what} images: " + ", ".join(f"class {label} has {counts[label]}" for label in labels))
+    print(f"  height: {_spread(heights)} pixels")
+    print(f"  width: {_spread(widths)} pixels")
+
+
+def _spread(values: np.ndarray) -> str:
+    low, first, median, last, high = np.percentile(values, [0, 5, 50, 95, 100], method="nearest")
+    return f"{low} to {high} (5%: {first}, median: {median}, 95%: {last})"
+
+
+def main() -> None:
+    args = parse("reader")
+    if args.check not in (None, "*", "train", "val"):
+        raise FlagError(f"--check={args.check}: give train or val, or nothing for both")
+    if not args.show and not args.check:
+        raise FlagError("nothing to do: give --show=FILE.png or --check")
+    if args.show:
+        show(args)
+    if args.check:
+        for part in ("train", "val") if args.check == "*" else (args.check,):
+            check(args, part)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -25,6 +25,7 @@ SCRIPTS = {
     "ema_clean": "Turn averaged (EMA) parameters into ordinary weights.",
     "convert_weights": "Convert a network's weights, of any supported kind, to another.",
     "weights_aggregator": "Fuse the weights of an ACNet as trained into those of its deploy form.",
+    "reader": "Show what the network sees of a dataset, or check the dataset.",
 }
 
 TRUE_WORDS = frozenset({"true", "1", "yes", "on"})
@@ -83,7 +84,8 @@ class Flag:
         scripts: the scripts that take it.
         help: its meaning, one or two sentences.
         aliases: older spellings.
-        length: for a list: how many values, or "+" for one or more; None for a single value.
+        length: for a list: how many values, or "+" for one or more; "?" for a value that may be left out, as it is
+            then "*"; None for a single value.
         choices: allowed values, if they are few.
         defaults: scripts whose default is another.
         required: scripts that do not work without it.
@@ -113,6 +115,10 @@ CONVERSION = ("convert_weights", "weights_aggregator")
 EI = ("eval", "infer")
 IP = ("infer", "predict")
 TEIP = (*TEI, "predict")
+TR = (*T, "reader")
+TER = (*TE, "reader")
+TEIR = (*TEI, "reader")
+TEIPR = (*TEIP, "reader")
 
 LR_STRATEGIES = (
     "piecewise_decay",
@@ -131,8 +137,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("use_gpu", boolean, True, TEI,
              "Use the GPU. Left at its default on a machine without one, the CPU is used and the log says so; "
              "given as True without one, it is an error."),
-        Flag("data_dir", str, "./data/ILSVRC2012/", TEI,
-             "Dataset root, with train_list.txt and val_list.txt, or with class folders train/NAME/ and val/NAME/. "
+        Flag("data_dir", str, "./data/ILSVRC2012/", TEIR,
+             "Dataset root, with train_list.txt and val_list.txt, or with tar shards train*.tar and val*.tar, or with "
+             "class folders train/NAME/ and val/NAME/. "
              "infer: a folder of images.", defaults={"infer": "./data/ILSVRC2012/val/"}),
         Flag("model_save_dir", str, "./output", T, "Root folder for checkpoints."),
         Flag("pretrained_model", str, None, TEI,
@@ -152,14 +159,17 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     ),
     "Network and solver": (
         Flag("model", str, "ResNet50", (*TEI, *CONVERSION), "Network name.", required=CONVERSION),
+        Flag("list_models", str, None, T,
+             "Print the networks, or those whose names match a pattern such as 'ResNet*_vd', and end.", length="?"),
         Flag("total_images", positive_int, 1281167, T,
              "Number of training images, for the schedule. Not given: the length of the training list."),
-        Flag("class_dim", number(int, 2), 1000, (*TEI, *CONVERSION), "Number of classes."),
-        Flag("image_shape", positive_int, [3, 224, 224], TEI,
+        Flag("class_dim", number(int, 2), 1000, (*TEI, *CONVERSION, "reader"), "Number of classes."),
+        Flag("image_shape", positive_int, [3, 224, 224], TEIR,
              "Channels, height, width of the network's input. Not given: the network's own size.", length=3),
         Flag("num_epochs", positive_int, 120, T, "Number of epochs."),
-        Flag("batch_size", positive_int, 8, TEIP,
-             "Images per step over all devices and processes; must divide evenly.", defaults={"eval": 256}),
+        Flag("batch_size", positive_int, 8, TEIPR,
+             "Images per step over all devices and processes; must divide evenly.",
+             defaults={"eval": 256, "reader": 32}),
         Flag("test_batch_size", positive_int, 16, T, "The same for validation."),
         Flag("lr", positive, 0.1, T, "Base learning rate, for the whole batch."),
         Flag("lr_strategy", str, "piecewise_decay", T,
@@ -179,39 +189,44 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("deploy", boolean, False, (*EI, "convert_weights"), "ACNet: the weights are those of the fused network."),
     ),
     "Reader": (
-        Flag("use_dali", boolean, False, TE, "Read with NVIDIA DALI (optional package) instead of OpenCV."),
-        Flag("lower_scale", number(float, 0, 1, above=True), 0.08, T, "Smallest area of a training crop."),
-        Flag("lower_ratio", positive, 3 / 4, T, "Smallest aspect ratio of a training crop."),
-        Flag("upper_ratio", positive, 4 / 3, T, "Largest aspect ratio of a training crop."),
-        Flag("resize_short_size", positive_int, 256, TEI,
+        Flag("use_dali", boolean, False, TER, "Read with NVIDIA DALI (optional package) instead of OpenCV."),
+        Flag("lower_scale", number(float, 0, 1, above=True), 0.08, TR, "Smallest area of a training crop."),
+        Flag("lower_ratio", positive, 3 / 4, TR, "Smallest aspect ratio of a training crop."),
+        Flag("upper_ratio", positive, 4 / 3, TR, "Largest aspect ratio of a training crop."),
+        Flag("resize_short_size", positive_int, 256, TEIR,
              "Evaluation: length of the short side before the centre crop. Not given: the network's own."),
-        Flag("use_mixup", boolean, False, T, "Mixup."),
-        Flag("mixup_alpha", positive, 0.2, T, "Mixup: both parameters of the beta distribution."),
-        Flag("use_cutmix", boolean, False, T, "CutMix; with --use_mixup, each batch has one of the two."),
-        Flag("cutmix_alpha", positive, 1.0, T, "CutMix: both parameters of the beta distribution."),
-        Flag("use_aa", boolean, False, T, "AutoAugment, ImageNet policy."),
-        Flag("use_ra", boolean, False, T, "RandAugment."),
-        Flag("ra_num_ops", positive_int, 2, T, "RandAugment: operations per image."),
-        Flag("ra_magnitude", number(float, 0, 30), 9, T, "RandAugment: magnitude of the operations, 0 to 30."),
-        Flag("random_rotation", number(float, 0, 180), 0.0, T, "Rotation by up to so many degrees to either side."),
-        Flag("color_jitter", non_negative, [0.0], T,
+        Flag("use_mixup", boolean, False, TR, "Mixup."),
+        Flag("mixup_alpha", positive, 0.2, TR, "Mixup: both parameters of the beta distribution."),
+        Flag("use_cutmix", boolean, False, TR, "CutMix; with --use_mixup, each batch has one of the two."),
+        Flag("cutmix_alpha", positive, 1.0, TR, "CutMix: both parameters of the beta distribution."),
+        Flag("use_aa", boolean, False, TR, "AutoAugment, ImageNet policy."),
+        Flag("use_ra", boolean, False, TR, "RandAugment."),
+        Flag("ra_num_ops", positive_int, 2, TR, "RandAugment: operations per image."),
+        Flag("ra_magnitude", number(float, 0, 30), 9, TR, "RandAugment: magnitude of the operations, 0 to 30."),
+        Flag("random_rotation", number(float, 0, 180), 0.0, TR, "Rotation by up to so many degrees to either side."),
+        Flag("color_jitter", non_negative, [0.0], TR,
              "Strength of colour jitter: one value for brightness, contrast and saturation, or one for each and "
              "perhaps a fourth for the hue.", length="+"),
-        Flag("use_cutout", boolean, False, T, "Cutout: hide a square."),
-        Flag("cutout_length", positive_int, 112, T, "Cutout: side of the square in pixels."),
-        Flag("random_erasing", fraction, 0.0, T, "Random erasing: probability of a rectangle of noise."),
-        Flag("use_hide_and_seek", boolean, False, T, "Hide-and-Seek: hide random cells of a grid."),
-        Flag("use_gridmask", boolean, False, T, "GridMask: hide squares on a regular grid."),
-        Flag("reader_thread", non_negative_int, 8, TEIP,
+        Flag("use_cutout", boolean, False, TR, "Cutout: hide a square."),
+        Flag("cutout_length", positive_int, 112, TR, "Cutout: side of the square in pixels."),
+        Flag("random_erasing", fraction, 0.0, TR, "Random erasing: probability of a rectangle of noise."),
+        Flag("use_hide_and_seek", boolean, False, TR, "Hide-and-Seek: hide random cells of a grid."),
+        Flag("use_gridmask", boolean, False, TR, "GridMask: hide squares on a regular grid."),
+        Flag("reader_thread", non_negative_int, 8, TEIPR,
              "Reader worker processes; 0 reads in the main process. Never more than there are processors.",
              defaults={"infer": 1, "predict": 1}),
-        Flag("reader_buf_size", positive_int, 2048, TEIP, "Images read ahead."),
-        Flag("interpolation", number(int, 0, 4), None, TEI,
+        Flag("reader_buf_size", positive_int, 2048, TEIPR, "Images read ahead."),
+        Flag("interpolation", number(int, 0, 4), None, TEIR,
              "Resizing: 0 nearest, 1 bilinear, 2 bicubic, 3 area, 4 Lanczos. Not given: the network's own (bilinear)."),
-        Flag("image_mean", number(float), [0.485, 0.456, 0.406], TEI,
+        Flag("image_mean", number(float), [0.485, 0.456, 0.406], TEIR,
              "Mean per channel, RGB, for pixels scaled to 0..1.", length=3),
-        Flag("image_std", positive, [0.229, 0.224, 0.225], TEI,
+        Flag("image_std", positive, [0.229, 0.224, 0.225], TEIR,
              "Standard deviation per channel, RGB, for pixels scaled to 0..1.", length=3),
+        Flag("show", str, None, ("reader",),
+             "Write a picture of the first training batch, with its labels, to this file."),
+        Flag("check", str, None, ("reader",),
+             "Read every image once, of train and val or of the part given, and report unreadable files, labels and "
+             "sizes.", length="?"),
     ),
     "Switches": (
         Flag("validate", boolean, True, T, "Validate after each epoch."),
@@ -256,7 +271,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     ),
     "Measuring and debugging": (
         Flag("enable_ce", boolean, False, T, "Fix every seed and print the kpis lines at the end."),
-        Flag("random_seed", non_negative_int, None, T, "Fix every source of randomness."),
+        Flag("random_seed", non_negative_int, None, TR, "Fix every source of randomness."),
         Flag("is_profiler", boolean, False, T,
              "Profile five steps from step --print_step of the first epoch on, then stop."),
         Flag("profiler_path", str, "./profiler_path/", T, "Folder for the profile.", aliases=("profilier_path",)),
@@ -319,7 +334,7 @@ class _Store(argparse.Action):
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         flag = self.flag
         given = option_string.lstrip("-") if option_string else flag.name
-        texts = [values] if flag.length is None else [t for v in values for t in v.replace(",", " ").split()]
+        texts = [values] if flag.length in (None, "?") else [t for v in values for t in v.replace(",", " ").split()]
         if isinstance(flag.length, int) and len(texts) != flag.length:
             parser.error(f"--{given} takes {flag.length} values, got {len(texts)}: {' '.join(texts) or 'none'}")
         if not texts:
@@ -331,7 +346,7 @@ class _Store(argparse.Action):
         for value in parsed:
             if flag.choices and value not in flag.choices:
                 parser.error(f"--{given}: {value!r} is not one of {', '.join(map(str, flag.choices))}")
-        setattr(namespace, flag.name, parsed[0] if flag.length is None else parsed)
+        setattr(namespace, flag.name, parsed[0] if flag.length in (None, "?") else parsed)
         namespace.given.add(flag.name)
 
 
@@ -382,13 +397,25 @@ def build_parser(script: str) -> argparse.ArgumentParser:
                 *(f"--{alias}" for alias in flag.aliases),
                 dest=flag.name,
                 action=_Store,
-                nargs=None if flag.length is None else "+",
+                nargs=flag.length if flag.length in (None, "?") else "+",
+                const="*" if flag.length == "?" else None,
                 default=default,
                 metavar="|".join(map(str, flag.choices)) if flag.choices else "VALUE",
                 help=f"{flag.help} ({note})".replace("%", "%%"),
             )
             action.flag = flag
     return parser
+
+
+def _print_models(parser: argparse.ArgumentParser, pattern: str) -> NoReturn:
+    """Answers --list_models, and ends the process."""
+    from utils.catalogue import short_list  # read only when asked for
+
+    lines = short_list(pattern)
+    if not lines:
+        parser.error(f"--list_models: no network's name matches {pattern!r}; without a pattern all are listed")
+    print("\n".join(lines))
+    parser.exit()
 
 
 def parse(script: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -401,12 +428,15 @@ def parse(script: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
     Returns:
         A namespace with one attribute per flag, and `given`: the names of the flags that were typed.
 
-    A command line that cannot be parsed ends the process with one line on stderr and exit code 2.
+    A command line that cannot be parsed ends the process with one line on stderr and exit code 2; --help and
+    --list_models print what was asked for and end it with 0.
     """
     parser = build_parser(script)
     args, unknown = parser.parse_known_args(argv, argparse.Namespace(given=set()))
     if unknown:
         parser.unknown(unknown)
+    if getattr(args, "list_models", None):
+        _print_models(parser, args.list_models)
     for flags in flags_of(script).values():
         for flag in flags:
             if script in flag.required and flag.name not in args.given:
