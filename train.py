@@ -46,19 +46,14 @@ def main() -> None:
     check_train_flags(args)
     resolve_input(args)
     device = choose_device(args)
-    with process_group(device):
-        signal = train(args, device)
-    if signal:
-        sys.exit(128 + signal)
+    with process_group(device), Run(args, device) as run:
+        train(args, device, run)
+    if run.signal:
+        sys.exit(128 + run.signal)
 
 
-def train(args: argparse.Namespace, device: torch.device) -> int:
-    """Builds everything, then trains, validates and saves, epoch by epoch.
-
-    Returns:
-        The number of the signal that ended the run in order, or 0.
-    """
-    run = Run(args, device)
+def train(args: argparse.Namespace, device: torch.device, run: Run) -> None:
+    """Builds everything, then trains, validates and saves, epoch by epoch."""
     position = run.position
     position.seed = seed_everything(args.random_seed if position.seed is None else position.seed, args.enable_ce)
 
@@ -71,7 +66,7 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
 
     model = build_model(args)
     if args.pretrained_model:
-        excluded = [name for name in (args.finetune_exclude_pretrained_params or "").split(",") if name]
+        excluded = (args.finetune_exclude_pretrained_params or "").split(",")
         log(str(load_pretrained(model, args.pretrained_model, exclude=excluded)))
     step = build_train_step(args, model, device)
     run.attach(step)
@@ -91,15 +86,14 @@ def train(args: argparse.Namespace, device: torch.device) -> int:
         if run.ended:
             break
         if test_loader is not None:
-            results |= validate(args, device, test_loader, step, epoch)
+            results |= validate(args, device, test_loader, step, run)
         run.after_epoch(results)
-    run.finish()
 
     report_unreadable(gather_dict({**loader.unreadable, **(test_loader.unreadable if test_loader else {})}))
     if args.enable_ce and results:
         speed = (step.step - steps_before) * args.batch_size / (time.perf_counter() - started)
         log_kpis(results, speed)
-    return run.signal
+    run.finish()
 
 
 def mix(args: argparse.Namespace, images: Tensor, labels: Tensor, seed: tuple[int, ...]) -> tuple[Tensor, Targets]:
@@ -109,7 +103,7 @@ def mix(args: argparse.Namespace, images: Tensor, labels: Tensor, seed: tuple[in
 
 
 def validate(
-    args: argparse.Namespace, device: torch.device, loader: Loader, step: TrainStep, epoch: int
+    args: argparse.Namespace, device: torch.device, loader: Loader, step: TrainStep, run: Run
 ) -> dict[str, dict[str, float]]:
     """Evaluates the network, and its average if there is one, over all processes."""
     networks = {"test": step.model} | ({"test_ema": step.ema.model} if step.ema is not None else {})
@@ -124,9 +118,11 @@ def validate(
         )
         clock = time.perf_counter()
         for number in evaluate(model, batches, meter):
+            if run.interrupted:
+                break
             if number % args.print_step == 0 and name == "test":
-                fields = describe(means(meter.sums), meter.topk)
-                log(f"[Pass {epoch}, test  batch {number}]  {fields}, elapse {time.perf_counter() - clock:.4f} sec")
+                fields, elapsed = describe(means(meter.sums), meter.topk), time.perf_counter() - clock
+                log(f"[Pass {run.position.epoch}, test  batch {number}]  {fields}, elapse {elapsed:.4f} sec")
                 clock = time.perf_counter()
         results[name] = total(meter.sums)
     return results

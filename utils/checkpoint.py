@@ -54,7 +54,7 @@ class Position:
         batch_size: images per step over all processes; a position within an epoch means nothing with another.
         seed: of the run, once it is known.
         epoch, step_in_epoch: the step to do next.
-        sums: of each process's `Meter`, over the epoch so far.
+        sums: of the processes' `Meter`s, over the epoch so far; None at its start.
         random: each process's random state.
         best: the best accuracy so far, by checkpoint name.
         history: the figures of the finished epochs.
@@ -64,7 +64,7 @@ class Position:
     seed: int | None = None
     epoch: int = 0
     step_in_epoch: int = 0
-    sums: list[torch.Tensor] = field(default_factory=list)
+    sums: torch.Tensor | None = None
     random: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
@@ -120,6 +120,8 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
 class RunFolder:
     """The folder of one run, and of one process: a second run that wants it gets an error, not a mixture.
 
+    A context manager; at the end of the block other runs can have the folder.
+
     Args:
         path: `output/<model>`; made if need be.
         keep: number of epoch folders to keep, newest first; 0 keeps all.
@@ -136,9 +138,16 @@ class RunFolder:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            self._lock.close()
             raise UserError(
                 f"--model_save_dir: another run is writing to {path}; wait for it or give another folder"
             ) from None
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.close()
 
     def save(
         self,
@@ -215,10 +224,6 @@ class RunFolder:
         steps = sorted((name for name in names if name.startswith("step_")), key=lambda name: int(name[5:]))
         for name in [*(epochs[: -self.keep] if self.keep else []), *steps[:-KEPT_STEPS]]:
             shutil.rmtree(self.path / name, ignore_errors=True)
-
-    def close(self) -> None:
-        """Lets other runs have the folder."""
-        self._lock.close()
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

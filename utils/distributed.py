@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,6 +15,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from utils.errors import UserError
+
+# Ctrl-C again, this many seconds after the first, ends a run at once. A launcher passes the first one on, so that it
+# comes twice within milliseconds.
+PATIENCE = 1.0
 
 
 def rank() -> int:
@@ -97,33 +102,53 @@ def broadcast_module(model: nn.Module) -> None:
 class StopSignal:
     """Ends a run in order when SIGTERM or SIGINT arrives: all processes stop after the same step.
 
-    `poll`, called once a step by every process, starts a small agreement on the CPU and answers with the one started
-    the step before, so that nobody waits for it.
+    A context manager: outside the block the signals do what they did before.
+
+    Attributes:
+        received: number of the signal that this process got, or 0. The others may not know of it yet.
     """
 
-    def __init__(self) -> None:
+    def __enter__(self) -> StopSignal:
         self.received = 0
+        self._since = 0.0
         self._previous: tuple[Any, Tensor] | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._receive)
+        self._handlers = {n: signal.signal(n, self._receive) for n in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def _receive(self, number: int, frame: object) -> None:
-        if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt  # the second Ctrl-C means it
+        if not self.received:
+            self._since = time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._since > PATIENCE:
+            raise KeyboardInterrupt
         self.received = number
 
     def poll(self) -> int:
-        """The number of the signal on which all processes stop now; 0 to go on."""
+        """The number of the signal on which all processes stop now; 0 to go on.
+
+        Every process calls it once a step. It starts a small agreement on the CPU and answers with the one started
+        the step before, so that nobody waits for it.
+        """
+        answer = self._finish_previous()
         if not dist.is_initialized():
             return self.received
-        answer = 0
-        if self._previous is not None:
-            work, flag = self._previous
-            work.wait()
-            answer = int(flag)
         flag = torch.tensor(self.received)
         self._previous = (dist.all_reduce(flag, dist.ReduceOp.MAX, async_op=True), flag)
         return answer
+
+    def agree(self) -> int:
+        """The same, but takes in all that was received up to now; waits for the other processes."""
+        return max(self._finish_previous(), *gather_objects(self.received), 0)
+
+    def _finish_previous(self) -> int:
+        if self._previous is None:
+            return 0
+        (work, flag), self._previous = self._previous, None
+        work.wait()
+        return int(flag)
 
 
 class _AllReduceSum(torch.autograd.Function):

@@ -205,14 +205,25 @@ class TrainStep:
         return {
             "step": self.step,
             "optimizer": self.optimizer.state_dict(),
+            "optimizer_kind": type(self.optimizer).__name__,
             "scaler": self.scaler.state_dict(),
             "ema_step": self.ema.step if self.ema is not None else 0,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up where the run that saved `state` was."""
+        """Takes up where the run that saved `state` was; options of the optimizer are those of this run.
+
+        Raises:
+            ValueError: the state is another optimizer's.
+        """
+        kind = type(self.optimizer).__name__
+        if state["optimizer_kind"] != kind:
+            raise ValueError(f"it was trained with {state['optimizer_kind']}, --lr_strategy asks for {kind}")
+        options = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         self.step = state["step"]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, own in zip(self.optimizer.param_groups, options, strict=True):
+            group.update(own)
         if self.scaling and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:

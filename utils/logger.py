@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from utils.errors import UserError
+from utils.files import written_whole
 
 
 def is_main_process() -> bool:
@@ -53,6 +58,8 @@ def report_unreadable(unreadable: dict[str, str]) -> None:
 class Curves:
     """The figures of a run by epoch: curves.json and curves.png in its folder, and TensorBoard events.
 
+    A context manager; what was recorded is on disk at the end of the block.
+
     Args:
         folder: of the run.
         history: epochs of an earlier part of the run, when it is resumed.
@@ -64,24 +71,43 @@ class Curves:
         self.folder = folder
         self.history = list(history or [])
         self.writer = SummaryWriter(str(folder / "tensorboard"))
+        self._warned = False
+
+    @contextlib.contextmanager
+    def _spared(self) -> Iterator[None]:
+        """A full disk is no reason to end a run for its curves: one warning, then they are left out."""
+        try:
+            yield
+        except (OSError, UserError) as error:
+            if not self._warned:
+                warn(f"the curves in {self.folder} are not complete: {error}")
+            self._warned = True
 
     def step(self, step: int, values: dict[str, float]) -> None:
         """Records values at a training step."""
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
+        with self._spared():
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
 
     def epoch(self, epoch: int, values: dict[str, float]) -> None:
         """Records the values of a finished epoch and draws the curves anew."""
         self.history = [past for past in self.history if past["epoch"] < epoch]
         self.history.append({"epoch": epoch, **values})
-        for name, value in values.items():
-            self.writer.add_scalar(f"epoch/{name}", value, epoch)
-        self.writer.flush()
-        (self.folder / "curves.json").write_text(json.dumps(self.history, indent=1) + "\n")
-        draw_curves(self.history, self.folder / "curves.png")
+        with self._spared(), written_whole(self.folder / "curves.json", "--model_save_dir") as file:
+            file.write_text(json.dumps(self.history, indent=1) + "\n")
+        with self._spared(), written_whole(self.folder / "curves.png", "--model_save_dir") as file:
+            draw_curves(self.history, file)
+        with self._spared():
+            for name, value in values.items():
+                self.writer.add_scalar(f"epoch/{name}", value, epoch)
+            self.writer.flush()
 
-    def close(self) -> None:
-        self.writer.close()
+    def __enter__(self) -> Curves:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with self._spared():
+            self.writer.close()
 
 
 def draw_curves(history: list[dict[str, float]], path: Path) -> None:
@@ -99,4 +125,4 @@ def draw_curves(history: list[dict[str, float]], path: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize="small")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, format="png")

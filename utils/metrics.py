@@ -20,7 +20,7 @@ class Meter:
         sums: float64, one per name in `FIELDS`: loss times images of the batches whose loss is finite, and their
             images; hits in the top 1 and the top k, and the images that have labels; images; batches whose loss is
             not finite.
-        first_bad: number of the first such batch on the device, -1 without one.
+        first_bad: number of the first such batch since the last `take`, on the device; -1 without one.
     """
 
     def __init__(self, device: torch.device, topk: int = 5) -> None:
@@ -57,6 +57,7 @@ class Meter:
     def take(self) -> Tensor:
         """The sums so far, still on the device; starts again from zero."""
         sums, self.sums = self.sums, torch.zeros_like(self.sums)
+        self.first_bad = torch.full_like(self.first_bad, -1)
         return sums
 
 

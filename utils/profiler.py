@@ -17,24 +17,27 @@ class StepProfiler:
 
     Args:
         folder: for the trace.
-        first_step: the first step profiled.
+        first_step: the first step profiled, counted from the start of this process.
     """
 
     def __init__(self, folder: str, first_step: int) -> None:
         self.folder = Path(folder)
         self.first_step = first_step
+        self._step = 0
         activities = [ProfilerActivity.CPU]
         if torch.cuda.is_available():
             activities.append(ProfilerActivity.CUDA)
         self._profile = profile(activities=activities, record_shapes=True, profile_memory=True)
 
-    def before(self, step: int) -> None:
+    def before_step(self) -> None:
         """Called before each step."""
-        if step == self.first_step:
+        if self._step == self.first_step:
             self._profile.start()
 
-    def after(self, step: int) -> bool:
+    def after_step(self) -> bool:
         """Called after each step; says whether profiling is over."""
+        step = self._step
+        self._step += 1
         if step != self.first_step + PROFILED_STEPS - 1:
             return False
         if torch.cuda.is_available():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -26,12 +27,12 @@ from utils.checkpoint import (
 from utils.distributed import StopSignal, broadcast_module, broadcast_object, gather_objects, rank
 from utils.engine import HostBatch, TrainStep
 from utils.errors import UserError
-from utils.logger import Curves, is_main_process, log, progress
+from utils.logger import Curves, is_main_process, log, progress, warn
 from utils.metrics import Meter, describe, total
 from utils.profiler import StepProfiler
 from utils.seed import random_state, set_random_state
 
-# Under loss scaling a bad step is skipped and the scale lowered; so many of them are no accident of the scale.
+# Under loss scaling a bad step is skipped and the scale lowered; so many in an epoch are no accident of the scale.
 HOPELESS_STEPS = 100
 
 
@@ -42,7 +43,8 @@ class FileList(Protocol):
 
 
 class Run:
-    """A training run in its folder, `output/<model>`, new or resumed.
+    """A training run in its folder, `output/<model>`, new or resumed. A context manager: at the end of the block the
+    folder is free for other runs, the curves are closed, and signals do what they did before.
 
     Args:
         args: train.py's flags.
@@ -61,14 +63,25 @@ class Run:
         self.ended: str | None = None
         self.signal = 0
         self.path = Path(args.model_save_dir) / args.model
-        self._folder = RunFolder(self.path, args.keep_checkpoints) if is_main_process() else None
-        # One process looks and tells the others, which need not see the folder.
-        self._resumed = broadcast_object(self._find_resumed() if is_main_process() else None)
-        self.position: Position = self._resumed["position"] if self._resumed else Position(args.batch_size)
-        self._curves = Curves(self.path, self.position.history) if is_main_process() else None
-        self._stop = StopSignal()
         self._profiler = StepProfiler(args.profiler_path, args.print_step) if args.is_profiler else None
-        self._unsaved: list[str] = []
+        self._saved = True
+        self._folder = self._curves = None
+        with contextlib.ExitStack() as resources:
+            if is_main_process():
+                self._folder = resources.enter_context(RunFolder(self.path, args.keep_checkpoints))
+            # One process looks and tells the others, which need not see the folder.
+            self._resumed = broadcast_object(self._find_resumed() if is_main_process() else None)
+            self.position: Position = self._resumed["position"] if self._resumed else Position(args.batch_size)
+            if is_main_process():
+                self._curves = resources.enter_context(Curves(self.path, self.position.history))
+            self._stop = resources.enter_context(StopSignal())
+            self._resources = resources.pop_all()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._resources.close()
 
     def _find_resumed(self) -> dict[str, Any] | None:
         """The training state that --checkpoint asks for, and its "folder"."""
@@ -82,6 +95,10 @@ class Run:
         position, model = state["position"], state["notes"]["model"]
         if model != self.args.model:
             raise UserError(f"--checkpoint: {folder} is of --model={model}, not {self.args.model}")
+        if self.args.use_ema and not (folder / EMA_WEIGHTS).exists():
+            raise UserError(f"--use_ema: {folder} was saved without an average: leave the flag out, or start anew")
+        if self.args.random_seed not in (None, position.seed):
+            warn(f"--random_seed does nothing here: the run goes on with its own, {position.seed}")
         if position.step_in_epoch and position.batch_size != self.args.batch_size:
             raise UserError(
                 f"--checkpoint: {folder} is in the middle of an epoch of batches of {position.batch_size}; "
@@ -90,7 +107,11 @@ class Run:
         return {**state, "folder": folder}
 
     def attach(self, step: TrainStep) -> None:
-        """Takes the network and its training along: restores them if the run is resumed, saves them from now on."""
+        """Takes the network and its training along: restores them if the run is resumed, saves them from now on.
+
+        Raises:
+            UserError: the run was saved with another optimizer.
+        """
         self._step = step
         if not self._resumed:
             return
@@ -102,7 +123,10 @@ class Run:
         broadcast_module(step.model)
         if step.ema is not None:
             broadcast_module(step.ema.model)
-        step.load_state_dict(self._resumed["training"])
+        try:
+            step.load_state_dict(self._resumed["training"])
+        except ValueError as error:
+            raise UserError(f"--checkpoint: {folder} does not go with the flags given: {error}") from None
         if rank() < len(position.random):
             set_random_state(position.random[rank()], self.device)
         log(f"resumed from {folder}: epoch {position.epoch}, step {position.step_in_epoch} of it")
@@ -131,8 +155,9 @@ class Run:
         self._images = images
         self._meter = Meter(self.device, self.topk)
         self._epoch_sums = self._meter.take()
-        if position.sums and rank() < len(position.sums):
-            self._epoch_sums += position.sums[rank()].to(self.device)
+        if position.sums is not None and is_main_process():
+            self._epoch_sums += position.sums.to(self.device)
+        position.sums = None
         self._recent: deque[tuple[int, Tensor]] = deque(maxlen=self.args.print_step)
         self._waited, self._steps, self._clock = 0.0, 0, time.perf_counter()
         with progress(count, f"epoch {position.epoch}", position.step_in_epoch) as self._bar:
@@ -144,7 +169,7 @@ class Run:
                 if batch is None:
                     break
                 if self._profiler is not None:
-                    self._profiler.before(self._step.step)
+                    self._profiler.before_step()
                 inputs, labels, self._batch = batch
                 yield inputs, labels
 
@@ -163,15 +188,19 @@ class Run:
         if number % args.print_step == 0:
             self._print(number)
         self._bar.update()
-        if self._profiler is not None and self._profiler.after(step - 1):
+        if self._profiler is not None and self._profiler.after_step():
             self.ended = "profiler"
         elif args.max_iter and step >= args.max_iter:
             self.ended = "max_iter"
         elif caught := self._stop.poll():
             self.ended, self.signal = "signal", caught
         if self.ended in ("signal", "max_iter") or (args.save_iter and step % args.save_iter == 0):
-            self._check_finite()
-            self.save([f"step_{step}", "latest"])
+            self.save_step()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether this process was told to stop: it may cut a validation short, which is done again on resuming."""
+        return self._stop.received != 0
 
     def _print(self, number: int) -> None:
         """Prints the line of a step: means since the last one."""
@@ -185,7 +214,6 @@ class Run:
         rate = self._steps * args.batch_size / seconds
         fields = describe(values, self.topk, accuracy=self.accuracy)
         elapsed, waited = seconds / self._steps, self._waited / self._steps
-        waited = self._waited / self._steps
         line = f"[Pass {position.epoch}, train batch {number}]  {fields}, lr {lr:.5f}, elapse {elapsed:.4f} sec"
         line += f", {rate:.1f} img/s, reader {waited:.4f} sec"
         if self._step.scaling:
@@ -212,14 +240,13 @@ class Run:
         bad = int(self._epoch_sums[-1] + self._meter.sums[-1])
         if self._step.scaling and bad < HOPELESS_STEPS:
             found = -1
-        findings = gather_objects((found, self._names(found) if found >= 0 else []))
-        bad_findings = [finding for finding in findings if finding[0] >= 0]
-        if bad_findings:
-            number, names = min(bad_findings)
+        findings = [f for f in gather_objects((found, self._names(found) if found >= 0 else [])) if f[0] >= 0]
+        if findings:
+            number = min(findings)[0]
+            names = [name for first, names in findings if first == number for name in names]
             raise UserError(
-                f"the loss of step {number} is not finite (learning rate {self._step.schedule(number):g}); "
-                f"its images: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}. Nothing was saved since; "
-                f"lower --lr, or resume with --checkpoint={self.path / 'latest'}"
+                f"the loss of step {number} is not finite (learning rate {self._step.schedule(number):g}): lower --lr; "
+                f"what was saved before is untouched. The batch's images: {', '.join(names)}"
             )
 
     def _names(self, number: int) -> list[str]:
@@ -239,6 +266,10 @@ class Run:
                 ("test_ema"), where there are any.
         """
         args, position = self.args, self.position
+        if caught := self._stop.agree():  # during the validation: it is done again when the run is resumed
+            self.ended, self.signal = "signal", caught
+            self.save_step()
+            return
         epoch = position.epoch
         fields, figures = [], {"lr": self._step.optimizer.param_groups[0]["lr"]}
         for name, values in results.items():
@@ -256,41 +287,39 @@ class Run:
         names = ["latest"]
         if (epoch + 1) % args.save_step == 0 or position.epoch == args.num_epochs:
             names.insert(0, str(epoch))
+        best_before = dict(position.best)
         for name, best in (("test", BEST), ("test_ema", BEST_EMA)):
             if name in results and results[name]["acc1"] > position.best.get(best, -1.0):
                 position.best[best] = results[name]["acc1"]
                 names.append(best)
-        self.save(names)
+        self._save(names)
+        if not self._saved:
+            position.best = best_before  # the next best is saved though this one was better
 
-    def save(self, names: list[str]) -> None:
-        """Writes a checkpoint under `names`; every process has to call it. What could not be written is tried again
-        with the next one."""
+    def save_step(self) -> None:
+        """Writes a checkpoint within an epoch; every process has to call it."""
+        self._check_finite()
+        self._save([f"step_{self._step.step}", "latest"])
+
+    def _save(self, names: list[str]) -> None:
+        """Writes a checkpoint under `names`; if it cannot be written there is a warning, and the next one is tried."""
         position, step = self.position, self._step
-        mid_epoch = position.step_in_epoch > 0
-        mine = (random_state(self.device), (self._epoch_sums + self._meter.sums).cpu() if mid_epoch else None)
-        states = gather_objects(mine)
+        states = gather_objects((random_state(self.device), (self._epoch_sums + self._meter.sums).cpu()))
         if self._folder is None:
             return
         position.random = [random for random, _ in states]
-        position.sums = [sums for _, sums in states if sums is not None]
-        names = list(dict.fromkeys([*names, *self._unsaved]))
+        position.sums = torch.stack([sums for _, sums in states]).sum(0) if position.step_in_epoch else None
         ema_model = step.ema.model if step.ema is not None else None
         notes = {"model": self.args.model, "class_dim": self.args.class_dim}
-        saved = self._folder.save(names, step.model, position, step.state_dict(), ema_model, notes)
-        # The best network may be another one by then: only the epoch's place is worth making up for.
-        self._unsaved = [] if saved else ["latest"]
+        self._saved = self._folder.save(names, step.model, position, step.state_dict(), ema_model, notes)
 
     def finish(self) -> None:
-        """Closes what the run holds open and says where its results are.
+        """Says where the results are.
 
         Raises:
             UserError: the last checkpoint could not be written.
         """
-        if self._curves is not None:
-            self._curves.close()
-        if self._folder is not None:
-            self._folder.close()
-            if self._unsaved:
-                raise UserError(f"the last checkpoint could not be written to {self.path}: make room and resume")
+        if not self._saved:
+            raise UserError(f"the last checkpoint could not be written to {self.path}: make room, and resume the run")
         best = "".join(f", {name} (test_acc1 {value:.5f})" for name, value in self.position.best.items())
         log(f"saved in {self.path}: latest{best}; curves.png")
