@@ -1,0 +1,103 @@
+"""Writes docs/model_zoo.md, and utils/catalogue.json for --list_models: every network, from code and published.json.
+
+python docs/make_model_zoo.py
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import models
+from utils import catalogue
+from utils.catalogue import Facts
+
+DOCS = Path(__file__).resolve().parent
+
+TITLE = """# The networks
+
+Written by docs/make_model_zoo.py. Parameters are counted with 1000 classes, multiply-adds (of convolutions, linear
+layers and attention) for one image of the given size. Accuracy in percent on ImageNet's validation set, as published
+with the weight file; "as X" marks other weights of network X. `python train.py --list_models [pattern]` prints the
+short form.
+
+The weight files are named as the original published them; PaddleClas's have the same names and end in `.pdparams`. Both
+load with `--pretrained_model`. How closely each network reproduces the original: [parity.md](parity.md).
+"""
+
+
+def family(module: str) -> tuple[str, list[str]]:
+    """A family's title and its papers on arXiv, from the first line of its module."""
+    source = (DOCS.parent / "models" / f"{module}.py").read_text(encoding="utf-8")
+    line = (ast.get_docstring(ast.parse(source)) or module).splitlines()[0]
+    title = re.split(r" \([^)]*arXiv| \([A-Z][^)]*documentation|[,:;]|\.$", line)[0]
+    return title, re.findall(r"arXiv:(\d+\.\d+)", line)
+
+
+def measure(name: str) -> tuple[int, int, int]:
+    """Parameters, multiply-adds and input size of a network. Nothing is computed: meta tensors have shapes only."""
+    size = models.input_config(name).image_size
+    with torch.device("meta"):
+        model = models.build(name).eval()
+        images = torch.empty(1, 3, size, size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(images)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return parameters, counter.get_total_flops() // 2, size
+
+
+def row(name: str, facts: Facts, files: list[str], first: str) -> str:
+    """A network's line of its family's table; `first` is the first name of the same constructor."""
+    accuracy = [f"{value:.2f}" if value is not None else "" for value in (facts.top1, facts.top5)]
+    cells = [
+        name if name == first else f"{name} (as {first})",
+        f"{facts.parameters / 1e6:.2f} M",
+        f"{facts.multiply_adds / 1e9:.3f} G",
+        f"{facts.image_size} x {facts.image_size}",
+        *accuracy,
+        ", ".join(f"`{file}`" for file in files),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    published = json.loads((DOCS / "published.json").read_text())["paddle"]
+    facts: dict[str, Facts] = {}
+    sections = [TITLE]
+    for module, names in models.FAMILIES.items():
+        title, papers = family(module)
+        links = ", ".join(f"[arXiv:{paper}](https://arxiv.org/abs/{paper})" for paper in papers)
+        lines = [
+            f"## {title}",
+            "",
+            f"models/{module}.py" + (f" · {links}" if links else ""),
+            "",
+            "| network | parameters | multiply-adds | input | top-1 | top-5 | weight file |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        first: dict[Any, str] = {}
+        for name in names:
+            known = published.get(name, {})
+            facts[name] = Facts(*measure(name), known.get("top1"), known.get("top5"))
+            constructor = first.setdefault(getattr(models, name), name)
+            # An ACNet has a second file, of the network after fusing.
+            files = [published[key]["weights_file"] for key in (name, f"{name}_deploy") if key in published]
+            lines.append(row(name, facts[name], files, constructor))
+            print(name, *facts[name])
+        sections.append("\n".join(lines) + "\n")
+    (DOCS / "model_zoo.md").write_text("\n".join(sections), encoding="utf-8")
+    entries = ",\n".join(f"{json.dumps(name)}: {json.dumps(list(facts[name]))}" for name in sorted(facts))
+    catalogue.FILE.write_text(f"{{\n{entries}\n}}\n")
+
+
+if __name__ == "__main__":
+    main()

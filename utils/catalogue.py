@@ -1,0 +1,50 @@
+"""Facts about the networks, without building them: size, cost, input and published accuracy, for --list_models.
+
+catalogue.json is written by docs/make_model_zoo.py.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from models import list_models
+
+FILE = Path(__file__).with_suffix(".json")
+
+
+class Facts(NamedTuple):
+    """What is known of a network.
+
+    Attributes:
+        parameters: their number, with 1000 classes.
+        multiply_adds: for one image, of convolutions, linear layers and attention.
+        image_size: height and width of the input.
+        top1, top5: published accuracy on ImageNet's validation set, in percent; None where there is none.
+    """
+
+    parameters: int
+    multiply_adds: int
+    image_size: int
+    top1: float | None = None
+    top5: float | None = None
+
+
+def read() -> dict[str, Facts]:
+    """The facts of every network, by name."""
+    return {name: Facts(*values) for name, values in json.loads(FILE.read_text()).items()}
+
+
+def short_list(pattern: str = "*") -> list[str]:
+    """A line for each network whose name matches a shell pattern such as `ResNet*_vd`, sorted."""
+    facts = read()
+    lines = []
+    for name in list_models(pattern):
+        parameters, multiply_adds, size, top1, _ = facts[name]
+        accuracy = f"top-1 {top1:.2f}" if top1 is not None else ""
+        lines.append(
+            f"{name:32}{parameters / 1e6:7.2f} M parameters {multiply_adds / 1e9:7.3f} G multiply-adds "
+            f"{size:4} x {size}  {accuracy}".rstrip()
+        )
+    return lines
