@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FAMILIES: dict[str, tuple[str, ...]] = {
     "alexnet": ("AlexNet",),
     "convnext": ("ConvNeXt_tiny", "ConvNeXt_small", "ConvNeXt_base_224"),
+    "cspdarknet": ("CSPDarkNet53",),
     "darknet": ("DarkNet53",),
     "darts": ("DARTS_4M", "DARTS_6M"),
     "deit": (
@@ -50,6 +51,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "fast_imagenet": ("FastImageNet",),
     "ghostnet": ("GhostNet_x0_5", "GhostNet_x1_0", "GhostNet_x1_3"),
     "googlenet": ("GoogLeNet",),
+    "hardnet": ("HarDNet39_ds", "HarDNet68_ds", "HarDNet68", "HarDNet85"),
     "hrnet": (
         "HRNet_W18_C",
         "HRNet_W30_C",
@@ -106,6 +108,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "MobileNetV3_small_x1_0_ssld",
         "MobileNetV3_small_x0_35_ssld",
     ),
+    "peleenet": ("PeleeNet",),
     "pp_hgnet": ("PPHGNet_tiny", "PPHGNet_small", "PPHGNet_base"),
     "pp_hgnet_v2": (
         "PPHGNetV2_B0",
@@ -127,6 +130,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "PPLCNet_x2_5",
     ),
     "pp_lcnet_v2": ("PPLCNetV2_small", "PPLCNetV2_base", "PPLCNetV2_large"),
+    "rednet": ("RedNet26", "RedNet38", "RedNet50", "RedNet101", "RedNet152"),
     "regnet": (
         "RegNetX_200MF",
         "RegNetX_400MF",

@@ -1,0 +1,93 @@
+"""PeleeNet: a DenseNet of plain convolutions, with two receptive fields per layer (Wang et al., arXiv:1804.06882)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.layers import UPSCALE_IN_TRAIN, ConvBNAct, Dropout, global_average, linear, relu
+
+# (layers, channels of their 1x1 convolutions) of the dense blocks
+BLOCKS = ((3, 16), (4, 32), (8, 64), (6, 64))
+GROWTH = 32
+
+
+def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> ConvBNAct:
+    """A convolution, batch-norm and ReLU."""
+    return ConvBNAct(in_channels, out_channels, kernel_size, stride, activation=relu)
+
+
+class Stem(nn.Module):
+    """A quarter of the resolution, through a convolution beside a max pool."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.stem1 = conv(3, channels, 3, 2)
+        self.stem2a = conv(channels, channels // 2, 1)
+        self.stem2b = conv(channels // 2, channels, 3, 2)
+        self.stem3 = conv(2 * channels, channels, 1)
+        self.pool = nn.MaxPool2d(2, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.stem1(images)
+        return self.stem3(torch.cat([self.pool(x), self.stem2b(self.stem2a(x))], 1))
+
+
+class DenseLayer(nn.Module):
+    """Adds 16 channels that see 3x3 positions, and 16 that see 5x5, to the input.
+
+    Args:
+        width: channels of the 1x1 convolutions that both begin with.
+    """
+
+    def __init__(self, in_channels: int, width: int) -> None:
+        super().__init__()
+        half = GROWTH // 2
+        self.branch1a = conv(in_channels, width, 1)
+        self.branch1b = conv(width, half, 3)
+        self.branch2a = conv(in_channels, width, 1)
+        self.branch2b = conv(width, half, 3)
+        self.branch2c = conv(half, half, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat(
+            [x, self.branch1b(self.branch1a(x)), self.branch2c(self.branch2b(self.branch2a(x)))],
+            1,
+        )
+
+
+class Pelee(nn.Module):
+    """PeleeNet; the module paths are those of the paper's authors."""
+
+    def __init__(self, class_dim: int = 1000) -> None:
+        super().__init__()
+        channels = 32
+        self.features = nn.Sequential()
+        self.features.add_module("stemblock", Stem(channels))
+        for number, (depth, width) in enumerate(BLOCKS, 1):
+            block = nn.Sequential()
+            for index in range(1, depth + 1):
+                block.add_module(f"denselayer{index}", DenseLayer(channels, width))
+                channels += GROWTH
+            self.features.add_module(f"denseblock{number}", block)
+            self.features.add_module(f"transition{number}", conv(channels, channels, 1))
+            if number < len(BLOCKS):
+                self.features.add_module(f"transition{number}_pool", nn.AvgPool2d(2, 2))
+        self.dropout = Dropout(0.05, UPSCALE_IN_TRAIN)
+        self.classifier = linear(channels, class_dim)
+
+    def paddleclas_path(self, path: str) -> str:
+        """PaddleClas's path: the batch-norms are called norm."""
+        return path.replace(".bn", ".norm")
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> the pooled features, (N, 704)."""
+        return global_average(self.features(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> logits (N, class_dim)."""
+        return self.classifier(self.dropout(self.forward_features(images)))
+
+
+def PeleeNet(class_dim: int = 1000) -> Pelee:
+    return Pelee(class_dim)
