@@ -72,6 +72,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "inception_resnet_v2": ("InceptionResNetV2", "InceptionResNetV2_caffe"),
     "inception_v3": ("InceptionV3", "InceptionV3_caffe", "InceptionV3_torchvision"),
     "inception_v4": ("InceptionV4", "InceptionV4_caffe"),
+    "mixnet": ("MixNet_S", "MixNet_M", "MixNet_L"),
     "mobilenet_v1": ("MobileNetV1", "MobileNetV1_x0_25", "MobileNetV1_x0_5", "MobileNetV1_x0_75", "MobileNetV1_x1_0"),
     "mobilenet_v2": (
         "MobileNetV2",
@@ -108,6 +109,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "MobileNetV3_small_x1_0_ssld",
         "MobileNetV3_small_x0_35_ssld",
     ),
+    "mobilenext": ("MobileNeXt_x0_35", "MobileNeXt_x0_5", "MobileNeXt_x0_75", "MobileNeXt_x1_0", "MobileNeXt_x1_4"),
     "peleenet": ("PeleeNet",),
     "pp_hgnet": ("PPHGNet_tiny", "PPHGNet_small", "PPHGNet_base"),
     "pp_hgnet_v2": (
@@ -222,6 +224,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "ResNeXt101_32x48d_wsl",
         "Fix_ResNeXt101_32x48d_wsl",
     ),
+    "rexnet": ("ReXNet_1_0", "ReXNet_1_3", "ReXNet_1_5", "ReXNet_2_0", "ReXNet_3_0"),
     "se_hrnet": (
         "SE_HRNet_W18_C",
         "SE_HRNet_W30_C",
@@ -267,6 +270,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "SwinTransformer_large_patch4_window7_224",
         "SwinTransformer_large_patch4_window12_384",
     ),
+    "tinynet": ("TinyNet_A", "TinyNet_B", "TinyNet_C", "TinyNet_D", "TinyNet_E"),
     "vgg": ("VGG11", "VGG13", "VGG16", "VGG19"),
     "vit": (
         "ViT_small_patch16_224",

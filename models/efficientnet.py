@@ -148,6 +148,7 @@ class EfficientNetNet(nn.Module):
             failed to add a block's output to its larger input.)
         use_se: with squeeze-and-excitation.
         drop_connect_rate: probability to drop the last residual branch; it grows linearly from 0 at the first block.
+        scale_ends: whether `width` counts for the first and the last convolution too.
 
     Raises:
         FlagError: `padding_type` is neither SAME nor DYNAMIC.
@@ -163,6 +164,7 @@ class EfficientNetNet(nn.Module):
         padding_type: str = "SAME",
         use_se: bool = True,
         drop_connect_rate: float = 0.2,
+        scale_ends: bool = True,
     ) -> None:
         super().__init__()
         if padding_type not in ("SAME", "DYNAMIC"):
@@ -172,7 +174,8 @@ class EfficientNetNet(nn.Module):
             )
         same = padding_type == "SAME"
         self.depths = [math.ceil(depth * stage.depth) for stage in STAGES]
-        channels = make_divisible(32 * width)
+        end_width = width if scale_ends else 1.0
+        channels = make_divisible(32 * end_width)
         features = [conv_bn(3, channels, 3, ("_conv_stem", "_bn0"), stride=2, same=same)]
         number = 0
         for stage, stage_depth in zip(STAGES, self.depths, strict=True):
@@ -194,7 +197,7 @@ class EfficientNetNet(nn.Module):
                 channels = out_channels
                 number += 1
             features.append(nn.Sequential(*blocks))
-        last_channels = make_divisible(1280 * width)
+        last_channels = make_divisible(1280 * end_width)
         features.append(conv_bn(channels, last_channels, 1, ("_conv_head", "_bn1")))
         self.features = nn.Sequential(*features)
         self.classifier = nn.Sequential(
