@@ -1,0 +1,223 @@
+"""Swin: a pyramid of transformers within windows that shift (Liu et al., arXiv:2103.14030).
+
+The module paths are the authors', which PaddleClas has too.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.layers import DropPath, override_l2_decay
+from models.transformer import (
+    Mlp,
+    PatchEmbed,
+    SelfAttention,
+    check_image_size,
+    check_images,
+    dense,
+    drop_path_rates,
+    embedding,
+    resize_position_table,
+)
+
+
+def split_windows(x: Tensor, window: int) -> Tensor:
+    """(N, H, W, C) -> the tokens of each window, (N * windows, window * window, C); rows of windows, left to right."""
+    n, height, width, channels = x.shape
+    x = x.view(n, height // window, window, width // window, window, channels)
+    return x.transpose(2, 3).reshape(-1, window * window, channels)
+
+
+def join_windows(x: Tensor, window: int, size: int) -> Tensor:
+    """The inverse of `split_windows` for maps of size x size: (N * windows, window * window, C) -> (N, H, W, C)."""
+    count, channels = size // window, x.shape[-1]
+    x = x.view(-1, count, count, window, window, channels)
+    return x.transpose(2, 3).reshape(-1, size, size, channels)
+
+
+def relative_positions(window: int) -> Tensor:
+    """The row of each pair of a window's tokens in the table of relative positions, (window^2, window^2)."""
+    places = torch.cartesian_prod(torch.arange(window), torch.arange(window))
+    offsets = places[:, None] - places[None] + window - 1
+    return offsets[..., 0] * (2 * window - 1) + offsets[..., 1]
+
+
+def shifted_mask(size: int, window: int, shift: int) -> Tensor:
+    """What keeps tokens from different sides of the image apart: 0 or -100, (windows, window^2, window^2).
+
+    In a map rolled by `shift`, the last row and column of windows hold tokens of opposite borders.
+    """
+    # Along an axis there are three regions: whole windows, and the two parts of the last window.
+    axis = torch.zeros(size, dtype=torch.long)
+    axis[size - window :] = 1
+    axis[size - shift :] = 2
+    regions = (3 * axis[:, None] + axis)[None, :, :, None]
+    regions = split_windows(regions, window).squeeze(2)
+    return torch.where(regions[:, :, None] == regions[:, None], 0.0, -100.0)
+
+
+class WindowAttention(SelfAttention):
+    """Self-attention within windows of `window` x `window` tokens, with a bias for each relative position.
+
+    Args:
+        shift: how far the windows are shifted, down and to the right.
+        size: height and width of the feature map, which zeros fill up to whole windows.
+    """
+
+    def __init__(self, channels: int, heads: int, window: int, shift: int, size: int) -> None:
+        super().__init__(channels, heads)
+        self.window = window
+        self.shift = shift
+        self.padding = -size % window
+        self.relative_position_bias_table = embedding((2 * window - 1) ** 2, heads)
+        override_l2_decay(self, relative_position_bias_table=0.0)
+        self.register_buffer("positions", relative_positions(window), persistent=False)
+        mask = shifted_mask(size + self.padding, window, shift)[:, None] if shift else None
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) -> (N, H, W, C)."""
+        size = x.shape[1]
+        if self.padding:
+            x = F.pad(x, (0, 0, 0, self.padding, 0, self.padding))
+        bias = self.relative_position_bias_table[self.positions].permute(2, 0, 1)[None]
+        if self.shift:
+            x = x.roll((-self.shift, -self.shift), (1, 2))
+            bias = (bias + self.mask).repeat(len(x), 1, 1, 1)
+        x = join_windows(super().forward(split_windows(x, self.window), bias), self.window, size + self.padding)
+        if self.shift:
+            x = x.roll((self.shift, self.shift), (1, 2))
+        return x[:, :size, :size] if self.padding else x
+
+
+class Block(nn.Module):
+    """Attention within windows, then an MLP, each with a layer-norm before it and a shortcut around it."""
+
+    def __init__(self, channels: int, attention: WindowAttention, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn = attention
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = Mlp(channels, 4 * channels)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class PatchMerging(nn.Module):
+    """Makes one token of each 2 x 2, of twice the channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * channels)
+        self.reduction = dense(4 * channels, 2 * channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, height, width, channels = x.shape
+        x = x.view(n, height // 2, 2, width // 2, 2, channels)
+        # The left column of the four comes first.
+        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)
+        return self.reduction(self.norm(x))
+
+
+class Stage(nn.Module):
+    """Blocks whose windows are shifted by half a window in every second one, then `PatchMerging`."""
+
+    def __init__(
+        self, channels: int, depth: int, heads: int, window: int, shift: int, size: int, rates: list[float], merge: bool
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(
+            *(
+                Block(channels, WindowAttention(channels, heads, window, shift * (index % 2), size), rates[index])
+                for index in range(depth)
+            )
+        )
+        self.downsample = PatchMerging(channels) if merge else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.downsample(self.blocks(x))
+
+
+class SwinTransformer(nn.Module):
+    """Swin.
+
+    Args:
+        class_dim: number of classes.
+        image_size: height and width of the images, a multiple of 32.
+        window: height and width of the windows, in tokens.
+        channels: of the first stage; they double from stage to stage.
+        depths, heads: number of blocks, and attention heads of a block, of each stage.
+        drop_path_rate: probability to drop a branch of the last block; it grows linearly from 0 at the first.
+        shift_single_window: shifts the windows in maps of one window too, as PaddleClas 2.6 does. The authors do not,
+            so that weights from elsewhere, such as timm's, want False.
+
+    Raises:
+        FlagError: `image_size` is no multiple of 32.
+    """
+
+    def __init__(
+        self,
+        class_dim: int = 1000,
+        *,
+        image_size: int = 224,
+        window: int = 7,
+        channels: int = 96,
+        depths: tuple[int, ...] = (2, 2, 6, 2),
+        heads: tuple[int, ...] = (3, 6, 12, 24),
+        drop_path_rate: float = 0.2,
+        shift_single_window: bool = True,
+    ) -> None:
+        super().__init__()
+        check_image_size(image_size, 32, "Swin")
+        self.image_size = image_size
+        self.patch_embed = PatchEmbed(3, channels, 4, epsilon=1e-5)
+        rates = drop_path_rates(drop_path_rate, sum(depths))
+        stages = []
+        for index, (depth, stage_heads) in enumerate(zip(depths, heads, strict=True)):
+            stage_rates, rates = rates[:depth], rates[depth:]
+            size, last = image_size // (4 << index), index + 1 == len(depths)
+            shift = window // 2 if size > window or shift_single_window else 0
+            stages.append(
+                Stage(channels << index, depth, stage_heads, window, shift, size, stage_rates, merge=not last)
+            )
+        self.layers = nn.Sequential(*stages)
+        features = channels << (len(depths) - 1)
+        self.norm = nn.LayerNorm(features)
+        self.head = dense(features, class_dim)
+
+    def adapt_tensor(self, key: str, tensor: Tensor) -> Tensor:
+        """Fits the position tables of a file for another window size: see `resize_position_table`."""
+        if not key.endswith("relative_position_bias_table"):
+            return tensor
+        return resize_position_table(tensor, len(self.get_parameter(key)))
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> the pooled features, (N, C)."""
+        check_images(images, self.image_size)
+        return self.norm(self.layers(self.patch_embed(images))).mean((1, 2))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> logits (N, class_dim)."""
+        return self.head(self.forward_features(images))
+
+
+# The rates are those of the paper's training on ImageNet-1K (base for large, which was trained on ImageNet-22K).
+TINY = {"drop_path_rate": 0.2}
+SMALL = {"depths": (2, 2, 18, 2), "drop_path_rate": 0.3}
+BASE = {"channels": 128, "depths": (2, 2, 18, 2), "heads": (4, 8, 16, 32), "drop_path_rate": 0.5}
+LARGE = {"channels": 192, "depths": (2, 2, 18, 2), "heads": (6, 12, 24, 48), "drop_path_rate": 0.5}
+WINDOW_12 = {"image_size": 384, "window": 12}
+
+SwinTransformer_tiny_patch4_window7_224 = partial(SwinTransformer, **TINY)
+SwinTransformer_small_patch4_window7_224 = partial(SwinTransformer, **SMALL)
+SwinTransformer_base_patch4_window7_224 = partial(SwinTransformer, **BASE)
+SwinTransformer_base_patch4_window12_384 = partial(SwinTransformer, **BASE, **WINDOW_12)
+SwinTransformer_large_patch4_window7_224 = partial(SwinTransformer, **LARGE)
+SwinTransformer_large_patch4_window12_384 = partial(SwinTransformer, **LARGE, **WINDOW_12)
