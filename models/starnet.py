@@ -1,0 +1,98 @@
+"""StarNet: features of higher order through products of two branches (Ma et al., arXiv:2403.19967)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.layers import batch_norm, conv2d, global_average, linear
+
+
+class ConvBN(nn.Sequential):
+    """A convolution with bias and, if `norm`, batch-norm."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        norm: bool = True,
+    ) -> None:
+        super().__init__()
+        self.conv = conv2d(in_channels, out_channels, kernel_size, stride, groups=groups, bias=True)
+        if norm:
+            self.bn = batch_norm(out_channels)
+
+
+class Block(nn.Module):
+    """The product of two expansions between two 7x7 convolutions per channel, around a shortcut.
+
+    Args:
+        expansion: of the channels, where they are multiplied.
+    """
+
+    def __init__(self, channels: int, expansion: int) -> None:
+        super().__init__()
+        width = channels * expansion
+        self.dwconv = ConvBN(channels, channels, 7, groups=channels)
+        self.f1 = ConvBN(channels, width, 1, norm=False)
+        self.f2 = ConvBN(channels, width, 1, norm=False)
+        self.g = ConvBN(width, channels, 1)
+        self.dwconv2 = ConvBN(channels, channels, 7, groups=channels, norm=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.dwconv(x)
+        y = F.relu6(self.f1(y)) * self.f2(y)
+        return x + self.dwconv2(self.g(y))
+
+
+class StarNet(nn.Module):
+    """StarNet; the module paths are those of the paper's authors.
+
+    Args:
+        channels: of the first stage; every further one has twice as many.
+        depths: blocks of each of the four stages.
+        class_dim: number of classes.
+    """
+
+    def __init__(self, channels: int, depths: Sequence[int], class_dim: int = 1000) -> None:
+        super().__init__()
+        in_channels = 32
+        self.stem = nn.Sequential(ConvBN(3, in_channels, 3, 2), nn.ReLU6(inplace=True))
+        self.stages = nn.Sequential()
+        for number, depth in enumerate(depths):
+            width = channels * 2**number
+            blocks = (Block(width, 4) for _ in range(depth))
+            self.stages.append(nn.Sequential(ConvBN(in_channels, width, 3, 2), *blocks))
+            in_channels = width
+        self.norm = batch_norm(in_channels)
+        self.head = linear(in_channels, class_dim, init=nn.init.xavier_uniform_)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> the pooled features, (N, C)."""
+        return global_average(self.norm(self.stages(self.stem(images))))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> logits (N, class_dim)."""
+        return self.head(self.forward_features(images))
+
+
+def StarNet_S1(class_dim: int = 1000) -> StarNet:
+    return StarNet(24, (2, 2, 8, 3), class_dim)
+
+
+def StarNet_S2(class_dim: int = 1000) -> StarNet:
+    return StarNet(32, (1, 2, 6, 2), class_dim)
+
+
+def StarNet_S3(class_dim: int = 1000) -> StarNet:
+    return StarNet(32, (2, 2, 8, 4), class_dim)
+
+
+def StarNet_S4(class_dim: int = 1000) -> StarNet:
+    return StarNet(32, (3, 3, 12, 5), class_dim)
