@@ -47,8 +47,10 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "EfficientNetB6",
         "EfficientNetB7",
     ),
+    "efficientnet_v2": ("EfficientNetV2_S",),
     "esnet": ("ESNet_x0_25", "ESNet_x0_5", "ESNet_x0_75", "ESNet_x1_0"),
     "fast_imagenet": ("FastImageNet",),
+    "fasternet": ("FasterNet_T0", "FasterNet_T1", "FasterNet_T2", "FasterNet_S", "FasterNet_M", "FasterNet_L"),
     "ghostnet": ("GhostNet_x0_5", "GhostNet_x1_0", "GhostNet_x1_3"),
     "googlenet": ("GoogLeNet",),
     "hardnet": ("HarDNet39_ds", "HarDNet68_ds", "HarDNet68", "HarDNet85"),
@@ -108,6 +110,13 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "MobileNetV3_large_x1_0_ssld",
         "MobileNetV3_small_x1_0_ssld",
         "MobileNetV3_small_x0_35_ssld",
+    ),
+    "mobilenet_v4": (
+        "MobileNetV4_conv_small",
+        "MobileNetV4_conv_medium",
+        "MobileNetV4_conv_large",
+        "MobileNetV4_hybrid_medium",
+        "MobileNetV4_hybrid_large",
     ),
     "mobilenext": ("MobileNeXt_x0_35", "MobileNeXt_x0_5", "MobileNeXt_x0_75", "MobileNeXt_x1_0", "MobileNeXt_x1_4"),
     "peleenet": ("PeleeNet",),
@@ -183,6 +192,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "Res2Net200_vd_26w_4s",
         "Res2Net200_vd_26w_4s_ssld",
     ),
+    "resnest": ("ResNeSt50_fast_1s1x64d", "ResNeSt50", "ResNeSt101", "ResNeSt200", "ResNeSt269"),
     "resnet": ("ResNet18", "ResNet34", "ResNet50", "ResNet101", "ResNet152"),
     "resnet_acnet": ("ResNet18_ACNet", "ResNet34_ACNet", "ResNet50_ACNet", "ResNet101_ACNet", "ResNet152_ACNet"),
     "resnet_v2": ("ResNet101_v2", "ResNet152_v2", "ResNet269_v2"),
@@ -262,6 +272,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "ShuffleNetV2_x2_0_paddleclas",
     ),
     "squeezenet": ("SqueezeNet1_0", "SqueezeNet1_1"),
+    "starnet": ("StarNet_S1", "StarNet_S2", "StarNet_S3", "StarNet_S4"),
     "swin": (
         "SwinTransformer_tiny_patch4_window7_224",
         "SwinTransformer_small_patch4_window7_224",
@@ -313,7 +324,10 @@ _HALF = (0.5,) * 3, (0.5,) * 3
 
 # pattern of names -> input; the first match counts, all others take the default
 INPUTS: tuple[tuple[str, InputConfig], ...] = (
+    ("ConvNeXt_*", InputConfig(224, 256, 2)),
     ("DarkNet53", InputConfig(256, 256)),
+    ("DeiT_*_384", InputConfig(384, 438, 2)),
+    ("DeiT_*", InputConfig(224, 256, 2)),
     ("EfficientNet", InputConfig(224, 256, 2)),
     ("EfficientNetB0*", InputConfig(224, 256, 2)),
     ("EfficientNetB1", InputConfig(240, 272, 2)),
@@ -329,6 +343,10 @@ INPUTS: tuple[tuple[str, InputConfig], ...] = (
     ("InceptionV3_torchvision", InputConfig(299, 320, 1, *_HALF)),
     ("Inception*", InputConfig(299, 320)),
     ("ResNet???_v2", InputConfig(224, 256, 1, *_CAFFE_RESNET_V2)),
+    ("SwinTransformer_*_384", InputConfig(384, 438, 2)),
+    ("SwinTransformer_*", InputConfig(224, 256, 2)),
+    ("ViT_*_384", InputConfig(384, 384, 1, *_HALF)),
+    ("ViT_*", InputConfig(224, 256, 1, *_HALF)),
     ("Xception*", InputConfig(299, 320)),
 )
 
