@@ -143,9 +143,12 @@ setup() {
 }
 
 demo() {
-    local name=MobileNetV1_x0_5 output=output/demo
+    local name=MobileNetV1_x0_25 output=output/demo
     local network=(--model="$name" --class_dim=10 --image_shape 3 64 64 --resize_short_size=64)
     local weights=$output/$name/best_model names=data/digits/label_names.txt
+
+    # Threads would share too little work here: they would wait for each other, and for the reader.
+    export OMP_NUM_THREADS=1
 
     show "$python" data/digits/prepare.py
     PYTHON=$python bash scripts/train/digits.sh --model_save_dir="$output" --random_seed=0
