@@ -74,6 +74,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "inception_resnet_v2": ("InceptionResNetV2", "InceptionResNetV2_caffe"),
     "inception_v3": ("InceptionV3", "InceptionV3_caffe", "InceptionV3_torchvision"),
     "inception_v4": ("InceptionV4", "InceptionV4_caffe"),
+    "micronet": ("MicroNet_M0", "MicroNet_M1", "MicroNet_M2", "MicroNet_M3"),
     "mixnet": ("MixNet_S", "MixNet_M", "MixNet_L"),
     "mobilenet_v1": ("MobileNetV1", "MobileNetV1_x0_25", "MobileNetV1_x0_5", "MobileNetV1_x0_75", "MobileNetV1_x1_0"),
     "mobilenet_v2": (

@@ -1,0 +1,352 @@
+"""MicroNet: factorized convolutions and dynamic activations, for few operations (Li et al., arXiv:2108.05894)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.layers import UPSCALE_IN_TRAIN, Dropout, batch_norm, conv2d, linear, make_divisible
+
+
+class Early(NamedTuple):
+    """A block that expands by its depthwise convolution, to four times the channels.
+
+    Attributes:
+        mixed: number of groups that the expanded channels are shuffled between.
+        groups: of the 1x1 convolution.
+        plain: whether a ReLU6 stands in for the dynamic activation between the two.
+    """
+
+    out_channels: int
+    kernel_size: int
+    stride: int
+    mixed: int
+    groups: int
+    plain: bool = False
+
+
+class Middle(NamedTuple):
+    """A block that expands by a 1x1 convolution.
+
+    Attributes:
+        expand_groups, groups: of the first and the last 1x1 convolution.
+        reduction: of the inner channels of the dynamic activations.
+    """
+
+    out_channels: int
+    kernel_size: int
+    stride: int
+    expansion: int
+    expand_groups: int
+    groups: int
+    reduction: int
+
+
+class Last(NamedTuple):
+    """A block that ends where it has expanded."""
+
+    expansion: int
+    groups: int
+
+
+Row = Early | Middle | Last
+
+
+class Activations(NamedTuple):
+    """The dynamic activations of a network.
+
+    Attributes:
+        everywhere: each of a block's convolutions has one, instead of the middle one only.
+        scales, shifts: coefficients that the middle one's two terms begin at.
+    """
+
+    everywhere: bool
+    scales: tuple[float, float]
+    shifts: tuple[float, float]
+
+
+EVERYWHERE = Activations(True, (1.0, 1.0), (0.0, 0.0))
+
+
+def fan_out_normal_(weight: Tensor) -> Tensor:
+    """Normal(0, sqrt(2 / (kh kw out_channels))), the initializer of all the convolutions."""
+    return nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
+
+
+def small_normal_(weight: Tensor) -> Tensor:
+    """Normal(0, 0.01), the initializer of all the linear layers."""
+    return nn.init.normal_(weight, 0.0, 0.01)
+
+
+class GroupConv(nn.Module):
+    """A 1x1 convolution and batch-norm."""
+
+    def __init__(self, in_channels: int, out_channels: int, groups: int) -> None:
+        super().__init__()
+        conv = conv2d(in_channels, out_channels, 1, groups=groups, init=fan_out_normal_)
+        self.conv = nn.Sequential(conv, batch_norm(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class FactorizedConv(nn.Module):
+    """A k x 1 and a 1 x k convolution, each with batch-norm; the second one is depthwise.
+
+    Args:
+        middle_channels: between the two.
+        groups: of the first.
+    """
+
+    def __init__(
+        self, in_channels: int, middle_channels: int, out_channels: int, kernel_size: int, stride: int, groups: int
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            conv2d(in_channels, middle_channels, (kernel_size, 1), (stride, 1), groups=groups, init=fan_out_normal_),
+            batch_norm(middle_channels),
+            conv2d(
+                middle_channels,
+                out_channels,
+                (1, kernel_size),
+                (1, stride),
+                groups=middle_channels,
+                init=fan_out_normal_,
+            ),
+            batch_norm(out_channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class DynamicShiftMax(nn.Module):
+    """The maximum of sums of a channel and of one of the next group, whose coefficients depend on the image.
+
+    Args:
+        reduction: of the channels between the two linear layers.
+        groups: of the channels.
+        scales, shifts: what the coefficients of the sums begin at, as many as there are sums.
+    """
+
+    def __init__(
+        self, channels: int, reduction: int, groups: int, scales: Sequence[float], shifts: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.groups = groups
+        self.beginnings = [coefficient for pair in zip(scales, shifts, strict=True) for coefficient in pair]
+        inner = make_divisible(channels // reduction, 4)
+        self.fc = nn.Sequential(
+            linear(channels, inner, init=small_normal_),
+            nn.ReLU(inplace=True),
+            linear(inner, channels * len(self.beginnings), init=small_normal_),
+            nn.Hardsigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The next channel of the next group.
+        shifted = x.unflatten(1, (self.groups, -1)).roll((-1, -1), (1, 2)).flatten(1, 2)
+        residuals = 4.0 * (self.fc(x.mean((2, 3))) - 0.5)  # -2 ... 2
+        coefficients = [
+            residual[:, :, None, None] + beginning
+            for residual, beginning in zip(residuals.chunk(len(self.beginnings), 1), self.beginnings, strict=True)
+        ]
+        y = x * coefficients[0] + shifted * coefficients[1]
+        if len(coefficients) == 2:
+            return y
+        return torch.maximum(y, x * coefficients[2] + shifted * coefficients[3])
+
+
+class MicroBlock(nn.Module):
+    """What a row describes, with a shortcut if the shapes allow. Where there is no layer, there is an identity."""
+
+    def __init__(self, in_channels: int, row: Row, activations: Activations) -> None:
+        super().__init__()
+        self.shortcut = False
+        if isinstance(row, Last):
+            self.out_channels = in_channels * row.expansion
+            self.layers = nn.Sequential(
+                GroupConv(in_channels, self.out_channels, row.groups),
+                self.single(self.out_channels, 16, row.groups, activations),
+            )
+            return
+        self.out_channels = row.out_channels
+        self.shortcut = row.stride == 1 and in_channels == row.out_channels
+        double = {"scales": activations.scales, "shifts": activations.shifts}
+        if isinstance(row, Early):
+            width, reduction = 4 * in_channels, 1
+            layers = [
+                FactorizedConv(in_channels, 2 * in_channels, width, row.kernel_size, row.stride, in_channels),
+                nn.ReLU6(inplace=True) if row.plain else DynamicShiftMax(width, 8, row.mixed, **double),
+                nn.ChannelShuffle(row.mixed),
+                nn.Identity() if row.plain else nn.ChannelShuffle(width // 2),
+            ]
+        else:
+            width, reduction = row.expansion * in_channels, row.reduction
+            groups, inner = row.expand_groups, 8 * reduction
+            first = (
+                DynamicShiftMax(width, inner, groups, **double) if activations.everywhere else nn.ReLU6(inplace=True)
+            )
+            layers = [
+                GroupConv(in_channels, width, groups),
+                first,
+                nn.ChannelShuffle(groups),
+                FactorizedConv(width, width, width, row.kernel_size, row.stride, width),
+                nn.Identity(),
+                DynamicShiftMax(width, inner, width // groups, **double),
+                nn.ChannelShuffle(width // 4 if activations.everywhere else width // 2),
+            ]
+        layers += [
+            GroupConv(width, row.out_channels, row.groups),
+            self.single(row.out_channels, 4 * reduction, row.groups, activations),
+            nn.ChannelShuffle(row.groups),
+            nn.ChannelShuffle(row.out_channels // 2) if activations.everywhere else nn.Identity(),
+        ]
+        self.layers = nn.Sequential(*layers)
+
+    @staticmethod
+    def single(channels: int, reduction: int, groups: int, activations: Activations) -> nn.Module:
+        """The activation at the end of a block: a single sum, where there is one."""
+        if not activations.everywhere:
+            return nn.Identity()
+        return DynamicShiftMax(channels, reduction, groups, scales=(1.0,), shifts=(0.0,))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x) if self.shortcut else self.layers(x)
+
+
+class Stem(nn.Module):
+    """A factorized convolution of stride 2, shuffled."""
+
+    def __init__(self, middle_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            FactorizedConv(3, middle_channels, out_channels, 3, 2, 1),
+            nn.ChannelShuffle(middle_channels),
+            nn.ReLU6(inplace=True),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.stem(images)
+
+
+class LinearSwish(nn.Module):
+    """A linear layer, batch-norm and hard swish."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.linear = nn.Sequential(
+            linear(in_features, out_features, init=small_normal_), nn.BatchNorm1d(out_features), nn.Hardswish()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x)
+
+
+class MicroNet(nn.Module):
+    """MicroNet; the module paths are those of the paper's authors. The logits too pass a batch-norm and a hard swish.
+
+    Args:
+        stem: channels within and after the first convolution.
+        rows: the blocks.
+        features: width of the layer before the last.
+        class_dim: number of classes.
+        activations: of the blocks.
+        dropout: probability before the last layer.
+    """
+
+    def __init__(
+        self,
+        stem: tuple[int, int],
+        rows: Sequence[Row],
+        features: int,
+        class_dim: int = 1000,
+        *,
+        activations: Activations = EVERYWHERE,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.features = nn.Sequential(Stem(*stem))
+        channels = stem[1]
+        for row in rows:
+            block = MicroBlock(channels, row, activations)
+            self.features.append(block)
+            channels = block.out_channels
+        self.classifier = nn.Sequential(
+            LinearSwish(channels, features), Dropout(dropout, UPSCALE_IN_TRAIN), LinearSwish(features, class_dim)
+        )
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> the values that the last layer sees, (N, C)."""
+        x = F.relu6(self.features(images)).mean((2, 3))
+        return self.classifier[0](F.hardswish(x))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> logits (N, class_dim)."""
+        return self.classifier[1:](self.forward_features(images))
+
+
+M0 = (
+    Early(8, 3, 2, 4, 2, plain=True),
+    Early(12, 3, 2, 8, 4),
+    Early(16, 5, 2, 12, 4),
+    Middle(32, 5, 1, 4, 4, 4, 1),
+    Middle(64, 5, 2, 4, 8, 8, 1),
+    Middle(96, 3, 1, 4, 8, 8, 2),
+    Last(4, 12),
+)
+M1 = (
+    Early(8, 3, 2, 6, 2, plain=True),
+    Early(16, 3, 2, 8, 4),
+    Early(16, 5, 2, 16, 4),
+    Middle(32, 5, 1, 6, 4, 4, 1),
+    Middle(64, 5, 2, 6, 8, 8, 1),
+    Middle(96, 3, 1, 6, 8, 8, 2),
+    Last(6, 12),
+)
+M2 = (
+    Early(12, 3, 2, 8, 4, plain=True),
+    Early(16, 3, 2, 12, 4),
+    Early(24, 3, 1, 16, 4),
+    Middle(32, 5, 2, 6, 6, 4, 1),
+    Middle(32, 5, 1, 6, 8, 4, 2),
+    Middle(64, 5, 1, 6, 8, 8, 2),
+    Middle(96, 5, 2, 6, 8, 8, 2),
+    Middle(128, 3, 1, 6, 12, 8, 2),
+    Last(6, 16),
+)
+M3 = (
+    Early(16, 3, 2, 12, 4),
+    Early(24, 3, 2, 16, 4),
+    Early(24, 3, 1, 24, 4),
+    Middle(32, 5, 2, 6, 6, 4, 1),
+    Middle(32, 5, 1, 6, 8, 4, 2),
+    Middle(64, 5, 1, 6, 8, 8, 2),
+    Middle(80, 5, 1, 6, 8, 8, 2),
+    Middle(80, 5, 1, 6, 10, 8, 2),
+    Middle(120, 5, 2, 6, 10, 10, 2),
+    Middle(120, 5, 1, 6, 12, 10, 2),
+    Middle(144, 3, 1, 6, 12, 12, 2),
+    Last(6, 12),
+)
+
+
+def MicroNet_M0(class_dim: int = 1000) -> MicroNet:
+    return MicroNet((2, 4), M0, 640, class_dim, dropout=0.05)
+
+
+def MicroNet_M1(class_dim: int = 1000) -> MicroNet:
+    return MicroNet((3, 6), M1, 960, class_dim, dropout=0.05)
+
+
+def MicroNet_M2(class_dim: int = 1000) -> MicroNet:
+    return MicroNet((4, 8), M2, 1024, class_dim, dropout=0.1)
+
+
+def MicroNet_M3(class_dim: int = 1000) -> MicroNet:
+    middle_only = Activations(False, (1.0, 0.5), (0.0, 0.5))
+    return MicroNet((4, 12), M3, 1024, class_dim, activations=middle_only, dropout=0.1)
