@@ -21,22 +21,10 @@ from models.transformer import (
     dense,
     drop_path_rates,
     embedding,
+    join_windows,
     resize_position_table,
+    split_windows,
 )
-
-
-def split_windows(x: Tensor, window: int) -> Tensor:
-    """(N, H, W, C) -> the tokens of each window, (N * windows, window * window, C); rows of windows, left to right."""
-    n, height, width, channels = x.shape
-    x = x.view(n, height // window, window, width // window, window, channels)
-    return x.transpose(2, 3).reshape(-1, window * window, channels)
-
-
-def join_windows(x: Tensor, window: int, size: int) -> Tensor:
-    """The inverse of `split_windows` for maps of size x size: (N * windows, window * window, C) -> (N, H, W, C)."""
-    count, channels = size // window, x.shape[-1]
-    x = x.view(-1, count, count, window, window, channels)
-    return x.transpose(2, 3).reshape(-1, size, size, channels)
 
 
 def relative_positions(window: int) -> Tensor:
@@ -56,7 +44,7 @@ def shifted_mask(size: int, window: int, shift: int) -> Tensor:
     axis[size - window :] = 1
     axis[size - shift :] = 2
     regions = (3 * axis[:, None] + axis)[None, :, :, None]
-    regions = split_windows(regions, window).squeeze(2)
+    regions = split_windows(regions, window, window).squeeze(2)
     return torch.where(regions[:, :, None] == regions[:, None], 0.0, -100.0)
 
 
@@ -88,7 +76,8 @@ class WindowAttention(SelfAttention):
         if self.shift:
             x = x.roll((-self.shift, -self.shift), (1, 2))
             bias = (bias + self.mask).repeat(len(x), 1, 1, 1)
-        x = join_windows(super().forward(split_windows(x, self.window), bias), self.window, size + self.padding)
+        windows = super().forward(split_windows(x, self.window, self.window), bias)
+        x = join_windows(windows, self.window, self.window, x.shape)
         if self.shift:
             x = x.roll((self.shift, self.shift), (1, 2))
         return x[:, :size, :size] if self.padding else x

@@ -6,6 +6,7 @@ Tokens are (N, L, C); those of a pyramid keep their places on the image, (N, H, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -28,6 +29,16 @@ def dense(in_features: int, out_features: int, *, bias: bool = True) -> nn.Linea
         if bias:
             nn.init.zeros_(fc.bias)
     return fc
+
+
+def init_convolutions(model: nn.Module) -> None:
+    """Initializes all convolutions of `model`: Normal(0, sqrt(2 / fan_out)), fan_out that of one group; bias 0."""
+    for conv in model.modules():
+        if isinstance(conv, nn.Conv2d):
+            fan_out = math.prod(conv.kernel_size) * conv.out_channels // conv.groups
+            nn.init.normal_(conv.weight, 0.0, math.sqrt(2.0 / fan_out))
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
 
 
 def embedding(*shape: int) -> nn.Parameter:
@@ -147,6 +158,23 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> tokens (N, H / stride, W / stride, out_channels)."""
         return self.norm(to_channels_last(self.proj(x)))
+
+
+def split_windows(x: Tensor, height: int, width: int) -> Tensor:
+    """The tokens of each window of `height` x `width`: (N, H, W, C) -> (N * windows, height * width, C).
+
+    The windows of an image are in rows, left to right.
+    """
+    n, map_height, map_width, channels = x.shape
+    x = x.reshape(n, map_height // height, height, map_width // width, width, channels)
+    return x.transpose(2, 3).reshape(-1, height * width, channels)
+
+
+def join_windows(x: Tensor, height: int, width: int, shape: tuple[int, ...]) -> Tensor:
+    """The inverse of `split_windows`, to maps of `shape`, (N, H, W, any number of channels)."""
+    n, map_height, map_width, _ = shape
+    x = x.reshape(n, map_height // height, map_width // width, height, width, -1)
+    return x.transpose(2, 3).reshape(n, map_height, map_width, -1)
 
 
 # ------------------------------------------------------------------------------------------------- other image sizes

@@ -1,0 +1,128 @@
+"""Twins: pyramids of transformers with convolutional position encodings (Chu et al., arXiv:2104.13840).
+
+Twins-PCPVT attends to a reduced map; Twins-SVT (`alt_gvt`) does so in turn with attention within windows. The module
+paths are the authors', which PaddleClas has too.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor, nn
+
+from models.layers import conv2d
+from models.pvt_v2 import Block, ReducedAttention
+from models.transformer import (
+    Mlp,
+    PatchEmbed,
+    SelfAttention,
+    dense,
+    drop_path_rates,
+    init_convolutions,
+    join_windows,
+    split_windows,
+    to_channels_first,
+    to_channels_last,
+)
+from utils.errors import FlagError
+
+WINDOW = 7
+
+
+class WindowAttention(SelfAttention):
+    """Self-attention within windows of 7 x 7 tokens; (N, H, W, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] % WINDOW or x.shape[2] % WINDOW:
+            raise FlagError(
+                "--image_shape: this network has windows of 7 tokens in every stage, and takes images whose size is "
+                "a multiple of 224 only"
+            )
+        return join_windows(super().forward(split_windows(x, WINDOW, WINDOW)), WINDOW, WINDOW, x.shape)
+
+
+class PositionEncoding(nn.Module):
+    """A 3x3 convolution per channel beside a shortcut; (N, H, W, C). See arXiv:2102.10882."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.proj = nn.Sequential(conv2d(channels, channels, 3, groups=channels, bias=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + to_channels_last(self.proj(to_channels_first(x)))
+
+
+class Twins(nn.Module):
+    """Twins.
+
+    Args:
+        depths, channels, heads: number of blocks, width of the tokens and attention heads of each stage.
+        class_dim: number of classes.
+        mlp_ratios: hidden width of the MLPs over that of the tokens, of each stage.
+        windows: every second block, from the first, attends within windows.
+        drop_path_rate: probability to drop a branch of the last block; it grows linearly from 0 at the first.
+    """
+
+    def __init__(
+        self,
+        depths: tuple[int, ...],
+        channels: tuple[int, ...],
+        heads: tuple[int, ...],
+        class_dim: int = 1000,
+        *,
+        mlp_ratios: tuple[int, ...] = (4, 4, 4, 4),
+        windows: bool = False,
+        drop_path_rate: float = 0.2,
+    ) -> None:
+        super().__init__()
+        rates = iter(drop_path_rates(drop_path_rate, sum(depths)))
+        self.patch_embeds, self.blocks, self.pos_block = (nn.ModuleList() for _ in range(3))
+        in_channels = 3
+        for index, (depth, width) in enumerate(zip(depths, channels, strict=True)):
+            self.patch_embeds.append(PatchEmbed(in_channels, width, 2 if index else 4, epsilon=1e-5))
+            self.pos_block.append(PositionEncoding(width))
+            blocks = nn.ModuleList()
+            for block in range(depth):
+                within_windows = windows and block % 2 == 0
+                attention = (
+                    WindowAttention(width, heads[index])
+                    if within_windows
+                    else ReducedAttention(width, heads[index], 8 >> index)
+                )
+                blocks.append(Block(width, attention, Mlp(width, mlp_ratios[index] * width), next(rates)))
+            self.blocks.append(blocks)
+            in_channels = width
+        self.norm = nn.LayerNorm(in_channels, 1e-6)
+        self.head = dense(in_channels, class_dim)
+        init_convolutions(self)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> the pooled features, (N, C)."""
+        x = images
+        for embed, position, blocks in zip(self.patch_embeds, self.pos_block, self.blocks, strict=True):
+            x = blocks[0](embed(x))
+            x = position(x)
+            for block in blocks[1:]:
+                x = block(x)
+            x = to_channels_first(x)
+        return self.norm(to_channels_last(x)).mean((1, 2))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> logits (N, class_dim)."""
+        return self.head(self.forward_features(images))
+
+
+def pcpvt(depths: tuple[int, ...], drop_path_rate: float) -> partial[Twins]:
+    """Twins-PCPVT; all sizes have the same widths."""
+    return partial(
+        Twins, depths, (64, 128, 320, 512), (1, 2, 5, 8), mlp_ratios=(8, 8, 4, 4), drop_path_rate=drop_path_rate
+    )
+
+
+pcpvt_small = pcpvt((3, 4, 6, 3), 0.2)
+pcpvt_base = pcpvt((3, 4, 18, 3), 0.3)
+pcpvt_large = pcpvt((3, 8, 27, 3), 0.3)
+
+alt_gvt_small = partial(Twins, (2, 2, 10, 4), (64, 128, 256, 512), (2, 4, 8, 16), windows=True, drop_path_rate=0.2)
+alt_gvt_base = partial(Twins, (2, 2, 18, 2), (96, 192, 384, 768), (3, 6, 12, 24), windows=True, drop_path_rate=0.3)
+alt_gvt_large = partial(Twins, (2, 2, 18, 2), (128, 256, 512, 1024), (4, 8, 16, 32), windows=True, drop_path_rate=0.5)
