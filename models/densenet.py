@@ -54,6 +54,7 @@ class DenseNet(nn.Module):
         self, growth_rate: int, depths: tuple[int, int, int, int], stem_width: int, class_dim: int = 1000
     ) -> None:
         super().__init__()
+        self.depths = depths
         layers: OrderedDict[str, nn.Module] = OrderedDict(
             conv0=conv2d(3, stem_width, 7, 2, name="conv1"),
             norm0=batch_norm(stem_width, "conv1_bn"),
@@ -90,6 +91,22 @@ class DenseNet(nn.Module):
             return f"tr_{name}.conv_ac_func.{leaf}"
         layer, part = rest.split("_x")
         return f"db_conv_{block.removeprefix('conv')}.{block}_{layer}.bn_ac_func{part}.{leaf}"
+
+    def caffe_layer(self, path: str) -> str:
+        """Caffe's layer at `path`: conv1, dense1, dense1_conv1, ..., dense6_concat and conv2 (a transition), ..."""
+        if path == "classifier":
+            return path
+        module, _, rest = path.removeprefix("features.").partition(".")
+        block = int(module[-1])
+        before = sum(self.depths[: block - 1])
+        if module.startswith("denseblock"):
+            layer, part = rest.split(".")
+            name = f"dense{before + int(layer.removeprefix('denselayer'))}"
+            # The second batch-norm is told from the first by the convolution before it.
+            return name if part == "norm1" else f"{name}_{'conv2' if part == 'conv2' else 'conv1'}"
+        if module.startswith("transition"):
+            return f"dense{before + self.depths[block - 1]}_concat" if rest == "norm" else f"conv{block + 1}"
+        return f"dense{sum(self.depths)}_concat" if module == "norm5" else "conv1"
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the pooled features, (N, C)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,16 @@ def conv(
 
 class InceptionA(nn.Module):
     """Figure 5 of the paper: 35 x 35; `pool_features` is the width of the branch that pools."""
+
+    caffe_parts: ClassVar = {
+        "branch1x1": "1x1",
+        "branch5x5_1": "5x5_reduce",
+        "branch5x5_2": "5x5",
+        "branch3x3dbl_1": "3x3_reduce",
+        "branch3x3dbl_2": "3x3_1",
+        "branch3x3dbl_3": "3x3_2",
+        "branch_pool": "pool_proj",
+    }
 
     def __init__(self, in_channels: int, pool_features: int) -> None:
         super().__init__()
@@ -39,6 +51,13 @@ class InceptionA(nn.Module):
 class InceptionB(nn.Module):
     """Figure 10: 35 x 35 -> 17 x 17."""
 
+    caffe_parts: ClassVar = {
+        "branch3x3": "3x3",
+        "branch3x3dbl_1": "3x3_2_reduce",
+        "branch3x3dbl_2": "3x3_2",
+        "branch3x3dbl_3": "3x3_3",
+    }
+
     def __init__(self, in_channels: int) -> None:
         super().__init__()
         self.branch3x3 = conv(in_channels, 384, 3, 2, padding=0)
@@ -54,6 +73,19 @@ class InceptionB(nn.Module):
 
 class InceptionC(nn.Module):
     """Figure 6: 17 x 17, the 7x7 convolutions factorized; `width` is that of their inner parts."""
+
+    caffe_parts: ClassVar = {
+        "branch1x1": "1x1_2",
+        "branch7x7_1": "1x7_reduce",
+        "branch7x7_2": "1x7",
+        "branch7x7_3": "7x1",
+        "branch7x7dbl_1": "7x1_reduce",
+        "branch7x7dbl_2": "7x1_2",
+        "branch7x7dbl_3": "1x7_2",
+        "branch7x7dbl_4": "7x1_3",
+        "branch7x7dbl_5": "1x7_3",
+        "branch_pool": "1x1",
+    }
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -80,6 +112,15 @@ class InceptionC(nn.Module):
 class InceptionD(nn.Module):
     """Figure 10 again: 17 x 17 -> 8 x 8."""
 
+    caffe_parts: ClassVar = {
+        "branch3x3_1": "3x3_reduce",
+        "branch3x3_2": "3x3",
+        "branch7x7x3_1": "1x7_reduce",
+        "branch7x7x3_2": "1x7",
+        "branch7x7x3_3": "7x1",
+        "branch7x7x3_4": "3x3_2",
+    }
+
     def __init__(self) -> None:
         super().__init__()
         self.branch3x3_1 = conv(768, 192, 1)
@@ -97,9 +138,21 @@ class InceptionD(nn.Module):
 
 
 class InceptionE(nn.Module):
-    """Figure 7: 8 x 8, the widest filter bank."""
+    """Figure 7: 8 x 8, the widest filter bank; `max_pool`: the branch that pools takes maxima, not averages."""
 
-    def __init__(self, in_channels: int) -> None:
+    caffe_parts: ClassVar = {
+        "branch1x1": "1x1_2",
+        "branch3x3_1": "1x3_reduce",
+        "branch3x3_2a": "1x3",
+        "branch3x3_2b": "3x1",
+        "branch3x3dbl_1": "3x3_reduce",
+        "branch3x3dbl_2": "3x3",
+        "branch3x3dbl_3a": "1x3_2",
+        "branch3x3dbl_3b": "3x1_2",
+        "branch_pool": "1x1",
+    }
+
+    def __init__(self, in_channels: int, max_pool: bool = False) -> None:
         super().__init__()
         self.branch1x1 = conv(in_channels, 320, 1)
         self.branch3x3_1 = conv(in_channels, 384, 1)
@@ -109,7 +162,7 @@ class InceptionE(nn.Module):
         self.branch3x3dbl_2 = conv(448, 384, 3)
         self.branch3x3dbl_3a = conv(384, 384, (1, 3))
         self.branch3x3dbl_3b = conv(384, 384, (3, 1))
-        self.avgpool = nn.AvgPool2d(3, 1, 1)
+        self.pool = nn.MaxPool2d(3, 1, 1) if max_pool else nn.AvgPool2d(3, 1, 1)
         self.branch_pool = conv(in_channels, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,18 +170,22 @@ class InceptionE(nn.Module):
         branch3x3 = self.branch3x3_2a(stem), self.branch3x3_2b(stem)
         stem = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
         branch3x3dbl = self.branch3x3dbl_3a(stem), self.branch3x3dbl_3b(stem)
-        branch_pool = self.branch_pool(self.avgpool(x))
+        branch_pool = self.branch_pool(self.pool(x))
         return torch.cat((self.branch1x1(x), *branch3x3, *branch3x3dbl, branch_pool), 1)
 
 
 class InceptionV3(nn.Module):
-    """Inception V3 as PaddleClas publishes it; it was not in fluid's zoo, so that its fluid names are automatic ones.
+    """Inception V3; the module paths are torchvision's.
 
-    The module paths are torchvision's, whose network is the same but for an epsilon of 1e-3 in the batch-norms and
-    a dropout of 0.5 that scales in training.
+    By default as PaddleClas publishes it; it was not in fluid's zoo, so that its fluid names are automatic ones.
+
+    Args:
+        class_dim: number of classes.
+        epsilon: of the batch-norms.
+        max_pool: the last module pools maxima.
     """
 
-    def __init__(self, class_dim: int = 1000) -> None:
+    def __init__(self, class_dim: int = 1000, *, epsilon: float = 1e-5, max_pool: bool = False) -> None:
         super().__init__()
         self.Conv2d_1a_3x3 = conv(3, 32, 3, 2, padding=0)
         self.Conv2d_2a_3x3 = conv(32, 32, 3, padding=0)
@@ -147,9 +204,12 @@ class InceptionV3(nn.Module):
         self.Mixed_6e = InceptionC(192)
         self.Mixed_7a = InceptionD()
         self.Mixed_7b = InceptionE(1280)
-        self.Mixed_7c = InceptionE(2048)
+        self.Mixed_7c = InceptionE(2048, max_pool)
         self.dropout = Dropout(0.2)
         self.fc = linear(2048, class_dim)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps = epsilon
 
     def paddleclas_path(self, path: str) -> str:
         """PaddleClas's stem is inception_stem.conv_1a_3x3, ..., its modules inception_block_list.0 to 10."""
@@ -173,3 +233,42 @@ class InceptionV3(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
         return self.fc(self.dropout(self.forward_features(images)))
+
+
+class CaffeInceptionV3(InceptionV3):
+    """Inception V3 as published for Caffe, made from MXNet's network."""
+
+    caffe_layers: ClassVar = {
+        "Conv2d_1a_3x3": "conv1_3x3_s2",
+        "Conv2d_2a_3x3": "conv2_3x3_s1",
+        "Conv2d_2b_3x3": "conv3_3x3_s1",
+        "Conv2d_3b_1x1": "conv4_3x3_reduce",
+        "Conv2d_4a_3x3": "conv4_3x3",
+        "fc": "classifier",
+    }
+
+    def caffe_layer(self, path: str) -> str:
+        """Caffe's layer at `path`: conv1_3x3_s2, ..., inception_a1_1x1, ..., reduction_a_3x3, ..., classifier."""
+        module, *rest = path.split(".")
+        if not module.startswith("Mixed"):
+            return self.caffe_layers[module]
+        stage, letter = int(module[-2]), module[-1]
+        block = (
+            f"reduction_{'ab'[stage - 6]}" if letter == "a" else f"inception_{'abc'[stage - 5]}{'_bcde'.index(letter)}"
+        )
+        return f"{block}_{self.get_submodule(module).caffe_parts[rest[0]]}"
+
+
+def InceptionV3_caffe(class_dim: int = 1000) -> InceptionV3:
+    return CaffeInceptionV3(class_dim, epsilon=1e-3, max_pool=True)
+
+
+class TorchvisionInceptionV3(InceptionV3):
+    """Inception V3 as torchvision and timm have it, for pixels normalised with mean and deviation 0.5."""
+
+    # The files have an auxiliary classifier, for training, beside the network.
+    auxiliary_weights = r"AuxLogits\..*"
+
+
+def InceptionV3_torchvision(class_dim: int = 1000) -> InceptionV3:
+    return TorchvisionInceptionV3(class_dim, epsilon=1e-3)

@@ -15,15 +15,35 @@ def conv(
     return ConvBNAct(in_channels, out_channels, kernel_size, stride, name=name, activation=relu, **options)
 
 
-def average_pool() -> nn.AvgPool2d:
-    """The pool that leads an inception module's last branch; positions outside the map do not count."""
-    return nn.AvgPool2d(3, 1, 1, count_include_pad=False)
+# How published names spell the kernels that are not square.
+LABELS = {(1, 7): "1x7", (7, 1): "7x1", (1, 3): "1x3", (3, 1): "3x1"}
+
+
+def average_pool(fluid: bool) -> nn.AvgPool2d:
+    """The pool of an inception module; positions outside the map count as zeros, but in fluid's they do not count."""
+    return nn.AvgPool2d(3, 1, 1, count_include_pad=not fluid)
+
+
+class Mixed(nn.Module):
+    """A module of several branches, whose results are one behind the other.
+
+    Args:
+        fluid: as in `InceptionV4`; the branch that pools then comes first, otherwise last.
+    """
+
+    def __init__(self, fluid: bool) -> None:
+        super().__init__()
+        self.pool_first = fluid
+
+    def join(self, pooled: Tensor, *others: Tensor) -> Tensor:
+        """The channels of all branches."""
+        return torch.cat((pooled, *others) if self.pool_first else (*others, pooled), 1)
 
 
 class Stem(nn.Module):
     """Figure 3 of the paper: 3 channels to 384, about an eighth of the size."""
 
-    def __init__(self) -> None:
+    def __init__(self, fluid: bool) -> None:
         super().__init__()
         name = "inception_stem"
         self.conv_1 = conv(3, 32, 3, "conv1_3x3_s2", stride=2, padding=0)
@@ -34,8 +54,8 @@ class Stem(nn.Module):
         self.conv1_1 = conv(160, 64, 1, f"{name}2_3x3_reduce")
         self.conv1_2 = conv(64, 96, 3, f"{name}2_3x3", padding=0)
         self.conv2_1 = conv(160, 64, 1, f"{name}2_1x7_reduce")
-        self.conv2_2 = conv(64, 64, (7, 1), f"{name}2_1x7")
-        self.conv2_3 = conv(64, 64, (1, 7), f"{name}2_7x1")
+        self.conv2_2 = conv(64, 64, (7, 1) if fluid else (1, 7), f"{name}2_1x7")
+        self.conv2_3 = conv(64, 64, (1, 7) if fluid else (7, 1), f"{name}2_7x1")
         self.conv2_4 = conv(64, 96, 3, f"{name}2_3x3_2", padding=0)
         self.conv3 = conv(192, 192, 3, f"{name}3_3x3_s2", stride=2, padding=0)
 
@@ -48,12 +68,12 @@ class Stem(nn.Module):
         return torch.cat((self.conv3(x), self.pool(x)), 1)
 
 
-class InceptionA(nn.Module):
+class InceptionA(Mixed):
     """Figure 4: 384 channels, 35 x 35."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.pool = average_pool()
+    def __init__(self, name: str, fluid: bool) -> None:
+        super().__init__(fluid)
+        self.pool = average_pool(fluid)
         self.conv1 = conv(384, 96, 1, f"{name}_1x1")
         self.conv2 = conv(384, 96, 1, f"{name}_1x1_2")
         self.conv3_1 = conv(384, 64, 1, f"{name}_3x3_reduce")
@@ -67,14 +87,14 @@ class InceptionA(nn.Module):
         branch2 = self.conv2(x)
         branch3 = self.conv3_2(self.conv3_1(x))
         branch4 = self.conv4_3(self.conv4_2(self.conv4_1(x)))
-        return torch.cat((branch1, branch2, branch3, branch4), 1)
+        return self.join(branch1, branch2, branch3, branch4)
 
 
-class ReductionA(nn.Module):
+class ReductionA(Mixed):
     """Figure 7: 384 channels, 35 x 35 -> 1,024 channels, 17 x 17."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, fluid: bool) -> None:
+        super().__init__(fluid)
         name = "reduction_a"
         self.pool = nn.MaxPool2d(3, 2)
         self.conv2 = conv(384, 384, 3, f"{name}_3x3", stride=2, padding=0)
@@ -84,39 +104,40 @@ class ReductionA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         branch3 = self.conv3_3(self.conv3_2(self.conv3_1(x)))
-        return torch.cat((self.pool(x), self.conv2(x), branch3), 1)
+        return self.join(self.pool(x), self.conv2(x), branch3)
 
 
-class InceptionB(nn.Module):
+class InceptionB(Mixed):
     """Figure 5: 1,024 channels, 17 x 17."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.pool = average_pool()
+    def __init__(self, name: str, fluid: bool) -> None:
+        super().__init__(fluid)
+        first, second = ((1, 7), (7, 1)) if fluid else ((7, 1), (1, 7))
+        self.pool = average_pool(fluid)
         self.conv1 = conv(1024, 128, 1, f"{name}_1x1")
         self.conv2 = conv(1024, 384, 1, f"{name}_1x1_2")
         self.conv3_1 = conv(1024, 192, 1, f"{name}_1x7_reduce")
         self.conv3_2 = conv(192, 224, (1, 7), f"{name}_1x7")
         self.conv3_3 = conv(224, 256, (7, 1), f"{name}_7x1")
         self.conv4_1 = conv(1024, 192, 1, f"{name}_7x1_2_reduce")
-        self.conv4_2 = conv(192, 192, (1, 7), f"{name}_1x7_2")
-        self.conv4_3 = conv(192, 224, (7, 1), f"{name}_7x1_2")
-        self.conv4_4 = conv(224, 224, (1, 7), f"{name}_1x7_3")
-        self.conv4_5 = conv(224, 256, (7, 1), f"{name}_7x1_3")
+        self.conv4_2 = conv(192, 192, first, f"{name}_{LABELS[first]}_2")
+        self.conv4_3 = conv(192, 224, second, f"{name}_{LABELS[second]}_2")
+        self.conv4_4 = conv(224, 224, first, f"{name}_{LABELS[first]}_3")
+        self.conv4_5 = conv(224, 256, second, f"{name}_{LABELS[second]}_3")
 
     def forward(self, x: Tensor) -> Tensor:
         branch1 = self.conv1(self.pool(x))
         branch2 = self.conv2(x)
         branch3 = self.conv3_3(self.conv3_2(self.conv3_1(x)))
         branch4 = self.conv4_5(self.conv4_4(self.conv4_3(self.conv4_2(self.conv4_1(x)))))
-        return torch.cat((branch1, branch2, branch3, branch4), 1)
+        return self.join(branch1, branch2, branch3, branch4)
 
 
-class ReductionB(nn.Module):
+class ReductionB(Mixed):
     """Figure 8: 1,024 channels, 17 x 17 -> 1,536 channels, 8 x 8."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, fluid: bool) -> None:
+        super().__init__(fluid)
         name = "reduction_b"
         self.pool = nn.MaxPool2d(3, 2)
         self.conv2_1 = conv(1024, 192, 1, f"{name}_3x3_reduce")
@@ -129,23 +150,24 @@ class ReductionB(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         branch2 = self.conv2_2(self.conv2_1(x))
         branch3 = self.conv3_4(self.conv3_3(self.conv3_2(self.conv3_1(x))))
-        return torch.cat((self.pool(x), branch2, branch3), 1)
+        return self.join(self.pool(x), branch2, branch3)
 
 
-class InceptionC(nn.Module):
+class InceptionC(Mixed):
     """Figure 6: 1,536 channels, 8 x 8."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.pool = average_pool()
+    def __init__(self, name: str, fluid: bool) -> None:
+        super().__init__(fluid)
+        first, second = ((1, 3), (3, 1)) if fluid else ((3, 1), (1, 3))
+        self.pool = average_pool(fluid)
         self.conv1 = conv(1536, 256, 1, f"{name}_1x1")
         self.conv2 = conv(1536, 256, 1, f"{name}_1x1_2")
         self.conv3_0 = conv(1536, 384, 1, f"{name}_1x1_3")
         self.conv3_1 = conv(384, 256, (1, 3), f"{name}_1x3")
         self.conv3_2 = conv(384, 256, (3, 1), f"{name}_3x1")
         self.conv4_0 = conv(1536, 384, 1, f"{name}_1x1_4")
-        self.conv4_00 = conv(384, 448, (1, 3), f"{name}_1x3_2")
-        self.conv4_000 = conv(448, 512, (3, 1), f"{name}_3x1_2")
+        self.conv4_00 = conv(384, 448, first, f"{name}_{LABELS[first]}_2")
+        self.conv4_000 = conv(448, 512, second, f"{name}_{LABELS[second]}_2")
         self.conv4_1 = conv(512, 256, (1, 3), f"{name}_1x3_3")
         self.conv4_2 = conv(512, 256, (3, 1), f"{name}_3x1_3")
 
@@ -156,24 +178,35 @@ class InceptionC(nn.Module):
         stem4 = self.conv4_000(self.conv4_00(self.conv4_0(x)))
         branch3 = self.conv3_1(stem3), self.conv3_2(stem3)
         branch4 = self.conv4_1(stem4), self.conv4_2(stem4)
-        return torch.cat((branch1, branch2, *branch3, *branch4), 1)
+        return self.join(branch1, branch2, *branch3, *branch4)
 
 
 class InceptionV4(nn.Module):
-    """Inception V4; the convolutions of a module have PaddleClas's names."""
+    """Inception V4; the convolutions of a module have PaddleClas's names.
 
-    def __init__(self, class_dim: int = 1000) -> None:
+    Args:
+        class_dim: number of classes.
+        fluid: as in fluid's zoo, which departs from the authors' network: where kernels of 1 x n and n x 1 follow one
+            another in the stem and in the longest branches, they are the other way round; the branches that pool
+            come first; and their averages do not count what is outside of the map.
+        epsilon: of the batch-norms.
+    """
+
+    def __init__(self, class_dim: int = 1000, *, fluid: bool = True, epsilon: float = 1e-5) -> None:
         super().__init__()
-        self.stem = Stem()
-        self.inception_a = nn.Sequential(*(InceptionA(f"inception_a{number}") for number in range(1, 5)))
-        self.reduction_a = ReductionA()
-        self.inception_b = nn.Sequential(*(InceptionB(f"inception_b{number}") for number in range(1, 8)))
-        self.reduction_b = ReductionB()
-        self.inception_c = nn.Sequential(*(InceptionC(f"inception_c{number}") for number in range(1, 4)))
+        self.stem = Stem(fluid)
+        self.inception_a = nn.Sequential(*(InceptionA(f"inception_a{number}", fluid) for number in range(1, 5)))
+        self.reduction_a = ReductionA(fluid)
+        self.inception_b = nn.Sequential(*(InceptionB(f"inception_b{number}", fluid) for number in range(1, 8)))
+        self.reduction_b = ReductionB(fluid)
+        self.inception_c = nn.Sequential(*(InceptionC(f"inception_c{number}", fluid) for number in range(1, 4)))
         self.dropout = Dropout(0.2)
         self.fc = linear(1536, class_dim, "final_fc")
         # Alone among its kin, this classifier does not start with biases of 0.
         nn.init.uniform_(self.fc.bias, -(1536**-0.5), 1536**-0.5)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps = epsilon
 
     def paddleclas_path(self, path: str) -> str:
         """PaddleClas's modules are _inception_stem, _inceptionA_1, _reductionA, ...; their parts begin with _ too."""
@@ -199,3 +232,17 @@ class InceptionV4(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
         return self.fc(self.dropout(self.forward_features(images)))
+
+
+class CaffeInceptionV4(InceptionV4):
+    """Inception V4 as published for Caffe."""
+
+    def caffe_layer(self, path: str) -> str:
+        """Caffe's layer at `path`: conv1_3x3_s2, ..., inception_a1_1x1, ...: the published names."""
+        if path == "fc":
+            return "classifier"
+        return self.get_submodule(path.rpartition(".")[0]).conv.published["weight"].removesuffix("_weights")
+
+
+def InceptionV4_caffe(class_dim: int = 1000) -> InceptionV4:
+    return CaffeInceptionV4(class_dim, fluid=False, epsilon=1e-3)

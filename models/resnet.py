@@ -298,6 +298,22 @@ class ResNetBB(ResNet):
         return super().paddleclas_path(path)
 
 
+class CaffeNames:
+    """For a `ResNet` that was published for Caffe too; its blocks are res1, res2, ... through all stages there."""
+
+    caffe_block = "res"
+
+    def caffe_layer(self, path: str) -> str:
+        """Caffe's layer at `path`: conv1, res1_conv1, ..., res1_match_conv (a shortcut), ..., classifier."""
+        for place, *layers in self.places():
+            if path in layers:
+                if place.stage == 0:
+                    return "conv1"
+                part = "match_conv" if place.part == SHORTCUT else f"conv{place.part + 1}"
+                return f"{self.caffe_block}{sum(self.depths[: place.stage - 1]) + place.index + 1}_{part}"
+        return "classifier"
+
+
 def ResNet18(class_dim: int = 1000) -> ResNet:
     return ResNet(BasicBlock, (2, 2, 2, 2), class_dim)
 

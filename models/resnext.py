@@ -5,13 +5,14 @@ The name ends in cardinality x width of each group at 64 planes.
 
 from __future__ import annotations
 
-from models.resnet import Bottleneck, Place, ResNet, ResNetBB
+from models.resnet import Bottleneck, CaffeNames, Place, ResNet, ResNetBB
 
 
-class ResNeXt(ResNetBB):
+class ResNeXt(CaffeNames, ResNetBB):
     """`ResNet` under the published names of ResNeXt."""
 
     fluid_classifier = "fc"
+    caffe_block = "resx"
 
     def fluid_names(self, place: Place) -> tuple[str, str]:
         conv, bn = super().fluid_names(place)

@@ -49,6 +49,10 @@ def resolve_input(args: argparse.Namespace) -> None:
         )
     if args.interpolation is None:
         args.interpolation = config.interpolation
+    if "image_mean" not in args.given:
+        args.image_mean = list(config.mean)
+    if "image_std" not in args.given:
+        args.image_std = list(config.std)
 
 
 def build_model(args: argparse.Namespace, name: str | None = None) -> nn.Module:

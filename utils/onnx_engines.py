@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
 from types import ModuleType
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from utils.errors import FlagError, UserError
 from utils.exported import DESCRIPTION, Description, ExportedNetwork, Run, checked_params
+from utils.protobuf import read_fields
 
 # onnxruntime's own loggers would print what becomes one line here.
 SILENT = 4
@@ -163,8 +163,8 @@ def read_description(model: bytes, path: str) -> Description:
         UserError: it is not an ONNX model, or not one of infer.py's.
     """
     try:
-        fields = list(_protobuf_fields(memoryview(model)))
-        entries = [dict(_protobuf_fields(value)) for number, value in fields if number == MODEL_METADATA]
+        fields = list(read_fields(memoryview(model)))
+        entries = [dict(read_fields(value)) for number, value in fields if number == MODEL_METADATA]
         texts = {bytes(entry[ENTRY_KEY]): bytes(entry[ENTRY_VALUE]).decode() for entry in entries}
         if not any(number == MODEL_IR_VERSION for number, _ in fields):
             raise ValueError("no version")
@@ -176,41 +176,3 @@ def read_description(model: bytes, path: str) -> Description:
     if DESCRIPTION.encode() not in texts:
         raise UserError(f"--model_file {path} has no description: it was not written by infer.py --save_inference=True")
     return Description.from_json(texts[DESCRIPTION.encode()], path)
-
-
-def _protobuf_fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """(number, value) of each field of a protocol-buffer message.
-
-    Raises:
-        ValueError, IndexError: it is not one.
-    """
-    position = 0
-
-    def varint() -> int:
-        nonlocal position
-        value = shift = 0
-        while True:
-            byte = message[position]
-            position += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-            if shift > 63:
-                raise ValueError("not a number")
-
-    while position < len(message):
-        key = varint()
-        number, wire_type = key >> 3, key & 7
-        if wire_type == 0:
-            yield number, varint()
-            continue
-        length = {1: 8, 5: 4}.get(wire_type)
-        if length is None:
-            if wire_type != 2:
-                raise ValueError("not a wire type")
-            length = varint()
-        if number == 0 or length > len(message) - position:
-            raise ValueError("not a field")
-        yield number, message[position : position + length]
-        position += length

@@ -19,18 +19,19 @@ is there, and raise `FormatError` for anything else than such a file.
 
 from __future__ import annotations
 
+import itertools
 import math
 import mmap
 import pickletools
 import re
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from utils.errors import FormatError
+from utils.protobuf import read_fields, read_varints
 
 Buffer = bytes | mmap.mmap | memoryview
 
@@ -54,56 +55,17 @@ _DATA_TYPE_NUMBERS = {dtype: number for number, dtype in DATA_TYPES.items()}
 _MAX_DIMENSIONS = 16
 
 
-def _varint(buffer: memoryview, offset: int) -> tuple[int, int]:
-    """A protobuf varint and the offset behind it."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if offset >= len(buffer):
-            break
-        byte = buffer[offset]
-        offset += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, offset
-    raise FormatError("a number in its description does not end")
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """The fields of a protobuf message: number, and an integer or the bytes of a string, message or packed list."""
-    offset = 0
-    while offset < len(message):
-        tag, offset = _varint(message, offset)
-        number, wire_type = tag >> 3, tag & 7
-        value: int | memoryview
-        if wire_type == 0:
-            value, offset = _varint(message, offset)
-        else:
-            if wire_type == 2:
-                size, offset = _varint(message, offset)
-            elif wire_type in (1, 5):
-                size = 8 if wire_type == 1 else 4
-            else:
-                raise FormatError(f"its description has a field of unknown type {wire_type}")
-            if size > len(message) - offset:
-                raise FormatError("its description is cut short")
-            value, offset = message[offset : offset + size], offset + size
-        yield number, value
-
-
 def _tensor_description(message: memoryview) -> tuple[np.dtype, tuple[int, ...]]:
     """Data type and shape."""
     number = None
     shape: list[int] = []
-    for field, value in _fields(message):
+    for field, value in read_fields(message):
         if field == 1 and isinstance(value, int):
             number = value
         elif field == 2 and isinstance(value, int):
             shape.append(value)
         elif field == 2:
-            offset = 0
-            while offset < len(value) and len(shape) <= _MAX_DIMENSIONS:
-                dimension, offset = _varint(value, offset)
-                shape.append(dimension)
+            shape += itertools.islice(read_varints(value), _MAX_DIMENSIONS + 1)
     if number not in DATA_TYPES:
         raise FormatError(f"its data type {number} is not supported")
     if len(shape) > _MAX_DIMENSIONS:
@@ -199,18 +161,18 @@ def program_variables(buffer: Buffer) -> list[str]:
     the kind) and whether they are persistable (3).
     """
     names = set()
-    for field, block in _fields(memoryview(buffer)):
+    for field, block in read_fields(memoryview(buffer)):
         if field != 1 or isinstance(block, int):
             continue
-        for block_field, variable in _fields(block):
+        for block_field, variable in read_fields(block):
             if block_field != 3 or isinstance(variable, int):
                 continue
             name, kind, persistable = "", None, 0
-            for variable_field, value in _fields(variable):
+            for variable_field, value in read_fields(variable):
                 if variable_field == 1 and not isinstance(value, int):
                     name = str(value, "utf-8", "replace")
                 elif variable_field == 2 and not isinstance(value, int):
-                    kind = next((v for f, v in _fields(value) if f == 1), None)
+                    kind = next((v for f, v in read_fields(value) if f == 1), None)
                 elif variable_field == 3:
                     persistable = value
             if persistable and kind == _LOD_TENSOR:

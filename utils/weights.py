@@ -1,8 +1,9 @@
 """Weights from any kind of file into a network.
 
 `read_weights` tells the kind of a file by its content and returns named tensors; `load_pretrained` finds out by which
-names the file calls the network's tensors (PyTorch's, the published fluid ones or PaddleClas's), checks that all of
-them fit, and copies them. Nothing in a file is executed or extracted to disk, and lengths are checked before use.
+names the file calls the network's tensors (PyTorch's, the published fluid ones, PaddleClas's or Caffe's), checks that
+all of them fit, and copies them. Nothing in a file is executed or extracted to disk, and lengths are checked before
+use.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ from models.layers import (
     DOWNGRADE_IN_INFER,
     UPSCALE_IN_TRAIN,
     Dropout,
+    caffe_names,
     paddleclas_names,
     published_names,
 )
 from utils.archive import MAX_FILES, decompress, is_compressed, is_tar, tar_members, zip_members
+from utils.caffe_format import looks_like_caffe, read_caffemodel
 from utils.errors import FormatError, UserError
 from utils.paddle_format import Buffer, program_variables, read_pickle, read_variables
 
@@ -85,8 +88,9 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
 
     Args:
         path: a checkpoint of ours, a fluid folder of variables, an archive (.tar, .tar.gz, .zip, ...) of one, a
-            combined fluid file (or the folder with it and its program), a .pdparams file, a PyTorch file, or a
-            .safetensors file. As in fluid.load, the ending .pdparams may be left out.
+            combined fluid file (or the folder with it and its program), a .pdparams file, a PyTorch file, a
+            .safetensors file, or a .caffemodel (as it is, or as .xz, .gz, .bz2). As in fluid.load, the ending
+            .pdparams may be left out.
 
     Raises:
         UserError: there is no such file, it is damaged, or of an unknown kind.
@@ -136,7 +140,10 @@ def _read_file(path: Path) -> Weights:
     if head.startswith(b"PK"):
         return _read_zip(path)
     if is_compressed(head):
-        return _read_variables(tar_members(decompress(path)), "compressed fluid .tar")
+        content = decompress(path)
+        if not is_tar(content[:512]) and looks_like_caffe(content[:512]):
+            return _read_caffe(content)
+        return _read_variables(tar_members(content), "compressed fluid .tar")
     if head.startswith(b"\x80") and len(head) > 2:
         # The first thing in a PyTorch file of before 1.6 is a pickled magic number.
         if head[2:13] == b"\x8a\nl\xfc\x9cF\xf9 j\xa8P":
@@ -149,9 +156,11 @@ def _read_file(path: Path) -> Weights:
         return _read_safetensors(path)
     if head.startswith(b"\0\0\0\0"):
         return _name_combined(read_variables(buffer), _program_beside(path), path.name)
+    if looks_like_caffe(head):
+        return _read_caffe(buffer)
     raise FormatError(
-        "not a weight file: it is no fluid variables, no archive of them, no .pdparams, no PyTorch file and no "
-        f".safetensors (it starts with {head[:16]!r})"
+        "not a weight file: it is no fluid variables, no archive of them, no .pdparams, no PyTorch file, no "
+        f".safetensors and no .caffemodel (it starts with {head[:16]!r})"
     )
 
 
@@ -286,6 +295,18 @@ def _torch_weights(kind: str, content: Mapping[Any, Any], dropout: str | None, n
     return Weights(kind, tensors, paddle=False, dropout=dropout, network=network, skipped=skipped)
 
 
+# ----------------------------------------------------------------------------------------------------------- Caffe
+
+
+def _read_caffe(buffer: Buffer) -> Weights:
+    try:
+        arrays = read_caffemodel(buffer)
+    except FormatError as error:
+        raise FormatError(f"not a .caffemodel, or damaged: {error}") from None
+    # Caffe's dropout divides in training.
+    return Weights("Caffe .caffemodel", _tensors(arrays), paddle=False, dropout=UPSCALE_IN_TRAIN)
+
+
 # ---------------------------------------------------------------------------------------------------- into a network
 
 
@@ -316,7 +337,7 @@ class _Fit:
     """How the tensors of a file and of a network go together.
 
     Attributes:
-        vocabulary: whose names the file has: PyTorch's, fluid's or PaddleClas's.
+        vocabulary: whose names the file has: PyTorch's, fluid's, PaddleClas's or Caffe's.
         names: the network's keys -> the names in that vocabulary.
         sources: keys -> the file's tensors, laid out as PyTorch has them.
         missing, misshaped, left_out: keys.
@@ -344,8 +365,14 @@ def pytorch_names(model: nn.Module) -> dict[str, str]:
 
 def vocabularies(model: nn.Module) -> Iterator[tuple[str, dict[str, str]]]:
     """The names that files may have for the tensors of `model`: whose names, and state-dict key -> name."""
-    for owner, names in (("PyTorch", pytorch_names), ("fluid", published_names), ("PaddleClas", paddleclas_names)):
-        with contextlib.suppress(ValueError):  # a network that was never published in fluid
+    rules = {
+        "PyTorch": pytorch_names,
+        "fluid": published_names,
+        "PaddleClas": paddleclas_names,
+        "Caffe": caffe_names,
+    }
+    for owner, names in rules.items():
+        with contextlib.suppress(ValueError):  # a network that was never published there
             yield owner, names(model)
 
 
@@ -373,6 +400,8 @@ def _fit(model: nn.Module, weights: Weights, exclude: Sequence[str] = ()) -> _Fi
             fit.left_out.append(key)
         elif name in tensors:
             source = tensors[name]
+            if fit.vocabulary == "Caffe" and value.dim() == 2:
+                source = source.flatten(1)  # a classifier may be a 1x1 convolution
             fit.sources[key] = source.t() if key in transposed and source.dim() == 2 else source
             if fit.sources[key].shape != value.shape or source.is_floating_point() != value.is_floating_point():
                 fit.misshaped.append(key)
@@ -380,9 +409,10 @@ def _fit(model: nn.Module, weights: Weights, exclude: Sequence[str] = ()) -> _Fi
             fit.missing.append(key)
     wanted = set(fit.names.values())
     computed = getattr(model, "paddleclas_computed", "(?!)")
+    auxiliary = getattr(model, "auxiliary_weights", "(?!)")
     for name in tensors:
         if name not in wanted:
-            known = BYPRODUCTS.fullmatch(name) or re.fullmatch(computed, name)
+            known = BYPRODUCTS.fullmatch(name) or re.fullmatch(computed, name) or re.fullmatch(auxiliary, name)
             surplus = not known and not any(part in name for part in exclude)
             (fit.unexpected if surplus else fit.ignored).append(name)
     return fit
@@ -482,7 +512,7 @@ def load_pretrained(model: nn.Module, path: str | os.PathLike[str], exclude: Seq
     Args:
         model: changed only if everything fits.
         path: file or folder.
-        exclude: tensors whose PyTorch, fluid or PaddleClas name contains one of these stay as they are.
+        exclude: tensors whose PyTorch, fluid, PaddleClas or Caffe name contains one of these stay as they are.
 
     Returns:
         What was done; its `str` is a line for the log.

@@ -1,0 +1,110 @@
+"""ResNet v2 (He et al., arXiv:1603.05027): batch-norm and ReLU come before every convolution, not after it.
+
+The stem keeps its batch-norm and ReLU, so that the first block begins with its convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from models.layers import batch_norm, conv2d, global_average, linear, relu
+
+
+class PreActBottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions beside a shortcut, the identity or a projection of the activated input.
+
+    Args:
+        planes: a quarter of the output channels.
+        project: the shortcut is a projection.
+        activate: whether the block begins with batch-norm and ReLU; without, its input is activated already.
+    """
+
+    def __init__(
+        self, in_channels: int, planes: int, stride: int = 1, *, project: bool = False, activate: bool = True
+    ) -> None:
+        super().__init__()
+        self.bn1 = batch_norm(in_channels) if activate else None
+        self.conv1 = conv2d(in_channels, planes, 1)
+        self.bn2 = batch_norm(planes)
+        self.conv2 = conv2d(planes, planes, 3, stride)
+        self.bn3 = batch_norm(planes)
+        self.conv3 = conv2d(planes, 4 * planes, 1)
+        self.relu = relu()
+        self.downsample = conv2d(in_channels, 4 * planes, 1, stride) if project else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = x if self.bn1 is None else self.relu(self.bn1(x))
+        shortcut = x if self.downsample is None else self.downsample(activated)
+        x = self.conv1(activated)
+        x = self.conv2(self.relu(self.bn2(x)))
+        return self.conv3(self.relu(self.bn3(x))) + shortcut
+
+
+class ResNetV2(nn.Module):
+    """A pre-activation network of four stages, as published for Caffe.
+
+    Args:
+        depths: blocks per stage.
+        class_dim: number of classes.
+    """
+
+    def __init__(self, depths: Sequence[int], class_dim: int = 1000) -> None:
+        super().__init__()
+        self.depths = tuple(depths)
+        self.conv1 = conv2d(3, 64, 7, 2)
+        self.bn1 = batch_norm(64)
+        self.relu = relu()
+        # Without padding, rounded up: the windows start at the image's corner.
+        self.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
+        channels = 64
+        for stage, depth in enumerate(self.depths):
+            planes = 64 * 2**stage
+            blocks = []
+            for index in range(depth):
+                first = index == 0
+                stride = 2 if first and stage > 0 else 1
+                blocks.append(
+                    PreActBottleneck(channels, planes, stride, project=first, activate=not (first and stage == 0))
+                )
+                channels = 4 * planes
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.norm = batch_norm(channels)
+        self.fc = linear(channels, class_dim)
+
+    def caffe_layer(self, path: str) -> str:
+        """Caffe's layer at `path`: conv1, res1_conv1, res1_match_conv, res2, res2_conv1, ..., res33_eletwise."""
+        if path in ("fc", "norm"):
+            return "classifier" if path == "fc" else f"res{sum(self.depths)}_eletwise"
+        stage, *rest = path.split(".")
+        if not rest:
+            return "conv1"
+        index, part = rest
+        name = f"res{sum(self.depths[: int(stage.removeprefix('layer')) - 1]) + int(index) + 1}"
+        # Caffe calls a batch-norm after the layer whose output it takes, which is the block's input for the first.
+        suffixes = {"bn1": "", "bn2": "_conv1", "bn3": "_conv2", "downsample": "_match_conv"}
+        return name + suffixes.get(part, f"_{part}")
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> the pooled features, (N, 2048)."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        for stage in range(len(self.depths)):
+            x = getattr(self, f"layer{stage + 1}")(x)
+        return global_average(self.relu(self.norm(x)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> logits (N, class_dim)."""
+        return self.fc(self.forward_features(images))
+
+
+def ResNet101_v2(class_dim: int = 1000) -> ResNetV2:
+    return ResNetV2((3, 4, 23, 3), class_dim)
+
+
+def ResNet152_v2(class_dim: int = 1000) -> ResNetV2:
+    return ResNetV2((3, 8, 36, 3), class_dim)
+
+
+def ResNet269_v2(class_dim: int = 1000) -> ResNetV2:
+    return ResNetV2((3, 30, 48, 8), class_dim)
