@@ -926,9 +926,10 @@ def write_grid(path: str, pictures: Sequence[np.ndarray], captions: Sequence[str
         cv2.putText(
             grid, text, (left + 2, top + height + 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA
         )
-    suffix = os.path.splitext(path)[1] or ".png"
+    suffix = os.path.splitext(path)[1].lower() or ".png"
+    options = [cv2.IMWRITE_JPEG_QUALITY, 85] if suffix in (".jpg", ".jpeg") else []
     try:
-        data = cv2.imencode(suffix, grid[..., ::-1])[1].tobytes()
+        data = cv2.imencode(suffix, grid[..., ::-1], options)[1].tobytes()
         with open(path, "wb") as file:
             file.write(data)
     except (cv2.error, OSError) as error:

@@ -1,9 +1,10 @@
 """Augmentation: operations on single images, in the reader's workers, and on whole batches, on the device.
 
 An operation on a single image is called with uint8 (height, width, 3), RGB, and a generator, and returns the same
-kind of image. Images are small by then (the network's input size). Everything is done with tables and OpenCV on uint8:
-torchvision's AutoAugment on Pillow images takes three times as long, as much as a third of decoding a photograph.
-The definitions are torchvision's, which are the published ones; tests/test_augment.py compares them.
+kind of image. Images are small by then (the network's input size). Everything is done with tables and OpenCV on uint8,
+and draws from the generator it is given; torchvision's operations, on Pillow images, take two to eight times as long and
+draw from PyTorch's global generator. The definitions are the published ones; where torchvision has an operation,
+tests/test_augment.py compares the pixels.
 """
 
 from __future__ import annotations
@@ -88,9 +89,16 @@ def invert(rgb: np.ndarray) -> np.ndarray:
     return cv2.bitwise_not(rgb)
 
 
+def _histograms(rgb: np.ndarray) -> np.ndarray:
+    """How often each channel has each value, int (256, 3)."""
+    columns = [cv2.calcHist([rgb], [channel], None, [256], [0, 256]).reshape(-1) for channel in range(3)]
+    return np.stack(columns, axis=1).astype(np.int64)
+
+
 def autocontrast(rgb: np.ndarray) -> np.ndarray:
     """Stretches each channel to 0..255; a channel of a single value stays."""
-    low, high = (extreme.astype(np.float64) for extreme in (rgb.min((0, 1)), rgb.max((0, 1))))
+    present = _histograms(rgb) > 0
+    low, high = present.argmax(axis=0).astype(np.float64), 255.0 - present[::-1].argmax(axis=0)
     scale = np.where(high > low, 255 / np.maximum(high - low, 1), 1)
     offset = np.where(high > low, -low * scale, 0)
     return _look_up(rgb, np.arange(256.0)[:, None] * scale + offset)
@@ -98,9 +106,9 @@ def autocontrast(rgb: np.ndarray) -> np.ndarray:
 
 def equalize(rgb: np.ndarray) -> np.ndarray:
     """Evens out the histogram of each channel; one with too few pixels outside its last value stays."""
+    histograms = _histograms(rgb)
     table = np.empty((256, 3), np.int64)
-    for channel in range(3):
-        histogram = cv2.calcHist([rgb], [channel], None, [256], [0, 256]).reshape(-1).astype(np.int64)
+    for channel, histogram in enumerate(histograms.T):
         last = histogram[np.flatnonzero(histogram)[-1]]
         step = (histogram.sum() - last) // 255
         before = np.cumsum(histogram) - histogram
