@@ -211,7 +211,7 @@ class TrainStep:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up where the run that saved `state` was; options of the optimizer are those of this run.
+        """Takes up where the run that saved `state` was; options such as the weight decay are those of this run.
 
         Raises:
             ValueError: the state is another optimizer's.
@@ -219,7 +219,8 @@ class TrainStep:
         kind = type(self.optimizer).__name__
         if state["optimizer_kind"] != kind:
             raise ValueError(f"it was trained with {state['optimizer_kind']}, --lr_strategy asks for {kind}")
-        options = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        saved = ("params", "lr")
+        options = [{k: v for k, v in group.items() if k not in saved} for group in self.optimizer.param_groups]
         self.step = state["step"]
         self.optimizer.load_state_dict(state["optimizer"])
         for group, own in zip(self.optimizer.param_groups, options, strict=True):

@@ -17,14 +17,14 @@ def seed_everything(seed: int | None, deterministic: bool = False) -> int:
 
     Args:
         seed: of the run; None: one is drawn, the same for all processes.
-        deterministic: also have PyTorch choose deterministic operations where it has them.
+        deterministic: have PyTorch choose deterministic operations where it has them, and 0 for a seed of None.
 
     Returns:
         The seed of the run. (Each process draws its own numbers, from seed + rank; the order of the images, the crops
         and the mixing are drawn from the run's seed, the epoch and the step.)
     """
     if seed is None:
-        seed = broadcast_object(secrets.randbits(31))
+        seed = 0 if deterministic else broadcast_object(secrets.randbits(31))
     own = seed + rank()
     random.seed(own)
     np.random.seed(own % 2**32)
