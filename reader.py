@@ -50,6 +50,7 @@ from utils.decode import (
 from utils.errors import FlagError, UserError, run_script
 from utils.flags import parse
 from utils.image_list import ImageList, SharedArray, open_dataset
+from utils.logger import warn
 
 __all__ = [
     "Batch",
@@ -533,6 +534,7 @@ class OpenCVLoader(Loader):
         self._processes: list[multiprocessing.process.BaseProcess] = []
         self._stop_workers = weakref.finalize(self, _terminate, self._processes)
         self._tasks_left = [0] * slots
+        self._page_locked = False
         # Slots whose batch the caller holds; those it freed; those freed whose copy to the GPU may be under way.
         self._lent: set[int] = set()
         self._returned: deque[int] = deque()
@@ -586,7 +588,7 @@ class OpenCVLoader(Loader):
         self._free = [slot for slot in range(len(self._tasks_left)) if slot not in self._lent]
         ahead: deque[tuple[int, int]] = deque()
         while True:
-            self._take_back(wait=not self._free and not ahead)
+            self._take_back()
             for slot, rows in zip(self._free.copy(), steps, strict=False):
                 self._free.remove(slot)
                 self._submit(slot, rows, epoch)
@@ -615,9 +617,19 @@ class OpenCVLoader(Loader):
             process.start()
             self._processes.append(process)
         gc.unfreeze()
-        if self.pin_memory:
-            slots = self._job.slots.array
-            torch.cuda.check_error(int(torch.cuda.cudart().cudaHostRegister(slots.ctypes.data, slots.nbytes, 0)))
+        if self.pin_memory and not self._page_locked:
+            self._lock_pages()
+
+    def _lock_pages(self) -> None:
+        """Page-locks the slots, so that a GPU copies straight from them."""
+        slots = self._job.slots.array
+        cuda = torch.cuda.cudart()
+        error = int(cuda.cudaHostRegister(slots.ctypes.data, slots.nbytes, 0))
+        if error:
+            warn(f"the reader's memory cannot be page-locked (CUDA error {error}): copies to the GPU take longer")
+        else:
+            weakref.finalize(self, cuda.cudaHostUnregister, slots.ctypes.data)
+        self._page_locked = True
 
     def _submit(self, slot: int, rows: np.ndarray, epoch: int) -> None:
         """Has the workers make a batch."""
@@ -649,14 +661,14 @@ class OpenCVLoader(Loader):
         """The first `count` images of a slot, which comes back when the tensor is freed."""
         rows = self._job.slots.array[slot, :count]
         if len(self._lent) + 2 > len(self._tasks_left):
-            # The caller keeps many batches (list(loader.epoch(0))): leave the workers something to write into.
+            # The caller keeps many batches (list(loader.epoch(0))): leave the workers a slot to write into.
             self._free.append(slot)
             return torch.from_numpy(rows.copy())
         self._lent.add(slot)
         weakref.finalize(rows, self._returned.append, slot)  # the tensor below is what keeps `rows` alive
         return torch.from_numpy(rows)
 
-    def _take_back(self, wait: bool) -> None:
+    def _take_back(self) -> None:
         """Makes returned slots free again."""
         slots = [self._returned.popleft() for _ in range(len(self._returned))]
         if self.pin_memory:
@@ -665,10 +677,8 @@ class OpenCVLoader(Loader):
                 copied.record()
                 self._being_copied.append((copied, slots))
             slots = []
-            while self._being_copied and (wait or self._being_copied[0][0].query()):
-                copied, done = self._being_copied.popleft()
-                copied.synchronize()
-                slots += done
+            while self._being_copied and self._being_copied[0][0].query():
+                slots += self._being_copied.popleft()[1]
         self._lent.difference_update(slots)
         self._free += slots
 

@@ -405,6 +405,56 @@ def test_a_batch_is_the_workers_memory(folder):
         assert start <= batch.images.data_ptr() < start + slots.nbytes
 
 
+def test_memory_waits_for_copies_to_the_gpu(folder, monkeypatch):
+    """A freed batch's memory is used again only when the event behind its copy has come; with a stand-in for CUDA."""
+
+    class Event:
+        copied = False
+
+        def record(self):
+            pass
+
+        def query(self):
+            return Event.copied
+
+    class Cuda:
+        registered: list = []  # noqa: RUF012
+
+        def cudaHostRegister(self, address, size, flags):
+            self.registered.append((address, size))
+            return 0
+
+        def cudaHostUnregister(self, address):
+            self.registered.remove(next(entry for entry in self.registered if entry[0] == address))
+
+    cuda = Cuda()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+
+    loader = training(folder, batch_size=4, workers=1, read_ahead_images=12, pin_memory=True)
+    expected = contents(training(folder, batch_size=4))
+
+    def lent(loader: Loader, epoch: int) -> list[int]:
+        """Which slots the batches of an epoch are in, as far as they are not copies."""
+        slots = loader._job.slots.array
+        addresses = [batch.images.data_ptr() - slots.ctypes.data for batch in loader.epoch(epoch)]
+        return [address // slots[0].nbytes for address in addresses if 0 <= address < slots.nbytes]
+
+    first = lent(loader, 0)
+    assert len(cuda.registered) == 1 and cuda.registered[0][1] == loader._job.slots.array.nbytes
+    assert len(first) == len(set(first)) == 2  # the third is the workers'
+    assert lent(loader, 1) == []
+    Event.copied = True
+    assert len(lent(loader, 2)) > 3
+    assert contents(loader) == expected
+    loader.close()
+    del loader
+    gc.collect()
+    assert not cuda.registered
+
+
 def test_given_up_epochs_leave_nothing_behind(folder):
     loader = training(folder, workers=2)
     expected = contents(loader, 1)
