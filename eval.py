@@ -1,6 +1,9 @@
 """Evaluates a network's weights on the validation images: loss, top-1 and top-5 accuracy.
 
 python eval.py --model=ResNet50_vd --pretrained_model=ResNet50_vd_pretrained.tar
+python eval.py --model=ResNet101_v2 --pretrained_model=resnet101-v2.caffemodel --crop_num=12
+python eval.py --model=ResNet101_v2 --pretrained_model=resnet101-v2.caffemodel --crop_sweep=192:352:32
+python eval.py --model_file=ResNet50_vd/model
 python -m torch.distributed.run --nproc_per_node=4 eval.py --model=ResNet50 --pretrained_model=output/ResNet50/119
 """
 
@@ -9,72 +12,172 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from utils.errors import run_script
+from utils.errors import FlagError, run_script
 from utils.flags import parse
 
 if __name__ == "__main__":
     parse("eval")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
 
 import torch
+from torch import Tensor
 
-from reader import normalize, val_loader
+from reader import INTERPOLATIONS, Loader, crop_loader, normalize, val_loader
 from utils.build import build_model, choose_device, memory_format, note_idle_flags, resolve_input
 from utils.checkpoint import load_pretrained
+from utils.class_report import ClassMeter, draw_confusion, looks_permuted, read_label_map, write_class_table
+from utils.classmap import read_class_names
+from utils.crops import AverageOverCrops, MultiCropTransform, write_sweep
 from utils.distributed import gather_dict, process_group, rank, world_size
 from utils.engine import copies_of_first, evaluate, to_device
+from utils.exported import load_exported
 from utils.files import write_text
-from utils.logger import is_main_process, log, progress, report_unreadable
-from utils.metrics import Meter, describe, means, total
+from utils.logger import is_main_process, log, progress, report_unreadable, warn
+from utils.metrics import describe, means, total
+
+Network = Callable[[Tensor], Tensor]
 
 
 def main() -> None:
     args = parse("eval")
+    check_flags(args)
     note_idle_flags(args)
-    resolve_input(args)
     device = choose_device(args)
     with process_group(device):
-        results = run_evaluation(args, device)
+        network = load_exported_network(args, device) if args.model_file else load_network(args, device)
+        if args.crop_sweep:
+            sizes = [at_crop_size(args, size) for size in args.crop_sweep]
+            results: Any = [run_evaluation(sized, network, device) for sized in sizes]
+            if is_main_process():
+                write_sweep(Path(args.crop_sweep_path), args.crop_sweep, results, args.model)
+                log(f"accuracy over crop size: {args.crop_sweep_path}, and the plot beside it")
+        else:
+            results = run_evaluation(args, network, device)
     if args.save_json_path and is_main_process():
         write_text(Path(args.save_json_path), json.dumps(results) + "\n", "--save_json_path")
 
 
-def run_evaluation(args: argparse.Namespace, device: torch.device) -> dict[str, float]:
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises `FlagError` for flags that cannot work together."""
+    if bool(args.pretrained_model) == bool(args.model_file):
+        raise FlagError("give --pretrained_model (with --model), or --model_file for an exported network")
+    if args.crop_num > 1 and args.use_dali:
+        raise FlagError(f"--crop_num={args.crop_num} is read with OpenCV: leave out --use_dali")
+    if args.crop_sweep:
+        for flag in ("model_file", "crop_size", "image_shape", "per_class_path", "confusion_path"):
+            if flag in args.given:
+                raise FlagError(f"--crop_sweep evaluates at several sizes: leave out --{flag}")
+
+
+def at_crop_size(args: argparse.Namespace, size: int) -> argparse.Namespace:
+    """The flags for one of the sizes of --crop_sweep."""
+    sized = argparse.Namespace(**vars(args))
+    sized.given = args.given | {"crop_size"}
+    sized.crop_size = size
+    resolve_input(sized)
+    return sized
+
+
+def load_network(args: argparse.Namespace, device: torch.device) -> Network:
+    """--model with the weights of --pretrained_model."""
+    if not args.crop_sweep:
+        resolve_input(args)
+    args.class_names = None
+    args.memory_format = memory_format(args, device)
+    model = build_model(args)
+    log(str(load_pretrained(model, args.pretrained_model)))
+    return model.to(device, memory_format=args.memory_format).eval()
+
+
+def load_exported_network(args: argparse.Namespace, device: torch.device) -> Network:
+    """--model_file. Its description takes the place of the flags that say how images are prepared."""
+    network = load_exported(args.model_file, args.params_file, device, batch_size=args.batch_size)
+    about = network.description
+    for name in ("image_shape", "resize_short_size", "interpolation", "image_mean", "image_std"):
+        if name not in args.given:
+            setattr(args, name, getattr(about, name))
+    if args.image_shape != about.image_shape or args.crop_size not in (None, about.image_shape[1]):
+        raise FlagError(f"--model_file {args.model_file} takes images of {about.image_shape} and no others")
+    args.model, args.class_dim, args.class_names = about.network, len(about.class_names), about.class_names
+    args.memory_format = network.memory_format
+    log(f"loaded {about.network} from {args.model_file}")
+    return network
+
+
+def build_loader(args: argparse.Namespace, device: torch.device) -> Loader:
+    """The validation images: the centre of each, or many crops."""
+    if args.crop_num == 1:
+        return val_loader(args, rank(), world_size(), pin_memory=device.type == "cuda")
+    height, width = args.image_shape[1:]
+    if height != width:
+        raise FlagError(f"--crop_num={args.crop_num} takes squares: {height} x {width} of --image_shape is none")
+    transform = MultiCropTransform(args.crop_num, height, args.resize_short_size, INTERPOLATIONS[args.interpolation])
+    return crop_loader(args, transform, rank(), world_size(), pin_memory=device.type == "cuda")
+
+
+def run_evaluation(args: argparse.Namespace, network: Network, device: torch.device) -> dict[str, float]:
     """Evaluates by the flags and prints the figures.
 
     Returns:
-        "Test_loss", "test_acc1" and "test_acc5" (or whatever the top k is with fewer classes), and the number of
-        "images" they are over.
+        "Test_loss", "test_acc1" and "test_acc5" (or whatever the top k is with fewer classes); the numbers of images
+        right, "top1" and "top5", of "labelled" ones; and the number of "images" they are over.
     """
-    loader = val_loader(args, rank(), world_size(), pin_memory=device.type == "cuda")
-    model = build_model(args)
-    log(str(load_pretrained(model, args.pretrained_model)))
-    model.to(device, memory_format=memory_format(args, device)).eval()
 
-    meter = Meter(device, min(5, args.class_dim))
+    def prepare(images: Tensor) -> Tensor:
+        return normalize(images, args.image_mean, args.image_std, args.memory_format)
+
+    loader = build_loader(args, device)
+    new_label = read_label_map(args.label_map, args.class_dim).to(device) if args.label_map else None
+    meter = ClassMeter(args.class_dim, device, min(5, args.class_dim))
     batches = to_device(loader.epoch(0), device)
     if args.same_feed:
         batches = copies_of_first(batches, args.same_feed)
+    many = args.crop_num > 1
+    classify = AverageOverCrops(network, prepare, args.batch_size // world_size()) if many else network
     inputs = (
-        (normalize(images, args.image_mean, args.image_std, memory_format(args, device)), labels)
+        (images if many else prepare(images), labels if new_label is None else new_label[labels])
         for images, labels, _ in batches
     )
     clock = time.perf_counter()
     with progress(len(loader), "eval") as bar:
-        for number in evaluate(model, inputs, meter):
+        for number in evaluate(classify, inputs, meter):
             bar.update()
             if number % args.print_step == 0 and bar.disable:
                 fields = describe(means(meter.sums), meter.topk)
                 log(f"[Pass 0, test  batch {number}]  {fields}, elapse {time.perf_counter() - clock:.4f} sec")
                 clock = time.perf_counter()
+    loader.close()
 
     values = total(meter.sums)
+    meter.gather()
     report_unreadable(gather_dict(loader.unreadable))
-    names = ("Test_loss", "test_acc1", f"test_acc{meter.topk}")
-    results = dict(zip(names, (values["loss"], values["acc1"], values["acck"]), strict=True))
+    if is_main_process():
+        report_classes(args, meter)
+    k = meter.topk
+    results = {"Test_loss": values["loss"], "test_acc1": values["acc1"], f"test_acc{k}": values["acck"]}
     log(", ".join(f"{name} {value:.5f}" for name, value in results.items()))
-    return {**results, "images": int(values["images"])}
+    labelled, right, right_k = meter.totals()
+    return {**results, "top1": right, f"top{k}": right_k, "labelled": labelled, "images": int(values["images"])}
+
+
+def report_classes(args: argparse.Namespace, meter: ClassMeter) -> None:
+    """Writes what was asked for class by class, and warns if the labels seem to be in another order."""
+    names = args.class_names or [str(number) for number in range(args.class_dim)]
+    if args.class_map_path:
+        names = read_class_names(args.class_map_path, args.class_dim)
+    if args.per_class_path:
+        write_class_table(Path(args.per_class_path), meter, names)
+    if args.confusion_path:
+        draw_confusion(Path(args.confusion_path), meter, names)
+    if looks_permuted(meter):
+        warn(
+            "the accuracy is at chance, but each label's images mostly get one prediction of their own: the network "
+            "seems to number the classes differently than the list. Check which order it was trained with (the 2012 "
+            "and the 2015 devkit of ImageNet differ) and give another list, or --label_map"
+        )
 
 
 if __name__ == "__main__":

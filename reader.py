@@ -38,6 +38,7 @@ import numpy as np
 import torch
 
 from utils.augment import ImageOperation, image_operations, mix
+from utils.crops import MultiCropTransform
 from utils.decode import (
     Jpeg,
     UnreadableImage,
@@ -325,7 +326,7 @@ class Loader:
     def __init__(
         self,
         images: ImageList,
-        transform: EvalTransform | TrainTransform,
+        transform: EvalTransform | TrainTransform | MultiCropTransform,
         batch_size: int,
         training: bool,
         workers: int = 8,
@@ -878,6 +879,27 @@ def val_loader(args: Namespace, rank: int = 0, world_size: int = 1, pin_memory: 
         training=False,
         workers=args.reader_thread,
         read_ahead_images=args.reader_buf_size,
+        rank=rank,
+        world_size=world_size,
+        pin_memory=pin_memory,
+    )
+
+
+def crop_loader(
+    args: Namespace, transform: MultiCropTransform, rank: int = 0, world_size: int = 1, pin_memory: bool = False
+) -> Loader:
+    """The validation loader of eval.py for many crops per image, uint8 (images, crops, height, width, 3).
+
+    --batch_size and --reader_buf_size count crops, so that they need the memory of as many single images.
+    """
+    share = share_of_batch("batch_size", args.batch_size, world_size)
+    return OpenCVLoader(
+        open_dataset(args.data_dir, "val", args.class_dim),
+        transform,
+        max(1, share // args.crop_num),
+        training=False,
+        workers=args.reader_thread,
+        read_ahead_images=2 * args.reader_buf_size // args.crop_num,
         rank=rank,
         world_size=world_size,
         pin_memory=pin_memory,

@@ -31,6 +31,12 @@ def resolve_input(args: argparse.Namespace) -> None:
     """
     config = models.input_config(args.model)
     own = [3, config.image_size, config.image_size]
+    if "crop_size" in args.given:
+        square = [3, args.crop_size, args.crop_size]
+        if "image_shape" in args.given and args.image_shape != square:
+            raise FlagError("--crop_size and --image_shape say different sizes: give one of them")
+        args.image_shape = square
+        args.given.add("image_shape")
     if "image_shape" not in args.given:
         args.image_shape = own
     if args.image_shape[0] != 3:

@@ -73,6 +73,17 @@ non_negative = number(float, 0)
 fraction = number(float, 0, 1)
 
 
+def size_range(text: str) -> list[int]:
+    """The whole numbers of FIRST:LAST:STEP, both ends included."""
+    try:
+        first, last, step = map(int, text.split(":"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIRST:LAST:STEP, such as 192:352:32") from None
+    if not (0 < first <= last and step > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} has no sizes in it: FIRST:LAST:STEP, such as 192:352:32")
+    return list(range(first, last + 1, step))
+
+
 @dataclass(frozen=True)
 class Flag:
     """One flag.
@@ -144,7 +155,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("model_save_dir", str, "./output", T, "Root folder for checkpoints."),
         Flag("pretrained_model", str, None, TEI,
              "Weights to start from, in any supported format: a checkpoint of ours, a fluid folder of variables, "
-             "a state dict.", required=EI),
+             "a state dict, a .caffemodel. eval: or --model_file.", required=("infer",)),
         Flag("finetune_exclude_pretrained_params", str, None, T,
              "Comma-separated names: parameters whose published or PyTorch name contains one of them are not loaded "
              "from --pretrained_model."),
@@ -194,7 +205,8 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("lower_ratio", positive, 3 / 4, TR, "Smallest aspect ratio of a training crop."),
         Flag("upper_ratio", positive, 4 / 3, TR, "Largest aspect ratio of a training crop."),
         Flag("resize_short_size", positive_int, 256, TEIR,
-             "Evaluation: length of the short side before the centre crop. Not given: the network's own."),
+             "Evaluation: length of the short side before the centre crop. Not given: the network's own.",
+             aliases=("base_size",)),
         Flag("use_mixup", boolean, False, TR, "Mixup."),
         Flag("mixup_alpha", positive, 0.2, TR, "Mixup: both parameters of the beta distribution."),
         Flag("use_cutmix", boolean, False, TR, "CutMix; with --use_mixup, each batch has one of the two."),
@@ -285,9 +297,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "Format of the export: torch writes NAME/model and NAME/params, onnx NAME/model.onnx and "
              "NAME/model.onnx.data (needs requirements-onnx.txt).", choices=("torch", "onnx")),
         Flag("topk", positive_int, 1, IP, "Classes per image, best first."),
-        Flag("class_map_path", str, "./utils/tools/readable_label.txt", IP,
+        Flag("class_map_path", str, "./utils/tools/readable_label.txt", (*IP, "eval"),
              "File of class names, one `number name` per line. predict: not given, the names stored at export.",
-             defaults={"predict": None}),
+             defaults={"predict": None, "eval": None}),
         Flag("image_path", str, None, IP,
              "The image, or images: a file, a folder, a list file (.txt), a pattern such as 'photos/*.jpg'. infer: not "
              "given, the folder --data_dir.", required=("predict",)),
@@ -298,9 +310,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("features_path", str, None, ("infer",),
              "Write the images' features (before the classifier) to this .npy file, a row per image, and their names "
              "to the .txt file beside it, instead of classifying."),
-        Flag("model_file", str, None, ("predict",), "The exported network, NAME/model or NAME/model.onnx.",
+        Flag("model_file", str, None, ("predict", "eval"), "The exported network, NAME/model or NAME/model.onnx.",
              required=("predict",)),
-        Flag("params_file", str, None, ("predict",),
+        Flag("params_file", str, None, ("predict", "eval"),
              "Its weights. Not given: the file that was written beside the model file."),
         Flag("engine", str, "auto", ("predict",),
              "What runs the network: auto is pytorch for NAME/model; for NAME/model.onnx it is onnxruntime, or "
@@ -308,6 +320,22 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              choices=("auto", "pytorch", "onnxruntime", "openvino")),
         Flag("gpu_id", int, 0, ("predict",), "GPU to use; below 0: the CPU."),
         Flag("gpu_mem", positive_int, 2000, ("predict",), "GPU memory that may be used, in MB."),
+    ),
+    "Evaluation": (
+        Flag("crop_num", int, 1, ("eval",),
+             "Crops per image: 1 is the centre, 12 the corners, the centre and the whole image of a square of "
+             "--base_size, mirrored too, 144 these of three squares at four sizes.", choices=(1, 12, 144)),
+        Flag("crop_size", positive_int, None, ("eval",),
+             "Side of the network's square input: --image_shape in one number."),
+        Flag("crop_sweep", size_range, None, ("eval",),
+             "Evaluate at several crop sizes, FIRST:LAST:STEP: 192:352:32. Each keeps the network's share of the "
+             "image, or is taken from --base_size."),
+        Flag("crop_sweep_path", str, "crop_sweep.csv", ("eval",),
+             "crop_sweep: file for the table; the plot goes beside it, .png."),
+        Flag("label_map", str, None, ("eval",),
+             "File that renumbers the classes of the list as the network has them, a line `old new` for each."),
+        Flag("per_class_path", str, None, ("eval",), "File for the accuracy of each class as CSV."),
+        Flag("confusion_path", str, None, ("eval",), "File for a picture of the confusion matrix, .png."),
     ),
     "Averaged parameters": (
         Flag("ema_model_dir", str, None, ("ema_clean",), "Checkpoint with averaged parameters.",
