@@ -142,6 +142,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "PPLCNet_x2_5",
     ),
     "pp_lcnet_v2": ("PPLCNetV2_small", "PPLCNetV2_base", "PPLCNetV2_large"),
+    "pvt_v2": ("PVT_V2_B0", "PVT_V2_B1", "PVT_V2_B2", "PVT_V2_B2_Linear", "PVT_V2_B3", "PVT_V2_B4", "PVT_V2_B5"),
     "rednet": ("RedNet26", "RedNet38", "RedNet50", "RedNet101", "RedNet152"),
     "regnet": (
         "RegNetX_200MF",
@@ -283,6 +284,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "SwinTransformer_large_patch4_window12_384",
     ),
     "tinynet": ("TinyNet_A", "TinyNet_B", "TinyNet_C", "TinyNet_D", "TinyNet_E"),
+    "twins": ("alt_gvt_small", "alt_gvt_base", "alt_gvt_large", "pcpvt_small", "pcpvt_base", "pcpvt_large"),
     "vgg": ("VGG11", "VGG13", "VGG16", "VGG19"),
     "vit": (
         "ViT_small_patch16_224",
@@ -320,12 +322,15 @@ class InputConfig(NamedTuple):
 # no file of weights has to be looked at to know them. Caffe counts pixels from 0 to 255, and BGR.
 _CAFFE_RESNET_V2 = (122.7717 / 255, 115.9465 / 255, 102.9801 / 255), (1 / 255,) * 3
 _CAFFE_INCEPTION = (128 / 255,) * 3, (128 / 255,) * 3
+_EFFICIENTNET_V2 = (128 / 255,) * 3, (128 / 255,) * 3
 _HALF = (0.5,) * 3, (0.5,) * 3
 
 
 # pattern of names -> input; the first match counts, all others take the default
 INPUTS: tuple[tuple[str, InputConfig], ...] = (
+    ("alt_gvt_*", InputConfig(224, 256, 2)),
     ("ConvNeXt_*", InputConfig(224, 256, 2)),
+    ("CSPDarkNet53", InputConfig(256, 288)),
     ("DarkNet53", InputConfig(256, 256)),
     ("DeiT_*_384", InputConfig(384, 438, 2)),
     ("DeiT_*", InputConfig(224, 256, 2)),
@@ -338,14 +343,34 @@ INPUTS: tuple[tuple[str, InputConfig], ...] = (
     ("EfficientNetB5", InputConfig(456, 488, 2)),
     ("EfficientNetB6", InputConfig(528, 560, 2)),
     ("EfficientNetB7", InputConfig(600, 632, 2)),
+    ("EfficientNetV2_S", InputConfig(384, 416, 1, *_EFFICIENTNET_V2)),
+    ("FasterNet_*", InputConfig(224, 248, 2)),
     ("Fix_*", InputConfig(320, 320)),
-    ("Inception*_caffe", InputConfig(299, 320, 1, *_CAFFE_INCEPTION)),
     ("InceptionResNetV2", InputConfig(299, 320, 1, *_HALF)),
     ("InceptionV3_torchvision", InputConfig(299, 320, 1, *_HALF)),
+    ("Inception*_caffe", InputConfig(299, 320, 1, *_CAFFE_INCEPTION)),
     ("Inception*", InputConfig(299, 320)),
+    ("MobileNetV4_conv_large", InputConfig(448, 448, 2)),
+    ("MobileNetV4_conv_medium", InputConfig(320, 320, 2)),
+    ("MobileNetV4_conv_small", InputConfig(256, 256, 2)),
+    ("MobileNetV4_hybrid_large", InputConfig(448, 448, 2)),
+    ("MobileNetV4_hybrid_medium", InputConfig(256, 256, 2)),
+    ("pcpvt_*", InputConfig(224, 256, 2)),
+    ("PPHGNet_*", InputConfig(224, 236, 2)),
+    ("PPHGNetV2_*", InputConfig(224, 232, 2)),
+    ("PVT_V2_*", InputConfig(224, 256, 2)),
+    ("RepVGG_D2se", InputConfig(320, 320, 2)),
+    ("ResNeSt200", InputConfig(320, 320)),
+    ("ResNeSt269", InputConfig(416, 416)),
     ("ResNet???_v2", InputConfig(224, 256, 1, *_CAFFE_RESNET_V2)),
+    ("StarNet_*", InputConfig(224, 256, 2)),
     ("SwinTransformer_*_384", InputConfig(384, 438, 2)),
     ("SwinTransformer_*", InputConfig(224, 256, 2)),
+    ("TinyNet_A", InputConfig(192, 219, 2)),
+    ("TinyNet_B", InputConfig(188, 214, 2)),
+    ("TinyNet_C", InputConfig(184, 210, 2)),
+    ("TinyNet_D", InputConfig(152, 173, 2)),
+    ("TinyNet_E", InputConfig(106, 121, 2)),
     ("ViT_*_384", InputConfig(384, 384, 1, *_HALF)),
     ("ViT_*", InputConfig(224, 256, 1, *_HALF)),
     ("Xception*", InputConfig(299, 320)),

@@ -12,6 +12,11 @@ from models.layers import ConvBNAct, batch_norm, conv2d, global_average, linear,
 GROUP_CHANNELS = 16
 
 
+def fan_out_normal_(weight: Tensor) -> Tensor:
+    """Normal(0, sqrt(2 / (kh kw out_channels))), the initializer of all the convolutions."""
+    return nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
+
+
 class Involution(nn.Module):
     """A kernel for every position, made of the values there; 16 channels at a time share one.
 
@@ -25,8 +30,8 @@ class Involution(nn.Module):
         self.kernel_size, self.stride = kernel_size, stride
         self.groups = channels // GROUP_CHANNELS
         self.pool = nn.AvgPool2d(stride, stride) if stride > 1 else nn.Identity()
-        self.conv1 = ConvBNAct(channels, channels // 4, 1, activation=relu)
-        self.conv2 = conv2d(channels // 4, kernel_size**2 * self.groups, 1, bias=True)
+        self.conv1 = ConvBNAct(channels, channels // 4, 1, activation=relu, init=fan_out_normal_)
+        self.conv2 = conv2d(channels // 4, kernel_size**2 * self.groups, 1, bias=True, init=fan_out_normal_)
 
     def forward(self, x: Tensor) -> Tensor:
         kernels = self.conv2(self.conv1(self.pool(x)))
@@ -43,15 +48,17 @@ class Bottleneck(nn.Module):
     def __init__(self, in_channels: int, width: int, stride: int, project: bool) -> None:
         super().__init__()
         out_channels = 4 * width
-        self.conv1 = conv2d(in_channels, width, 1)
+        self.conv1 = conv2d(in_channels, width, 1, init=fan_out_normal_)
         self.bn1 = batch_norm(width)
         self.conv2 = Involution(width, 7, stride)
         self.bn2 = batch_norm(width)
-        self.conv3 = conv2d(width, out_channels, 1)
+        self.conv3 = conv2d(width, out_channels, 1, init=fan_out_normal_)
         self.bn3 = batch_norm(out_channels)
         self.downsample = nn.Sequential()
         if project:
-            self.downsample = nn.Sequential(conv2d(in_channels, out_channels, 1, stride), batch_norm(out_channels))
+            self.downsample = nn.Sequential(
+                conv2d(in_channels, out_channels, 1, stride, init=fan_out_normal_), batch_norm(out_channels)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
@@ -70,11 +77,11 @@ class RedNet(nn.Module):
     def __init__(self, depths: Sequence[int], class_dim: int = 1000) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            ConvBNAct(3, 32, 3, 2, activation=relu),
+            ConvBNAct(3, 32, 3, 2, activation=relu, init=fan_out_normal_),
             Involution(32, 3),
             batch_norm(32),
             relu(),
-            ConvBNAct(32, 64, 3, activation=relu),
+            ConvBNAct(32, 64, 3, activation=relu, init=fan_out_normal_),
         )
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         channels = 64
