@@ -135,6 +135,11 @@ def read_layers(buffer: bytes | mmap.mmap) -> list[Layer]:
     return layers
 
 
+def _matrix(blob: np.ndarray) -> np.ndarray:
+    """A blob of two dimensions, perhaps behind others of one."""
+    return blob.reshape(blob.shape[-2:]) if blob.size == math.prod(blob.shape[-2:]) else blob
+
+
 def _vector(blob: np.ndarray) -> np.ndarray:
     """A blob of one dimension; before `shape` there was none of fewer than four."""
     return blob.reshape(-1)
@@ -159,12 +164,13 @@ def read_caffemodel(buffer: bytes | mmap.mmap) -> dict[str, np.ndarray]:
             images_seen = True
             blobs[1:] = map(_vector, blobs[1:])
         elif layer.kind == "InnerProduct":
-            blobs = [blobs[0].reshape(blobs[0].shape[-2:]), *map(_vector, blobs[1:])]
+            blobs = [_matrix(blobs[0]), *map(_vector, blobs[1:])]
         elif layer.kind == "BatchNorm":
             if len(blobs) != 3 or blobs[2].size != 1:
                 raise FormatError(f"layer {layer.name!r}: a batch-norm without its scale factor")
             factor = blobs[2].item()
-            blobs = [_vector(blob) * np.float32(1 / factor if factor else 0) for blob in blobs[:2]]
+            with np.errstate(all="ignore"):  # what a damaged factor makes of the statistics is not worth a warning
+                blobs = [_vector(blob) * np.float32(1 / factor if factor else 0) for blob in blobs[:2]]
         elif layer.kind == "Scale":
             blobs = list(map(_vector, blobs))
         for number, blob in enumerate(blobs):
