@@ -238,10 +238,11 @@ class AttentionBlock(nn.Module):
         height, width = x.shape[2:]
         # Since the heads share the keys, each head's queries are further positions of a single head.
         queries = self.query_proj(normed).unflatten(1, (self.heads, -1)).flatten(3).transpose(2, 3)
-        keys = self.key_proj(self.key_down_proj(normed)).flatten(2).transpose(1, 2)
-        values = self.value_proj(self.value_down_proj(normed)).flatten(2).transpose(1, 2)
-        y = F.scaled_dot_product_attention(queries.flatten(1, 2), keys, values, scale=self.scale)
-        y = y.unflatten(1, (self.heads, -1)).transpose(2, 3).flatten(1, 2).unflatten(2, (height, width))
+        queries = queries.flatten(1, 2).unsqueeze(1)
+        keys = self.key_proj(self.key_down_proj(normed)).flatten(2).transpose(1, 2).unsqueeze(1)
+        values = self.value_proj(self.value_down_proj(normed)).flatten(2).transpose(1, 2).unsqueeze(1)
+        y = F.scaled_dot_product_attention(queries, keys, values, scale=self.scale)
+        y = y.squeeze(1).unflatten(1, (self.heads, -1)).transpose(2, 3).flatten(1, 2).unflatten(2, (height, width))
         return x + self.layer_scale(self.proj(y))
 
 
