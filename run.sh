@@ -215,7 +215,7 @@ case $command in
         ;;
     test)
         setup quietly
-        exec "$python" -m pytest "$@"
+        exec "$python" -m pytest --numprocesses=auto --maxprocesses=4 "$@"
         ;;
     bench)
         setup quietly

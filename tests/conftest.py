@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# Tests run side by side, and their networks are small: more threads would only wait for each other. The processes that
+# tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import cv2
 import numpy as np
 import pytest
-import torch
 
 COLOURS = {"blue": (200, 40, 40), "green": (40, 200, 40), "grey": (120, 120, 120), "red": (40, 40, 200)}  # BGR
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run the tests marked `full` too: every network")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    # The tests' networks are small: more threads would only wait for each other.
-    torch.set_num_threads(min(4, torch.get_num_threads()))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
