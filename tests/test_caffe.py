@@ -87,7 +87,7 @@ def test_networks_that_differ_refuse_the_file(name, tmp_path):
     with torch.device("meta"):
         model = models.build(name)
         tensors = {blob.name: torch.empty(blob.shape) for blob in blobs(zoo_name) if blob.role != "sf"}
-    with pytest.raises(UserError, match="do not fit.*they fit --model=Inception[A-Za-z]*V._caffe"):
+    with pytest.raises(UserError, match=r"do not fit.*they fit --model=Inception[A-Za-z]*V._caffe"):
         load_weights(model, Weights("Caffe", tensors, paddle=False), "file")
 
 
@@ -149,7 +149,7 @@ def test_values_of_other_kinds():
 def test_compressed_files(compress, tmp_path):
     path = tmp_path / "net.caffemodel.packed"
     path.write_bytes(compress(caffemodel("densenet121")[: 1 << 16]))
-    with pytest.raises(UserError, match="not a .caffemodel, or damaged: its description is cut short"):
+    with pytest.raises(UserError, match=r"not a \.caffemodel, or damaged: its description is cut short"):
         load_pretrained(models.DenseNet121(), path)
 
 
