@@ -137,7 +137,7 @@ def test_pretrained_weights_of_other_classes(train_here, tiny_dataset, tmp_path)
     before = dict(source.named_parameters())
     for name, parameter in trained.named_parameters():
         if parameter.shape == before[name].shape:
-            assert torch.equal(parameter, before[name]), name
+            torch.testing.assert_close(parameter, before[name], rtol=0, atol=1e-20, msg=name)
 
 
 # ----------------------------------------------------------------------------------------------------- bad input

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import shutil
 import zlib
@@ -262,7 +263,7 @@ def find_checkpoint(checkpoint: str, run_folder: Path) -> Path | None:
         try:
             step = int(json.loads(manifest.read_text())["step"])
         except (OSError, ValueError, KeyError, TypeError):
-            step = -1
+            step = math.inf  # looked at first, to say that it is damaged
         candidates.append((step, not manifest.parent.name.startswith("."), manifest.parent))
     for _, _, candidate in sorted(candidates, reverse=True):
         try:
