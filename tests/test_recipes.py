@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import zoo
 
 import models
 from utils.build import check_train_flags, resolve_input
@@ -60,11 +61,8 @@ def test_recipe_is_a_valid_command_line(recorder, name):
         assert args.model == name
 
 
-def test_every_network_has_a_recipe():
-    # A further name of one network (the _ssld weights, PaddleClas's variants) trains by that network's recipe.
-    variants = ("*_ssld", "*_ssld_v2", "*_vd_v2", "*_paddleclas", "EfficientNet")
-    names = set(models.list_models()).difference(*(models.list_models(pattern) for pattern in variants))
-    assert names <= set(RECIPES)
+def test_every_network_of_the_fluid_zoo_has_a_recipe():
+    assert {entry.network for entry in zoo.entries("fluid")} <= set(RECIPES)
 
 
 def test_the_users_flags_win(recorder):
