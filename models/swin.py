@@ -75,7 +75,7 @@ class WindowAttention(SelfAttention):
         bias = self.relative_position_bias_table[self.positions].permute(2, 0, 1)[None]
         if self.shift:
             x = x.roll((-self.shift, -self.shift), (1, 2))
-            bias = (bias + self.mask).repeat(len(x), 1, 1, 1)
+            bias = (bias + self.mask).repeat(x.shape[0], 1, 1, 1)
         windows = super().forward(split_windows(x, self.window, self.window), bias)
         x = join_windows(windows, self.window, self.window, x.shape)
         if self.shift:

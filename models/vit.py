@@ -111,7 +111,7 @@ class VisionTransformer(nn.Module):
         """(N, 3, H, W) -> the extra tokens after the last block, one after another, (N, C)."""
         check_images(images, self.image_size)
         patches = self.patch_embed(images).flatten(1, 2)
-        extra = [getattr(self, name).expand(len(images), -1, -1) for name in self.extra_tokens]
+        extra = [getattr(self, name).expand(images.shape[0], -1, -1) for name in self.extra_tokens]
         x = self.blocks(torch.cat([*extra, patches], 1) + self.pos_embed)
         return self.norm(x[:, : len(extra)]).flatten(1)
 
