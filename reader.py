@@ -763,9 +763,7 @@ class DaliLoader(Loader):
         try:
             from nvidia.dali import Pipeline, fn, math, types
         except ImportError:
-            raise FlagError(
-                "--use_dali needs NVIDIA DALI: pip install nvidia-dali-cuda130 (for CUDA 12: nvidia-dali-cuda120)"
-            ) from None
+            raise FlagError("--use_dali needs NVIDIA DALI: pip install nvidia-dali-cuda120") from None
 
         def pixels(first, second):
             """Two whole numbers, rows before columns."""

@@ -138,5 +138,5 @@ def test_what_it_cannot_do_is_refused_by_name(folder, flags, message):
 
 def test_without_the_package_the_command_to_install_it_is_given(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    with pytest.raises(FlagError, match="pip install nvidia-dali-cuda130"):
+    with pytest.raises(FlagError, match="pip install nvidia-dali-cuda120"):
         loaders(folder, training=True)
