@@ -13,6 +13,7 @@ collects. Without a folder the files are made up, which flatters nobody: real ph
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import resource
 import statistics
@@ -216,19 +217,22 @@ def compare_threads(images: ImageList, rounds: int) -> None:
         )
 
 
-def uncollected(job: reader._Job, rows: np.ndarray, number: int) -> None:
+def uncollected(job: reader._Job, rows: np.ndarray, number: int, begin: multiprocessing.synchronize.Barrier) -> None:
     """A worker that makes images into memory of its own and reports to nobody."""
     cv2.setNumThreads(0)
-    for start in range(0, len(rows), job.indices.array.shape[1]):
-        part = rows[start : start + job.indices.array.shape[1]]
+
+    def make(part: np.ndarray) -> None:
         job.indices.array[0, : len(part)] = part
         job.fill(0, 0, len(part), number)
+
+    make(rows[:4])  # the reader's workers are warm as well
+    begin.wait()
+    for start in range(0, len(rows), job.indices.array.shape[1]):
+        make(rows[start : start + job.indices.array.shape[1]])
 
 
 def compare_handing_over(images: ImageList, workers: int, rounds: int) -> None:
     """Prints images/s of the whole reader beside that of workers whose batches nobody collects."""
-    import multiprocessing
-
     reader.available_processors = lambda: workers
     # The files several times over, so that starting and ending do not count.
     repeats = -(-2000 // len(images))
@@ -250,13 +254,15 @@ def compare_handing_over(images: ImageList, workers: int, rounds: int) -> None:
         rates["collected"].append(count / (time.perf_counter() - started))
 
         order = longer.shuffled(0, number)[:count]
+        begin = context.Barrier(workers + 1)
         processes = [
-            context.Process(target=uncollected, args=(job, order[part::workers], number))
+            context.Process(target=uncollected, args=(job, order[part::workers], number, begin))
             for part, job in enumerate(jobs)
         ]
-        started = time.perf_counter()
         for process in processes:
             process.start()
+        begin.wait()
+        started = time.perf_counter()
         for process in processes:
             process.join()
         rates["not collected"].append(count / (time.perf_counter() - started))
