@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from utils.errors import UserError
 
@@ -41,7 +42,13 @@ def process_group(device: torch.device) -> Iterator[None]:
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(minutes=30))
+    timeout = timedelta(minutes=30)
+    store, rank_, size = next(rendezvous("env://", timeout=timeout))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        # The launcher of a single node keeps its store when it restarts the processes; without a part of their own
+        # they would find the addresses of the dead ones in it. (Nodes count their restarts differently.)
+        store = dist.PrefixStore(f"attempt_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    dist.init_process_group(backend, store=store, rank=rank_, world_size=size, timeout=timeout)
     try:
         yield
     finally:

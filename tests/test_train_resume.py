@@ -1,0 +1,252 @@
+"""No run is ever lost: killed, stopped or out of disk space, it goes on as if nothing had happened, to the last bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from training import NETWORK, InProcess, assert_same_checkpoint, losses, run, start, wait_for
+
+import models
+from utils import checkpoint
+from utils.checkpoint import Position, RunFolder, find_checkpoint, read_state
+from utils.errors import UserError
+
+# 12 steps in 2 epochs; the average, mixing and a schedule that moves with every step are to be restored too.
+RESUMABLE = {"num_epochs": 2, "batch_size": 8, "use_ema": True, "use_mixup": True, "checkpoint": "auto", "save_iter": 1}
+RESUMABLE |= {"lr_strategy": "cosine_decay_warmup", "warm_up_epochs": 0.5, "reader_thread": 1}
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_killed_again_and_again(tiny_dataset, tmp_path):
+    run(tiny_dataset, tmp_path / "whole", **RESUMABLE)
+    folder = tmp_path / "killed" / NETWORK
+    rng = random.Random(7)
+    step = 0
+    for _ in range(3):
+        step = min(step + rng.randint(1, 4), 11)
+        process = start(tiny_dataset, tmp_path / "killed", **RESUMABLE)
+        wait_for(process, rf"\[Pass {step // 6}, train batch {step % 6}\]")
+        process.kill()  # after the line of a step: while it is saved, or in the next one
+        process.communicate()
+        step = read_state(find_checkpoint("auto", folder))["training"]["step"]
+    output = run(tiny_dataset, tmp_path / "killed", **RESUMABLE)
+    assert "resumed from" in output and len(losses(output)) == 12 - step
+    for name in ("1", "latest"):
+        assert_same_checkpoint(tmp_path / "whole" / NETWORK / name, folder / name)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are found in /proc")
+def test_two_processes_one_of_them_killed(tiny_dataset, tmp_path):
+    """The launcher starts both again, and --checkpoint=auto goes on where they were."""
+    run(tiny_dataset, tmp_path / "whole", processes=2, **RESUMABLE)
+    process = start(tiny_dataset, tmp_path / "killed", processes=2, restarts=1, **RESUMABLE)
+    wait_for(process, r"\[Pass 0, train batch 3\]")
+    os.kill(children(process.pid)[1], signal.SIGKILL)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert "resumed from" in output
+    assert_same_checkpoint(tmp_path / "whole" / NETWORK / "latest", tmp_path / "killed" / NETWORK / "latest")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_told_to_stop(tiny_dataset, tmp_path, number, code):
+    process = start(tiny_dataset, tmp_path, num_epochs=1000, validate=False)
+    wait_for(process, r"\[Pass 0, train batch 1\]")
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == code, output
+    assert "Traceback" not in output
+    last = [tuple(map(int, step)) for step in re.findall(r"\[Pass (\d+), train batch (\d+)\]", output)][-1:]
+    state = read_state(tmp_path / NETWORK / "latest")
+    if last:  # the step printed last is the last one done
+        assert state["training"]["step"] == last[0][0] * 3 + last[0][1] + 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are found in /proc")
+def test_two_processes_told_to_stop(tiny_dataset, tmp_path):
+    """The launcher passes the signal on; both stop after the same step, and what they saved can be resumed."""
+    process = start(tiny_dataset, tmp_path, processes=2, num_epochs=1000, validate=False)
+    wait_for(process, r"\[Pass 0, train batch 1\]")
+    workers = children(process.pid)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    assert "train.py: error" not in output
+    state = read_state(find_checkpoint("auto", tmp_path / NETWORK))
+    assert len(state["position"].random) == 2
+    output = run(tiny_dataset, tmp_path, processes=2, checkpoint="auto", max_iter=state["training"]["step"] + 2)
+    assert "resumed from" in output
+
+
+def test_stopped_while_it_validates(monkeypatch, capsys, tiny_dataset, tmp_path):
+    """The validation is done again when the run is resumed, and nothing else is."""
+    train_here = InProcess(monkeypatch, capsys)
+    flags = {"num_epochs": 2, "test_batch_size": 2, "use_ema": True}
+    assert train_here(tiny_dataset, tmp_path / "whole", **flags).code == 0
+
+    from utils.metrics import Meter
+
+    add = Meter.add
+
+    def add_and_stop(self, loss, logits, labels, number=0):
+        add(self, loss, logits, labels, number)
+        if len(labels) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Meter, "add", add_and_stop)
+        result = train_here(tiny_dataset, tmp_path / "stopped", **flags)
+    assert result.code == 143
+    assert "End pass" not in result.out
+    result = train_here(tiny_dataset, tmp_path / "stopped", **flags, checkpoint="auto")
+    assert result.code == 0 and len(losses(result.out)) == 3
+    for name in ("0", "1", "best_model"):
+        assert_same_checkpoint(tmp_path / "whole" / NETWORK / name, tmp_path / "stopped" / NETWORK / name)
+
+
+def test_full_disk(monkeypatch, capsys, tiny_dataset, tmp_path):
+    """What cannot be saved is a warning; earlier checkpoints stay, and the next one is tried."""
+    train_here = InProcess(monkeypatch, capsys)
+    save_weights = checkpoint.save_weights
+    calls = []
+
+    def full_once(model, path, notes):
+        calls.append(path)
+        if len(calls) != 2:
+            return save_weights(model, path, notes)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        try:
+            save_weights(model, path, notes)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    monkeypatch.setattr(checkpoint, "save_weights", full_once)
+    result = train_here(tiny_dataset, tmp_path, num_epochs=3)
+    assert result.code == 0 and len(calls) == 3
+    (warning,) = result.err.splitlines()
+    assert "could not save" in warning and "earlier checkpoints are untouched" in warning
+    folder = tmp_path / NETWORK
+    assert (folder / "0").exists() and not (folder / "1").exists() and (folder / "2").exists()
+    assert read_state(folder / "latest")["position"].epoch == 3
+
+    calls.clear()
+    calls.append("the first save is the one that fails")
+    result = train_here(tiny_dataset, tmp_path, num_epochs=4, checkpoint="auto")
+    assert result.code == 1 and "the last checkpoint could not be written" in result.err
+    assert read_state(find_checkpoint("auto", folder))["position"].epoch == 3
+
+
+# ------------------------------------------------------------------------------- checkpoints without a training run
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A run's folder with the checkpoints step_1, step_2 and latest (= step_2)."""
+    model = models.build(NETWORK, class_dim=4)
+    with RunFolder(tmp_path / "run") as run_folder:
+        for step in (1, 2):
+            assert run_folder.save([f"step_{step}", "latest"], model, Position(8), {"step": step}, None, {})
+    return tmp_path / "run"
+
+
+def save_again(folder: Path) -> None:
+    with RunFolder(folder) as run_folder:
+        run_folder.save(["step_3", "latest"], models.build(NETWORK, class_dim=4), Position(8), {"step": 3}, None, {})
+
+
+@pytest.mark.parametrize("function", ["save_weights", "_sync", "_checksum", "_put_in_place"])
+@pytest.mark.parametrize("call", [1, 2])
+def test_killed_during_a_save(folder, monkeypatch, function, call):
+    """Wherever a save breaks off, a complete checkpoint is found, of this step or the one before."""
+    original = getattr(checkpoint, function)
+    calls = []
+
+    class Killed(BaseException):
+        """No handler of the program sees it, as none sees SIGKILL."""
+
+    def killing(*args):
+        calls.append(args)
+        if len(calls) == call:
+            raise Killed
+        return original(*args)
+
+    monkeypatch.setattr(checkpoint, function, killing)
+    try:
+        save_again(folder)
+    except Killed:
+        assert find_checkpoint("auto", folder) is not None
+        assert read_state(find_checkpoint("auto", folder))["training"]["step"] in (2, 3)
+    else:
+        assert function == "save_weights"  # it is called once only
+    monkeypatch.undo()
+    save_again(folder)
+    assert read_state(folder / "latest")["training"]["step"] == 3
+    assert not list(folder.glob(".*/")), "left behind"
+
+
+def test_killed_between_the_renames(folder, monkeypatch):
+    rename = Path.rename
+
+    class Killed(BaseException):
+        pass
+
+    def killing(self, target):
+        if self.name == ".latest.tmp":
+            raise Killed
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", killing)
+    with pytest.raises(Killed):
+        save_again(folder)
+    assert not (folder / "latest").exists()
+    assert read_state(find_checkpoint("auto", folder))["training"]["step"] == 3
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "missing"])
+@pytest.mark.parametrize("name", ["weights.safetensors", "state.pt", "manifest.json"])
+def test_a_damaged_checkpoint_is_passed_over(folder, capsys, damage, name):
+    shutil.rmtree(folder / "latest")
+    path = folder / "step_2" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(content[:-9] if damage == "cut" else content)
+    assert find_checkpoint("auto", folder) == folder / "step_1"
+    if not (name == "manifest.json" and damage == "missing"):  # without one it never was a checkpoint
+        assert "step_2" in capsys.readouterr().err
+    if (folder / "step_2" / "manifest.json").exists():
+        with pytest.raises(UserError, match="step_2"):
+            find_checkpoint(str(folder / "step_2"), folder)
+
+
+def test_a_hostile_state_runs_no_code(folder, tmp_path):
+    class Code:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    torch.save({"position": Code()}, folder / "latest" / "state.pt")
+    with pytest.raises(UserError, match=r"state\.pt cannot be read"):
+        read_state(folder / "latest")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_old_checkpoints_are_deleted(tmp_path):
+    model = models.build(NETWORK, class_dim=4)
+    with RunFolder(tmp_path, keep=2) as run_folder:
+        for epoch in range(12):
+            run_folder.save([str(epoch), "latest"], model, Position(8), {"step": epoch}, None, {})
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"10", "11", "latest"}
