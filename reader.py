@@ -37,7 +37,8 @@ import cv2
 import numpy as np
 import torch
 
-from utils.augment import ImageOperation, image_operations, mix
+from utils import augment
+from utils.augment import ImageOperation
 from utils.crops import MultiCropTransform
 from utils.decode import (
     Jpeg,
@@ -706,8 +707,8 @@ class DaliLoader(Loader):
                 f"--interpolation {transform.interpolation} cannot be had with --use_dali: take 0, 1, 2 or 4"
             )
         if getattr(transform, "operations", ()):
-            names = ", ".join(type(operation).__name__ for operation in transform.operations)
-            raise FlagError(f"--use_dali cannot augment single images ({names}): leave out their flags, or --use_dali")
+            flags = ", ".join(f"--{augment.FLAGS[type(operation)]}" for operation in transform.operations)
+            raise FlagError(f"--use_dali has no augmentation of single images: leave out {flags}, or --use_dali")
         if type(self.images) is not ImageList:
             raise FlagError("--use_dali reads loose files, not tar shards: unpack them, or leave --use_dali out")
         self._random = ImageRandom(self.seed)
@@ -842,7 +843,20 @@ def train_transform(args: Namespace) -> TrainTransform:
         args.lower_ratio,
         args.upper_ratio,
         args.interpolation,
-        image_operations(args),
+        augment.image_operations(args),
+    )
+
+
+def training_images(args: Namespace) -> ImageList:
+    """The training list, followed by that of --unlabeled_list if there is one."""
+    images = open_dataset(args.data_dir, "train", args.class_dim)
+    if not args.unlabeled_list:
+        return images
+    unlabeled = ImageList.find(os.path.join(args.data_dir, args.unlabeled_list))
+    # Its paths are relative to --data_dir, those of the training list may be to a folder in it.
+    prefix = os.path.relpath(args.data_dir, images.root)
+    return images.with_unlabeled(
+        os.path.normpath(os.path.join(prefix, unlabeled.name(index))) for index in range(len(unlabeled))
     )
 
 
@@ -854,7 +868,7 @@ def _pipeline(args: Namespace) -> type[Loader]:
 def train_loader(args: Namespace, seed: int, rank: int = 0, world_size: int = 1, pin_memory: bool = False) -> Loader:
     """The training loader that train.py's flags ask for."""
     return _pipeline(args)(
-        open_dataset(args.data_dir, "train", args.class_dim),
+        training_images(args),
         train_transform(args),
         share_of_batch("batch_size", args.batch_size, world_size),
         training=True,
@@ -926,7 +940,9 @@ def show(args: Namespace) -> None:
     batch = next(loader.epoch(0))
     inputs = normalize(batch.images, args.image_mean, args.image_std)
     alphas = args.use_mixup * args.mixup_alpha, args.use_cutmix * args.cutmix_alpha
-    inputs, targets = mix(inputs, batch.labels.to(inputs.device), *alphas, np.random.default_rng(args.random_seed or 0))
+    inputs, targets = augment.mix(
+        inputs, batch.labels.to(inputs.device), *alphas, np.random.default_rng(args.random_seed or 0)
+    )
     mean, std = (
         torch.tensor(values, device=inputs.device).view(3, 1, 1) for values in (args.image_mean, args.image_std)
     )

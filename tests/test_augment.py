@@ -450,6 +450,8 @@ def test_flags_choose_operations_and_their_order():
         HideAndSeek(FILL),
         GridMask(FILL),
     )
+    for operation in image_operations(parse("train", flags.split())):
+        assert f"--{augment.FLAGS[type(operation)]} " in flags
     (jitter,) = image_operations(parse("train", ["--color_jitter", "0.1", "0.2", "0.3", "0.05"]))
     assert jitter == ColorJitter(0.1, 0.2, 0.3, 0.05)
     for bad in (["0.1", "0.2"], ["0.1", "0.2", "0.3", "0.6"]):

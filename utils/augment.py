@@ -406,6 +406,19 @@ class GridMask:
         return rgb
 
 
+# The flag that asks for an operation.
+FLAGS: dict[type, str] = {
+    RandomRotation: "random_rotation",
+    ColorJitter: "color_jitter",
+    AutoAugment: "use_aa",
+    RandAugment: "use_ra",
+    Cutout: "use_cutout",
+    RandomErasing: "random_erasing",
+    HideAndSeek: "use_hide_and_seek",
+    GridMask: "use_gridmask",
+}
+
+
 def image_operations(args: Namespace) -> tuple[ImageOperation, ...]:
     """The operations that train.py's flags ask for, in the order in which they are applied: rotation, colours,
     policies, masks. Masks are filled with the mean colour, which is 0 after normalisation."""
