@@ -9,17 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import batch_norm, conv2d, relu
+from models.layers import batch_norm, conv2d, fan_out_normal_, relu
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
     conv = conv2d(in_channels, out_channels, kernel_size, stride, init=fan_out_normal_)
     return nn.Sequential(conv, batch_norm(out_channels), relu())
-
-
-def fan_out_normal_(weight: Tensor) -> Tensor:
-    """Normal(0, sqrt(2 / (kh kw out_channels))), the initializer of all the convolutions."""
-    return nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
 
 
 class BasicBlock(nn.Module):

@@ -8,11 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.layers import DropPath, batch_norm, conv2d, linear, relu
-
-
-def trunc_normal_(weight: Tensor) -> Tensor:
-    """Normal(0, 0.02), cut off at 2, the initializer of all the weights."""
-    return nn.init.trunc_normal_(weight, std=0.02)
+from models.transformer import drop_path_rates, trunc_normal_
 
 
 class PartialConv(nn.Module):
@@ -91,13 +87,13 @@ class FasterNet(nn.Module):
     ) -> None:
         super().__init__()
         self.patch_embed = PatchMerging(3, channels, 4)
-        drop_paths = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").split(tuple(depths))
+        rates = iter(drop_path_rates(drop_path_rate, sum(depths)))
         self.stages = nn.Sequential()
-        for number, stage_drop_paths in enumerate(drop_paths):
+        for number, depth in enumerate(depths):
             if number > 0:
                 self.stages.append(PatchMerging(channels, 2 * channels, 2))
                 channels *= 2
-            self.stages.append(Stage(channels, activation, stage_drop_paths.tolist()))
+            self.stages.append(Stage(channels, activation, [next(rates) for _ in range(depth)]))
         self.avgpool_pre_head = nn.Sequential(
             nn.AdaptiveAvgPool2d(1), conv2d(channels, 1280, 1, init=trunc_normal_), activation()
         )

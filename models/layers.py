@@ -174,6 +174,16 @@ def he_uniform_(weight: Tensor) -> Tensor:
     return nn.init.kaiming_uniform_(weight, nonlinearity="relu")
 
 
+def fan_out_normal_(weight: Tensor) -> Tensor:
+    """Normal(0, sqrt(2 / (kh kw out_channels))), the usual one outside the zoo; groups do not count."""
+    return nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
+
+
+def small_normal_(weight: Tensor) -> Tensor:
+    """Normal(0, 0.01), for linear layers."""
+    return nn.init.normal_(weight, 0.0, 0.01)
+
+
 def uniform_fan_in_(weight: Tensor) -> Tensor:
     """Uniform(+-1 / sqrt(fan_in)), the usual one of the zoo's linear layers."""
     bound = 1.0 / math.sqrt(math.prod(weight.shape[1:]))

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import UPSCALE_IN_TRAIN, Dropout, batch_norm, conv2d, linear, make_divisible
+from models.layers import (
+    UPSCALE_IN_TRAIN,
+    Dropout,
+    batch_norm,
+    conv2d,
+    fan_out_normal_,
+    linear,
+    make_divisible,
+    small_normal_,
+)
 
 
 class Early(NamedTuple):
@@ -70,16 +79,6 @@ class Activations(NamedTuple):
 
 
 EVERYWHERE = Activations(True, (1.0, 1.0), (0.0, 0.0))
-
-
-def fan_out_normal_(weight: Tensor) -> Tensor:
-    """Normal(0, sqrt(2 / (kh kw out_channels))), the initializer of all the convolutions."""
-    return nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
-
-
-def small_normal_(weight: Tensor) -> Tensor:
-    """Normal(0, 0.01), the initializer of all the linear layers."""
-    return nn.init.normal_(weight, 0.0, 0.01)
 
 
 class GroupConv(nn.Module):

@@ -7,7 +7,17 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from models.layers import UPSCALE_IN_TRAIN, Dropout, batch_norm, conv2d, global_average, linear, make_divisible
+from models.layers import (
+    UPSCALE_IN_TRAIN,
+    Dropout,
+    batch_norm,
+    conv2d,
+    fan_out_normal_,
+    global_average,
+    linear,
+    make_divisible,
+    small_normal_,
+)
 
 
 class Stage(NamedTuple):
@@ -37,16 +47,6 @@ def conv_bn(
     """A convolution, batch-norm and, if `clip`, ReLU6."""
     conv = conv2d(in_channels, out_channels, kernel_size, stride, groups=groups, init=fan_out_normal_)
     return [conv, batch_norm(out_channels), *([nn.ReLU6(inplace=True)] if clip else [])]
-
-
-def fan_out_normal_(weight: Tensor) -> Tensor:
-    """Normal(0, sqrt(2 / (kh kw out_channels))), the initializer of all the convolutions."""
-    return nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
-
-
-def small_normal_(weight: Tensor) -> Tensor:
-    """Normal(0, 0.01), the initializer of the classifier."""
-    return nn.init.normal_(weight, 0.0, 0.01)
 
 
 class SandGlass(nn.Module):

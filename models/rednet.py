@@ -7,14 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import ConvBNAct, batch_norm, conv2d, global_average, linear, relu
+from models.layers import ConvBNAct, batch_norm, conv2d, fan_out_normal_, global_average, linear, relu
 
 GROUP_CHANNELS = 16
-
-
-def fan_out_normal_(weight: Tensor) -> Tensor:
-    """Normal(0, sqrt(2 / (kh kw out_channels))), the initializer of all the convolutions."""
-    return nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
 
 
 class Involution(nn.Module):

@@ -1,7 +1,8 @@
 """ACNet: a ResNet trained with asymmetric convolutions, deployed without (Ding et al., arXiv:1908.03930).
 
 In training, a k x k convolution is the sum of k x k, k x 1 and 1 x k ones, each with its batch-norm. All of it is
-linear in evaluation, so `layers.fuse` turns it into a single k x k convolution with bias: the form that `deploy=True` builds.
+linear in evaluation, so `fuse` of models.layers turns it into a single k x k convolution with bias: the form that
+`deploy=True` builds.
 """
 
 from __future__ import annotations

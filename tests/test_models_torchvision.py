@@ -16,6 +16,9 @@ PAIRS = (
     ("DenseNet201", "densenet201", {}),
     ("EfficientNetB0", "efficientnet_b0", {"padding_type": "DYNAMIC"}),
     ("EfficientNetB5", "efficientnet_b5", {"padding_type": "DYNAMIC"}),
+    ("RegNetX_800MF", "regnet_x_800mf", {}),
+    ("RegNetX_1600MF", "regnet_x_1_6gf", {}),
+    ("RegNetX_8GF", "regnet_x_8gf", {}),
     ("ResNet50", "resnet50", {}),
     ("ResNet101", "resnet101", {}),
     ("ResNet152", "resnet152", {}),
@@ -92,3 +95,13 @@ def test_inception_v3_differs_from_torchvisions_in_epsilon_and_dropout_only():
         if isinstance(layer, nn.BatchNorm2d):
             layer.eps = 1e-3
     assert error_of_logits(ours, theirs, 96) < 1e-5
+
+
+def test_efficientnet_v2_differs_from_torchvisions_in_padding_only():
+    theirs = torchvision_network("efficientnet_v2_s")
+    ours = models.EfficientNetV2_S().eval()
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert error_of_logits(ours, theirs, 64) > 1e-3
+    # With 65, 33, 17, 9 and 5 positions both pad alike.
+    assert error_of_logits(ours, theirs, 65) < 1e-5
