@@ -184,7 +184,7 @@ train() {
 }
 
 bench() {
-    local file
+    local file status=0
     if [ $# -gt 0 ]; then
         file=benchmarks/$1.py
         [ -f "$file" ] || fail "bench: there is no $file" 2
@@ -192,8 +192,9 @@ bench() {
         exec "$python" "$file" "$@"
     fi
     for file in benchmarks/*.py; do
-        show "$python" "$file"
+        show "$python" "$file" || status=1
     done
+    return "$status"
 }
 
 command=${1:-}
