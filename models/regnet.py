@@ -47,7 +47,7 @@ class Block(nn.Module):
 
 
 class RegNet(nn.Module):
-    """RegNetX; the module paths are torchvision's.
+    """RegNetX; the module paths are torchvision's, whose network of 400 MF ends with 400 channels instead of 384.
 
     Args:
         depths: blocks of each stage.
