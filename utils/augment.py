@@ -2,8 +2,8 @@
 
 An operation on a single image is called with uint8 (height, width, 3), RGB, and a generator, and returns the same
 kind of image. Images are small by then (the network's input size). Everything is done with tables and OpenCV on uint8,
-and draws from the generator it is given; torchvision's operations, on Pillow images, take two to eight times as long and
-draw from PyTorch's global generator. The definitions are the published ones; where torchvision has an operation,
+and draws from the generator it is given; torchvision's operations, on Pillow images, take two to eight times as long
+and draw from PyTorch's global generator. The definitions are the published ones; where torchvision has an operation,
 tests/test_augment.py compares the pixels.
 """
 

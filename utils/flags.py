@@ -278,7 +278,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "teacher alone (SSLD).", choices=("soft", "js")),
         Flag("distill_temperature", positive, 1.0, T, "soft: temperature on both sides."),
         Flag("distill_weight", fraction, 0.5, T, "soft: share of the teacher's loss; the hard labels have the rest."),
-        Flag("unlabeled_list", str, None, T,
+        Flag("unlabeled_list", str, None, TR,
              "js: a second list of images, relative to --data_dir, whose labels (if any) are ignored."),
     ),
     "Measuring and debugging": (
