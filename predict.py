@@ -68,10 +68,10 @@ def choose_device(args: argparse.Namespace) -> torch.device:
     Raises:
         FlagError: a GPU was asked for that is not there.
     """
-    count = torch.cuda.device_count() if args.gpu_id >= 0 else 0
-    if args.gpu_id >= count:
-        if "gpu_id" in args.given and args.gpu_id >= 0:
-            raise FlagError(f"--gpu_id {args.gpu_id}: there are {count} usable GPUs here; give --gpu_id=-1 for the CPU")
+    count = torch.cuda.device_count()
+    if args.gpu_id >= count and "gpu_id" in args.given:
+        raise FlagError(f"--gpu_id {args.gpu_id}: there are {count} usable GPUs here; give --gpu_id=-1 for the CPU")
+    if not 0 <= args.gpu_id < count:
         return torch.device("cpu")
     device = torch.device("cuda", args.gpu_id)
     share = args.gpu_mem * 2**20 / torch.cuda.get_device_properties(device).total_memory

@@ -137,7 +137,7 @@ class _Fusion:
         convolution = _Convolution(*last.args)
         with self.graph.inserting_before(last):
             sum_arguments = (*self.arguments(convolution), "add", 1.0, "relu" if relu else None, [], None)
-            if self.is_spent(other, node):
+            if self.is_spent(other, last, node):
                 fused = self.graph.call_function(
                     mkldnn._convolution_pointwise_.binary, (other, convolution.images, *sum_arguments)
                 )
@@ -147,15 +147,15 @@ class _Fusion:
                 )
         self.replace(fused, [last, node, follower] if relu else [last, node])
 
-    def is_spent(self, value: fx.Node, user: fx.Node) -> bool:
-        """Whether the memory of `value` may be written to by `user`: nothing else will read it, nor shares it."""
+    def is_spent(self, value: fx.Node, convolution: fx.Node, addition: fx.Node) -> bool:
+        """Whether the sum may be put into the memory of `value`: nobody else reads it from `convolution` on."""
         in_place = mkldnn._convolution_pointwise_.binary
         if value.op != "call_function" or (value.target is not in_place and _may_alias(value)):
             return False
         return all(
-            other is user
-            or (self.order[other] < self.order[user] and (other.target is in_place or not _may_alias(other)))
-            for other in value.users
+            self.order[user] < self.order[convolution] and (user.target is in_place or not _may_alias(user))
+            for user in value.users
+            if user is not addition
         )
 
     def arguments(self, convolution: _Convolution) -> tuple[Any, ...]:

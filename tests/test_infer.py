@@ -1,0 +1,261 @@
+"""infer.py: what it says of images, and in which form."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import infer
+import models
+from reader import EvalTransform, normalize
+from utils.classmap import read_class_names
+from utils.decode import read_image
+from utils.errors import FlagError, UserError
+from utils.features import FeatureFile
+from utils.predictions import ResultFile, top_predictions
+
+REPOSITORY = Path(__file__).parents[1]
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+NAMES = ["blue", "green", "grey", "red"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Weights of a MobileNetV1_x0_25 for four classes, whose answers differ from image to image."""
+    torch.manual_seed(0)
+    model = models.build("MobileNetV1_x0_25", class_dim=4).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.5
+    with torch.no_grad():
+        model(torch.randn(16, 3, 32, 32))
+        model.fc.weight.mul_(20)
+    path = tmp_path_factory.mktemp("weights") / "weights.pth"
+    torch.save(model.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def run(weights, tiny_dataset, tmp_path, monkeypatch, capsys):
+    """Calls infer.py with flags, in an empty folder; returns its lines."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_infer(*flags: str) -> list[str]:
+        command = ["infer.py", "--model=MobileNetV1_x0_25", "--class_dim=4", "--image_shape=3,32,32"]
+        command += ["--resize_short_size=36", f"--pretrained_model={weights}", "--use_gpu=False"]
+        command += [f"--class_map_path={tiny_dataset}/label_names.txt"]
+        monkeypatch.setattr(sys, "argv", [*command, *flags])
+        infer.main()
+        return capsys.readouterr().out.splitlines()
+
+    return run_infer
+
+
+def expected(weights, path) -> torch.Tensor:
+    """Probabilities of an image, step by step."""
+    model = models.build("MobileNetV1_x0_25", class_dim=4).eval()
+    model.load_state_dict(torch.load(weights, weights_only=True))
+    pixels = EvalTransform((32, 32), 36, 1)(read_image(str(path)))
+    with torch.no_grad():
+        return model(normalize(torch.from_numpy(pixels.copy())[None], MEAN, STD)).softmax(1)[0]
+
+
+def results(lines: list[str]) -> dict[str, dict]:
+    """Results by image, of the lines that are such."""
+    found = {}
+    for line in lines:
+        name, tab, text = line.partition("\t")
+        if tab:
+            found[name] = json.loads(text)
+    return found
+
+
+def test_a_single_image(run, weights, tiny_dataset):
+    image = tiny_dataset / "val/red/01.jpg"
+    found = results(run(f"--image_path={image}", "--topk=4"))
+    assert list(found) == ["01.jpg"]
+    answer = found["01.jpg"]
+    assert list(answer) == ["score", "class", "class_name"]
+    probabilities = expected(weights, image)
+    order = probabilities.argsort(descending=True)
+    assert answer["class"] == order.tolist()
+    assert answer["class_name"] == [NAMES[number] for number in answer["class"]]
+    assert answer["score"] == pytest.approx(probabilities[order].tolist(), abs=1e-6)
+
+
+def test_a_folder(run, weights, tiny_dataset, tmp_path):
+    lines = run(f"--data_dir={tiny_dataset}/val", "--batch_size=3", "--reader_thread=2")
+    found = results(lines)
+    images = sorted(str(path.relative_to(tiny_dataset / "val")) for path in tiny_dataset.glob("val/*/*.jpg"))
+    assert list(found) == images
+    for name, answer in found.items():
+        probabilities = expected(weights, tiny_dataset / "val" / name)
+        assert answer["class"] == [int(probabilities.argmax())]
+        assert answer["score"] == pytest.approx([probabilities.max().item()], abs=1e-6)
+    # The file has the same lines, and nothing else.
+    assert (tmp_path / "test_res.json").read_text().splitlines() == [line for line in lines if "\t" in line]
+
+
+def test_lists_and_patterns(run, tiny_dataset, tmp_path):
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{tiny_dataset}/val/red/00.jpg 3\n\n{tiny_dataset}/val/blue/01.jpg\n")
+    assert list(results(run(f"--image_path={listed}"))) == [
+        f"{tiny_dataset}/val/red/00.jpg",
+        f"{tiny_dataset}/val/blue/01.jpg",
+    ]
+    assert len(results(run(f"--image_path={tiny_dataset}/val/*/0[01].jpg"))) == 8
+
+
+def test_without_a_class_map_of_another_number_of_classes(run, weights, tiny_dataset, monkeypatch, capsys):
+    command = ["infer.py", "--model=MobileNetV1_x0_25", "--class_dim=4", "--image_shape=3,32,32"]
+    command += [f"--pretrained_model={weights}", "--use_gpu=0", f"--image_path={tiny_dataset}/val/red/01.jpg"]
+    monkeypatch.setattr(sys, "argv", command)
+    infer.main()
+    (answer,) = results(capsys.readouterr().out.splitlines()).values()
+    assert answer["class_name"] == [str(number) for number in answer["class"]]
+
+
+def test_features(run, weights, tiny_dataset, tmp_path):
+    run(f"--data_dir={tiny_dataset}/val", "--batch_size=5", "--features_path=out/features.npy")
+    features = np.load(tmp_path / "out/features.npy")
+    names = (tmp_path / "out/features.txt").read_text().splitlines()
+    assert features.shape == (16, 256) and features.dtype == np.float32
+    assert len(set(names)) == 16
+    model = models.build("MobileNetV1_x0_25", class_dim=4).eval()
+    model.load_state_dict(torch.load(weights, weights_only=True))
+    with torch.no_grad():
+        probabilities = model.fc(torch.from_numpy(features)).softmax(1)
+    for row, name in zip(probabilities, names, strict=True):
+        assert torch.allclose(row, expected(weights, tiny_dataset / "val" / name), atol=1e-6)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["features.npy", "features.txt"]
+
+
+def test_features_of_many_rows(tmp_path):
+    with FeatureFile(str(tmp_path / "f.npy")) as file:
+        for start in range(0, 3000, 7):
+            count = min(7, 3000 - start)
+            rows = torch.arange(start, start + count)[:, None].expand(count, 3).float()
+            file.write(rows, [str(number) for number in range(start, start + count)])
+    features = np.load(tmp_path / "f.npy")
+    assert features.shape == (3000, 3)
+    assert (features == np.arange(3000)[:, None]).all()
+    assert (tmp_path / "f.txt").read_text().split() == [str(number) for number in range(3000)]
+
+
+def test_interrupted_features_leave_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), FeatureFile(str(tmp_path / "f.npy")) as file:
+        file.write(torch.zeros(2, 3), ["a", "b"])
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_resume(run, tiny_dataset, tmp_path):
+    folder = f"--data_dir={tiny_dataset}/val"
+    run(folder)
+    whole = (tmp_path / "test_res.json").read_text()
+    # A run that was killed in the middle of its sixth line.
+    lines = whole.splitlines(keepends=True)
+    (tmp_path / "test_res.json").write_text("".join(lines[:5]) + lines[5][:20])
+    assert len(results(run(folder, "--resume=True"))) == 11
+    assert (tmp_path / "test_res.json").read_text() == whole
+    assert results(run(folder, "--resume=True")) == {}
+    assert (tmp_path / "test_res.json").read_text() == whole
+
+
+def test_resume_refuses_other_files(tmp_path):
+    (tmp_path / "notes.txt").write_text("something dear to its owner\n")
+    with pytest.raises(UserError, match="not a file of results"):
+        ResultFile(str(tmp_path / "notes.txt"), resume=True)
+    assert (tmp_path / "notes.txt").read_text() == "something dear to its owner\n"
+
+
+def test_unreadable_images_are_left_out_and_reported(run, tiny_dataset, tmp_path, capsys):
+    folder = tmp_path / "images"
+    shutil.copytree(tiny_dataset / "val/red", folder)
+    (folder / "empty.jpg").touch()
+    (folder / "text.png").write_text("not an image")
+    assert sorted(results(run(f"--data_dir={folder}"))) == ["00.jpg", "01.jpg", "02.jpg", "03.jpg"]
+    for image in (folder / "empty.jpg", folder / "text.png", folder / "none.jpg"):
+        with pytest.raises(UserError, match=image.name):
+            run(f"--image_path={image}")
+
+
+def test_grey_and_transparent_images(run, tmp_path):
+    grey = np.full((40, 50), 120, np.uint8)
+    cv2.imwrite(str(tmp_path / "grey.png"), grey)
+    cv2.imwrite(str(tmp_path / "colour.png"), cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR))
+    cv2.imwrite(str(tmp_path / "alpha.png"), cv2.cvtColor(grey, cv2.COLOR_GRAY2BGRA))
+    found = results(run(f"--image_path={tmp_path}/*.png"))
+    assert len(found) == 3
+    assert len({json.dumps(answer) for answer in found.values()}) == 1
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--topk=5"], "--topk 5"),
+        (["--class_map_path=nowhere.txt"], "nowhere.txt"),
+        (["--data_dir=nowhere"], "nowhere"),
+        (["--features_path=features.txt"], "npy"),
+        (["--image_path=*.jpg"], "no file matches"),
+    ],
+)
+def test_bad_flags(run, flags, message):
+    with pytest.raises(UserError) as error:
+        run(*flags)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_error_is_one_line_and_an_exit_code(tmp_path):
+    command = [sys.executable, str(REPOSITORY / "infer.py"), "--model=ResNet51", "--pretrained_model=x"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert run.stderr.count("\n") == 1
+    assert "ResNet50" in run.stderr
+
+
+# -------------------------------------------------------------------------------------------------- class names
+
+
+def test_readable_labels_are_those_of_imagenet():
+    names = read_class_names(str(REPOSITORY / "utils/tools/readable_label.txt"), 1000)
+    assert len(set(names)) == 1000
+    some = {0: "tench, Tinca tinca", 1: "goldfish, Carassius auratus", 207: "golden retriever", 281: "tabby, tabby cat"}
+    some |= {134: "crane bird", 517: "crane", 638: "maillot", 639: "maillot, tank suit", 963: "pizza, pizza pie"}
+    some |= {657: "missile", 744: "projectile, missile", 999: "toilet tissue, toilet paper, bathroom tissue"}
+    assert {number: names[number] for number in some} == some
+
+
+def test_class_maps(tmp_path):
+    path = tmp_path / "map.txt"
+    path.write_text("1 red deer\n0 fox\n\n2 owl\n")
+    assert read_class_names(str(path), 3) == ["fox", "red deer", "owl"]
+    assert read_class_names(str(path), 2) == ["fox", "red deer"]
+    path.write_text("fox\nred deer\nowl\n")
+    assert read_class_names(str(path), 3) == ["fox", "red deer", "owl"]
+    with pytest.raises(UserError, match="none is class 3"):
+        read_class_names(str(path), 4)
+    path.write_text("0 fox\n0 owl\n")
+    with pytest.raises(UserError, match="line 2: class 0 has two names"):
+        read_class_names(str(path), 1)
+    path.write_bytes(b"0 f\xff\n")
+    with pytest.raises(UserError, match="UTF-8"):
+        read_class_names(str(path), 1)
+
+
+def test_names_are_written_as_they_are():
+    (prediction,) = top_predictions(torch.tensor([[0.0, 5.0]]), ["bär\u2028.jpg"], ["", "Ü\n"], 1)
+    assert prediction.line() == 'bär\u2028.jpg\t{"score": [0.99330717], "class": [1], "class_name": ["Ü\\n"]}'
+
+
+def test_a_flag_error_exits_with_2():
+    assert FlagError("x").exit_code == 2
