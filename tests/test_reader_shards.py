@@ -127,3 +127,8 @@ def test_what_is_no_tar_file_is_named(tmp_path):
     (tmp_path / "train.tar").write_bytes(b"no tar file" * 100)
     with pytest.raises(UserError, match=r"train\.tar: not a whole tar file"):
         open_dataset(str(tmp_path), "train", 4)
+
+
+def test_a_second_list_is_refused(folder):
+    with pytest.raises(UserError, match="--unlabeled_list"):
+        open_dataset(str(folder / "shards"), "train", 4).with_unlabeled(["a.jpg"])

@@ -270,6 +270,13 @@ class ImageList:
         """The images whose `name` is not among `names`, without labels."""
         return self.from_paths((name for name in map(self.name, range(len(self))) if name not in names), root=self.root)
 
+    def with_unlabeled(self, paths: Iterable[str]) -> ImageList:
+        """These images followed by others, `paths` relative to `root`, whose label is -1."""
+        others = self.from_paths(paths)._arrays
+        others["starts"] = others["starts"] + len(self._arrays["text"])
+        joined = {name: np.concatenate((array, others[name])) for name, array in self._arrays.items()}
+        return ImageList(**joined, root=self.root, class_names=self.class_names)
+
     def __len__(self) -> int:
         return len(self._arrays["starts"])
 
@@ -356,6 +363,9 @@ class TarShards(ImageList):
         shards = rng.permutation(len(self.shards))
         order = np.concatenate([np.arange(borders[shard], borders[shard + 1]) for shard in shards])
         return order[np.argsort(np.arange(len(order)) + rng.uniform(0, self.WINDOW, len(order)))]
+
+    def with_unlabeled(self, paths: Iterable[str]) -> ImageList:
+        raise UserError("--unlabeled_list goes with loose files, not with tar shards: unpack them, or leave it out")
 
     def read(self, index: int) -> bytes:
         shard = self.shards[int(np.searchsorted(self._arrays["borders"], index, side="right")) - 1]
