@@ -155,7 +155,7 @@ def test_pretrained_weights_of_other_classes(train_here, tiny_dataset, tmp_path)
         ({"resize_short_size": 16}, 2, "--resize_short_size"),
         ({"step_epochs": "30,20"}, 2, "--step_epochs"),
         ({"use_distill": True}, 2, "--teacher_model"),
-        ({"unlabeled_list": "x"}, 2, "--use_distill"),
+        ({"unlabeled_list": "x.txt"}, 2, "--use_distill"),
         ({"finetune_exclude_pretrained_params": "fc"}, 2, "--pretrained_model"),
         ({"bach_size": 16}, 2, "--batch_size"),
         ({"lr": "fast"}, 2, "--lr"),
@@ -278,3 +278,25 @@ def test_resuming_in_this_process_changes_nothing(train_here, tiny_dataset, tmp_
     for name in ("0", "1", "latest", "best_model"):
         assert_same_checkpoint(whole / name, parts / name)
     assert (whole / "curves.json").read_text() == (parts / "curves.json").read_text()
+
+
+# ------------------------------------------------------------------------------------------------------ distillation
+
+
+@pytest.mark.parametrize("loss", ["soft", "js"])
+def test_distillation_from_itself(train_here, tiny_dataset, tmp_path, loss):
+    """A student beside its teacher; js takes images without labels, and is at most log 2."""
+    torch.manual_seed(0)
+    torch.save(models.build(NETWORK, class_dim=4).state_dict(), tmp_path / "teacher.pth")
+    unlabeled = [line.split()[0] for line in (tiny_dataset / "val_list.txt").read_text().splitlines()]
+    (tmp_path / "extra.txt").write_text("\n".join(unlabeled))
+    flags = {"is_distill": True, "teacher_model": NETWORK, "teacher_pretrained_model": tmp_path / "teacher.pth"}
+    if loss == "js":
+        flags["unlabeled_list"] = tmp_path / "extra.txt"
+    result = train_here(tiny_dataset, tmp_path, **flags, distill_loss=loss, num_epochs=2)
+    assert result.code == 0
+    steps = losses(result.out)
+    assert len(steps) == (8 if loss == "js" else 6)  # 48 images, and 16 without labels
+    assert all(np.isfinite(steps))
+    if loss == "js":
+        assert max(steps) < np.log(2)  # the largest divergence there is

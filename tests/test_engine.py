@@ -1,0 +1,236 @@
+"""One training step: precision, accumulation, memory, distillation; and that nothing in it waits for the device."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import models
+from utils.ema import ExponentialMovingAverage
+from utils.engine import Distillation, TrainStep
+from utils.loss import Targets, jensen_shannon_loss, soft_label_loss
+from utils.memory import checkpoint_activations
+from utils.metrics import Meter, total
+from utils.optimizer import RMSProp, Schedule, build_optimizer
+
+SCHEDULE = Schedule("default_decay", lr=0.05, steps_per_epoch=10, num_epochs=1)
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+
+
+def batch(seed: int = 0, count: int = 8, classes: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(count, 3, 32, 32, generator=generator)
+    return images, torch.randint(classes, (count,), generator=generator)
+
+
+def network(name: str = "ResNet18", seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return models.build(name, class_dim=5)
+
+
+def make_step(model: nn.Module, strategy: str = "default_decay", **options) -> TrainStep:
+    return TrainStep(model, build_optimizer(model, strategy, 0.05, 1e-4), SCHEDULE, **options)
+
+
+def assert_same(one: nn.Module, other: nn.Module, **tolerance) -> None:
+    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        torch.testing.assert_close(
+            a, b, **(tolerance or {"rtol": 0, "atol": 0}), msg=lambda m, name=name: f"{name}: {m}"
+        )
+
+
+# ---------------------------------------------------------------------------------------------------- accumulation
+
+
+@pytest.mark.parametrize("steps", [2, 3])  # 8 images in parts of 4, and in parts of 3, 3 and 2
+def test_accumulation_is_the_whole_batch(steps):
+    """With batch-norm in evaluation mode, whose statistics a part of a batch cannot know."""
+    whole = network().double().eval()
+    parts = copy.deepcopy(whole)
+    images, labels = batch()
+    targets = Targets(labels, labels.flip(0), 0.7)
+    loss, logits = make_step(whole, smoothing=0.1)(images.double(), targets)
+    loss_of_parts, logits_of_parts = make_step(parts, smoothing=0.1, accumulate_steps=steps)(images.double(), targets)
+    torch.testing.assert_close(loss_of_parts, loss)
+    torch.testing.assert_close(logits_of_parts, logits)
+    assert_same(whole, parts, rtol=1e-9, atol=1e-12)
+
+
+# ----------------------------------------------------------------------------------------------------- loss scaling
+
+
+def test_rmsprop_leaves_out_steps_with_infinite_gradients():
+    """Told by GradScaler as a fused optimizer is: a bad step changes nothing, a good one is the unscaled one."""
+    torch.manual_seed(0)
+    start = torch.randn(7)
+    scaled, plain = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    optimizers = [RMSProp([p], lr=0.1, epsilon=0.001, weight_decay=0.01) for p in (scaled, plain)]
+    for step in range(4):
+        gradient = torch.randn(7)
+        bad = step in (0, 2)
+        optimizers[0].grad_scale, optimizers[0].found_inf = torch.tensor([64.0]), torch.tensor([float(bad)])
+        scaled.grad = gradient * 64
+        if bad:
+            scaled.grad[3] = torch.inf
+        optimizers[0].step()
+        if not bad:
+            plain.grad = gradient
+            optimizers[1].step()
+        torch.testing.assert_close(scaled, plain)
+    assert torch.isfinite(scaled).all()
+
+
+@pytest.mark.parametrize("strategy", ["default_decay", "exponential_decay_warmup", "adam_decay"])
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_float16_skips_a_step_that_overflows(strategy, dynamic):
+    """The network, the optimizer and, if it is dynamic, the scale afterwards."""
+    model = network("MobileNetV1_x0_25")
+    step = make_step(model, strategy, amp_dtype=torch.float16, loss_scale=2.0**40, dynamic_loss_scaling=dynamic)
+    parameters = [p.detach().clone() for p in model.parameters()]
+    step(batch()[0], Targets(batch()[1]))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), parameters, strict=True))
+    assert step.scaler.get_scale() == (2.0**39 if dynamic else 2.0**40)
+    step.scaler.update(1024.0)
+    step.fixed_scale = 1024.0
+    step(batch()[0], Targets(batch()[1]))
+    assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in model.parameters())
+    assert not all(torch.equal(a, b) for a, b in zip(model.parameters(), parameters, strict=True))
+
+
+def test_bfloat16_keeps_float32_masters():
+    model, reference = network(), network()
+    images, labels = batch()
+    loss, _ = make_step(model, amp_dtype=torch.bfloat16)(images, Targets(labels))
+    expected, _ = make_step(reference)(images, Targets(labels))
+    assert loss.dtype == torch.float32
+    assert loss != expected
+    torch.testing.assert_close(loss, expected, rtol=0.05, atol=0.05)
+    assert all(tensor.dtype != torch.bfloat16 for tensor in model.state_dict().values())
+
+
+# ---------------------------------------------------------------------------------------------------------- memory
+
+
+@pytest.mark.parametrize("name", ["ResNet18", "DenseNet121", "MobileNetV2_x0_25", "SE_ResNet18_vd"])
+def test_checkpointed_activations(name):
+    """The same losses, parameters and running statistics, with fewer bytes kept for the gradient."""
+    model = network(name).train()
+    saving = copy.deepcopy(model)
+    assert checkpoint_activations(saving) > 1
+    assert kept_bytes(copy.deepcopy(saving)) < 0.7 * kept_bytes(copy.deepcopy(model))
+    steps = make_step(model), make_step(saving)
+    for number in range(2):
+        images, labels = batch(number)
+        losses = []
+        for step in steps:
+            torch.manual_seed(number)  # of dropout
+            losses.append(step(images, Targets(labels))[0])
+        assert losses[0] == losses[1]
+    assert_same(model, saving)
+
+
+def kept_bytes(model: nn.Module) -> int:
+    """Bytes of the tensors that a forward pass keeps for the gradient, parameters aside."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
+    sizes: dict[int, int] = {}
+    alive = []
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)  # so that no address is used twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(batch()[0])
+    return sum(sizes.values())
+
+
+# ----------------------------------------------------------------------------------------------------- distillation
+
+
+def test_distillation_losses():
+    torch.manual_seed(0)
+    student, teacher = torch.randn(6, 5, dtype=torch.float64), torch.randn(6, 5, dtype=torch.float64)
+    p, q = student.softmax(1), teacher.softmax(1)
+    m = (p + q) / 2
+    js = ((p * (p / m).log()).sum(1) + (q * (q / m).log()).sum(1)).mean() / 2
+    torch.testing.assert_close(jensen_shannon_loss(student, teacher).double(), js, rtol=1e-5, atol=1e-7)
+    assert jensen_shannon_loss(student, student).abs() < 1e-6
+    torch.testing.assert_close(jensen_shannon_loss(student, teacher), jensen_shannon_loss(teacher, student))
+
+    soft = -4 * ((teacher / 2).softmax(1) * (student / 2).log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(soft_label_loss(student, teacher, 2.0).double(), soft, rtol=1e-5, atol=1e-7)
+
+
+def test_the_teacher_stays_as_it_is():
+    teacher = network(seed=1).eval().requires_grad_(False)
+    before = copy.deepcopy(teacher.state_dict())
+    images, labels = batch()
+    model = network()
+    expected = 0.75 * F.cross_entropy(copy.deepcopy(model)(images), labels)
+    expected += 0.25 * soft_label_loss(copy.deepcopy(model)(images), teacher(images), 3.0)
+    step = make_step(model, distillation=Distillation(teacher, "soft", 3.0, 0.25))
+    loss, _ = step(images, Targets(labels))
+    torch.testing.assert_close(loss, expected.detach())
+    assert all(torch.equal(before[key], tensor) for key, tensor in teacher.state_dict().items())
+    assert not teacher.training
+
+
+# ----------------------------------------------------------------------------------- nothing waits for the device
+
+
+class HostReads(TorchDispatchMode):
+    """Counts the operations that read a value from the device (`item`, `tolist`, `if tensor`, `nonzero`)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero):
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("strategy", ["cosine_decay_warmup", "exponential_decay_warmup"])
+def test_a_step_reads_nothing_from_the_device(device, strategy):
+    model = network("MobileNetV1_x0_25").to(device)
+    half = torch.float16 if device == "cuda" else torch.bfloat16
+    teacher = network("MobileNetV1_x0_25").to(device).eval().requires_grad_(False)
+    step = make_step(
+        model,
+        strategy,
+        smoothing=0.1,
+        amp_dtype=half,
+        ema=ExponentialMovingAverage(model, 0.99),
+        distillation=Distillation(teacher),
+    )
+    meter = Meter(torch.device(device))
+    images, labels = (tensor.to(device) for tensor in batch())
+
+    def train() -> None:
+        loss, logits = step(images, Targets(labels, labels.flip(0), 0.3))
+        meter.add(loss, logits, labels, step.step)
+
+    train()  # state is made in the first step
+    with HostReads() as reads:
+        if device == "cuda":
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(3):
+                train()
+        finally:
+            if device == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+        assert reads.count == 0
+        total(meter.take())  # what a printed line costs
+        meter.first_bad.item()
+        assert reads.count > 0
