@@ -1,0 +1,111 @@
+"""Throughput of 12-crop evaluation, beside single crops one image at a time and beside the network alone.
+
+python benchmarks/crops.py --model=ResNet50 --data_dir=data/ILSVRC2012
+
+Three ways to evaluate 12 crops of the same images, in turn, so that a change of the machine's load meets them all:
+eval.py's (decoding, cropping, copying, all crops in batches); the same crops one after the other through the network;
+and the network alone on batches that are on the device already. Prints crops per second, the medians of all rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import torch
+from torch import Tensor
+
+import models
+from reader import crop_loader, normalize
+from utils.crops import AverageOverCrops, MultiCropTransform
+from utils.engine import to_device
+
+CROPS = 12
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="ResNet50")
+    parser.add_argument("--data_dir", required=True)
+    parser.add_argument("--batch_size", type=int, default=252, help="crops per batch")
+    parser.add_argument("--images", type=int, default=0, help="images per round; 0: all")
+    parser.add_argument("--singles", type=int, default=20, help="images of which single crops are timed")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--reader_thread", type=int, default=16)
+    args = parser.parse_args()
+    args.class_dim, args.crop_num, args.reader_buf_size, args.use_dali = 1000, CROPS, 8192, False
+
+    about = models.input_config(args.model)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = models.build(args.model).to(device, memory_format=torch.channels_last).eval()
+    transform = MultiCropTransform(CROPS, about.image_size, about.resize_short_size)
+    loader = crop_loader(args, transform, pin_memory=device.type == "cuda")
+
+    def prepare(images: Tensor) -> Tensor:
+        return normalize(images, about.mean, about.std, torch.channels_last)
+
+    def evaluate() -> int:
+        average = AverageOverCrops(model, prepare, args.batch_size)
+        done = 0
+        for crops, _, _ in to_device(loader.epoch(0), device):
+            average(crops)
+            done += CROPS * len(crops)
+            if args.images and done >= CROPS * args.images:
+                break
+        return done
+
+    def one_at_a_time() -> int:
+        done = 0
+        for index in range(args.singles):
+            half = torch.from_numpy(transform.decode(loader.images.read(index), loader.images.path(index)))
+            for crop in torch.cat((half, half.flip(2))):
+                model(prepare(crop[None].to(device))).softmax(1).cpu()
+                done += 1
+        return done
+
+    batch = prepare(torch.zeros(args.batch_size, about.image_size, about.image_size, 3, dtype=torch.uint8).to(device))
+    total = CROPS * (args.images or len(loader.images))
+
+    def network_alone() -> int:
+        done = 0
+        while done < total:
+            model(batch)
+            done += len(batch)
+        return done
+
+    ways = {"eval.py": evaluate, "one at a time": one_at_a_time, "network alone": network_alone}
+    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    with torch.inference_mode():
+        for number in range(args.rounds + 1):
+            for name, way in ways.items():
+                speed = crops_per_second(way, device)
+                if number:  # the first round starts the workers and warms up
+                    speeds[name].append(speed)
+    loader.close()
+    medians = {name: statistics.median(values) for name, values in speeds.items()}
+    for name, median in medians.items():
+        print(f"{name:15}{median:9.1f} crops/s   rounds: {' '.join(f'{value:.1f}' for value in speeds[name])}")
+    print(f"eval.py / one at a time: {medians['eval.py'] / medians['one at a time']:.1f}")
+    print(f"eval.py / network alone: {medians['eval.py'] / medians['network alone']:.2f}")
+
+
+def crops_per_second(way: Callable[[], int], device: torch.device) -> float:
+    """Of one round; waits for the device at both ends."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    done = way()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return done / (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()
