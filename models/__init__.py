@@ -288,6 +288,13 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     ),
     "tinynet": ("TinyNet_A", "TinyNet_B", "TinyNet_C", "TinyNet_D", "TinyNet_E"),
     "twins": ("alt_gvt_small", "alt_gvt_base", "alt_gvt_large", "pcpvt_small", "pcpvt_base", "pcpvt_large"),
+    "uniformer": (
+        "UniFormer_small",
+        "UniFormer_small_plus",
+        "UniFormer_small_plus_dim64",
+        "UniFormer_base",
+        "UniFormer_base_ls",
+    ),
     "van": ("VAN_B0", "VAN_B1", "VAN_B2", "VAN_B3"),
     "vgg": ("VGG11", "VGG13", "VGG16", "VGG19"),
     "vit": (
@@ -377,6 +384,7 @@ INPUTS: tuple[tuple[str, InputConfig], ...] = (
     ("TinyNet_C", InputConfig(184, 210, 2)),
     ("TinyNet_D", InputConfig(152, 173, 2)),
     ("TinyNet_E", InputConfig(106, 121, 2)),
+    ("UniFormer_*", InputConfig(224, 248, 2)),
     ("VAN_*", InputConfig(224, 248, 2, *_HALF)),
     ("ViT_*_384", InputConfig(384, 384, 1, *_HALF)),
     ("ViT_*", InputConfig(224, 256, 1, *_HALF)),

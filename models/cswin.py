@@ -120,7 +120,7 @@ class Stage(nn.Module):
 
 
 class CSWinTransformer(nn.Module):
-    """CSWin; it takes images whose size is a multiple of 224 (32 times the stripes' width).
+    """CSWin; it takes images whose size is a multiple of 112 (7, the width of the widest stripes, at a sixteenth).
 
     Args:
         class_dim: number of classes.
