@@ -123,6 +123,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "MobileNetV4_hybrid_large",
     ),
     "mobilenext": ("MobileNeXt_x0_35", "MobileNeXt_x0_5", "MobileNeXt_x0_75", "MobileNeXt_x1_0", "MobileNeXt_x1_4"),
+    "mobilevit": ("MobileViT_XXS", "MobileViT_XS", "MobileViT_S"),
     "peleenet": ("PeleeNet",),
     "pp_hgnet": ("PPHGNet_tiny", "PPHGNet_small", "PPHGNet_base"),
     "pp_hgnet_v2": (
@@ -368,6 +369,8 @@ INPUTS: tuple[tuple[str, InputConfig], ...] = (
     ("MobileNetV4_conv_small", InputConfig(256, 256, 2)),
     ("MobileNetV4_hybrid_large", InputConfig(448, 448, 2)),
     ("MobileNetV4_hybrid_medium", InputConfig(256, 256, 2)),
+    ("MobileViT_*", InputConfig(256, 292, 1, (0.0,) * 3, (1.0,) * 3)),
+    ("MobileViTV3_*", InputConfig(256, 288, 1, (0.0,) * 3, (1.0,) * 3)),
     ("pcpvt_*", InputConfig(224, 256, 2)),
     ("PPHGNet_*", InputConfig(224, 236, 2)),
     ("PPHGNetV2_*", InputConfig(224, 232, 2)),
