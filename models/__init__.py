@@ -123,7 +123,14 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "MobileNetV4_hybrid_large",
     ),
     "mobilenext": ("MobileNeXt_x0_35", "MobileNeXt_x0_5", "MobileNeXt_x0_75", "MobileNeXt_x1_0", "MobileNeXt_x1_4"),
-    "mobilevit": ("MobileViT_XXS", "MobileViT_XS", "MobileViT_S"),
+    "mobilevit": (
+        "MobileViT_XXS",
+        "MobileViT_XS",
+        "MobileViT_S",
+        "MobileViTV3_XXS",
+        "MobileViTV3_XS",
+        "MobileViTV3_S",
+    ),
     "peleenet": ("PeleeNet",),
     "pp_hgnet": ("PPHGNet_tiny", "PPHGNet_small", "PPHGNet_base"),
     "pp_hgnet_v2": (
