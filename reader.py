@@ -112,6 +112,10 @@ class EvalTransform:
     def __call__(self, rgb: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
         """Resizes and crops `rgb`, uint8 (h, w, 3), to `image_size`. Nothing is random: `rng` is not used."""
         height, width = rgb.shape[:2]
+        if max(height, width) > 16 * min(height, width):
+            # A strip: its far ends are not in the crop, and would take gigabytes to resize.
+            top, left = (max(0, side - 16 * min(height, width)) // 2 for side in (height, width))
+            return self(rgb[top : height - top, left : width - left][: 16 * width, : 16 * height])
         scale = self.resize_short_size / min(height, width)
         size = round(width * scale), round(height * scale)
         resized = cv2.resize(rgb, size, interpolation=INTERPOLATIONS[self.interpolation])
@@ -451,6 +455,8 @@ class _Job:
                 return index, self.transform.decode(self.images.read(index), self.images.path(index), rng)
             except UnreadableImage as error:
                 problems.append((index, error.reason))
+            except cv2.error as error:
+                problems.append((index, f"OpenCV cannot process it: {error.err}"))
         if self.training:
             raise UserError(
                 f"no readable image among the {len(problems)} tried; "

@@ -247,6 +247,24 @@ def test_evaluation_is_plain_resize_and_centre_crop(shape, interpolation, flag):
     np.testing.assert_array_equal(result, resized[top : top + 224, left : left + 224])
 
 
+@pytest.mark.parametrize("shape", [(2, 4001), (4000, 3), (1, 17)])
+def test_evaluation_of_a_strip_takes_its_middle(shape):
+    """A gradient along the strip: what the crop shows is the middle of it, as without the short cut."""
+    rgb = np.linspace(0, 255, max(shape)).round().astype(np.uint8)
+    rgb = np.repeat(np.repeat(rgb, min(shape)).reshape(max(shape), min(shape), 1), 3, axis=2)
+    if shape[0] < shape[1]:
+        rgb = rgb.transpose(1, 0, 2)
+    transform = EvalTransform((56, 64), 64)
+    image = transform(np.ascontiguousarray(rgb))
+    assert image.shape == (56, 64, 3)
+    scale = 64 / min(shape)
+    resized = cv2.resize(rgb, (round(shape[1] * scale), round(shape[0] * scale)))
+    top, left = (resized.shape[0] - 56) // 2, (resized.shape[1] - 64) // 2
+    expected = resized[top : top + 56, left : left + 64]
+    # Half a pixel of the strip, where a pixel is 255 / (length - 1) levels, and the rounding of both.
+    assert np.abs(image.astype(int) - expected).max() <= 2 + 255 / (max(shape) - 1) / 2
+
+
 def test_training_from_bytes_is_training_from_pixels():
     """Decoding a region changes nothing where the crop is not reduced: same draws, same pixels."""
     rgb = cv2.resize(np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8), (640, 480))
