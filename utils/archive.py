@@ -13,6 +13,7 @@ import lzma
 import mmap
 import re
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -105,15 +106,42 @@ def tar_members(buffer: bytes | mmap.mmap) -> dict[str, memoryview]:
     return members
 
 
+# What zipfile raises at a damaged archive; RuntimeError at one that is encrypted or compressed in a way unknown to it.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    EOFError,
+    OSError,
+)
+
+
+def zip_names(path: Path) -> list[str]:
+    """The names of the files of a zip archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except _ZIP_ERRORS as error:
+        raise FormatError(f"the archive is damaged ({error})") from None
+
+
 def zip_members(path: Path) -> dict[str, bytes]:
     """The files of a zip archive by name."""
-    limit = _limit(path.stat().st_size)
+    size = path.stat().st_size
+    limit = _limit(size)
     members = {}
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             if len(entries) > MAX_FILES or sum(entry.file_size for entry in entries) > limit:
                 raise FormatError(f"refused: more than {MAX_FILES} files, or they unpack to more than {limit >> 20} MB")
+            # zipfile sets aside as much memory as it is told to read.
+            if any(entry.compress_size > size for entry in entries):
+                raise FormatError("the archive is cut short")
             for entry in entries:
                 kind = stat.S_IFMT(entry.external_attr >> 16)  # 0 where no Unix wrote it
                 _check_member(entry.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
@@ -121,7 +149,6 @@ def zip_members(path: Path) -> dict[str, bytes]:
                     members[entry.filename] = archive.read(entry)
     except FormatError:
         raise
-    # RuntimeError: encrypted, or compressed in a way unknown here.
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OSError) as error:
+    except _ZIP_ERRORS as error:
         raise FormatError(f"the archive is damaged ({error})") from None
     return members

@@ -14,7 +14,6 @@ import mmap
 import os
 import re
 import warnings
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +33,7 @@ from models.layers import (
     paddleclas_names,
     published_names,
 )
-from utils.archive import MAX_FILES, decompress, is_compressed, is_tar, tar_members, zip_members
+from utils.archive import MAX_FILES, decompress, is_compressed, is_tar, tar_members, zip_members, zip_names
 from utils.caffe_format import looks_like_caffe, read_caffemodel
 from utils.errors import FormatError, UserError
 from utils.paddle_format import Buffer, program_variables, read_pickle, read_variables
@@ -105,9 +104,15 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
             raise UserError(f"{path} does not exist; give a file or folder of weights")
         return _read_file(path)
     except FormatError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {_one_line(error)}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _one_line(error: FormatError) -> str:
+    """The message without line breaks, which names within a file may have, and not as long as they may be."""
+    message = " ".join(str(error).split())
+    return message if len(message) < 800 else f"{message[:800]}..."
 
 
 def _map(path: Path) -> Buffer:
@@ -239,12 +244,7 @@ NESTED_UNDER = ("state_dict", "model", "model_state_dict", "ema", "model_ema", "
 
 def _read_zip(path: Path) -> Weights:
     """A PyTorch file, which is a zip archive with a pickle in it, or an archive of fluid variables."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, ValueError, OSError) as error:
-        raise FormatError(f"the archive is damaged ({error})") from None
-    if any(re.fullmatch(r"[^/]+/data\.pkl", name) for name in names):
+    if any(re.fullmatch(r"[^/]+/data\.pkl", name) for name in zip_names(path)):
         return _read_torch(path)
     return _read_variables(zip_members(path), "fluid .zip")
 
@@ -543,7 +543,7 @@ def load_weights(
                 f"--model={forms[fit.vocabulary]}"
             )
     except FormatError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {_one_line(error)}") from None
     if not fit.sources:
         raise UserError(f"{path}: --finetune_exclude_pretrained_params leaves nothing to load")
     state = model.state_dict()

@@ -1,0 +1,59 @@
+"""Writes docs/parity.md: how far every network's logits are from the original's. Takes long: every network runs.
+
+python docs/make_parity.py
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+import zoo
+
+TITLE = """# Parity with the originals
+
+Written by docs/make_parity.py. For each network of the originals: the largest difference between its logits and ours, as a
+share of the largest absolute logit, for two images and the same weights, in float32 on a CPU. The weights are made from
+the tensors' names (see tests/zoo.py), so that every layer and every offset counts.
+
+The bar is 1e-5, which rounding alone keeps well under; {amplified}
+"""
+
+AMPLIFIED = "it is 1e-4 for those marked *, where rounding is amplified: very deep networks, or gated ones."
+NONE_AMPLIFIED = "no network needs more."
+
+HEADINGS = {
+    "fluid": "The zoo of PaddlePaddle's fluid 1.8.5",
+    "paddleclas": "The same networks in PaddleClas 2.6.0",
+    "paddleclas_extended": "PaddleClas's later families",
+}
+
+
+def section(kind: str) -> str:
+    """The table of one original."""
+    lines = [f"## {HEADINGS[kind]}", "", "| network | ours | error |", "|---|---|---|"]
+    errors = {}
+    for entry in zoo.entries(kind):
+        errors[entry.name] = error = zoo.logits_error(entry, entry.build())
+        print(kind, entry.name, f"{error:.1e}", "" if error < zoo.bar(entry) else "ABOVE THE BAR", flush=True)
+        options = ", ".join(f"{name}={value}" for name, value in entry.options.items())
+        ours = entry.network + (f" ({options})" if options else "")
+        mark = "*" if zoo.bar(entry) > zoo.BAR else ""
+        lines.append(f"| {entry.name} | {ours if ours != entry.name else ''} | {error:.1e}{mark} |")
+    summary = (
+        f"{len(errors)} networks; the largest error is {max(errors.values()):.1e} ({max(errors, key=errors.get)})."
+    )
+    return "\n".join([lines[0], "", summary, *lines[1:]]) + "\n"
+
+
+def main() -> None:
+    title = TITLE.format(amplified=AMPLIFIED if any(zoo.AMPLIFIED.values()) else NONE_AMPLIFIED)
+    sections = [title, *(section(kind) for kind in zoo.KINDS)]
+    Path(__file__).with_name("parity.md").write_text("\n".join(sections), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
