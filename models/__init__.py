@@ -131,6 +131,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "MobileViTV3_XS",
         "MobileViTV3_S",
     ),
+    "mobilevit_v2": ("MobileViTV2_x0_5", "MobileViTV2_x1_0", "MobileViTV2_x2_0"),
     "peleenet": ("PeleeNet",),
     "pp_hgnet": ("PPHGNet_tiny", "PPHGNet_small", "PPHGNet_base"),
     "pp_hgnet_v2": (
@@ -377,6 +378,7 @@ INPUTS: tuple[tuple[str, InputConfig], ...] = (
     ("MobileNetV4_hybrid_large", InputConfig(448, 448, 2)),
     ("MobileNetV4_hybrid_medium", InputConfig(256, 256, 2)),
     ("MobileViT_*", InputConfig(256, 292, 1, (0.0,) * 3, (1.0,) * 3)),
+    ("MobileViTV2_*", InputConfig(256, 288, 2, (0.0,) * 3, (1.0,) * 3)),
     ("MobileViTV3_*", InputConfig(256, 288, 1, (0.0,) * 3, (1.0,) * 3)),
     ("pcpvt_*", InputConfig(224, 256, 2)),
     ("PPHGNet_*", InputConfig(224, 236, 2)),
