@@ -620,11 +620,13 @@ class OpenCVLoader(Loader):
         # A forked worker must not collect this process's garbage: objects with threads (a DALI pipeline) would wait for
         # threads that it does not have.
         gc.freeze()
-        for _ in range(self.workers):
-            process = context.Process(target=_work, args=(self._job, self._tasks, *self._reporting), daemon=True)
-            process.start()
-            self._processes.append(process)
-        gc.unfreeze()
+        try:
+            for _ in range(self.workers):
+                process = context.Process(target=_work, args=(self._job, self._tasks, *self._reporting), daemon=True)
+                process.start()
+                self._processes.append(process)
+        finally:
+            gc.unfreeze()
         if self.pin_memory and not self._page_locked:
             self._lock_pages()
 
