@@ -8,6 +8,7 @@ python infer.py --model=ResNet50 --pretrained_model=output/ResNet50/best_model -
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 from utils.errors import FlagError, run_script
@@ -17,7 +18,7 @@ if __name__ == "__main__":
     parse("infer")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reader import ImageList, eval_transform, infer_loader, normalize
 from utils.build import build_model, choose_device, memory_format, resolve_input
@@ -28,6 +29,7 @@ from utils.exported import Description
 from utils.features import FeatureFile
 from utils.logger import log, progress, report_unreadable
 from utils.predictions import ResultFile, top_predictions
+from utils.quantize import quantize
 
 
 def main() -> None:
@@ -35,6 +37,8 @@ def main() -> None:
     resolve_input(args)
     if args.topk > args.class_dim:
         raise FlagError(f"--topk {args.topk} is more than the {args.class_dim} classes of --class_dim")
+    if args.calibration_dir and not (args.save_inference and args.inference_format == "onnx"):
+        raise FlagError("--calibration_dir goes with --save_inference=True --inference_format=onnx")
     device = torch.device("cpu") if args.save_inference else choose_device(args)
     class_names = choose_class_names(args)
     model = build_model(args)
@@ -68,7 +72,19 @@ def export(args: argparse.Namespace, model: nn.Module, class_names: list[str]) -
         args.image_std,
     )
     model_file = save_inference(model, description, Path(args.model), args.inference_format)
+    if args.calibration_dir:
+        model_file = quantize(model_file, calibration_batches(args))
     log(f"{args.model} is exported: python predict.py --model_file={model_file} --image_path=IMAGE")
+
+
+def calibration_batches(args: argparse.Namespace) -> Iterator[Tensor]:
+    """--calibration_images images of --calibration_dir, prepared for the network."""
+    images = ImageList.find(args.calibration_dir)
+    count = min(len(images), args.calibration_images)
+    chosen = [images.name(number * len(images) // count) for number in range(count)]
+    loader = infer_loader(args, ImageList.from_paths(chosen, root=images.root), eval_transform(args))
+    for batch in loader.epoch(0):
+        yield normalize(batch.images, args.image_mean, args.image_std)
 
 
 def infer(args: argparse.Namespace, model: nn.Module, class_names: list[str], device: torch.device) -> None:

@@ -296,6 +296,10 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("inference_format", str, "torch", ("infer",),
              "Format of the export: torch writes NAME/model and NAME/params, onnx NAME/model.onnx and "
              "NAME/model.onnx.data (needs requirements-onnx.txt).", choices=("torch", "onnx")),
+        Flag("calibration_dir", str, None, ("infer",),
+             "Images, as for --image_path, by which an export to onnx is quantized to int8 as well, into "
+             "NAME/model_int8.onnx; those that the network was trained on will do."),
+        Flag("calibration_images", positive_int, 256, ("infer",), "Images of --calibration_dir to use, evenly spread."),
         Flag("topk", positive_int, 1, IP, "Classes per image, best first."),
         Flag("class_map_path", str, "./utils/tools/readable_label.txt", (*IP, "eval"),
              "File of class names, one `number name` per line. predict: not given, the names stored at export.",

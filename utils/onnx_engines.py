@@ -131,6 +131,8 @@ def _openvino(model_file: str, params: str, description: Description, dtype: tor
     beside = os.path.join(os.path.dirname(model_file), description.params_name)
     if not os.path.exists(beside) or not os.path.samefile(params, beside):
         raise FlagError(f"--engine=openvino reads the weights beside the model, as {beside}: put {params} there")
+    if description.precision == "int8":
+        dtype = torch.bfloat16  # what is not quantized; ignored where the processor has no such arithmetic
     precision = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}[dtype]
     config = {
         "PERFORMANCE_HINT": "LATENCY",
