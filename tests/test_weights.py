@@ -441,6 +441,25 @@ def test_zip_members_out_of_place_are_refused(name, mode, reason, tmp_path):
     assert reason in refused(fresh(), tmp_path / "x.zip")
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "reason"),
+    [
+        (20, b"\xff\xff\xff\x7f", "cut short"),  # the compressed size: zipfile would set that much memory aside
+        (24, b"\xff\xff\xff\x7f", "unpack to more"),  # the size
+        (6, b"\xff", "version 25.5"),  # the version needed
+        (8, b"\1", "password"),  # encrypted
+        (10, b"\x63", "compression"),  # the method
+    ],
+)
+def test_zip_directory_that_lies(place, value, reason, tmp_path):
+    write_zip({"conv1_weights": b"\0" * 100}, tmp_path / "x.zip")
+    content = bytearray((tmp_path / "x.zip").read_bytes())
+    place += content.index(b"PK\1\2")
+    content[place : place + len(value)] = value
+    (tmp_path / "x.zip").write_bytes(content)
+    assert reason in refused(fresh(), tmp_path / "x.zip")
+
+
 def test_truncated_archives(variables, tmp_path):
     for form in ("tar", "tar.gz", "zip", "combined"):
         FORMS[form](variables, tmp_path / "x")
