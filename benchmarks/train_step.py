@@ -1,0 +1,139 @@
+"""Images per second of train.py's step against a bare PyTorch loop, on synthetic data.
+
+python benchmarks/train_step.py                                       ResNet50, batch 8, float32 and mixed precision
+python benchmarks/train_step.py --batch_size=256 --rounds=5 --steps=20 --compile       on a GPU
+
+Both loops have the same network, precision and memory format, and take turns in one process, so that whatever else the
+machine does meets both; the figures are medians over the rounds. train.py's loop is the code that train.py runs for a
+step: uint8 images to the device, normalisation, `TrainStep`, `Meter`, a look at the loss every ten steps. The bare loop
+is given float images that are on the device already, and does forward, loss, backward and SGD.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import models
+from reader import Batch, normalize
+from utils.engine import TrainStep, to_device
+from utils.loss import Targets
+from utils.metrics import Meter, means
+from utils.optimizer import Schedule, build_optimizer
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
+PRINT_STEP = 10
+
+
+def build(args: argparse.Namespace, device: torch.device, data_format: str) -> nn.Module:
+    torch.manual_seed(0)
+    model = models.build(args.model).to(device, memory_format=FORMATS[data_format]).train()
+    if args.compile:
+        model.compile()
+    return model
+
+
+def our_loop(
+    args: argparse.Namespace, device: torch.device, data_format: str, dtype: torch.dtype | None
+) -> Callable[[int], None]:
+    """train.py's loop, as a function of the number of steps."""
+    model = build(args, device, data_format)
+    optimizer = build_optimizer(model, "piecewise_decay", 0.001, 1e-4)
+    step = TrainStep(
+        model, optimizer, Schedule("piecewise_decay", 0.001, 1000, 100), amp_dtype=dtype, loss_scale=1024.0
+    )
+    images = torch.randint(256, (args.batch_size, args.image_size, args.image_size, 3), dtype=torch.uint8)
+    labels = torch.randint(1000, (args.batch_size,))
+    if device.type == "cuda":
+        images, labels = images.pin_memory(), labels.pin_memory()
+    batch = Batch(images, labels, torch.arange(args.batch_size))
+
+    def run(steps: int) -> None:
+        meter = Meter(device)
+        for pixels, targets, _ in to_device([batch] * steps, device):
+            loss, logits = step(normalize(pixels, MEAN, STD, FORMATS[data_format]), Targets(targets))
+            meter.add(loss, logits, targets, step.step)
+            if step.step % PRINT_STEP == 0:
+                means(meter.take())
+
+    return run
+
+
+def bare_loop(
+    args: argparse.Namespace, device: torch.device, data_format: str, dtype: torch.dtype | None
+) -> Callable[[int], None]:
+    """The least that a PyTorch program can do, as a function of the number of steps."""
+    model = build(args, device, data_format)
+    fused = device.type == "cuda"
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, weight_decay=1e-4, fused=fused)
+    scaler = torch.amp.GradScaler(device.type, init_scale=1024.0, enabled=dtype == torch.float16)
+    shape = (args.batch_size, 3, args.image_size, args.image_size)
+    images = torch.randn(shape, device=device).to(memory_format=FORMATS[data_format])
+    labels = torch.randint(1000, (args.batch_size,), device=device)
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                loss = F.cross_entropy(model(images), labels)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+
+    return run
+
+
+def rate(run: Callable[[int], None], steps: int, batch_size: int, device: torch.device) -> float:
+    """Images per second over so many steps."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run(steps)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return steps * batch_size / (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="ResNet50")
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--image_size", type=int, default=224)
+    parser.add_argument("--steps", type=int, default=2, help="steps in a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--compile", action="store_true", help="torch.compile both networks")
+    parser.add_argument("--cpu", action="store_true", help="also where there is a GPU")
+    args = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
+    half = torch.float16 if device.type == "cuda" else torch.bfloat16
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    size = f"{args.image_size} x {args.image_size}"
+    print(f"{args.model}, batch {args.batch_size}, {size}, {name}, torch {torch.__version__}")
+
+    for data_format, dtype in (("NCHW", None), ("NHWC", None), ("NHWC", half)):
+        loops = [make(args, device, data_format, dtype) for make in (our_loop, bare_loop)]
+        for loop in loops:
+            loop(2 if device.type == "cpu" else PRINT_STEP)  # warm up
+        rates = [[rate(loop, args.steps, args.batch_size, device) for loop in loops] for _ in range(args.rounds)]
+        ours, bare = (statistics.median(column) for column in zip(*rates, strict=True))
+        share = statistics.median(ours / bare for ours, bare in rates)
+        precision = str(dtype).removeprefix("torch.") if dtype else "float32"
+        print(
+            f"{data_format} {precision:8}  train.py {ours:8.2f} img/s  bare {bare:8.2f} img/s  share {share:.3f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
