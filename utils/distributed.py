@@ -51,6 +51,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     dist.init_process_group(backend, store=store, rank=rank_, world_size=size, timeout=timeout)
     try:
         yield
+        dist.barrier()  # leave together: one that is gone looks like a failure to the others
     finally:
         dist.destroy_process_group()
 
@@ -122,9 +123,11 @@ class StopSignal:
         self._handlers = {n: signal.signal(n, self._receive) for n in (signal.SIGTERM, signal.SIGINT)}
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        if kind is None:
+            self._finish_previous()  # nothing may be under way when the processes part
 
     def _receive(self, number: int, frame: object) -> None:
         if not self.received:

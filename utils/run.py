@@ -80,8 +80,8 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._resources.close()
+    def __exit__(self, *exception: Any) -> None:
+        self._resources.__exit__(*exception)
 
     def _find_resumed(self) -> dict[str, Any] | None:
         """The training state that --checkpoint asks for, and its "folder"."""
