@@ -241,6 +241,7 @@ def unfinished_onnx(path: Path, description: Description) -> Iterator[Path]:
                 node.ClearField("doc_string")
                 node.ClearField("metadata_props")
             onnx.save(model, model_file)
+            data.chmod(model_file.stat().st_mode)  # some writers make files of their own user's only
             os.replace(data, path.with_name(data.name))
             os.replace(model_file, path)
     except OSError as error:

@@ -1,0 +1,175 @@
+"""How fast predict.py is, beside plain PyTorch, torchvision's networks and the engines of others.
+
+    python benchmarks/inference.py
+    python benchmarks/inference.py --model=ResNet50 --batch_size=1,8,64 --precision=float32,bfloat16,int8
+    python benchmarks/inference.py --threads=1 --cpu_time        on a machine that is busy with other things, too
+
+From images in memory to logits, without reading files: latency at batch size 1, throughput at larger ones. The weights
+are random, but batch-norms are given statistics of what they see: otherwise activations fade to denormal numbers, on
+which processors are slow. All take turns, for as many rounds as asked for, and each one's best time counts: whatever
+else the machine does can only make a run slower. What is not installed is left out.
+
+    pytorch         NAME/model, run by predict.py
+    onnxruntime     NAME/model.onnx, run by predict.py --engine=onnxruntime
+    openvino        NAME/model.onnx, run by predict.py --engine=openvino
+    eager           the network as it is built here, in bfloat16 under autocast
+    channels_last   the same, in the memory format that suits CPUs and tensor cores
+    torchvision     torchvision's network of that name, channels_last
+    compiled        with --compile: the network under torch.compile
+
+predict.py runs NAME/model by pytorch; * is what it chooses for NAME/model.onnx.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import importlib.util
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch import Tensor, nn
+
+import models
+from utils.errors import UserError
+from utils.export import save_inference
+from utils.exported import Description, load_exported
+from utils.onnx_engines import choose_engine
+from utils.quantize import quantize
+from utils.torchvision_compat import import_torchvision
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.float32}
+
+# Takes images (N, 3, H, W), float32.
+Contestant = Callable[[], object]
+
+
+def with_statistics(model: nn.Module, images: Tensor) -> nn.Module:
+    """A network whose batch-norms keep activations in range."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 0.5
+    if norms:
+        with torch.no_grad():
+            model.train()(images[:1].cpu().repeat(4, 1, 1, 1) + torch.randn(4, *images.shape[1:]))
+    return model.eval()
+
+
+def export(name: str, model: nn.Module, image_size: int, precisions: list[str], folder: Path) -> dict[str, Path]:
+    """Exports a network in every form that is asked for and possible here: its files by engine and precision."""
+    names = [str(number) for number in range(1000)]
+    description = Description(name, names, [3, image_size, image_size], image_size, 1, [0.5] * 3, [0.25] * 3)
+    files = {"pytorch": save_inference(model, description, folder)}
+    if all(importlib.util.find_spec(package) for package in ("onnx", "onnxscript", "onnxruntime")):
+        files["onnx"] = save_inference(model, description, folder, "onnx")
+        if "int8" in precisions:
+            files["int8"] = quantize(files["onnx"], [torch.randn(8, 3, image_size, image_size) for _ in range(2)])
+    return files
+
+
+def engines(files: dict[str, Path], images: Tensor, precision: str) -> Iterator[tuple[str, Contestant]]:
+    """predict.py's engines at a precision."""
+    dtype = DTYPES[precision]
+    wanted = {"onnxruntime": "int8", "openvino": "int8"} if precision == "int8" else {
+        "pytorch": "pytorch", "onnxruntime": "onnx", "openvino": "onnx"
+    }  # fmt: skip
+    for engine, file in wanted.items():
+        if file not in files or (engine != "pytorch" and importlib.util.find_spec(engine) is None):
+            continue
+        try:
+            network = load_exported(str(files[file]), None, images.device, dtype, engine=engine, batch_size=len(images))
+        except UserError:
+            continue  # it has no such precision
+        inputs = images.to(network.device, network.dtype, memory_format=network.memory_format)
+        chosen = engine == choose_engine("auto", images.device, dtype, precision)
+        yield f"{engine}{' *' if chosen else ''}", lambda network=network, inputs=inputs: network(inputs)
+
+
+def networks(
+    name: str, model: nn.Module, images: Tensor, precision: str, use_compile: bool
+) -> Iterator[tuple[str, Contestant]]:
+    """Networks as PyTorch runs them."""
+    if precision == "int8":
+        return
+    dtype = DTYPES[precision]
+
+    def contestant(network: nn.Module, memory_format: torch.memory_format) -> Contestant:
+        network = network.to(images.device, memory_format=memory_format)
+        inputs = images.contiguous(memory_format=memory_format)
+
+        def run() -> object:
+            autocast = torch.autocast(images.device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
+            with torch.inference_mode(), autocast:
+                return network(inputs)
+
+        return run
+
+    yield "eager", contestant(copy.deepcopy(model), torch.contiguous_format)
+    yield "channels_last", contestant(copy.deepcopy(model), torch.channels_last)
+    with contextlib.suppress(ImportError, AttributeError):
+        builders = vars(import_torchvision().models)
+        theirs = name.lower().replace("efficientnetb", "efficientnet_b").replace("mobilenetv", "mobilenet_v")
+        if callable(builders.get(theirs)):
+            yield "torchvision", contestant(with_statistics(builders[theirs](), images), torch.channels_last)
+    if use_compile:
+        yield "compiled", contestant(torch.compile(copy.deepcopy(model)), torch.channels_last)
+
+
+def race(contestants: dict[str, Contestant], rounds: int, clock: Callable[[], float], device: torch.device) -> dict:
+    """The best time of each contestant, in seconds."""
+    best = dict.fromkeys(contestants, float("inf"))
+    for number in range(rounds + 1):  # the first one is for warming up
+        for name, run in contestants.items():
+            start = clock()
+            run()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if number:
+                best[name] = min(best[name], clock() - start)
+    return best
+
+
+def main() -> None:
+    def several(text: str) -> list[str]:
+        return text.split(",")
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=several, default=["ResNet50", "MobileNetV1", "EfficientNetB0"])
+    parser.add_argument("--batch_size", type=lambda text: [int(size) for size in several(text)], default=[1, 8])
+    parser.add_argument("--precision", type=several, default=["float32", "bfloat16"])
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--cpu_time", action="store_true", help="measure processor time instead of time")
+    parser.add_argument("--use_gpu", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    device = torch.device("cuda" if args.use_gpu else "cpu")
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    print(f"PyTorch {torch.__version__}, {args.threads} threads, {device}; images per second (milliseconds a batch)")
+    for name in args.model:
+        image_size = models.input_config(name).image_size
+        with tempfile.TemporaryDirectory() as folder:
+            torch.manual_seed(0)
+            model = with_statistics(models.build(name), torch.zeros(1, 3, image_size, image_size))
+            files = export(name, model, image_size, args.precision, Path(folder))
+            for precision in args.precision:
+                for batch_size in args.batch_size:
+                    images = torch.randn(batch_size, 3, image_size, image_size, device=device)
+                    contestants = dict(engines(files, images, precision))
+                    contestants |= networks(name, model, images, precision, args.compile)
+                    best = race(contestants, args.rounds, clock, device)
+                    print(f"\n{name}, {precision}, batch size {batch_size}")
+                    for contestant, seconds in sorted(best.items(), key=lambda item: item[1]):
+                        print(f"  {contestant:<15} {batch_size / seconds:8.1f} ({seconds * 1000:.1f})", flush=True)
+
+
+if __name__ == "__main__":
+    main()
