@@ -8,7 +8,7 @@ python infer.py --model=ResNet50 --pretrained_model=output/ResNet50/best_model -
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from utils.errors import FlagError, run_script
@@ -17,6 +17,7 @@ from utils.flags import parse
 if __name__ == "__main__":
     parse("infer")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,17 +29,15 @@ from utils.export import save_inference
 from utils.exported import Description
 from utils.features import FeatureFile
 from utils.logger import log, progress, report_unreadable
-from utils.predictions import ResultFile, top_predictions
+from utils.predictions import Prediction, ResultFile, top_predictions
 from utils.quantize import quantize
+from utils.visualize import draw, grad_cam, save_picture
 
 
 def main() -> None:
     args = parse("infer")
+    check_flags(args)
     resolve_input(args)
-    if args.topk > args.class_dim:
-        raise FlagError(f"--topk {args.topk} is more than the {args.class_dim} classes of --class_dim")
-    if args.calibration_dir and not (args.save_inference and args.inference_format == "onnx"):
-        raise FlagError("--calibration_dir goes with --save_inference=True --inference_format=onnx")
     device = torch.device("cpu") if args.save_inference else choose_device(args)
     class_names = choose_class_names(args)
     model = build_model(args)
@@ -50,6 +49,18 @@ def main() -> None:
     else:
         model.to(device, memory_format=memory_format(args, device))
         infer(args, model, class_names, device)
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises `FlagError` for flags that do not go together."""
+    if args.topk > args.class_dim:
+        raise FlagError(f"--topk {args.topk} is more than the {args.class_dim} classes of --class_dim")
+    if args.calibration_dir and not (args.save_inference and args.inference_format == "onnx"):
+        raise FlagError("--calibration_dir goes with --save_inference=True --inference_format=onnx")
+    if args.grad_cam and not args.vis_dir:
+        raise FlagError("--grad_cam=True goes into the pictures of --vis_dir: give that folder")
+    if args.vis_dir and args.features_path:
+        raise FlagError("--vis_dir shows classes, which --features_path does not find: give one of them")
 
 
 def choose_class_names(args: argparse.Namespace) -> list[str]:
@@ -91,7 +102,7 @@ def infer(args: argparse.Namespace, model: nn.Module, class_names: list[str], de
     """Classifies --image_path or the folder --data_dir, a line per image; or writes the images' features."""
     images = ImageList.find(args.image_path or args.data_dir)
     results = FeatureFile(args.features_path) if args.features_path else ResultFile(args.save_json_path, args.resume)
-    with results, torch.inference_mode(), progress(len(images), "images", len(results.done)) as bar:
+    with results, torch.no_grad(), progress(len(images), "images", len(results.done)) as bar:
         images = images.without(results.done)
         if not len(images):
             log("every image has its result already")
@@ -104,11 +115,26 @@ def infer(args: argparse.Namespace, model: nn.Module, class_names: list[str], de
             if args.features_path:
                 results.write(model.forward_features(inputs), names)
             else:
-                for prediction in top_predictions(model(inputs), names, class_names, args.topk):
+                predictions = list(top_predictions(model(inputs), names, class_names, args.topk))
+                for prediction in predictions:
                     log(prediction.line())
                     results.write(prediction)
+                results.flush()
+                if args.vis_dir:
+                    show(args, model, batch.images, inputs, predictions)
             bar.update(len(batch))
     report_unreadable(loader.unreadable)
+
+
+def show(
+    args: argparse.Namespace, model: nn.Module, pixels: Tensor, inputs: Tensor, predictions: list[Prediction]
+) -> None:
+    """Writes a picture of each image of a batch and its best classes to --vis_dir."""
+    heats: Sequence[np.ndarray | None] = [None] * len(predictions)
+    if args.grad_cam:
+        heats = grad_cam(model, inputs, [prediction.classes[0] for prediction in predictions]).cpu().numpy()
+    for image, prediction, heat in zip(pixels.numpy(), predictions, heats, strict=True):
+        save_picture(draw(image, prediction, heat), args.vis_dir, prediction.image)
 
 
 if __name__ == "__main__":

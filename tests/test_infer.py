@@ -188,6 +188,14 @@ def test_unreadable_images_are_left_out_and_reported(run, tiny_dataset, tmp_path
             run(f"--image_path={image}")
 
 
+def test_pictures(run, tiny_dataset, tmp_path):
+    lines = run(f"--data_dir={tiny_dataset}/val/red", "--topk=2", "--vis_dir=pictures", "--grad_cam=True")
+    assert len(results(lines)) == 4
+    pictures = sorted((tmp_path / "pictures").iterdir())
+    assert [path.name for path in pictures] == ["00.jpg", "01.jpg", "02.jpg", "03.jpg"]
+    assert len({cv2.imread(str(path)).shape for path in pictures}) == 1
+
+
 def test_grey_and_transparent_images(run, tmp_path):
     grey = np.full((40, 50), 120, np.uint8)
     cv2.imwrite(str(tmp_path / "grey.png"), grey)
@@ -206,6 +214,9 @@ def test_grey_and_transparent_images(run, tmp_path):
         (["--data_dir=nowhere"], "nowhere"),
         (["--features_path=features.txt"], "npy"),
         (["--image_path=*.jpg"], "no file matches"),
+        (["--grad_cam=True"], "--vis_dir"),
+        (["--vis_dir=x", "--features_path=x.npy"], "give one of them"),
+        (["--calibration_dir=x"], "--inference_format=onnx"),
     ],
 )
 def test_bad_flags(run, flags, message):

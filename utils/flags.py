@@ -314,6 +314,10 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("features_path", str, None, ("infer",),
              "Write the images' features (before the classifier) to this .npy file, a row per image, and their names "
              "to the .txt file beside it, instead of classifying."),
+        Flag("vis_dir", str, None, ("infer",),
+             "Folder for pictures: each image as the network sees it, and its --topk classes as bars beside it."),
+        Flag("grad_cam", boolean, False, ("infer",),
+             "In the pictures of --vis_dir, show where the network sees its best class (Grad-CAM)."),
         Flag("model_file", str, None, ("predict", "eval"), "The exported network, NAME/model or NAME/model.onnx.",
              required=("predict",)),
         Flag("params_file", str, None, ("predict", "eval"),
