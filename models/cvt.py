@@ -105,7 +105,7 @@ class Stage(nn.Module):
         extra = 0
         if self.cls_token is not None:
             extra = 1
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
         for block in self.blocks:
             x = block(x, extra, height, width)
         return x[:, :extra], to_channels_first(x[:, extra:].unflatten(1, (height, width)))

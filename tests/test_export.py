@@ -38,11 +38,13 @@ MEMBERS = {
 }
 SIZES = {
     "AlexNet": 224,
+    "CSWinTransformer_tiny_224": 112,
     "GoogLeNet": 224,
     "InceptionResNetV2": 139,
     "InceptionV3": 139,
     "InceptionV4": 139,
     "VGG11": 32,
+    "alt_gvt_small": 224,
 }
 # Their smallest members are too large for every run of the suite.
 HUGE_FAMILIES = {"resnext_wsl", "senet_vd"}
