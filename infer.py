@@ -65,10 +65,12 @@ def check_flags(args: argparse.Namespace) -> None:
 
 def choose_class_names(args: argparse.Namespace) -> list[str]:
     """The names of --class_map_path; by default ImageNet's for 1000 classes, and numbers for another number."""
-    if args.class_dim != 1000 and "class_map_path" not in args.given:
-        log(f"--class_map_path not given: the {args.class_dim} classes have their numbers for names")
-        return [str(number) for number in range(args.class_dim)]
-    return read_class_names(args.class_map_path, args.class_dim)
+    if "class_map_path" in args.given:
+        return read_class_names(args.class_map_path, args.class_dim)
+    if args.class_dim == 1000:
+        return read_class_names(str(Path(__file__).parent / args.class_map_path), args.class_dim)
+    log(f"--class_map_path not given: the {args.class_dim} classes have their numbers for names")
+    return [str(number) for number in range(args.class_dim)]
 
 
 def export(args: argparse.Namespace, model: nn.Module, class_names: list[str]) -> None:

@@ -225,18 +225,13 @@ def sha256(path: str) -> str:
 
 
 def _read_weights(path: str, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, in `dtype` if they are floating, laid out for channels_last."""
-    weights = {}
+    """The tensors of a .safetensors file, in `dtype` if they are floating."""
     try:
-        with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118 (not a dict)
-                tensor = file.get_tensor(name)
-                layout = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
-                kind = dtype if tensor.is_floating_point() else tensor.dtype
-                weights[name] = tensor.to(device, kind, memory_format=layout)
+        with safe_open(path, "pt", device=str(device)) as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise UserError(f"--params_file {path} is not a .safetensors file: {error}") from None
-    return weights
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
 
 
 def _build(
@@ -249,11 +244,13 @@ def _build(
 ) -> Run:
     """A program with its weights, made fast for the device."""
     module = build_graph(program, weights, device)
-    if use_compile:
-        # Freezing lets the compiler lay the weights out anew, and fold what depends on them alone.
-        return torch.compile(module, dynamic=True, options={"freezing": True})
-    if device.type == "cpu":
+    if device.type == "cpu" and not use_compile:
         keep_freed_memory()
         if can_fuse(dtype):
             fuse_convolutions(module, batch_size)
+            return module
+    module.to(memory_format=torch.channels_last)
+    if use_compile:
+        # Freezing lets the compiler lay the weights out anew, and fold what depends on them alone.
+        return torch.compile(module, dynamic=True, options={"freezing": True})
     return module
