@@ -25,7 +25,7 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor
 
-from reader import INTERPOLATIONS, Loader, crop_loader, normalize, val_loader
+from reader import Loader, crop_loader, val_loader
 from utils.build import build_model, choose_device, memory_format, note_idle_flags, resolve_input
 from utils.checkpoint import load_pretrained
 from utils.class_report import ClassMeter, draw_confusion, looks_permuted, read_label_map, write_class_table
@@ -37,6 +37,7 @@ from utils.exported import load_exported
 from utils.files import write_text
 from utils.logger import is_main_process, log, progress, report_unreadable, warn
 from utils.metrics import describe, means, total
+from utils.transforms import INTERPOLATIONS, normalize
 
 Network = Callable[[Tensor], Tensor]
 

@@ -21,16 +21,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reader import ImageList, eval_transform, infer_loader, normalize
+from reader import eval_transform, infer_loader
 from utils.build import build_model, choose_device, memory_format, resolve_input
 from utils.checkpoint import load_pretrained
 from utils.classmap import read_class_names
 from utils.export import save_inference
 from utils.exported import Description
 from utils.features import FeatureFile
+from utils.image_list import ImageList
 from utils.logger import log, progress, report_unreadable
 from utils.predictions import Prediction, ResultFile, top_predictions
 from utils.quantize import quantize
+from utils.transforms import normalize
 from utils.visualize import draw, grad_cam, save_picture
 
 

@@ -16,11 +16,13 @@ if __name__ == "__main__":
 
 import torch
 
-from reader import EvalTransform, ImageList, infer_loader, normalize
+from reader import infer_loader
 from utils.classmap import read_class_names
 from utils.exported import load_exported
+from utils.image_list import ImageList
 from utils.logger import log, progress, report_unreadable
 from utils.predictions import ResultFile, top_predictions
+from utils.transforms import EvalTransform, normalize
 
 
 def main() -> None:

@@ -11,264 +11,36 @@ As a script it shows what the network sees, or checks a dataset:
     python reader.py --data_dir=data/ILSVRC2012 --use_aa=True --show=grid.png
     python reader.py --data_dir=data/ILSVRC2012 --check
 
-Images are uint8, RGB, height x width x channels from the file to the device; `normalize` turns a batch into what a
-network takes, on the device. Nothing else touches pixel values, so training's validation, eval.py, infer.py and
-predict.py see the same numbers for the same image.
+What is done to an image is in utils/transforms.py, what a worker process does in utils/reader_workers.py. No floating
+point image crosses a process or the bus.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import gc
 import math
 import multiprocessing
 import os
-import signal
-import threading
-import traceback
 import weakref
 from argparse import Namespace
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from multiprocessing import connection
 
-import cv2
 import numpy as np
 import torch
 
 from utils import augment
-from utils.augment import ImageOperation
 from utils.crops import MultiCropTransform
-from utils.decode import (
-    Jpeg,
-    UnreadableImage,
-    decode,
-    decode_region,
-    decode_rows,
-    parse_jpeg,
-    read_image,
-)
+from utils.decode import decode
 from utils.errors import FlagError, UserError, run_script
 from utils.flags import parse
 from utils.image_list import ImageList, SharedArray, open_dataset
 from utils.logger import warn
-
-__all__ = [
-    "Batch",
-    "DaliLoader",
-    "EvalTransform",
-    "ImageList",
-    "Loader",
-    "OpenCVLoader",
-    "TrainTransform",
-    "UnreadableImage",
-    "decode",
-    "eval_transform",
-    "normalize",
-    "open_dataset",
-    "random_crop_box",
-    "read_image",
-    "train_loader",
-    "train_transform",
-    "val_loader",
-]
-
-# Flag numbering of --interpolation; None is bilinear.
-INTERPOLATIONS = {
-    None: cv2.INTER_LINEAR,
-    0: cv2.INTER_NEAREST,
-    1: cv2.INTER_LINEAR,
-    2: cv2.INTER_CUBIC,
-    3: cv2.INTER_AREA,
-    4: cv2.INTER_LANCZOS4,
-}
-
-
-# ---------------------------------------------------------------------------------------------------- one image
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalTransform:
-    """Evaluation preprocessing: short side to `resize_short_size`, then the centre crop.
-
-    Attributes:
-        image_size: height and width of the crop.
-        resize_short_size: length of the short side before the crop.
-        interpolation: a key of `INTERPOLATIONS`.
-    """
-
-    image_size: tuple[int, int]
-    resize_short_size: int = 256
-    interpolation: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.resize_short_size < max(self.image_size):
-            raise FlagError(
-                f"--resize_short_size {self.resize_short_size} is smaller than the image "
-                f"{self.image_size[0]} x {self.image_size[1]} of --image_shape: the crop would not fit"
-            )
-
-    def __call__(self, rgb: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Resizes and crops `rgb`, uint8 (h, w, 3), to `image_size`. Nothing is random: `rng` is not used."""
-        height, width = rgb.shape[:2]
-        if max(height, width) > 16 * min(height, width):
-            # A strip: its far ends are not in the crop, and would take gigabytes to resize.
-            top, left = (max(0, side - 16 * min(height, width)) // 2 for side in (height, width))
-            return self(rgb[top : height - top, left : width - left][: 16 * width, : 16 * height])
-        scale = self.resize_short_size / min(height, width)
-        size = round(width * scale), round(height * scale)
-        resized = cv2.resize(rgb, size, interpolation=INTERPOLATIONS[self.interpolation])
-        top = (size[1] - self.image_size[0]) // 2
-        left = (size[0] - self.image_size[1]) // 2
-        return resized[top : top + self.image_size[0], left : left + self.image_size[1]]
-
-    def decode(self, data: bytes, path: str, rng: np.random.Generator | None = None) -> np.ndarray:
-        """The same from an encoded image; raises `UnreadableImage`."""
-        return self(decode(data, path))
-
-
-def random_crop_box(
-    height: int,
-    width: int,
-    rng: np.random.Generator,
-    lower_scale: float = 0.08,
-    lower_ratio: float = 3 / 4,
-    upper_ratio: float = 4 / 3,
-) -> tuple[int, int, int, int]:
-    """Draws the box of a training crop, as the original does.
-
-    The sides are side * a and side / a with a = sqrt(U(lower_ratio, upper_ratio)); side^2 is a share of the image's
-    area drawn from U(lower_scale, 1), both ends of which are lowered to the largest share that fits this aspect
-    ratio. The position is uniform.
-
-    Returns:
-        top, left, height, width.
-    """
-    ratio_draw, share_draw, top_draw, left_draw = rng.random(4)
-    aspect = math.sqrt(lower_ratio + (upper_ratio - lower_ratio) * ratio_draw)
-    largest = min(width / height / aspect**2, height / width * aspect**2)
-    smallest = min(lower_scale, largest)
-    side = math.sqrt(height * width * (smallest + (min(1.0, largest) - smallest) * share_draw))
-    # Rounding may put a side one pixel past the image, or at 0 in a tiny one.
-    crop_width = min(width, max(1, int(side * aspect)))
-    crop_height = min(height, max(1, int(side / aspect)))
-    left = int(left_draw * (width - crop_width + 1))
-    top = int(top_draw * (height - crop_height + 1))
-    return top, left, crop_height, crop_width
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainTransform:
-    """Training preprocessing: random crop, resize, horizontal flip with probability 1/2, augmentation.
-
-    Attributes:
-        image_size: height and width of the result.
-        lower_scale: smallest share of the image's area.
-        lower_ratio, upper_ratio: range of the crop's aspect ratio; see `random_crop_box`.
-        interpolation: a key of `INTERPOLATIONS`.
-        operations: augmentations of the resized image, in this order; see `utils.augment`.
-        decoder: of JPEG regions; see `decode_region`.
-    """
-
-    image_size: tuple[int, int]
-    lower_scale: float = 0.08
-    lower_ratio: float = 3 / 4
-    upper_ratio: float = 4 / 3
-    interpolation: int | None = None
-    operations: tuple[ImageOperation, ...] = ()
-    decoder: str = "auto"
-
-    def __post_init__(self) -> None:
-        if self.lower_ratio > self.upper_ratio:
-            raise FlagError(f"--lower_ratio {self.lower_ratio:g} is above --upper_ratio {self.upper_ratio:g}")
-
-    def __call__(self, rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Crops `rgb`, uint8 (h, w, 3), at random to `image_size`."""
-        top, left, height, width = self._draw_box(*rgb.shape[:2], rng)
-        return self._finish(self._resize(rgb[top : top + height, left : left + width]), rng)
-
-    def decode(self, data: bytes, path: str, rng: np.random.Generator) -> np.ndarray:
-        """The same from an encoded image, of which no more is decoded than the crop needs.
-
-        The pixels are those of a full decode. Only where a crop is at least twice as large as `image_size` is the
-        file decoded at a reduced size, not below `image_size`: averages then take the place of single pixels, which
-        is what interpolation alone would pick. (Not with nearest interpolation, which is meant to pick, nor with
-        area interpolation, which averages anyway.)
-
-        Raises:
-            UnreadableImage: see `utils.decode`.
-        """
-        jpeg = parse_jpeg(data, path)
-        if jpeg is None:
-            return self(decode(data, path), rng)
-        box = self._draw_box(jpeg.height, jpeg.width, rng)
-        shrink = min(box[2] / self.image_size[0], box[3] / self.image_size[1])
-        if shrink < 2 or INTERPOLATIONS[self.interpolation] in (cv2.INTER_NEAREST, cv2.INTER_AREA):
-            resized = self._resize(decode_region(jpeg, box, self.decoder))
-        else:
-            resized = self._resize_reduced(jpeg, box, 2 if shrink < 4 else 4 if shrink < 8 else 8)
-        return self._finish(resized, rng)
-
-    def _draw_box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-        return random_crop_box(height, width, rng, self.lower_scale, self.lower_ratio, self.upper_ratio)
-
-    def _resize(self, crop: np.ndarray) -> np.ndarray:
-        return cv2.resize(crop, self.image_size[::-1], interpolation=INTERPOLATIONS[self.interpolation])
-
-    def _resize_reduced(self, jpeg: Jpeg, box: tuple[int, int, int, int], reduction: int) -> np.ndarray:
-        """`_resize` of a box, from the file decoded at a reduced size, where the box has fractional borders."""
-        top, left, height, width = box
-        reduced = decode_rows(jpeg, top + height, reduction)
-        # Pixel centres: column u of the result looks at column left + (u + 1/2) step of the full size, less 1/2.
-        step_y, step_x = height / self.image_size[0], width / self.image_size[1]
-        matrix = np.array([[step_x, 0, left + step_x / 2], [0, step_y, top + step_y / 2]]) / reduction
-        matrix[:, 2] -= 0.5
-        flags = INTERPOLATIONS[self.interpolation] | cv2.WARP_INVERSE_MAP
-        return cv2.warpAffine(reduced, matrix, self.image_size[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
-
-    def _finish(self, resized: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """From the resized crop on, where images are small."""
-        image = cv2.flip(resized, 1) if rng.random() < 0.5 else resized
-        for operation in self.operations:
-            image = operation(image, rng)
-        return image
-
-
-# ------------------------------------------------------------------------------------------------ on the device
-
-
-@functools.lru_cache(maxsize=32)
-def _scale_and_shift(
-    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`normalize` as one multiplication and one addition, for pixels in 0..255; each (1, 3, 1, 1) on `device`."""
-    mean64, std64 = (torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1) for values in (mean, std))
-    return (1 / (255 * std64)).to(device, torch.float32), (-mean64 / std64).to(device, torch.float32)
-
-
-def normalize(
-    images: torch.Tensor,
-    mean: Sequence[float],
-    std: Sequence[float],
-    memory_format: torch.memory_format = torch.contiguous_format,
-    dtype: torch.dtype = torch.float32,
-) -> torch.Tensor:
-    """Turns a batch of the reader's images into a network's input, on the device where the batch is.
-
-    Args:
-        images: uint8 (N, height, width, 3), RGB.
-        mean, std: per channel, for pixels scaled to 0..1.
-        memory_format: of the result; `torch.channels_last` costs no transposition.
-        dtype: of the result; the arithmetic is float32.
-
-    Returns:
-        (pixel / 255 - mean) / std as (N, 3, height, width).
-    """
-    scale, shift = _scale_and_shift(tuple(mean), tuple(std), images.device)
-    planes = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=memory_format)
-    return planes.mul_(scale).add_(shift).to(dtype)
-
+from utils.reader_workers import ImageRandom, Job, Transform, terminate, work
+from utils.transforms import EvalTransform, TrainTransform, normalize
+from utils.visualize import write_grid
 
 # ------------------------------------------------------------------------------------------------------ batches
 
@@ -331,7 +103,7 @@ class Loader:
     def __init__(
         self,
         images: ImageList,
-        transform: EvalTransform | TrainTransform | MultiCropTransform,
+        transform: Transform,
         batch_size: int,
         training: bool,
         workers: int = 8,
@@ -395,125 +167,6 @@ class Loader:
 # ---------------------------------------------------------------------------------------------- the OpenCV pipeline
 
 
-class ImageRandom:
-    """The random numbers of each image, by (seed, epoch, image): they depend on neither the worker nor the resume.
-
-    Philox is counter-based (Salmon et al., 2011): the image's place is the upper half of the counter, so no state has
-    to be derived from it. Building a generator instead would cost a twentieth of decoding a photograph.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self._bits = np.random.Philox(key=seed)
-        self._generator = np.random.Generator(self._bits)
-        self._state = self._bits.state
-
-    def of_image(self, epoch: int, index: int) -> np.random.Generator:
-        """The generator of an image, the same object every time, set to that image's numbers."""
-        self._state["state"]["counter"][:] = 0, 0, epoch, index
-        self._bits.state = self._state
-        return self._generator
-
-
-@dataclasses.dataclass
-class _Job:
-    """What a worker needs to fill rows of batches; everything large in it is shared memory.
-
-    Attributes:
-        slots: uint8 (slots, batch, height, width, 3), the batches being made.
-        indices: int64 (slots, batch): the images wanted, and when the rows are done those that are there (-1: none).
-        generation: int64 (1,): tasks of another generation belong to an epoch that was given up, and are skipped.
-    """
-
-    images: ImageList
-    transform: EvalTransform | TrainTransform
-    training: bool
-    seed: int
-    slots: SharedArray
-    indices: SharedArray
-    generation: SharedArray
-
-    def __post_init__(self) -> None:
-        self.random = ImageRandom(self.seed)
-
-    def fill(self, slot: int, start: int, stop: int, epoch: int) -> list[tuple[int, str]]:
-        """Makes rows start..stop of a batch; returns (index, reason) of each unreadable image met."""
-        problems: list[tuple[int, str]] = []
-        for row in range(start, stop):
-            wanted = int(self.indices.array[slot, row])
-            index, pixels = self._readable(wanted, self.random.of_image(epoch, wanted), problems)
-            self.indices.array[slot, row] = index
-            if pixels is not None:
-                self.slots.array[slot, row] = pixels
-        return problems
-
-    def _readable(
-        self, wanted: int, rng: np.random.Generator, problems: list[tuple[int, str]]
-    ) -> tuple[int, np.ndarray | None]:
-        """The wanted image; if it is unreadable: in training another one, in evaluation (-1, None)."""
-        for index in self._candidates(wanted):
-            try:
-                return index, self.transform.decode(self.images.read(index), self.images.path(index), rng)
-            except UnreadableImage as error:
-                problems.append((index, error.reason))
-            except cv2.error as error:
-                problems.append((index, f"OpenCV cannot process it: {error.err}"))
-        if self.training:
-            raise UserError(
-                f"no readable image among the {len(problems)} tried; "
-                f"the first: {self.images.path(problems[0][0])}: {problems[0][1]}"
-            )
-        return -1, None
-
-    def _candidates(self, wanted: int) -> Iterator[int]:
-        """The wanted image, then in training others spread over the list, always the same for the same image."""
-        yield wanted
-        if self.training:
-            count = len(self.images)
-            stride = max(1, int(count * 0.618))
-            while math.gcd(stride, count) > 1:
-                stride += 1
-            for step in range(1, min(count, 1000)):
-                yield (wanted + step * stride) % count
-
-
-def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
-    """Ends this worker when its parent has ended, however that came."""
-    parent.join()
-    os._exit(1)
-
-
-def _work(
-    job: _Job,
-    tasks: multiprocessing.SimpleQueue,
-    results: connection.Connection,
-    results_lock: multiprocessing.synchronize.Lock,
-) -> None:
-    """A worker process: takes tasks, fills rows, reports. Runs until it is terminated."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
-    cv2.setNumThreads(0)  # the workers are the parallelism
-    while True:
-        generation, slot, start, stop, epoch = tasks.get()
-        problems, failure = [], None
-        if generation == job.generation.array[0]:
-            try:
-                problems = job.fill(slot, start, stop, epoch)
-            except UserError as error:
-                failure = error
-            except Exception:
-                failure = RuntimeError("in a reader worker:\n" + traceback.format_exc())
-        with results_lock:
-            results.send((slot, problems, failure))
-
-
-def _terminate(processes: list[multiprocessing.process.BaseProcess]) -> None:
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.join()
-
-
 class OpenCVLoader(Loader):
     """Batches made by worker processes with OpenCV; see `Loader`. With no workers they are made in this process.
 
@@ -530,7 +183,7 @@ class OpenCVLoader(Loader):
         slots = max(3, min(256, len(self), self.read_ahead_images // self.batch_size)) if self.workers else 1
         share = -(-self.batch_size // (2 * max(1, self.workers)))
         self._task_size = max(1, min(16, share), slots * self.batch_size // 512)
-        self._job = _Job(
+        self._job = Job(
             self.images,
             self.transform,
             self.training,
@@ -540,7 +193,7 @@ class OpenCVLoader(Loader):
             SharedArray((1,), np.int64),
         )
         self._processes: list[multiprocessing.process.BaseProcess] = []
-        self._stop_workers = weakref.finalize(self, _terminate, self._processes)
+        self._stop_workers = weakref.finalize(self, terminate, self._processes)
         self._tasks_left = [0] * slots
         self._page_locked = False
         # Slots whose batch the caller holds; those it freed; those freed whose copy to the GPU may be under way.
@@ -578,7 +231,7 @@ class OpenCVLoader(Loader):
     def close(self) -> None:
         self._stop_workers()
         self._processes = []
-        self._stop_workers = weakref.finalize(self, _terminate, self._processes)
+        self._stop_workers = weakref.finalize(self, terminate, self._processes)
 
     def _made_here(self, steps: Iterator[np.ndarray], epoch: int) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
         """(images, indices) of each step, made in this process."""
@@ -622,7 +275,7 @@ class OpenCVLoader(Loader):
         gc.freeze()
         try:
             for _ in range(self.workers):
-                process = context.Process(target=_work, args=(self._job, self._tasks, *self._reporting), daemon=True)
+                process = context.Process(target=work, args=(self._job, self._tasks, *self._reporting), daemon=True)
                 process.start()
                 self._processes.append(process)
         finally:
@@ -965,29 +618,6 @@ def show(args: Namespace) -> None:
         ]
     write_grid(args.show, pixels, captions, columns=math.ceil(math.sqrt(2 * len(pixels))))
     print(f"{args.show}: {len(pixels)} images")
-
-
-def write_grid(path: str, pictures: Sequence[np.ndarray], captions: Sequence[str], columns: int) -> None:
-    """Writes pictures of one size, uint8 (h, w, 3) RGB, in rows of `columns`, with a line of text below each."""
-    height, width = pictures[0].shape[:2]
-    rows = -(-len(pictures) // columns)
-    grid = np.full((rows * (height + 24), columns * (width + 4), 3), 255, np.uint8)
-    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
-        top, left = number // columns * (height + 24), number % columns * (width + 4)
-        grid[top : top + height, left : left + width] = picture
-        # OpenCV's fonts know ASCII only.
-        text = caption.encode("ascii", "replace").decode()
-        cv2.putText(
-            grid, text, (left + 2, top + height + 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA
-        )
-    suffix = os.path.splitext(path)[1].lower() or ".png"
-    options = [cv2.IMWRITE_JPEG_QUALITY, 85] if suffix in (".jpg", ".jpeg") else []
-    try:
-        data = cv2.imencode(suffix, grid[..., ::-1], options)[1].tobytes()
-        with open(path, "wb") as file:
-            file.write(data)
-    except (cv2.error, OSError) as error:
-        raise UserError(f"{path}: the picture cannot be written ({error})") from None
 
 
 @dataclasses.dataclass(frozen=True)

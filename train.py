@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reader import Loader, normalize, train_loader, val_loader
+from reader import Loader, train_loader, val_loader
 from utils import augment
 from utils.build import (
     build_model,
@@ -39,6 +39,7 @@ from utils.loss import Targets
 from utils.metrics import Meter, describe, means, total
 from utils.run import Run
 from utils.seed import seed_everything
+from utils.transforms import normalize
 
 
 def main() -> None:

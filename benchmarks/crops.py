@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 import models
-from reader import crop_loader, normalize
+from reader import crop_loader
 from utils.crops import AverageOverCrops, MultiCropTransform
 from utils.engine import to_device
+from utils.transforms import normalize
 
 CROPS = 12
 

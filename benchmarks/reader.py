@@ -30,9 +30,12 @@ import numpy as np
 import torch
 
 import reader
-from reader import DaliLoader, ImageList, ImageRandom, OpenCVLoader, TrainTransform
+from reader import DaliLoader, OpenCVLoader
 from utils.decode import read_file
+from utils.image_list import ImageList
+from utils.reader_workers import ImageRandom
 from utils.torchvision_compat import import_torchvision
+from utils.transforms import TrainTransform
 
 SIZE = (224, 224)
 MEAN = (0.485, 0.456, 0.406)

@@ -25,11 +25,12 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models
-from reader import Batch, normalize
+from reader import Batch
 from utils.engine import TrainStep, to_device
 from utils.loss import Targets
 from utils.metrics import Meter, means
 from utils.optimizer import Schedule, build_optimizer
+from utils.transforms import normalize
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from sklearn.datasets import load_sample_image
 
-from reader import EvalTransform, TrainTransform, write_grid
 from utils import augment
+from utils.transforms import EvalTransform, TrainTransform
+from utils.visualize import write_grid
 
 DOCS = Path(__file__).resolve().parent
 SIZE = (224, 224)

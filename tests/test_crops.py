@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import models
-from reader import EvalTransform, normalize
 from utils.crops import SHORT_SIDES, AverageOverCrops, MultiCropTransform, short_sides
+from utils.transforms import EvalTransform, normalize
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 

@@ -17,11 +17,12 @@ import torch
 from torch import nn
 
 import models
-from reader import EvalTransform, normalize, open_dataset
 from utils.class_report import ClassMeter, looks_permuted, read_label_map
 from utils.errors import UserError
 from utils.export import save_inference
 from utils.exported import Description
+from utils.image_list import open_dataset
+from utils.transforms import EvalTransform, normalize
 
 ROOT = Path(__file__).parent.parent
 NETWORK = "MobileNetV1_x0_25"

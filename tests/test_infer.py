@@ -15,12 +15,12 @@ import torch
 
 import infer
 import models
-from reader import EvalTransform, normalize
 from utils.classmap import read_class_names
 from utils.decode import read_image
 from utils.errors import FlagError, UserError
 from utils.features import FeatureFile
 from utils.predictions import ResultFile, top_predictions
+from utils.transforms import EvalTransform, normalize
 
 REPOSITORY = Path(__file__).parents[1]
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
-from reader import open_dataset
 from utils.classmap import read_class_names
+from utils.image_list import open_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 

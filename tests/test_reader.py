@@ -18,17 +18,11 @@ import torch
 from scipy import stats
 
 import reader
-from reader import (
-    EvalTransform,
-    ImageList,
-    Loader,
-    OpenCVLoader,
-    TrainTransform,
-    normalize,
-    open_dataset,
-    random_crop_box,
-)
+from reader import Loader, OpenCVLoader
+from utils.decode import decode, read_image
 from utils.errors import FlagError, UserError
+from utils.image_list import ImageList, open_dataset
+from utils.transforms import EvalTransform, TrainTransform, normalize, random_crop_box
 
 SIZE = (32, 32)
 
@@ -269,7 +263,7 @@ def test_training_from_bytes_is_training_from_pixels():
     """Decoding a region changes nothing where the crop is not reduced: same draws, same pixels."""
     rgb = cv2.resize(np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8), (640, 480))
     data = cv2.imencode(".jpg", rgb)[1].tobytes()
-    pixels = reader.decode(data, "x")
+    pixels = decode(data, "x")
     for interpolation in (None, 0, 3):
         transform = TrainTransform((400, 400), interpolation=interpolation)
         for seed in range(20):
@@ -281,7 +275,7 @@ def test_large_crops_are_reduced_while_decoding():
     """Same crop to a fraction of a pixel, at 1/2, 1/4 and 1/8; averages instead of single pixels; same draws."""
     rgb = cv2.resize(np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8), (1280, 960))
     data = cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, 98])[1].tobytes()
-    pixels = reader.decode(data, "x")
+    pixels = decode(data, "x")
     for size in (50, 90, 200):
         transform = TrainTransform((size, size))
         for seed in range(20):
@@ -380,7 +374,7 @@ def test_evaluation_has_each_image_once(folder, workers, world_size):
         for batch in batches:
             for image, label, index in zip(batch.images, batch.labels, batch.indices, strict=True):
                 assert label == index % 3
-                expected = transform(reader.read_image(loader.images.path(int(index))))
+                expected = transform(read_image(loader.images.path(int(index))))
                 np.testing.assert_array_equal(image.numpy(), expected)
     assert sorted(seen) == list(range(37))
 

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from reader import DaliLoader, EvalTransform, OpenCVLoader, TrainTransform, open_dataset, train_loader, val_loader
+from reader import DaliLoader, OpenCVLoader, train_loader, val_loader
 from utils.errors import FlagError, UserError
 from utils.flags import parse
+from utils.image_list import open_dataset
+from utils.transforms import EvalTransform, TrainTransform
 
 
 def dali_is_installed() -> bool:

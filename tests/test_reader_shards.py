@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from reader import EvalTransform, OpenCVLoader, TrainTransform, open_dataset
+from reader import OpenCVLoader
 from utils.errors import UserError
-from utils.image_list import TarShards
+from utils.image_list import TarShards, open_dataset
+from utils.transforms import EvalTransform, TrainTransform
 
 LONG = "a long folder name " * 8  # longer than a plain tar header holds
 
