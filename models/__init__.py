@@ -37,6 +37,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "densenet": ("DenseNet121", "DenseNet161", "DenseNet169", "DenseNet201", "DenseNet264"),
     "dla": ("DLA34", "DLA46_c", "DLA46x_c", "DLA60", "DLA60x", "DLA60x_c", "DLA102", "DLA102x", "DLA102x2", "DLA169"),
     "dpn": ("DPN68", "DPN92", "DPN98", "DPN107", "DPN131"),
+    "dsnet": ("DSNet_tiny", "DSNet_small", "DSNet_base"),
     "efficientnet": (
         "EfficientNet",
         "EfficientNetB0",
@@ -132,6 +133,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "MobileViTV3_S",
     ),
     "mobilevit_v2": ("MobileViTV2_x0_5", "MobileViTV2_x1_0", "MobileViTV2_x2_0"),
+    "next_vit": ("NextViT_small_224", "NextViT_base_224", "NextViT_large_224"),
     "peleenet": ("PeleeNet",),
     "pp_hgnet": ("PPHGNet_tiny", "PPHGNet_small", "PPHGNet_base"),
     "pp_hgnet_v2": (
@@ -296,6 +298,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "SwinTransformer_large_patch4_window12_384",
     ),
     "tinynet": ("TinyNet_A", "TinyNet_B", "TinyNet_C", "TinyNet_D", "TinyNet_E"),
+    "tnt": ("TNT_small", "TNT_base"),
     "twins": ("alt_gvt_small", "alt_gvt_base", "alt_gvt_large", "pcpvt_small", "pcpvt_base", "pcpvt_large"),
     "uniformer": (
         "UniFormer_small",
@@ -356,6 +359,7 @@ INPUTS: tuple[tuple[str, InputConfig], ...] = (
     ("DarkNet53", InputConfig(256, 256)),
     ("DeiT_*_384", InputConfig(384, 438, 2)),
     ("DeiT_*", InputConfig(224, 256, 2)),
+    ("DSNet_*", InputConfig(224, 248, 2)),
     ("EfficientNet", InputConfig(224, 256, 2)),
     ("EfficientNetB0*", InputConfig(224, 256, 2)),
     ("EfficientNetB1", InputConfig(240, 272, 2)),
@@ -380,6 +384,7 @@ INPUTS: tuple[tuple[str, InputConfig], ...] = (
     ("MobileViT_*", InputConfig(256, 292, 1, (0.0,) * 3, (1.0,) * 3)),
     ("MobileViTV2_*", InputConfig(256, 288, 2, (0.0,) * 3, (1.0,) * 3)),
     ("MobileViTV3_*", InputConfig(256, 288, 1, (0.0,) * 3, (1.0,) * 3)),
+    ("NextViT_*", InputConfig(224, 256, 2)),
     ("pcpvt_*", InputConfig(224, 256, 2)),
     ("PPHGNet_*", InputConfig(224, 236, 2)),
     ("PPHGNetV2_*", InputConfig(224, 232, 2)),
@@ -396,6 +401,7 @@ INPUTS: tuple[tuple[str, InputConfig], ...] = (
     ("TinyNet_C", InputConfig(184, 210, 2)),
     ("TinyNet_D", InputConfig(152, 173, 2)),
     ("TinyNet_E", InputConfig(106, 121, 2)),
+    ("TNT_*", InputConfig(224, 248, 2, *_HALF)),
     ("UniFormer_*", InputConfig(224, 248, 2)),
     ("VAN_*", InputConfig(224, 248, 2, *_HALF)),
     ("ViT_*_384", InputConfig(384, 384, 1, *_HALF)),

@@ -180,22 +180,25 @@ def join_windows(x: Tensor, height: int, width: int, shape: tuple[int, ...]) -> 
 # ------------------------------------------------------------------------------------------------- other image sizes
 
 
-def resize_position_embedding(embedding: Tensor, tokens: int) -> Tensor:
+def resize_position_embedding(embedding: Tensor, tokens: int, extra: int) -> Tensor:
     """Fits the position embedding of a square image to another number of tokens, by bicubic interpolation.
 
     Args:
-        embedding: (1, extra + side * side, C); the first, such as those of the class token, belong to no position and
-            stay as they are. There may be at most two.
-        tokens: how many tokens, the extra ones included, the network has. If the grid is not square, the embedding
-            is returned as it is.
+        embedding: (1, extra + side * side, C).
+        tokens: how many tokens, the extra ones included, the network has.
+        extra: how many, the first, belong to no position, such as the class token: theirs stay as they are.
+
+    Returns:
+        (1, tokens, C); the embedding itself if it is not that of a square.
     """
-    for extra in range(3):
-        side, new_side = (round((count - extra) ** 0.5) for count in (embedding.shape[1], tokens))
-        if side * side + extra == embedding.shape[1] and new_side * new_side + extra == tokens:
-            grid = embedding[:, extra:].transpose(1, 2).unflatten(2, (side, side))
-            grid = F.interpolate(grid.float(), (new_side, new_side), mode="bicubic").to(embedding.dtype)
-            return torch.cat([embedding[:, :extra], grid.flatten(2).transpose(1, 2)], 1)
-    return embedding
+    if embedding.dim() != 3:
+        return embedding
+    side, new_side = (math.isqrt(max(count - extra, 0)) for count in (embedding.shape[1], tokens))
+    if side == 0 or (side * side + extra, new_side * new_side + extra) != (embedding.shape[1], tokens):
+        return embedding
+    grid = embedding[:, extra:].transpose(1, 2).unflatten(2, (side, side))
+    grid = F.interpolate(grid.float(), (new_side, new_side), mode="bicubic").to(embedding.dtype)
+    return torch.cat([embedding[:, :extra], grid.flatten(2).transpose(1, 2)], 1)
 
 
 def resize_position_table(table: Tensor, rows: int) -> Tensor:

@@ -105,7 +105,9 @@ class VisionTransformer(nn.Module):
 
     def adapt_tensor(self, key: str, tensor: Tensor) -> Tensor:
         """Fits the position embedding of a file for another image size: see `resize_position_embedding`."""
-        return resize_position_embedding(tensor, self.pos_embed.shape[1]) if key == "pos_embed" else tensor
+        if key != "pos_embed":
+            return tensor
+        return resize_position_embedding(tensor, self.pos_embed.shape[1], len(self.extra_tokens))
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the extra tokens after the last block, one after another, (N, C)."""

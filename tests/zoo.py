@@ -36,7 +36,14 @@ AMPLIFIED_BAR = 1e-4
 AMPLIFIED = {
     "fluid": ("SE_HRNet_W32_C", "SE_HRNet_W40_C", "SE_HRNet_W48_C", "SE_HRNet_W60_C", "SE_HRNet_W64_C"),
     "paddleclas": ("EfficientNetB7",),
-    "paddleclas_extended": ("GhostNet_x1_3", "PPLCNet_x2_0", "RedNet152"),
+    "paddleclas_extended": (
+        "DSNet_base",
+        "DSNet_small",
+        "DSNet_tiny",
+        "GhostNet_x1_3",
+        "PPLCNet_x2_0",
+        "RedNet152",
+    ),
 }
 
 # With its weights the values of this network overflow, until infinities cancel; the original's ReLU makes 0 of NaN.
