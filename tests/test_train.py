@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +21,8 @@ from safetensors import safe_open
 from training import NETWORK, ROOT, InProcess, assert_same_checkpoint, environment, losses
 
 import models
-from utils.checkpoint import RunFolder, find_checkpoint, load_pretrained
+from utils import checkpoint
+from utils.checkpoint import find_checkpoint, load_pretrained
 
 
 @pytest.fixture
@@ -164,9 +169,10 @@ def test_pretrained_weights_of_other_classes(train_here, tiny_dataset, tmp_path)
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_bad_flags_are_one_line(train_here, tiny_dataset, tmp_path, flags, code, expected):
-    result = train_here(tiny_dataset, tmp_path, **flags)
+    result = train_here(tiny_dataset, tmp_path / "out", **flags)
     assert expected in result.error
     assert result.code == code
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -183,8 +189,9 @@ def test_a_gpu_that_is_not_there(train_here, tiny_dataset, tmp_path):
 def test_bad_list_lines_are_named(train_here, data, tmp_path, line, expected):
     path = data / "train_list.txt"
     path.write_text(path.read_text() + line + "\n")
-    result = train_here(data, tmp_path)
+    result = train_here(data, tmp_path / "out")
     assert "train_list.txt line 49" in result.error and expected in result.error
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_list(train_here, tmp_path):
@@ -226,16 +233,52 @@ def test_a_loss_that_explodes_names_step_rate_and_images(train_here, tiny_datase
     assert find_checkpoint("auto", tmp_path / NETWORK).name == "latest"
 
 
-def test_one_run_at_a_time_in_a_folder(train_here, tiny_dataset, tmp_path):
-    with RunFolder(tmp_path / NETWORK):
-        result = train_here(tiny_dataset, tmp_path)
-    assert "another run is writing to" in result.error
-    assert train_here(tiny_dataset, tmp_path).code == 0
+# Holds a folder, and has a child as training has reader workers: it ends a little later.
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from utils.checkpoint import RunFolder
+
+folder = RunFolder(Path(sys.argv[1]))
+parent = os.getpid()
+if os.fork() == 0:
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    os._exit(0)
+print("taken", flush=True)
+time.sleep(60)
+"""
+
+
+def test_one_run_at_a_time_in_a_folder(train_here, tiny_dataset, tmp_path, monkeypatch):
+    """The other one is named; when it is killed, the folder is free."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / NETWORK)]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "taken\n"
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "LOCK_PATIENCE", 0.0)
+            error = train_here(tiny_dataset, tmp_path).error
+        other.kill()
+        other.wait()
+        assert train_here(tiny_dataset, tmp_path).code == 0
+    assert f"another run (process {other.pid} on {socket.gethostname()}) is writing to {tmp_path / NETWORK}" in error
+    assert {path.name for path in (tmp_path / NETWORK).iterdir()} >= {"0", "latest"}
+
+
+def test_a_file_system_without_locks(train_here, tiny_dataset, tmp_path, monkeypatch):
+    def flock(file, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    result = train_here(tiny_dataset, tmp_path)
+    assert result.code == 0
+    assert "cannot be locked" in result.err
 
 
 def test_checkpoints_of_other_runs_are_refused(train_here, tiny_dataset, tmp_path):
     assert train_here(tiny_dataset, tmp_path / "a", max_iter=1).code == 0
-    checkpoint = tmp_path / "a" / NETWORK / "latest"
+    saved = tmp_path / "a" / NETWORK / "latest"
     refused = {
         "is of --model=": {"model": "ResNet18"},
         "--batch_size=16": {"batch_size": 8},  # in the middle of an epoch
@@ -243,9 +286,9 @@ def test_checkpoints_of_other_runs_are_refused(train_here, tiny_dataset, tmp_pat
         "--lr_strategy asks for RMSProp": {"lr_strategy": "cosine_decay_RMSProp"},
     }
     for expected, flags in refused.items():
-        assert expected in train_here(tiny_dataset, tmp_path / "b", checkpoint=checkpoint, **flags).error
+        assert expected in train_here(tiny_dataset, tmp_path / "b", checkpoint=saved, **flags).error
     (tmp_path / "weights_only").mkdir()
-    shutil.copy(checkpoint / "weights.safetensors", tmp_path / "weights_only")
+    shutil.copy(saved / "weights.safetensors", tmp_path / "weights_only")
     error = train_here(tiny_dataset, tmp_path / "b", checkpoint=tmp_path / "weights_only").error
     assert "--pretrained_model" in error
 

@@ -77,12 +77,66 @@ def test_two_processes_take_the_same_steps_in_float64(tmp_path):
         torch.testing.assert_close(ends[1][name], tensor, rtol=1e-8, atol=1e-10, msg=name)
 
 
-def test_what_does_not_fit_two_processes(tiny_dataset, tmp_path):
-    for flags in ({"batch_size": 15}, {"test_batch_size": 3}):
-        output, _ = start(tiny_dataset, tmp_path, processes=2, **flags).communicate(timeout=120)
-        ((flag, value),) = flags.items()
-        assert f"train.py: error: --{flag} {value} does not divide evenly over 2 processes" in output
-        assert 'File "' + str(Path(__file__).parent.parent / "train.py") not in output  # no traceback of ours
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"batch_size": 15}, "--batch_size 15 does not divide evenly over 2 processes"),
+        ({"test_batch_size": 3}, "--test_batch_size 3 does not divide evenly over 2 processes"),
+        ({"bach_size": 16}, "unknown flag --bach_size: did you mean --batch_size?"),
+        ({"lower_ratio": 2}, "--lower_ratio 2 is above --upper_ratio 1.33333"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_an_error_of_all_processes_is_one_line(tiny_dataset, tmp_path, flags, message):
+    process = start(tiny_dataset, tmp_path / "out", processes=2, **flags)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert re.findall(r"^train\.py: error: (.*)", output, re.MULTILINE) == [message]
+    assert 'File "' + str(Path(__file__).parent.parent / "train.py") not in output  # no traceback of ours
+    assert not (tmp_path / "out").exists()
+
+
+FAILING = """
+import os, signal, sys, time, torch
+import torch.distributed as dist
+from utils.distributed import process_group, rank
+from utils.errors import UserError, run_script
+
+def main():
+    with process_group(torch.device("cpu")):
+        dist.barrier()
+        if rank() == 1:
+            time.sleep(0.5)  # the other one waits in the middle of an operation
+            if sys.argv[1] == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise UserError("1 fails", exit_code=2) if sys.argv[1] == "user" else ValueError("1 has a bug")
+        dist.all_reduce(torch.zeros(1))
+
+run_script(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "line"),
+    [
+        ("user", "failing.py: error: 1 fails"),
+        ("bug", "ValueError: 1 has a bug"),
+        ("killed", "failing.py: error: another process of this run is gone"),
+    ],
+)
+def test_one_process_fails(tmp_path, how, line):
+    """It says why, once; the other one ends with it and says nothing of the operation that it was in."""
+    (tmp_path / "failing.py").write_text(FAILING)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["--monitor_interval=1", str(tmp_path / "failing.py"), how]
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1
+    assert result.stderr.count(line) == 1
+    assert result.stderr.count("failing.py: error: ") == (how != "bug")
+    assert ('failing.py", line' in result.stderr) == (how == "bug")
+    assert "gloo" not in result.stderr.lower()
+    codes = {"user": "exitcode  : 2", "bug": "exitcode  : 1", "killed": "Signal 9 (SIGKILL)"}
+    assert codes[how] in result.stderr
 
 
 @pytest.fixture

@@ -62,7 +62,11 @@ def resolve_input(args: argparse.Namespace) -> None:
 
 
 def build_model(args: argparse.Namespace, name: str | None = None) -> nn.Module:
-    """The network --model (or `name`), with the options that its constructor takes of those in the flags."""
+    """The network --model (or `name`), with the options that its constructor takes of those in the flags.
+
+    Raises:
+        FlagError: there is no such network, or it takes no images of --image_shape.
+    """
     name = name or args.model
     models.check_name(name)
     accepted = inspect.signature(getattr(models, name)).parameters
@@ -72,6 +76,11 @@ def build_model(args: argparse.Namespace, name: str | None = None) -> nn.Module:
             options[option] = getattr(args, option)
         elif option in args.given:
             warn(f"--{option} does nothing here: {name} has no such option")
+    if "image_size" in accepted and "image_shape" in args.given:
+        height, width = args.image_shape[1:]
+        if height != width:
+            raise FlagError(f"--image_shape: {name} is built for square images, not {height} x {width}")
+        options["image_size"] = height
     model = models.build(name, class_dim=args.class_dim, **options)
     if not getattr(args, "with_inplace", True):  # what only converts weights does not ask
         for module in model.modules():
@@ -88,9 +97,10 @@ def choose_device(args: argparse.Namespace) -> torch.device:
     """
     if args.use_gpu and torch.cuda.is_available():
         local_rank = int(os.environ.get("LOCAL_RANK", 0))
-        if local_rank >= torch.cuda.device_count():
+        processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+        if processes > gpus:
             raise UserError(
-                f"process {local_rank} of this machine has no GPU of its own: there are {torch.cuda.device_count()}; "
+                f"not every process of this machine has a GPU of its own: there are {processes} and {gpus}; "
                 "lower --nproc_per_node or give --use_gpu=False"
             )
         device = torch.device("cuda", local_rank)

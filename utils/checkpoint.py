@@ -13,11 +13,14 @@ is written last and has the checksums of the others.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import math
 import os
 import shutil
+import socket
+import time
 import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -45,6 +48,9 @@ MANIFEST = "manifest.json"
 
 # Folders of steps within an epoch that are kept: the newest, and one more should it be damaged.
 KEPT_STEPS = 2
+
+# Seconds to wait for a folder: the reader workers of a run that was killed hold its lock until they notice.
+LOCK_PATIENCE = 3.0
 
 
 @dataclass
@@ -121,7 +127,8 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
 class RunFolder:
     """The folder of one run, and of one process: a second run that wants it gets an error, not a mixture.
 
-    A context manager; at the end of the block other runs can have the folder.
+    A context manager; at the end of the block other runs can have the folder, and as soon as the process is gone,
+    whatever ended it.
 
     Args:
         path: `output/<model>`; made if need be.
@@ -133,22 +140,45 @@ class RunFolder:
         self.keep = keep
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(path / ".lock", "a")  # noqa: SIM115 (held as long as the run lasts)
+            self._lock = open(path / ".lock", "a+")  # noqa: SIM115 (held as long as the run lasts)
         except OSError as error:
             raise UserError(f"--model_save_dir: cannot write to {path}: {error.strerror}") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not self._take_lock():
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "unknown process"
             self._lock.close()
             raise UserError(
-                f"--model_save_dir: another run is writing to {path}; wait for it or give another folder"
-            ) from None
+                f"--model_save_dir: another run ({holder}) is writing to {path}: end it or wait for it, or give "
+                "another folder"
+            )
+        with contextlib.suppress(OSError):  # a full disk: the note is a courtesy to who comes second
+            self._lock.truncate(0)
+            self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            self._lock.flush()
+
+    def _take_lock(self) -> bool:
+        """Takes the folder for this process, if need be after a short wait."""
+        deadline = time.monotonic() + LOCK_PATIENCE
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.1)
+            except OSError as error:  # some network file systems have no locks
+                warn(f"{self.path} cannot be locked ({error.strerror}): see to it that no other run writes there")
+                return True
 
     def __enter__(self) -> RunFolder:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._lock.close()
+        with contextlib.suppress(OSError):
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # at once, though forked reader workers may still have it open
+        with contextlib.suppress(OSError):
+            self._lock.close()
 
     def save(
         self,

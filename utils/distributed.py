@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
+from utils import errors
 from utils.errors import UserError
 
 # Ctrl-C again, this many seconds after the first, ends a run at once. A launcher passes the first one on, so that it
@@ -37,6 +39,8 @@ def process_group(device: torch.device) -> Iterator[None]:
     """Joins the processes of a launcher (`python -m torch.distributed.run`) for as long as the block runs.
 
     nccl on GPUs; gloo on CPUs and for small agreements between the processes. Without a launcher it does nothing.
+
+    An error in the block ends all processes, with one line whether one of them met it or all did.
     """
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         yield
@@ -52,8 +56,40 @@ def process_group(device: torch.device) -> Iterator[None]:
     try:
         yield
         dist.barrier()  # leave together: one that is gone looks like a failure to the others
+    except Exception as error:
+        _end_together(error, dist.PrefixStore(f"end_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store))
     finally:
         dist.destroy_process_group()
+
+
+def _end_together(error: Exception, store: dist.Store) -> NoReturn:
+    """Ends this process for an error, and says why if it is the first to fail.
+
+    The others fail with it, of the same cause or because they have lost contact: they end without a word, with its exit
+    code. An error that is no user's is raised again, in the first.
+    """
+    try:
+        if store.add("failed", 1) > 1:
+            store.wait(["exit_code"], timedelta(seconds=errors.PATIENCE))  # until the first has spoken
+            sys.exit(int(store.get("exit_code")))
+    except RuntimeError:  # the store has gone with the first
+        sys.exit(1)
+    if not isinstance(error, UserError) and _lost_contact(error):
+        error = UserError(
+            "another process of this run is gone: it was killed, or its machine failed "
+            "(train.py --checkpoint=auto goes on from the newest checkpoint)"
+        )
+    if not isinstance(error, UserError):
+        store.set("exit_code", "1")
+        raise error
+    errors.report(str(error))
+    store.set("exit_code", str(error.exit_code))
+    sys.exit(error.exit_code)
+
+
+def _lost_contact(error: Exception) -> bool:
+    """Whether an operation between processes failed. (Those of gloo raise plain RuntimeErrors.)"""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
 
 
 def broadcast_object(value: Any) -> Any:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import NoReturn
+
+# Seconds that a process leaves to another one for its line.
+PATIENCE = 10.0
 
 
 class UserError(Exception):
@@ -37,16 +41,37 @@ class FormatError(ValueError):
     """
 
 
+def report(message: str, script: str | None = None) -> None:
+    """Prints the line of an error on stderr.
+
+    Args:
+        message: of a `UserError`.
+        script: name to put before it; None: that of the script that runs.
+    """
+    print(f"{script or os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr, flush=True)
+
+
+def report_once(message: str, script: str | None = None) -> None:
+    """The same, for an error in the command line or the machine, that every process of a launcher meets here.
+
+    The first one on this machine prints it. The others wait for the launcher to end them once that one has failed: if
+    one of them failed before, the launcher would end the first before it has said why.
+    """
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        report(message, script)
+    else:
+        time.sleep(PATIENCE)
+
+
 def run_script(main: Callable[[], object]) -> NoReturn:
     """Runs a script's `main` and turns a `UserError` into one line on stderr and an exit code."""
-    script = os.path.basename(sys.argv[0])
     try:
         main()
     except UserError as error:
-        print(f"{script}: error: {error}", file=sys.stderr)
+        report_once(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print(f"{script}: interrupted", file=sys.stderr)
+        print(f"{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         # The reader of our output (`| head`) left early; a flush at exit would fail again.

@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from utils.errors import report_once
+
 SCRIPTS = {
     "train": "Train a network on a list file or on class folders.",
     "eval": "Evaluate a network's weights: loss, top-1 and top-5 accuracy.",
@@ -175,7 +177,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("total_images", positive_int, 1281167, T,
              "Number of training images, for the schedule. Not given: the length of the training list."),
         Flag("class_dim", number(int, 2), 1000, (*TEI, *CONVERSION, "reader"), "Number of classes."),
-        Flag("image_shape", positive_int, [3, 224, 224], TEIR,
+        Flag("image_shape", positive_int, [3, 224, 224], (*TEIR, "convert_weights"),
              "Channels, height, width of the network's input. Not given: the network's own size.", length=3),
         Flag("num_epochs", positive_int, 120, T, "Number of epochs."),
         Flag("batch_size", positive_int, 8, TEIPR,
@@ -390,7 +392,7 @@ class _Parser(argparse.ArgumentParser):
     """Reports a bad command line in one line, and suggests the nearest flag for an unknown one."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: error: {message}", file=sys.stderr)
+        report_once(message, self.prog)
         sys.exit(2)
 
     def unknown(self, words: list[str]) -> NoReturn:

@@ -46,6 +46,9 @@ class Run:
     """A training run in its folder, `output/<model>`, new or resumed. A context manager: at the end of the block the
     folder is free for other runs, the curves are closed, and signals do what they did before.
 
+    A new folder is made by `attach`, when all that can be wrong with flags, data and weights has been found; one that
+    is there is taken at once.
+
     Args:
         args: train.py's flags.
         device: of this process.
@@ -67,13 +70,11 @@ class Run:
         self._saved = True
         self._folder = self._curves = None
         with contextlib.ExitStack() as resources:
-            if is_main_process():
+            if is_main_process() and self.path.exists():
                 self._folder = resources.enter_context(RunFolder(self.path, args.keep_checkpoints))
             # One process looks and tells the others, which need not see the folder.
             self._resumed = broadcast_object(self._find_resumed() if is_main_process() else None)
             self.position: Position = self._resumed["position"] if self._resumed else Position(args.batch_size)
-            if is_main_process():
-                self._curves = resources.enter_context(Curves(self.path, self.position.history))
             self._stop = resources.enter_context(StopSignal())
             self._resources = resources.pop_all()
 
@@ -110,16 +111,23 @@ class Run:
         """Takes the network and its training along: restores them if the run is resumed, saves them from now on.
 
         Raises:
-            UserError: the run was saved with another optimizer.
+            UserError: the run was saved with another optimizer, or the folder is not to be had.
         """
         self._step = step
-        if not self._resumed:
-            return
+        if self._resumed:
+            self._restore(step)
+        if is_main_process():
+            if self._folder is None:
+                self._folder = self._resources.enter_context(RunFolder(self.path, self.args.keep_checkpoints))
+            self._curves = self._resources.enter_context(Curves(self.path, self.position.history))
+
+    def _restore(self, step: TrainStep) -> None:
+        """Gives a resumed run its network and training back."""
         folder, position = self._resumed["folder"], self.position
         if is_main_process():
-            load_pretrained(step.model, folder / WEIGHTS)
+            load_pretrained(step.model, folder / WEIGHTS, resize=False)
             if step.ema is not None:
-                load_pretrained(step.ema.model, folder / EMA_WEIGHTS)
+                load_pretrained(step.ema.model, folder / EMA_WEIGHTS, resize=False)
         broadcast_module(step.model)
         if step.ema is not None:
             broadcast_module(step.ema.model)
