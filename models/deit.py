@@ -6,23 +6,14 @@ from functools import partial
 
 from torch import Tensor
 
-from models.transformer import dense
 from models.vit import VisionTransformer
 
 
 class DistilledVisionTransformer(VisionTransformer):
-    """A vision transformer with a second token, which learns from a teacher, and a classifier for it.
-
-    Args:
-        class_dim: number of classes.
-        options: those of `VisionTransformer`.
-    """
+    """A vision transformer with a second token, which learns from a teacher, and a classifier for it."""
 
     extra_tokens = ("cls_token", "dist_token")
-
-    def __init__(self, class_dim: int = 1000, **options) -> None:
-        super().__init__(class_dim, **options)
-        self.head_dist = dense(self.norm.normalized_shape[0], class_dim)
+    classifiers = ("head", "head_dist")
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim), the mean of the two classifiers."""

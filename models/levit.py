@@ -5,6 +5,7 @@ The module paths are the authors', which PaddleClas has too.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.layers import DropPath, batch_norm, conv2d, override_l2_decay
-from models.transformer import check_image_size, check_images, dense, trunc_normal_
+from models.transformer import check_image_size, check_images, dense, resize_position_table, trunc_normal_
 
 
 class ConvBN(nn.Sequential):
@@ -64,6 +65,27 @@ def distances(size: int, stride: int) -> Tensor:
     queries = torch.cartesian_prod(torch.arange(0, size, stride), torch.arange(0, size, stride))
     apart = (queries[:, None] - places[None]).abs()
     return apart[..., 0] * size + apart[..., 1]
+
+
+def resize_biases(biases: Tensor, columns: int) -> Tensor:
+    """Fits the biases of distances to a map of another size, by bicubic interpolation.
+
+    Distances have no sign. Mirrored, they are a table of relative positions, (2 size - 1)^2, whose middle, no distance,
+    stays the middle in `resize_position_table`.
+
+    Args:
+        biases: (heads, size * size).
+        columns: how many the network has. If they are not those of a square, the biases are returned as they are.
+    """
+    if biases.dim() != 2:
+        return biases
+    size, new_size = math.isqrt(biases.shape[1]), math.isqrt(columns)
+    if (size * size, new_size * new_size) != (biases.shape[1], columns):
+        return biases
+    sides = torch.arange(1 - size, size).abs()
+    table = biases.unflatten(1, (size, size))[:, sides][:, :, sides].flatten(1).t()
+    resized = resize_position_table(table, (2 * new_size - 1) ** 2).t()
+    return resized.unflatten(1, (2 * new_size - 1, -1))[:, new_size - 1 :, new_size - 1 :].flatten(1)
 
 
 class Attention(nn.Module):
@@ -173,6 +195,12 @@ class LeViT(nn.Module):
                 blocks += [Residual(attention, drop_path_rate), Residual(mlp(width), drop_path_rate)]
         self.blocks = nn.Sequential(*blocks)
         self.head = Classifier(channels[-1], class_dim)
+
+    def adapt_tensor(self, key: str, tensor: Tensor) -> Tensor:
+        """Fits the attention biases of a file for another image size: see `resize_biases`."""
+        if not key.endswith("attention_biases"):
+            return tensor
+        return resize_biases(tensor, self.get_parameter(key).shape[1])
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the pooled features, (N, C)."""

@@ -197,7 +197,7 @@ def resize_position_embedding(embedding: Tensor, tokens: int, extra: int) -> Ten
     if side == 0 or (side * side + extra, new_side * new_side + extra) != (embedding.shape[1], tokens):
         return embedding
     grid = embedding[:, extra:].transpose(1, 2).unflatten(2, (side, side))
-    grid = F.interpolate(grid.float(), (new_side, new_side), mode="bicubic").to(embedding.dtype)
+    grid = F.interpolate(grid.double(), (new_side, new_side), mode="bicubic").to(embedding.dtype)
     return torch.cat([embedding[:, :extra], grid.flatten(2).transpose(1, 2)], 1)
 
 
@@ -209,9 +209,9 @@ def resize_position_table(table: Tensor, rows: int) -> Tensor:
         rows: how many rows the network's table has. If it is not that of a square window, the table is returned as
             it is.
     """
-    side, new_side = round(table.shape[0] ** 0.5), round(rows**0.5)
-    if side * side != table.shape[0] or new_side * new_side != rows:
+    side, new_side = math.isqrt(len(table)), math.isqrt(rows)
+    if table.dim() != 2 or (side * side, new_side * new_side) != (len(table), rows):
         return table
-    grid = table.t().unflatten(1, (side, side))[None].float()
+    grid = table.t().unflatten(1, (side, side))[None].double()
     grid = F.interpolate(grid, (new_side, new_side), mode="bicubic").to(table.dtype)
     return grid[0].flatten(1).t().contiguous()

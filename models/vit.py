@@ -67,8 +67,9 @@ class VisionTransformer(nn.Module):
         FlagError: `image_size` is no multiple of `patch_size`.
     """
 
-    # Tokens that belong to no patch.
+    # Tokens that belong to no patch, and the classifiers of each.
     extra_tokens = ("cls_token",)
+    classifiers = ("head",)
 
     def __init__(
         self,
@@ -101,7 +102,8 @@ class VisionTransformer(nn.Module):
             )
         )
         self.norm = nn.LayerNorm(channels, epsilon)
-        self.head = dense(channels, class_dim)
+        for name in self.classifiers:
+            self.add_module(name, dense(channels, class_dim))
 
     def adapt_tensor(self, key: str, tensor: Tensor) -> Tensor:
         """Fits the position embedding of a file for another image size: see `resize_position_embedding`."""

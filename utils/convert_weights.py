@@ -32,7 +32,7 @@ def main() -> None:
     check_output(output)
     model = build_model(args)
     published = dropout_mode(model)
-    log(str(load_pretrained(model, args.input)))
+    log(str(load_pretrained(model, args.input, resize=False)))
     if output.suffix not in TORCH_SUFFIXES and dropout_mode(model) != published:
         raise UserError(
             f"--output: {args.model} has dropout of the kind {published} in PaddlePaddle, and these weights are right "

@@ -319,10 +319,14 @@ class LoadReport:
     loaded: int
     ignored: int
     left_out: int
+    resized: Sequence[str] = ()
     dropout: str | None = None
 
     def __str__(self) -> str:
         line = f"loaded {self.loaded} tensors from {self.path} ({self.kind})"
+        if self.resized:
+            more = f" and {len(self.resized) - 1} others" if len(self.resized) > 1 else ""
+            line += f", interpolated {self.resized[0]}{more} from another image size"
         if self.ignored:
             line += f", ignored {self.ignored}"
         if self.left_out:
@@ -341,6 +345,7 @@ class _Fit:
         names: the network's keys -> the names in that vocabulary.
         sources: keys -> the file's tensors, laid out as PyTorch has them.
         missing, misshaped, left_out: keys.
+        resized: keys of what was fitted to the network's image size, and of what could be.
         unexpected, ignored: names in the file.
     """
 
@@ -350,6 +355,7 @@ class _Fit:
     missing: list[str] = field(default_factory=list)
     misshaped: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
 
@@ -381,8 +387,12 @@ def linear_weights(model: nn.Module) -> set[str]:
     return {f"{path}.weight" for path, module in model.named_modules() if isinstance(module, nn.Linear)}
 
 
-def _fit(model: nn.Module, weights: Weights, exclude: Sequence[str] = ()) -> _Fit:
-    """Pairs the tensors of a network and of a file by the names that fit most of them."""
+def _fit(model: nn.Module, weights: Weights, exclude: Sequence[str] = (), *, resize: bool) -> _Fit:
+    """Pairs the tensors of a network and of a file by the names that fit most of them.
+
+    Networks whose tensors depend on the image size have a method `adapt_tensor`, from a key and a tensor of the file to
+    the tensor as the network's size would have it, or the same where that cannot be. It is used if `resize` is true.
+    """
     tensors = _name_in_order(model, weights.unnamed) if weights.unnamed else weights.tensors
     in_file = tensors.keys() | weights.damaged.keys()
     fit, most = _Fit("", {}), -1
@@ -394,6 +404,7 @@ def _fit(model: nn.Module, weights: Weights, exclude: Sequence[str] = ()) -> _Fi
             break
     left_out = _left_out(model, exclude) if exclude else set()
     transposed = linear_weights(model) if weights.paddle else set()
+    adapt = getattr(model, "adapt_tensor", lambda key, tensor: tensor)
     for key, value in model.state_dict().items():
         name = fit.names.get(key)
         if key in left_out:
@@ -403,6 +414,11 @@ def _fit(model: nn.Module, weights: Weights, exclude: Sequence[str] = ()) -> _Fi
             if fit.vocabulary == "Caffe" and value.dim() == 2:
                 source = source.flatten(1)  # a classifier may be a 1x1 convolution
             fit.sources[key] = source.t() if key in transposed and source.dim() == 2 else source
+            if source.is_floating_point() and fit.sources[key].shape != value.shape:
+                resized = adapt(key, fit.sources[key])
+                if resized.shape == value.shape:
+                    fit.resized.append(key)
+                    fit.sources[key] = resized if resize else fit.sources[key]
             if fit.sources[key].shape != value.shape or source.is_floating_point() != value.is_floating_point():
                 fit.misshaped.append(key)
         elif not key.endswith(COUNTER):
@@ -456,7 +472,7 @@ def _fitting_network(model: nn.Module, weights: Weights, file: Path) -> str | No
         try:
             with torch.device("meta"):
                 other = models.build(name)
-            fit = _fit(other, weights)
+            fit = _fit(other, weights, resize=False)
         except (FormatError, RuntimeError):  # RuntimeError: built from values, which meta tensors do not have
             continue
         if fit.sources and (fit.right or _classes(other.state_dict(), fit)):
@@ -498,12 +514,17 @@ def _misfit(model: nn.Module, weights: Weights, fit: _Fit, path: Path) -> str:
         *listed("missing in the file", fit.missing, missing),
         *listed("not in the network", fit.unexpected, lambda name: f"{name} {list(weights.tensors[name].shape)}"),
     ]
+    if fit.misshaped == fit.resized and not (fit.missing or fit.unexpected):
+        remedy = "they are of another image size: give the --image_shape that they were trained with"
+        return f"the weights do not fit the network: {', '.join(problems)}; {remedy}"
     other = _fitting_network(model, weights, path)
     hint = f"they fit --model={other}" if other else f"choose another --model; {remedy}"
     return f"the weights do not fit the network: {', '.join(problems)}; {hint}"
 
 
-def load_pretrained(model: nn.Module, path: str | os.PathLike[str], exclude: Sequence[str] = ()) -> LoadReport:
+def load_pretrained(
+    model: nn.Module, path: str | os.PathLike[str], exclude: Sequence[str] = (), *, resize: bool = True
+) -> LoadReport:
     """Copies the weights of a file, of any kind `read_weights` knows, into a network.
 
     Also sets the convention of the network's dropout layers if the file implies another: weights trained elsewhere in
@@ -513,6 +534,8 @@ def load_pretrained(model: nn.Module, path: str | os.PathLike[str], exclude: Seq
         model: changed only if everything fits.
         path: file or folder.
         exclude: tensors whose PyTorch, fluid, PaddleClas or Caffe name contains one of these stay as they are.
+        resize: position embeddings and tables of a network built for another image size are interpolated; if not, they
+            do not fit.
 
     Returns:
         What was done; its `str` is a line for the log.
@@ -521,17 +544,22 @@ def load_pretrained(model: nn.Module, path: str | os.PathLike[str], exclude: Seq
         UserError: the file cannot be read, a tensor is missing, superfluous or of another shape, or one of `exclude`
             is in no name.
     """
-    return load_weights(model, read_weights(path), path, exclude)
+    return load_weights(model, read_weights(path), path, exclude, resize=resize)
 
 
 @torch.no_grad()
 def load_weights(
-    model: nn.Module, weights: Weights, path: str | os.PathLike[str], exclude: Sequence[str] = ()
+    model: nn.Module,
+    weights: Weights,
+    path: str | os.PathLike[str],
+    exclude: Sequence[str] = (),
+    *,
+    resize: bool = True,
 ) -> LoadReport:
     """The part of `load_pretrained` after reading `weights` from `path`."""
     exclude = [part for part in exclude if part]
     try:
-        fit = _fit(model, weights, exclude)
+        fit = _fit(model, weights, exclude, resize=resize)
         if exclude:
             _check_exclude(model, weights, exclude)
         if not fit.right:
@@ -555,6 +583,7 @@ def load_weights(
         loaded=sum(not key.endswith(COUNTER) for key in fit.sources),
         ignored=len(fit.ignored) + len(weights.damaged) + weights.skipped,
         left_out=sum(not key.endswith(COUNTER) for key in fit.left_out),
+        resized=fit.resized,
     )
     dropout = getattr(model, "paddleclas_dropout", None) if fit.vocabulary == "PaddleClas" else weights.dropout
     for layer in model.modules():
