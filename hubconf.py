@@ -1,0 +1,68 @@
+"""Every network as an entrypoint of torch.hub.
+
+    torch.hub.load(repo, "ResNet50_vd", weights="ResNet50_vd_pretrained.tar")
+    torch.hub.load(repo, "ResNet50_vd", weights="ResNet50_vd_pretrained.tar", class_dim=10, exclude=["fc_0"])
+
+`repo` is "OWNER/NAME" on GitHub or, with `source="local"`, a folder. `torch.hub.list(repo)` names the networks of the
+former, and `torch.hub.help(repo, name)` says what one expects.
+"""
+
+# torch.hub takes every callable of this module for an entrypoint: whatever else is here is a module, or begins with _.
+from __future__ import annotations
+
+import os as _os
+import typing as _t
+
+import models as _models
+
+if _os.path.dirname(_os.path.abspath(_models.__file__)) != _os.path.join(_os.path.dirname(__file__), "models"):
+    raise ImportError(
+        f"another package named models, {_models.__file__}, was imported before this one: load in a process without it"
+    )
+
+from utils import weights as _weights
+
+if _t.TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
+dependencies = ["torch", "numpy", "safetensors"]
+
+
+def _entrypoint(name: str) -> _t.Callable[..., nn.Module]:
+    """The entrypoint that builds network `name`."""
+
+    def build(
+        weights: str | _os.PathLike[str] | None = None, exclude: Sequence[str] = (), **options: _t.Any
+    ) -> nn.Module:
+        model = _models.build(name, **options)
+        if weights is not None:
+            _weights.load_pretrained(model, weights, exclude)
+        return model
+
+    size, short, interpolation, mean, std = _models.input_config(name)
+    method = ("nearest", "bilinear", "bicubic", "area", "Lanczos")[interpolation]
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = f"""{name}, in training mode.
+
+    Its input is float (N, 3, {size}, {size}), RGB: pixels / 255, less the mean {_numbers(mean)}, by the standard
+    deviation {_numbers(std)}; evaluated with a short side of {short} ({method}) and the centre crop. It returns logits
+    (N, class_dim); `forward_features` returns the pooled features.
+
+    Args:
+        weights: a file or folder of weights, of any kind that --pretrained_model takes; None: random.
+        exclude: tensors whose PyTorch or published name contains one of these stay random, as for a new classifier.
+        **options: of the network's constructor, such as class_dim (1000 by default).
+
+    Raises:
+        utils.errors.UserError: the weights cannot be read or do not fit.
+    """
+    return build
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:.6g}" for value in values)
+
+
+globals().update({_name: _entrypoint(_name) for _name in _models.list_models()})
