@@ -24,6 +24,7 @@ from torch import Tensor
 
 import models
 from reader import crop_loader
+from utils.allocator import keep_freed_memory
 from utils.crops import AverageOverCrops, MultiCropTransform
 from utils.engine import to_device
 from utils.transforms import normalize
@@ -45,6 +46,8 @@ def main() -> None:
 
     about = models.input_config(args.model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        keep_freed_memory()  # as eval.py does
     model = models.build(args.model).to(device, memory_format=torch.channels_last).eval()
     transform = MultiCropTransform(CROPS, about.image_size, about.resize_short_size)
     loader = crop_loader(args, transform, pin_memory=device.type == "cuda")

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import models
+from utils.allocator import keep_freed_memory
 from utils.checkpoint import load_pretrained
 from utils.distributed import synchronize_batch_norm, world_size
 from utils.ema import ExponentialMovingAverage
@@ -110,6 +111,7 @@ def choose_device(args: argparse.Namespace) -> torch.device:
         raise FlagError("--use_gpu=True, but PyTorch finds no usable GPU here: give --use_gpu=False to use the CPU")
     if args.use_gpu:
         log("no usable GPU here: running on the CPU")
+    keep_freed_memory()
     return torch.device("cpu")
 
 

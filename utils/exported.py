@@ -20,8 +20,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from utils.allocator import keep_freed_memory
 from utils.errors import FlagError, UserError
-from utils.onednn import can_fuse, fuse_convolutions, keep_freed_memory
+from utils.onednn import can_fuse, fuse_convolutions
 from utils.program import Program, ProgramError, build_graph, read_program
 
 DESCRIPTION = "description.json"

@@ -7,8 +7,6 @@ which its compiler uses; here they are put into a network's graph directly, so t
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -44,20 +42,6 @@ def can_fuse(dtype: torch.dtype) -> bool:
         return True
     check = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}.get(dtype)
     return check is not None and hasattr(mkldnn, check) and getattr(mkldnn, check)()
-
-
-def keep_freed_memory() -> None:
-    """Has the C library keep freed memory for the next tensor (glibc only).
-
-    By default it hands large blocks back to the system, and every result of every layer is made of new pages, which
-    costs more than many a layer's arithmetic.
-    """
-    if sys.platform == "linux":
-        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-        library = ctypes.CDLL(None)
-        if hasattr(library, "gnu_get_libc_version"):
-            library.mallopt(mmap_threshold, 1 << 30)
-            library.mallopt(trim_threshold, (1 << 31) - 1)
 
 
 class _Convolution(NamedTuple):
