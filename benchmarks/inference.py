@@ -2,6 +2,7 @@
 
     python benchmarks/inference.py
     python benchmarks/inference.py --model=ResNet50 --batch_size=1,8,64 --precision=float32,bfloat16,int8
+    python benchmarks/inference.py --model=SwinTransformer_tiny_patch4_window7_224 --contestant=channels_last,timm
     python benchmarks/inference.py --threads=1 --cpu_time        on a machine that is busy with other things, too
 
 From images in memory to logits, without reading files: latency at batch size 1, throughput at larger ones. The weights
@@ -14,8 +15,9 @@ else the machine does can only make a run slower. What is not installed is left 
     openvino        NAME/model.onnx, run by predict.py --engine=openvino
     eager           the network as it is built here, in bfloat16 under autocast
     channels_last   the same, in the memory format that suits CPUs and tensor cores
-    torchvision     torchvision's network of that name, channels_last
-    compiled        with --compile: the network under torch.compile
+    torchvision     torchvision's network of the same architecture, channels_last
+    timm            timm's, channels_last
+    compiled        the network under torch.compile, channels_last, its weights frozen: not by default, it takes minutes
 
 predict.py runs NAME/model by pytorch; * is what it chooses for NAME/model.onnx.
 """
@@ -47,8 +49,57 @@ from utils.torchvision_compat import import_torchvision
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.float32}
 
-# Takes images (N, 3, H, W), float32.
 Contestant = Callable[[], object]
+CONTESTANTS = ("pytorch", "onnxruntime", "openvino", "eager", "channels_last", "torchvision", "timm", "compiled")
+
+# Ours -> torchvision's, timm's.
+PEERS: dict[str, tuple[str | None, str | None]] = {
+    "CSPDarkNet53": (None, "cspdarknet53"),
+    "ConvNeXt_tiny": ("convnext_tiny", "convnext_tiny"),
+    "DLA34": (None, "dla34"),
+    "DPN68": (None, "dpn68"),
+    "DeiT_small_patch16_224": (None, "deit_small_patch16_224"),
+    "DeiT_tiny_patch16_224": (None, "deit_tiny_patch16_224"),
+    "DeiT_tiny_distilled_patch16_224": (None, "deit_tiny_distilled_patch16_224"),
+    "DenseNet121": ("densenet121", "densenet121"),
+    "EfficientNetB0": ("efficientnet_b0", "tf_efficientnet_b0"),
+    "EfficientNetV2_S": ("efficientnet_v2_s", "tf_efficientnetv2_s"),
+    "FasterNet_T0": (None, "fasternet_t0"),
+    "GhostNet_x1_0": (None, "ghostnet_100"),
+    "HRNet_W18_C": (None, "hrnet_w18"),
+    "InceptionV3": ("inception_v3", "inception_v3"),
+    "LeViT_128": (None, "levit_128"),
+    "MixNet_S": (None, "tf_mixnet_s"),
+    "MobileNetV1": (None, "mobilenetv1_100"),
+    "MobileNetV2": ("mobilenet_v2", "mobilenetv2_100"),
+    "MobileNetV3_large_x1_0": ("mobilenet_v3_large", "mobilenetv3_large_100"),
+    "MobileNetV4_conv_small": (None, "mobilenetv4_conv_small"),
+    "MobileNetV4_hybrid_medium": (None, "mobilenetv4_hybrid_medium"),
+    "MobileViTV2_x1_0": (None, "mobilevitv2_100"),
+    "MobileViT_S": (None, "mobilevit_s"),
+    "NextViT_small_224": (None, "nextvit_small"),
+    "PPHGNetV2_B0": (None, "hgnetv2_b0"),
+    "PPHGNet_tiny": (None, "hgnet_tiny"),
+    "PPLCNetV2_base": (None, "lcnetv2_base"),
+    "PPLCNet_x1_0": (None, "lcnet_100"),
+    "PVT_V2_B0": (None, "pvt_v2_b0"),
+    "ReXNet_1_0": (None, "rexnet_100"),
+    "RegNetX_800MF": ("regnet_x_800mf", "regnetx_008"),
+    "RepVGG_A0": (None, "repvgg_a0"),
+    "Res2Net50_26w_4s": (None, "res2net50_26w_4s"),
+    "ResNeSt50": (None, "resnest50d"),
+    "ResNeXt50_32x4d": ("resnext50_32x4d", "resnext50_32x4d"),
+    "ResNet50": ("resnet50", "resnet50"),
+    "ResNet50_vd": (None, "resnet50d"),
+    "StarNet_S1": (None, "starnet_s1"),
+    "SwinTransformer_tiny_patch4_window7_224": ("swin_t", "swin_tiny_patch4_window7_224"),
+    "TNT_small": (None, "tnt_s_legacy_patch16_224"),
+    "TinyNet_A": (None, "tinynet_a"),
+    "ViT_base_patch16_224": ("vit_b_16", "vit_base_patch16_224"),
+    "Xception41": (None, "xception41"),
+    "alt_gvt_small": (None, "twins_svt_small"),
+    "pcpvt_small": (None, "twins_pcpvt_small"),
+}
 
 
 def with_statistics(model: nn.Module, images: Tensor) -> nn.Module:
@@ -62,26 +113,46 @@ def with_statistics(model: nn.Module, images: Tensor) -> nn.Module:
     return model.eval()
 
 
-def export(name: str, model: nn.Module, image_size: int, precisions: list[str], folder: Path) -> dict[str, Path]:
+def peers(name: str) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+    """Who else has a network, and what builds it there; who is not installed is left out."""
+    torchvision_name, timm_name = PEERS.get(name, (None, None))
+    with contextlib.suppress(ImportError):
+        torchvision = import_torchvision()
+        if torchvision_name:
+            yield "torchvision", lambda: torchvision.models.get_model(torchvision_name)
+        if timm_name:
+            yield "timm", lambda: importlib.import_module("timm").create_model(timm_name)
+
+
+def export(
+    name: str, model: nn.Module, image_size: int, precisions: list[str], wanted: list[str], folder: Path
+) -> dict[str, Path]:
     """Exports a network in every form that is asked for and possible here: its files by engine and precision."""
     names = [str(number) for number in range(1000)]
     description = Description(name, names, [3, image_size, image_size], image_size, 1, [0.5] * 3, [0.25] * 3)
-    files = {"pytorch": save_inference(model, description, folder)}
-    if all(importlib.util.find_spec(package) for package in ("onnx", "onnxscript", "onnxruntime")):
+    files = {}
+    if "pytorch" in wanted:
+        files["pytorch"] = save_inference(model, description, folder)
+    is_onnx_wanted = "onnxruntime" in wanted or "openvino" in wanted
+    if is_onnx_wanted and all(importlib.util.find_spec(package) for package in ("onnx", "onnxscript", "onnxruntime")):
         files["onnx"] = save_inference(model, description, folder, "onnx")
         if "int8" in precisions:
             files["int8"] = quantize(files["onnx"], [torch.randn(8, 3, image_size, image_size) for _ in range(2)])
     return files
 
 
-def engines(files: dict[str, Path], images: Tensor, precision: str) -> Iterator[tuple[str, Contestant]]:
+def engines(
+    files: dict[str, Path], images: Tensor, precision: str, wanted: list[str]
+) -> Iterator[tuple[str, Contestant]]:
     """predict.py's engines at a precision."""
     dtype = DTYPES[precision]
-    wanted = {"onnxruntime": "int8", "openvino": "int8"} if precision == "int8" else {
+    file_of = {"onnxruntime": "int8", "openvino": "int8"} if precision == "int8" else {
         "pytorch": "pytorch", "onnxruntime": "onnx", "openvino": "onnx"
     }  # fmt: skip
-    for engine, file in wanted.items():
-        if file not in files or (engine != "pytorch" and importlib.util.find_spec(engine) is None):
+    for engine, file in file_of.items():
+        if engine not in wanted or file not in files:
+            continue
+        if engine != "pytorch" and importlib.util.find_spec(engine) is None:
             continue
         try:
             network = load_exported(str(files[file]), None, images.device, dtype, engine=engine, batch_size=len(images))
@@ -93,7 +164,7 @@ def engines(files: dict[str, Path], images: Tensor, precision: str) -> Iterator[
 
 
 def networks(
-    name: str, model: nn.Module, images: Tensor, precision: str, use_compile: bool
+    name: str, model: nn.Module, images: Tensor, precision: str, wanted: list[str]
 ) -> Iterator[tuple[str, Contestant]]:
     """Networks as PyTorch runs them."""
     if precision == "int8":
@@ -111,15 +182,16 @@ def networks(
 
         return run
 
-    yield "eager", contestant(copy.deepcopy(model), torch.contiguous_format)
-    yield "channels_last", contestant(copy.deepcopy(model), torch.channels_last)
-    with contextlib.suppress(ImportError, AttributeError):
-        builders = vars(import_torchvision().models)
-        theirs = name.lower().replace("efficientnetb", "efficientnet_b").replace("mobilenetv", "mobilenet_v")
-        if callable(builders.get(theirs)):
-            yield "torchvision", contestant(with_statistics(builders[theirs](), images), torch.channels_last)
-    if use_compile:
-        yield "compiled", contestant(torch.compile(copy.deepcopy(model)), torch.channels_last)
+    if "eager" in wanted:
+        yield "eager", contestant(copy.deepcopy(model), torch.contiguous_format)
+    if "channels_last" in wanted:
+        yield "channels_last", contestant(copy.deepcopy(model), torch.channels_last)
+    for peer, build in peers(name):
+        if peer in wanted:
+            yield peer, contestant(with_statistics(build(), images), torch.channels_last)
+    if "compiled" in wanted:
+        compiled = torch.compile(copy.deepcopy(model), options={"freezing": True})
+        yield "compiled", contestant(compiled, torch.channels_last)
 
 
 def race(contestants: dict[str, Contestant], rounds: int, clock: Callable[[], float], device: torch.device) -> dict:
@@ -144,11 +216,11 @@ def main() -> None:
     parser.add_argument("--model", type=several, default=["ResNet50", "MobileNetV1", "EfficientNetB0"])
     parser.add_argument("--batch_size", type=lambda text: [int(size) for size in several(text)], default=[1, 8])
     parser.add_argument("--precision", type=several, default=["float32", "bfloat16"])
+    parser.add_argument("--contestant", type=several, default=CONTESTANTS[:-1], help="some of those above")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--cpu_time", action="store_true", help="measure processor time instead of time")
     parser.add_argument("--use_gpu", action="store_true")
-    parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     device = torch.device("cuda" if args.use_gpu else "cpu")
@@ -159,12 +231,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             torch.manual_seed(0)
             model = with_statistics(models.build(name), torch.zeros(1, 3, image_size, image_size))
-            files = export(name, model, image_size, args.precision, Path(folder))
+            files = export(name, model, image_size, args.precision, args.contestant, Path(folder))
             for precision in args.precision:
                 for batch_size in args.batch_size:
                     images = torch.randn(batch_size, 3, image_size, image_size, device=device)
-                    contestants = dict(engines(files, images, precision))
-                    contestants |= networks(name, model, images, precision, args.compile)
+                    contestants = dict(engines(files, images, precision, args.contestant))
+                    contestants |= networks(name, model, images, precision, args.contestant)
                     best = race(contestants, args.rounds, clock, device)
                     print(f"\n{name}, {precision}, batch size {batch_size}")
                     for contestant, seconds in sorted(best.items(), key=lambda item: item[1]):
