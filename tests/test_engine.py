@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import models
+from utils.augment import mix
 from utils.ema import ExponentialMovingAverage
 from utils.engine import Distillation, TrainStep
 from utils.loss import Targets, jensen_shannon_loss, soft_label_loss
 from utils.memory import checkpoint_activations
 from utils.metrics import Meter, total
 from utils.optimizer import RMSProp, Schedule, build_optimizer
+from utils.transforms import normalize
 
 SCHEDULE = Schedule("default_decay", lr=0.05, steps_per_epoch=10, num_epochs=1)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
@@ -113,6 +119,26 @@ def test_bfloat16_keeps_float32_masters():
     assert all(tensor.dtype != torch.bfloat16 for tensor in model.state_dict().values())
 
 
+# ------------------------------------------------------------------------------------------------------- resuming
+
+
+@pytest.mark.parametrize("strategy", ["default_decay", "exponential_decay_warmup", "adam_decay"])
+def test_a_state_of_another_memory_format_is_taken_up(strategy):
+    """A run on a GPU goes on on a CPU, where channels_last is the default: momentum belongs to the same weights."""
+    models_ = [network("MobileNetV1_x0_25").double() for _ in range(2)]
+    models_[1].to(memory_format=torch.channels_last)
+    whole, resumed = (make_step(model, strategy) for model in models_)
+    for number in range(4):
+        images, labels = batch(number)
+        whole(images.double(), Targets(labels))
+        if number == 1:
+            models_[1].load_state_dict(models_[0].state_dict())
+            resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
+        elif number > 1:
+            resumed(images.double().contiguous(memory_format=torch.channels_last), Targets(labels))
+    assert_same(*models_, rtol=1e-6, atol=1e-9)
+
+
 # ---------------------------------------------------------------------------------------------------------- memory
 
 
@@ -186,51 +212,142 @@ def test_the_teacher_stays_as_it_is():
 # ----------------------------------------------------------------------------------- nothing waits for the device
 
 
-class HostReads(TorchDispatchMode):
-    """Counts the operations that read a value from the device (`item`, `tolist`, `if tensor`, `nonzero`)."""
+class HostReads(TorchFunctionMode):
+    """Notes what brings values of the device to the host: calls from Python, and operations that read them inside.
+
+    The CPU is its own device here, and stands for a GPU: what would wait for one is called all the same.
+    """
+
+    CALLS = ("cpu", "item", "numpy", "tolist", "__array__", "__bool__", "__float__", "__index__", "__int__")
+    OPERATIONS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2")
+
+    class _Operations(TorchDispatchMode):
+        def __init__(self, found: list[str]) -> None:
+            super().__init__()
+            self.found = found
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            name = func.overloadpacket.__name__
+            # Values of a mask are read from it, be it an index or a condition of their number.
+            masked = name in ("index", "index_put_") and any(
+                index is not None and index.dtype == torch.bool for index in args[1]
+            )
+            if name in HostReads.OPERATIONS or masked:
+                self.found.append(name)
+            return func(*args, **(kwargs or {}))
 
     def __init__(self) -> None:
         super().__init__()
-        self.count = 0
+        self.found: list[str] = []
+        self._operations = self._Operations(self.found)
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero):
-            self.count += 1
-        return func(*args, **(kwargs or {}))
+    def __enter__(self) -> HostReads:
+        self._operations.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *exception: object) -> None:
+        super().__exit__(*exception)
+        self._operations.__exit__(*exception)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        # (A move to the device of another tensor cannot be told from one to the host here.)
+        to_host = name == "to" and "cpu" in [a for a in (*args[1:], *kwargs.values()) if isinstance(a, str)]
+        if name in self.CALLS or to_host:
+            self.found.append(name)
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def no_reads(device: str) -> Iterator[HostReads]:
+    """Notes reads; on a GPU, PyTorch refuses them too."""
+    with HostReads() as reads:
+        if device == "cuda":
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield reads
+        finally:
+            if device == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("strategy", ["cosine_decay_warmup", "exponential_decay_warmup"])
-def test_a_step_reads_nothing_from_the_device(device, strategy):
+@pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("strategy", ["cosine_decay_warmup", "exponential_decay_warmup", "adam_decay"])
+@pytest.mark.parametrize("loss", ["soft", "js"])
+def test_a_step_reads_nothing_from_the_device(device, dtype, strategy, loss):
+    """Of all that a step can be asked to do: precision, scaling, average, mixing, distillation, parts, summing up."""
     model = network("MobileNetV1_x0_25").to(device)
-    half = torch.float16 if device == "cuda" else torch.bfloat16
     teacher = network("MobileNetV1_x0_25").to(device).eval().requires_grad_(False)
     step = make_step(
         model,
         strategy,
         smoothing=0.1,
-        amp_dtype=half,
+        amp_dtype=dtype,
+        loss_scale=128.0,
         ema=ExponentialMovingAverage(model, 0.99),
-        distillation=Distillation(teacher),
+        distillation=Distillation(teacher, loss),
+        accumulate_steps=2,
     )
     meter = Meter(torch.device(device))
-    images, labels = (tensor.to(device) for tensor in batch())
+    pixels = torch.randint(256, (8, 32, 32, 3), dtype=torch.uint8, device=device)
+    labels = batch()[1].to(device)
 
-    def train() -> None:
-        loss, logits = step(images, Targets(labels, labels.flip(0), 0.3))
+    def train(number: int) -> None:
+        images = normalize(pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), torch.channels_last)
+        images, targets = mix(images, labels, 0.2, 1.0, np.random.default_rng(number))
+        loss, logits = step(images, targets)
         meter.add(loss, logits, labels, step.step)
 
-    train()  # state is made in the first step
+    train(0)  # state is made in the first step
+    parameters = [p.detach().clone() for p in model.parameters()]
+    with no_reads(device) as reads:
+        for number in range(1, 4):
+            train(number)
+    assert reads.found == []
+    assert not any(torch.equal(a, b) for a, b in zip(model.parameters(), parameters, strict=True))  # it does train
+
+
+READS = {
+    "item": lambda x: x.sum().item(),
+    "a condition": lambda x: 1 if x.sum() > 0 else 0,
+    "a list": lambda x: x.tolist(),
+    "a copy": lambda x: x.cpu(),
+    "a move": lambda x: x.to("cpu"),
+    "an array": lambda x: x.detach().cpu().numpy(),
+    "a mask": lambda x: x[x > 0],
+    "finite": lambda x: bool(torch.isfinite(x).all()),
+    "clipping that checks": lambda x: nn.utils.clip_grad_norm_(_with_gradient(x), 1.0, error_if_nonfinite=True),
+    "a printed line": lambda x: total(Meter(x.device).take()),
+}
+
+
+def _with_gradient(x: torch.Tensor) -> nn.Parameter:
+    parameter = nn.Parameter(x.clone())
+    parameter.grad = x.clone()
+    return parameter
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_reads_are_found(device, read):
+    """What the test above would say of a step that did one of these."""
+    x = torch.randn(5, device=device)
     with HostReads() as reads:
-        if device == "cuda":
-            torch.cuda.set_sync_debug_mode("error")
-        try:
-            for _ in range(3):
-                train()
-        finally:
-            if device == "cuda":
-                torch.cuda.set_sync_debug_mode("default")
-        assert reads.count == 0
-        total(meter.take())  # what a printed line costs
-        meter.first_bad.item()
-        assert reads.count > 0
+        read(x)
+    assert reads.found
+    if device == "cuda":
+        with pytest.raises(RuntimeError, match="synchroniz"), no_reads(device):
+            read(x)
+
+
+def test_an_optimizer_that_is_not_fused_is_found():
+    """GradScaler asks the device whether to call it."""
+    model = network("MobileNetV1_x0_25")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    step = TrainStep(model, optimizer, SCHEDULE, amp_dtype=torch.float16, loss_scale=128.0)
+    images, labels = batch()
+    with HostReads() as reads:
+        step(images, Targets(labels))
+    assert "item" in reads.found

@@ -107,6 +107,7 @@ class TrainStep:
         amp_dtype: type of mixed precision's operations; None for float32.
         loss_scale: initial loss scale of float16.
         dynamic_loss_scaling: adapt the scale; otherwise it stays, and steps with infinite gradients are skipped.
+        clip_norm: largest norm of all gradients together (Pascanu et al., arXiv:1211.5063); 0: no limit.
         ema: average to keep.
         distillation: teacher to learn from.
         accumulate_steps: parts of a batch that go through the network one after the other.
@@ -123,6 +124,7 @@ class TrainStep:
         amp_dtype: torch.dtype | None = None,
         loss_scale: float = 1.0,
         dynamic_loss_scaling: bool = True,
+        clip_norm: float = 0.0,
         ema: ExponentialMovingAverage | None = None,
         distillation: Distillation | None = None,
         accumulate_steps: int = 1,
@@ -132,6 +134,7 @@ class TrainStep:
         self.optimizer = optimizer
         self.schedule = schedule
         self.smoothing = smoothing
+        self.clip_norm = clip_norm
         self.ema = ema
         self.distillation = distillation
         self.accumulate_steps = accumulate_steps
@@ -175,6 +178,9 @@ class TrainStep:
                 self.scaler.scale(loss).backward()
             losses.append(loss.detach())
             logits.append(main_output(outputs).detach())
+        if self.clip_norm:
+            self.scaler.unscale_(self.optimizer)  # the limit is for gradients as they are without the loss scale
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         self.scaler.step(self.optimizer)
         if self.scaling:
             self.scaler.update(self.fixed_scale)
@@ -218,13 +224,20 @@ class TrainStep:
         """
         kind = type(self.optimizer).__name__
         if state["optimizer_kind"] != kind:
-            raise ValueError(f"it was trained with {state['optimizer_kind']}, --lr_strategy asks for {kind}")
+            raise ValueError(
+                f"it was trained with {state['optimizer_kind']}, --lr_strategy and --optimizer ask for {kind}"
+            )
         saved = ("params", "lr")
         options = [{k: v for k, v in group.items() if k not in saved} for group in self.optimizer.param_groups]
         self.step = state["step"]
         self.optimizer.load_state_dict(state["optimizer"])
         for group, own in zip(self.optimizer.param_groups, options, strict=True):
             group.update(own)
+        # Fused optimizers pair values as they lie in memory: those saved in another memory format take this run's.
+        for parameter, values in self.optimizer.state.items():
+            for name, value in values.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         if self.scaling and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:

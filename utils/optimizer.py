@@ -1,7 +1,8 @@
-"""Learning-rate strategies and their optimizers, step for step those of the original.
+"""Learning-rate strategies and their optimizers, step for step those of the original; and AdamW.
 
-A strategy is a plain function of the number of steps done, so resuming needs nothing but that number. All L2 penalties
-are added to the gradient (they are not decoupled), which is what `weight_decay` means in the optimizers used here.
+A strategy is a plain function of the number of steps done, so resuming needs nothing but that number. L2 penalties are
+added to the gradient, which is what `weight_decay` means in the optimizers used here, except in AdamW: its decay is
+decoupled from the gradient.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Schedule:
         num_epochs: length of the run.
         step_epochs: where piecewise_decay drops the rate.
         warm_up_epochs, decay_epochs, decay_rate: see the flags.
+        min_lr: where the cosine strategies end.
     """
 
     strategy: str
@@ -39,6 +41,7 @@ class Schedule:
     warm_up_epochs: float = 5.0
     decay_epochs: float = 2.4
     decay_rate: float = 0.97
+    min_lr: float = 0.0
 
     def __call__(self, step: int) -> float:
         """The learning rate of the step after `step` steps."""
@@ -62,17 +65,17 @@ def _half_cosine(done: float, total: float) -> float:
 
 
 def _cosine(s: Schedule, step: int) -> float:
-    """Half a cosine over the run; the rate moves once an epoch."""
-    return s.lr * _half_cosine(step // s.steps_per_epoch, s.num_epochs)
+    """Half a cosine over the run, down to `min_lr`; the rate moves once an epoch."""
+    return s.min_lr + (s.lr - s.min_lr) * _half_cosine(step // s.steps_per_epoch, s.num_epochs)
 
 
 def _cosine_warmup(s: Schedule, step: int) -> float:
-    """Linear from 0 over the warm-up, then half a cosine that moves every step."""
+    """Linear from 0 over the warm-up, then half a cosine, down to `min_lr`, that moves every step."""
     warm_up = s.warm_up_epochs * s.steps_per_epoch
     if step < warm_up:
         return s.lr * step / warm_up
     rest = s.num_epochs * s.steps_per_epoch - warm_up
-    return s.lr * _half_cosine(step - warm_up, rest)
+    return s.min_lr + (s.lr - s.min_lr) * _half_cosine(step - warm_up, rest)
 
 
 def _exponential_warmup(s: Schedule, step: int) -> float:
@@ -179,26 +182,60 @@ def parameter_groups(model: nn.Module, l2_decay: float) -> list[dict]:
     return [{"params": parameters, "weight_decay": decay} for decay, parameters in by_decay.items()]
 
 
-def build_optimizer(
-    model: nn.Module, strategy: str, lr: float, l2_decay: float, momentum: float = 0.9
-) -> torch.optim.Optimizer:
-    """The optimizer that belongs to a learning-rate strategy.
+def decoupled_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """The parameters of `model` in two groups, those that AdamW decays and those that it does not.
 
-    Momentum (not Nesterov) for most; RMSProp for exponential_decay_warmup and cosine_decay_RMSProp; Adam, without any
-    decay, for adam_decay. An unknown strategy gets a warning and Momentum.
+    Not decayed are vectors and scalars, such as those of norms and biases, and what the network says is to be trained
+    without any L2 decay: class tokens, position embeddings, tables of relative positions.
+    """
+    overrides = l2_overrides(model)
+    decayed, kept = [], []
+    for name, parameter in model.named_parameters():
+        free = parameter.dim() <= 1 or overrides.get(name) == 0.0
+        (kept if free else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+
+
+def build_optimizer(
+    model: nn.Module,
+    strategy: str,
+    lr: float,
+    l2_decay: float,
+    momentum: float = 0.9,
+    *,
+    optimizer: str | None = None,
+    weight_decay: float = 0.05,
+) -> torch.optim.Optimizer:
+    """The optimizer of a name, or the one that belongs to a learning-rate strategy.
+
+    By strategy it is Momentum (not Nesterov) for most; RMSProp for exponential_decay_warmup and cosine_decay_RMSProp;
+    Adam, without any decay, for adam_decay. An unknown strategy gets a warning and Momentum.
+
+    Args:
+        model: on its device.
+        strategy, lr, l2_decay, momentum: see the flags.
+        optimizer: "momentum", "adamw" (Loshchilov & Hutter, arXiv:1711.05101), or None for that of the strategy.
+        weight_decay: of AdamW, in place of `l2_decay`: see `decoupled_groups`.
     """
     if strategy not in STRATEGIES:
         warn(f"--lr_strategy: unknown strategy {strategy!r}, the rate stays at {lr}; known: {', '.join(STRATEGIES)}")
-    # Fused optimizers take the loss scale on the device; others would wait for it at every step.
-    fused = next(model.parameters()).is_cuda
-    if strategy == "adam_decay":
+    # Fused optimizers go through the parameters once, and take the loss scale on the device; others would wait for it
+    # at every step.
+    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    if optimizer == "adamw":
+        return torch.optim.AdamW(decoupled_groups(model, weight_decay), lr=lr, eps=1e-8, fused=fused)
+    if optimizer is None and strategy == "adam_decay":
         return torch.optim.Adam(model.parameters(), lr=lr, eps=1e-8, fused=fused)
     groups = parameter_groups(model, l2_decay)
-    if strategy == "exponential_decay_warmup":
+    if optimizer is None and strategy == "exponential_decay_warmup":
         return RMSProp(groups, lr, rho=0.9, epsilon=0.001, momentum=momentum)
-    if strategy == "cosine_decay_RMSProp":
+    if optimizer is None and strategy == "cosine_decay_RMSProp":
         return RMSProp(groups, lr, rho=0.95, epsilon=1.0, momentum=momentum)
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=fused)
+    sgd = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=fused)
+    # PyTorch makes the momentum in the first step, and leaves it undefined if loss scaling skips that step.
+    for parameter in model.parameters():
+        sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
+    return sgd
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
