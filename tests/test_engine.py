@@ -277,7 +277,7 @@ def no_reads(device: str) -> Iterator[HostReads]:
 @pytest.mark.parametrize("strategy", ["cosine_decay_warmup", "exponential_decay_warmup", "adam_decay"])
 @pytest.mark.parametrize("loss", ["soft", "js"])
 def test_a_step_reads_nothing_from_the_device(device, dtype, strategy, loss):
-    """Of all that a step can be asked to do: precision, scaling, average, mixing, distillation, parts, summing up."""
+    """Of all that a step can be asked to do: precision, scaling, clipping, average, mixing, distillation, parts."""
     model = network("MobileNetV1_x0_25").to(device)
     teacher = network("MobileNetV1_x0_25").to(device).eval().requires_grad_(False)
     step = make_step(
@@ -289,6 +289,7 @@ def test_a_step_reads_nothing_from_the_device(device, dtype, strategy, loss):
         ema=ExponentialMovingAverage(model, 0.99),
         distillation=Distillation(teacher, loss),
         accumulate_steps=2,
+        clip_norm=1.0,
     )
     meter = Meter(torch.device(device))
     pixels = torch.randint(256, (8, 32, 32, 3), dtype=torch.uint8, device=device)
