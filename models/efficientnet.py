@@ -154,6 +154,9 @@ class EfficientNetNet(nn.Module):
         FlagError: `padding_type` is neither SAME nor DYNAMIC.
     """
 
+    # Of a scaled stage: how many blocks.
+    round_depth = staticmethod(math.ceil)
+
     def __init__(
         self,
         width: float,
@@ -173,7 +176,7 @@ class EfficientNetNet(nn.Module):
                 "the size of the image; give SAME or DYNAMIC"
             )
         same = padding_type == "SAME"
-        self.depths = [math.ceil(depth * stage.depth) for stage in STAGES]
+        self.depths = [self.round_depth(depth * stage.depth) for stage in STAGES]
         end_width = width if scale_ends else 1.0
         channels = make_divisible(32 * end_width)
         features = [conv_bn(3, channels, 3, ("_conv_stem", "_bn0"), stride=2, same=same)]

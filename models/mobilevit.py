@@ -113,6 +113,9 @@ class MobileViT(nn.Module):
     ) -> None:
         super().__init__()
         self.third = third
+        # The published weights of the first MobileViT were trained on BGR (PaddleClas evaluates them so, too); images
+        # are RGB here.
+        self.bgr = not third
         stem, first, second, *rest, last = channels
         residual = partial(Residual, expansion=expansion)
         self.conv_1 = ConvBNAct(3, stem, 3, 2, activation=swish)
@@ -177,7 +180,8 @@ class MobileViT(nn.Module):
         """(N, 3, H, W) -> the pooled features, (N, C)."""
         for size in images.shape[2:]:
             check_image_size(size, 64, "MobileViT")
-        x = self.layer_2(self.layer_1(self.conv_1(images)))
+        x = images.flip(1) if self.bgr else images
+        x = self.layer_2(self.layer_1(self.conv_1(x)))
         x = self.layer_5(self.layer_4(self.layer_3(x)))
         return global_average(self.conv_1x1_exp(x))
 

@@ -1,29 +1,67 @@
-"""TinyNet: EfficientNet scaled down, resolution and depth before width (Han et al., arXiv:2010.14819)."""
+"""TinyNet: EfficientNet scaled down, resolution and depth before width (Han et al., arXiv:2010.14819).
+
+The authors round the number of a stage's blocks. PaddleClas's networks of the plain names round it up; its recipes
+override that, so that weights trained by them are of the authors' smaller networks: `TinyNet_A_recipe` and so on here.
+"""
 
 from __future__ import annotations
 
 from functools import partial
 
+from torch import nn
+
 from models.efficientnet import EfficientNetNet
 
-tiny = partial(EfficientNetNet, dropout=0.2, padding_type="DYNAMIC", scale_ends=False)
+
+class TinyNet(EfficientNetNet):
+    """TinyNet; its first and last convolution are as wide as EfficientNet-B0's.
+
+    Args:
+        width, depth: what the numbers of channels and blocks of EfficientNet-B0 are multiplied by.
+        class_dim: number of classes.
+    """
+
+    drop_connect_rate = 0.2
+
+    def __init__(self, width: float, depth: float, class_dim: int = 1000) -> None:
+        super().__init__(
+            width,
+            depth,
+            dropout=0.2,
+            class_dim=class_dim,
+            padding_type="DYNAMIC",
+            drop_connect_rate=self.drop_connect_rate,
+            scale_ends=False,
+        )
 
 
-def TinyNet_A(class_dim: int = 1000) -> EfficientNetNet:
-    return tiny(width=1.0, depth=1.2, class_dim=class_dim)
+class RecipeTinyNet(TinyNet):
+    """TinyNet of the authors' depth, with their batch-norms."""
+
+    drop_connect_rate = 0.1
+    round_depth = staticmethod(lambda blocks: max(1, round(blocks)))
+
+    def __init__(self, width: float, depth: float, class_dim: int = 1000) -> None:
+        super().__init__(width, depth, class_dim)
+        for layer in self.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.eps, layer.momentum = 1e-5, 0.1
 
 
-def TinyNet_B(class_dim: int = 1000) -> EfficientNetNet:
-    return tiny(width=0.75, depth=1.1, class_dim=class_dim)
+# width, depth
+A = 1.0, 1.2
+B = 0.75, 1.1
+C = 0.54, 0.85
+D = 0.54, 0.695
+E = 0.51, 0.6
 
-
-def TinyNet_C(class_dim: int = 1000) -> EfficientNetNet:
-    return tiny(width=0.54, depth=0.85, class_dim=class_dim)
-
-
-def TinyNet_D(class_dim: int = 1000) -> EfficientNetNet:
-    return tiny(width=0.54, depth=0.695, class_dim=class_dim)
-
-
-def TinyNet_E(class_dim: int = 1000) -> EfficientNetNet:
-    return tiny(width=0.51, depth=0.6, class_dim=class_dim)
+TinyNet_A = partial(TinyNet, *A)
+TinyNet_B = partial(TinyNet, *B)
+TinyNet_C = partial(TinyNet, *C)
+TinyNet_D = partial(TinyNet, *D)
+TinyNet_E = partial(TinyNet, *E)
+TinyNet_A_recipe = partial(RecipeTinyNet, *A)
+TinyNet_B_recipe = partial(RecipeTinyNet, *B)
+TinyNet_C_recipe = partial(RecipeTinyNet, *C)
+TinyNet_D_recipe = partial(RecipeTinyNet, *D)
+TinyNet_E_recipe = partial(RecipeTinyNet, *E)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 import models
@@ -9,7 +10,8 @@ from models.darts import FactorizedReduce
 from models.layers import DropPath, SameConv2d, conv2d, hard_sigmoid, make_divisible, paddleclas_names, published_names
 from models.mobilenet_v2 import InvertedResidual
 from models.shufflenet_v2 import interleave
-from utils.errors import FlagError
+from utils.errors import FlagError, UserError
+from utils.weights import load_pretrained
 
 # ------------------------------------------------------------------------------------------------------- padding
 
@@ -197,3 +199,34 @@ def test_paddleclas_paths_are_one_to_one():
     for name in ("MobileNetV2", "MobileNetV3_small_x1_0_paddleclas", "ShuffleNetV2_x1_0", "EfficientNetB0"):
         names = paddleclas_names(models.build(name))
         assert len(set(names.values())) == len(names)
+
+
+# Millions of parameters in the authors' tables.
+@pytest.mark.parametrize(("letter", "millions"), [("A", 6.19), ("B", 3.73), ("C", 2.46), ("D", 2.34), ("E", 2.04)])
+def test_tinynets_recipe_has_the_authors_depth(letter, millions):
+    with torch.device("meta"):
+        model, deeper = models.build(f"TinyNet_{letter}_recipe"), models.build(f"TinyNet_{letter}")
+    count, more = (sum(parameter.numel() for parameter in network.parameters()) for network in (model, deeper))
+    assert count / 1e6 == pytest.approx(millions, abs=0.005)
+    assert more > count
+    norms = [layer for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    assert {(layer.eps, round(layer.momentum, 6)) for layer in norms} == {(1e-5, 0.1)}
+
+
+def test_weights_of_tinynets_recipe_name_it(tmp_path):
+    source = models.build("TinyNet_E_recipe")
+    names = paddleclas_names(source)
+    save_file({names[key]: value for key, value in source.state_dict().items() if key in names}, tmp_path / "x")
+    with pytest.raises(UserError, match=r"they fit --model=TinyNet_E_recipe$"):
+        load_pretrained(models.build("TinyNet_E"), tmp_path / "x")
+
+
+def test_only_the_first_mobilevit_turns_images_to_bgr():
+    images = torch.rand(1, 3, 64, 64)
+    for name, turned in (("MobileViT_XXS", True), ("MobileViTV3_XXS", False)):
+        seen = []
+        model = models.build(name).eval()
+        model.conv_1.register_forward_pre_hook(lambda module, inputs, seen=seen: seen.append(inputs[0]))
+        with torch.no_grad():
+            model.forward_features(images)
+        assert torch.equal(seen[0], images.flip(1) if turned else images)

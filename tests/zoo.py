@@ -154,8 +154,11 @@ def logits_error(entry: Entry, model: nn.Module, dtype: torch.dtype = torch.floa
         dtype: what `model` calculates in. In float64, the difference is the original's own rounding.
     """
     load(model, entry)
+    shown = images(entry.facts["image_size"])
+    if getattr(model, "bgr", False):
+        shown = shown.flip(1)  # in the original's order; the network turns it round
     with torch.no_grad(), ReluOfNan() if entry.name == OVERFLOWING else contextlib.nullcontext():
-        ours = model.to(dtype).eval()(images(entry.facts["image_size"]).to(dtype))
+        ours = model.to(dtype).eval()(shown.to(dtype))
     # The fluid zoo's GoogLeNet answers after the softmax.
     if (entry.kind, entry.name) == ("fluid", "GoogLeNet"):
         ours = ours.softmax(1)

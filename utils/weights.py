@@ -111,8 +111,12 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
 
 def _one_line(error: FormatError) -> str:
     """The message without line breaks, which names within a file may have, and not as long as they may be."""
-    message = " ".join(str(error).split())
-    return message if len(message) < 800 else f"{message[:800]}..."
+    return _cut(" ".join(str(error).split()), 800)
+
+
+def _cut(text: str, length: int) -> str:
+    """At most the first `length` characters."""
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def _map(path: Path) -> Buffer:
@@ -514,12 +518,14 @@ def _misfit(model: nn.Module, weights: Weights, fit: _Fit, path: Path) -> str:
         *listed("missing in the file", fit.missing, missing),
         *listed("not in the network", fit.unexpected, lambda name: f"{name} {list(weights.tensors[name].shape)}"),
     ]
+    # What to do has to be read, however long the names are.
+    found = f"the weights do not fit the network: {_cut(', '.join(problems), 500)}"
     if fit.misshaped == fit.resized and not (fit.missing or fit.unexpected):
         remedy = "they are of another image size: give the --image_shape that they were trained with"
-        return f"the weights do not fit the network: {', '.join(problems)}; {remedy}"
+        return f"{found}; {remedy}"
     other = _fitting_network(model, weights, path)
     hint = f"they fit --model={other}" if other else f"choose another --model; {remedy}"
-    return f"the weights do not fit the network: {', '.join(problems)}; {hint}"
+    return f"{found}; {hint}"
 
 
 def load_pretrained(
