@@ -28,14 +28,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 
 import reader
 from reader import DaliLoader, OpenCVLoader
 from utils.decode import read_file
+from utils.errors import FlagError
 from utils.image_list import ImageList
-from utils.reader_workers import ImageRandom
+from utils.reader_workers import ImageRandom, Job
 from utils.torchvision_compat import import_torchvision
-from utils.transforms import TrainTransform
+from utils.transforms import TrainTransform, random_crop_box
 
 SIZE = (224, 224)
 MEAN = (0.485, 0.456, 0.406)
@@ -94,7 +96,7 @@ def original(paths: list[str]) -> Contestant:
         rng = np.random.default_rng(number)
         for path in paths:
             bgr = cv2.imread(path)
-            top, left, height, width = reader.random_crop_box(*bgr.shape[:2], rng)
+            top, left, height, width = random_crop_box(*bgr.shape[:2], rng)
             image = cv2.resize(bgr[top : top + height, left : left + width], SIZE)
             if rng.random() < 0.5:
                 image = image[:, ::-1, :]
@@ -105,9 +107,20 @@ def original(paths: list[str]) -> Contestant:
     return run
 
 
+def on_pillow(paths: list[str], transform: Callable[[Image.Image], object]) -> Contestant:
+    """Files opened with Pillow, then a library's own transform."""
+
+    def run(number: int) -> None:
+        torch.manual_seed(number)
+        for path in paths:
+            with Image.open(path) as image:
+                transform(image.convert("RGB"))
+
+    return run
+
+
 def torchvision_on_pillow(paths: list[str]) -> Contestant:
     import_torchvision()
-    from PIL import Image
     from torchvision import transforms
 
     transform = transforms.Compose(
@@ -119,31 +132,18 @@ def torchvision_on_pillow(paths: list[str]) -> Contestant:
         ]
     )
 
-    def run(number: int) -> None:
-        torch.manual_seed(number)
-        for path in paths:
-            with Image.open(path) as image:
-                transform(image.convert("RGB"))
-
-    return run
+    return on_pillow(paths, transform)
 
 
 def timm(paths: list[str]) -> Contestant:
     import_torchvision()
-    from PIL import Image
     from timm.data import create_transform
 
     transform = create_transform(
         SIZE[0], is_training=True, use_prefetcher=True, color_jitter=None, interpolation="bilinear"
     )
 
-    def run(number: int) -> None:
-        torch.manual_seed(number)
-        for path in paths:
-            with Image.open(path) as image:
-                transform(image.convert("RGB"))
-
-    return run
+    return on_pillow(paths, transform)
 
 
 def dali(paths: list[str]) -> Contestant:
@@ -188,7 +188,7 @@ def contestants(images: ImageList) -> dict[str, Contestant]:
     for name, make in makers.items():
         try:
             made[name] = make()
-        except (ImportError, reader.FlagError) as error:
+        except (ImportError, FlagError) as error:
             print(f"{name}: left out ({error})")
     return made
 
@@ -220,7 +220,7 @@ def compare_threads(images: ImageList, rounds: int) -> None:
         )
 
 
-def uncollected(job: reader._Job, rows: np.ndarray, number: int, begin: multiprocessing.synchronize.Barrier) -> None:
+def uncollected(job: Job, rows: np.ndarray, number: int, begin: multiprocessing.synchronize.Barrier) -> None:
     """A worker that makes images into memory of its own and reports to nobody."""
     cv2.setNumThreads(0)
 

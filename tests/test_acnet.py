@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from networks import assert_same_logits, with_statistics
+from torch import nn
 
 import models
 from models.layers import fuse, published_names
@@ -17,26 +18,11 @@ from utils.weights import load_pretrained
 from utils.write_weights import write_weights
 
 ROOT = Path(__file__).resolve().parent.parent
-IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 def trained(name: str) -> nn.Module:
-    """A network whose batch-norms have all statistics, scales and offsets of their own."""
     torch.manual_seed(0)
-    model = models.build(name, class_dim=10).eval()
-    for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            for tensor in (layer.weight, layer.running_var):
-                nn.init.uniform_(tensor, 0.5, 1.5)
-            for tensor in (layer.bias, layer.running_mean):
-                nn.init.uniform_(tensor, -0.3, 0.3)
-    return model
-
-
-@torch.no_grad()
-def assert_same_logits(model: nn.Module, other: nn.Module) -> None:
-    expected: Tensor = model.eval()(IMAGES)
-    assert (other.eval()(IMAGES) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    return with_statistics(models.build(name, class_dim=10))
 
 
 @pytest.mark.parametrize("name", ["ResNet18_ACNet", "ResNet50_ACNet"])

@@ -6,14 +6,13 @@ from functools import partial
 
 import pytest
 import torch
+from networks import IMAGES, assert_same_logits, with_statistics
 from torch import nn
 
 import models
 from models.layers import fuse
 from models.repvgg import RepVGG
 from utils.export import fold_batch_norms
-
-IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 # name -> what builds the network, and its convolutions when it is deployed
 NETWORKS = {
@@ -27,22 +26,8 @@ NETWORKS = {
 
 
 def trained(name: str) -> nn.Module:
-    """A network whose batch-norms have all statistics, scales and offsets of their own."""
     torch.manual_seed(0)
-    model = NETWORKS[name][0](class_dim=10).eval().requires_grad_(False)
-    for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            for tensor in (layer.weight, layer.running_var):
-                nn.init.uniform_(tensor, 0.5, 1.5)
-            for tensor in (layer.bias, layer.running_mean):
-                nn.init.uniform_(tensor, -0.3, 0.3)
-    return model
-
-
-def assert_same_logits(model: nn.Module, other: nn.Module) -> None:
-    with torch.no_grad():
-        expected, logits = model(IMAGES), other(IMAGES)
-    assert (logits - expected).abs().max() <= 1e-5 * expected.abs().max()
+    return with_statistics(NETWORKS[name][0](class_dim=10))
 
 
 @pytest.mark.parametrize("name", NETWORKS)

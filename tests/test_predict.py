@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import small_classifier
 
 import infer
-import models
 import predict
 from utils.errors import FlagError, UserError
 
@@ -32,18 +32,10 @@ except ImportError:
 def exported(tmp_path_factory, tiny_dataset):
     """A network exported by infer.py in every format that can be tried here: the folder, and infer.py's answers."""
     folder = tmp_path_factory.mktemp("exported")
-    torch.manual_seed(0)
-    model = models.build("MobileNetV1_x0_25", class_dim=4).train()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 0.5
-    with torch.no_grad():
-        model(torch.randn(16, 3, 32, 32))
-        # So that the four colours of the images have different answers.
-        colours = torch.tensor([[40, 40, 200], [40, 200, 40], [120, 120, 120], [200, 40, 40]]) / 60 - 2
-        model.eval()
-        model.fc.weight.mul_(20)
-        model.fc.bias.sub_(model(colours[:, :, None, None].expand(4, 3, 32, 40)).mean(0))
+    model = small_classifier()
+    # So that the four colours of the images have different answers.
+    colours = torch.tensor([[40, 40, 200], [40, 200, 40], [120, 120, 120], [200, 40, 40]]) / 60 - 2
+    model.fc.bias.sub_(model(colours[:, :, None, None].expand(4, 3, 32, 40)).mean(0))
     torch.save(model.state_dict(), folder / "weights.pth")
     # Nothing here is the default, so that a setting that is not stored shows.
     flags = [
