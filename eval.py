@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from utils.errors import FlagError, run_script
+from utils.errors import FlagError, explained_sizes, run_script
 from utils.flags import parse
 
 if __name__ == "__main__":
@@ -34,7 +34,7 @@ from utils.crops import AverageOverCrops, MultiCropTransform, write_sweep
 from utils.distributed import gather_dict, process_group, rank, world_size
 from utils.engine import copies_of_first, evaluate, to_device
 from utils.exported import load_exported
-from utils.files import write_text
+from utils.files import check_can_write, write_text
 from utils.logger import is_main_process, log, progress, report_unreadable, warn
 from utils.metrics import describe, means, total
 from utils.transforms import INTERPOLATIONS, normalize
@@ -45,9 +45,11 @@ Network = Callable[[Tensor], Tensor]
 def main() -> None:
     args = parse("eval")
     check_flags(args)
+    if is_main_process():
+        check_outputs(args)
     note_idle_flags(args)
     device = choose_device(args)
-    with process_group(device):
+    with process_group(device), explained_sizes(args.model):
         network = load_exported_network(args, device) if args.model_file else load_network(args, device)
         if args.crop_sweep:
             sizes = [at_crop_size(args, size) for size in args.crop_sweep]
@@ -71,6 +73,13 @@ def check_flags(args: argparse.Namespace) -> None:
         for flag in ("model_file", "crop_size", "image_shape", "per_class_path", "confusion_path"):
             if flag in args.given:
                 raise FlagError(f"--crop_sweep evaluates at several sizes: leave out --{flag}")
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Raises `UserError` if a file that is asked for could not be written in the end."""
+    for flag in ("save_json_path", "per_class_path", "confusion_path", *(["crop_sweep_path"] * bool(args.crop_sweep))):
+        if path := getattr(args, flag):
+            check_can_write(Path(path), f"--{flag}")
 
 
 def at_crop_size(args: argparse.Namespace, size: int) -> argparse.Namespace:

@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from utils.errors import FlagError, run_script
+from utils.errors import FlagError, explained_sizes, run_script
 from utils.flags import parse
 
 if __name__ == "__main__":
@@ -46,11 +46,12 @@ def main() -> None:
     log(str(load_pretrained(model, args.pretrained_model)))
     model.eval().requires_grad_(False)
 
-    if args.save_inference:
-        export(args, model, class_names)
-    else:
-        model.to(device, memory_format=memory_format(args, device))
-        infer(args, model, class_names, device)
+    with explained_sizes(args.model):
+        if args.save_inference:
+            export(args, model, class_names)
+        else:
+            model.to(device, memory_format=memory_format(args, device))
+            infer(args, model, class_names, device)
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -61,6 +62,8 @@ def check_flags(args: argparse.Namespace) -> None:
         raise FlagError("--calibration_dir goes with --save_inference=True --inference_format=onnx")
     if args.grad_cam and not args.vis_dir:
         raise FlagError("--grad_cam=True goes into the pictures of --vis_dir: give that folder")
+    if args.features_path and not args.features_path.endswith(".npy"):
+        raise FlagError(f"--features_path {args.features_path}: give a file name that ends in .npy")
     if args.vis_dir and args.features_path:
         raise FlagError("--vis_dir shows classes, which --features_path does not find: give one of them")
 

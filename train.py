@@ -10,7 +10,7 @@ import argparse
 import sys
 import time
 
-from utils.errors import run_script
+from utils.errors import explained_sizes, run_script
 from utils.flags import parse
 
 if __name__ == "__main__":
@@ -47,7 +47,7 @@ def main() -> None:
     check_train_flags(args)
     resolve_input(args)
     device = choose_device(args)
-    with process_group(device), Run(args, device) as run:
+    with process_group(device), explained_sizes(args.model), Run(args, device) as run:
         train(args, device, run)
     if run.signal:
         sys.exit(128 + run.signal)

@@ -433,10 +433,10 @@ def _unknown(name: str) -> str:
     return f"unknown network {name!r}: {hint}"
 
 
-def check_name(name: str) -> None:
-    """Raises `FlagError`, with the nearest names, if there is no network `name`."""
+def check_name(name: str, flag: str = "--model") -> None:
+    """Raises `FlagError`, with the nearest names, if there is no network `name`; `flag` is the flag that names it."""
     if name not in _MODULES:
-        raise FlagError(f"--model: {_unknown(name)}")
+        raise FlagError(f"{flag}: {_unknown(name)}")
 
 
 def input_config(name: str) -> InputConfig:

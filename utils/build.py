@@ -127,6 +127,8 @@ def check_train_flags(args: argparse.Namespace) -> None:
         raise FlagError(f"--step_epochs: {' '.join(map(str, args.step_epochs))} is not in increasing order")
     if args.use_distill and not (args.teacher_model and args.teacher_pretrained_model):
         raise FlagError("--use_distill needs --teacher_model and --teacher_pretrained_model")
+    if args.use_distill:
+        models.check_name(args.teacher_model, "--teacher_model")
     if args.unlabeled_list and not args.unlabeled_list.endswith(".txt"):
         raise FlagError(f"--unlabeled_list: {args.unlabeled_list} is no list file (.txt)")
     if args.unlabeled_list and not (args.use_distill and args.distill_loss == "js"):

@@ -252,7 +252,8 @@ class RunFolder:
         """Deletes the oldest folders beyond the number to keep."""
         names = [entry.name for entry in self.path.iterdir() if entry.is_dir()]
         epochs = sorted((name for name in names if name.isdecimal()), key=int)
-        steps = sorted((name for name in names if name.startswith("step_")), key=lambda name: int(name[5:]))
+        numbers = [name.removeprefix("step_") for name in names if name.startswith("step_")]
+        steps = [f"step_{number}" for number in sorted(filter(str.isdecimal, numbers), key=int)]
         for name in [*(epochs[: -self.keep] if self.keep else []), *steps[:-KEPT_STEPS]]:
             shutil.rmtree(self.path / name, ignore_errors=True)
 
@@ -265,7 +266,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             if os.path.basename(name) != name or _checksum(folder / name) != checksum:
                 raise UserError(f"{folder / name} is damaged (wrong checksum)")
         int(manifest["step"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{folder} is no complete checkpoint ({error})") from None
     return manifest
 
@@ -292,7 +293,7 @@ def find_checkpoint(checkpoint: str, run_folder: Path) -> Path | None:
     for manifest in [*folder.glob("*/" + MANIFEST), *folder.glob(".*/" + MANIFEST)]:
         try:
             step = int(json.loads(manifest.read_text())["step"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             step = math.inf  # looked at first, to say that it is damaged
         candidates.append((step, not manifest.parent.name.startswith("."), manifest.parent))
     for _, _, candidate in sorted(candidates, reverse=True):
@@ -301,6 +302,11 @@ def find_checkpoint(checkpoint: str, run_folder: Path) -> Path | None:
             return candidate
         except UserError as error:
             warn(f"{error}; trying the one before")
+    if any(saved for _, saved, _ in candidates):
+        raise UserError(
+            f"--checkpoint: every checkpoint in {folder} is damaged (see above); to start afresh give another "
+            "--model_save_dir, or remove them"
+        )
     if checkpoint == "auto":
         return None
     if not folder.exists():
@@ -319,6 +325,8 @@ def read_state(folder: Path) -> dict[str, Any]:
     try:
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         state["position"] = Position(**state["position"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"--checkpoint: {folder / STATE} is of another version of this program ({error})") from None
     except Exception as error:  # whatever a damaged file makes the unpickler raise
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"--checkpoint: {folder / STATE} cannot be read ({first})") from None

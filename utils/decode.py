@@ -46,6 +46,8 @@ def read_file(path: str) -> bytes:
             return file.read()
     except OSError as error:
         raise UnreadableImage(path, (error.strerror or str(error)).lower()) from None
+    except ValueError as error:  # a null byte in the name
+        raise UnreadableImage(path, str(error)) from None
 
 
 def decode(data: bytes, path: str) -> np.ndarray:

@@ -42,12 +42,19 @@ def process_group(device: torch.device) -> Iterator[None]:
 
     An error in the block ends all processes, with one line whether one of them met it or all did.
     """
-    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(minutes=30)
-    store, rank_, size = next(rendezvous("env://", timeout=timeout))
+    try:
+        store, rank_, size = next(rendezvous("env://", timeout=timeout))
+    except (ValueError, dist.DistError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']}, but the processes cannot meet ({reason}): start them with "
+            "python -m torch.distributed.run, with --standalone or a free --master_port"
+        ) from None
     if os.environ.get("GROUP_WORLD_SIZE") == "1":
         # The launcher of a single node keeps its store when it restarts the processes; without a part of their own
         # they would find the addresses of the dead ones in it. (Nodes count their restarts differently.)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import os
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 # Seconds that a process leaves to another one for its line.
@@ -63,8 +67,44 @@ def report_once(message: str, script: str | None = None) -> None:
         time.sleep(PATIENCE)
 
 
+@contextlib.contextmanager
+def explained_sizes(model: str) -> Iterator[None]:
+    """Turns PyTorch's errors on images or batches too small for the network `model` into a `FlagError`."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if re.search("Output size is too small|Kernel size can't be greater than actual input size", str(error)):
+            raise FlagError(f"--image_shape: the images are too small for {model}, nothing is left of them") from None
+        if "Expected more than 1 value per channel when training" in str(error):
+            raise FlagError(
+                f"--batch_size: a batch-norm of {model} has a single value per channel: give two images or more per "
+                "process (and per part, with --accumulate_steps), or a larger --image_shape"
+            ) from None
+        raise
+
+
+def _of_the_machine(error: BaseException) -> str | None:
+    """The line for an error that is the machine's: memory, disks, packages that are missing. None for any other."""
+    if isinstance(error, OSError) and error.errno != errno.ENOMEM:
+        name = f"{error.filename}: " if error.filename is not None else ""
+        return f"{name}{(error.strerror or str(error)).lower()}"
+    # PyTorch's own errors, of a GPU and of a CPU, are told by name and text: nothing here imports it.
+    text = str(error)
+    if (
+        isinstance(error, MemoryError | OSError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator: can't allocate memory" in text
+    ):
+        return f"out of memory: lower --batch_size, or --image_shape ({' '.join(text.split())[:200]})"
+    if isinstance(error, ModuleNotFoundError):
+        return f"the package {error.name} is not installed: pip install -r requirements.txt"
+    return None
+
+
 def run_script(main: Callable[[], object]) -> NoReturn:
-    """Runs a script's `main` and turns a `UserError` into one line on stderr and an exit code."""
+    """Runs a script's `main` and turns what is no fault of the program's into one line on stderr and an exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # there is none if it was closed
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be in no encoding
     try:
         main()
     except UserError as error:
@@ -74,7 +114,22 @@ def run_script(main: Callable[[], object]) -> NoReturn:
         print(f"{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        # The reader of our output (`| head`) left early; a flush at exit would fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # the reader of it (`| head`) left early
         sys.exit(141)
+    except Exception as error:
+        line = _of_the_machine(error)
+        if line is None:
+            raise
+        _drop_output()
+        report_once(line)
+        sys.exit(1)
     sys.exit(0)
+
+
+def _drop_output() -> None:
+    """Sends what cannot be written to stdout any more to nowhere, where the flush at exit would fail again."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

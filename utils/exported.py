@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -85,11 +86,15 @@ class Description:
                 )
             description = cls(**{field.name: values[field.name] for field in fields(cls)})
             sizes = [*description.image_shape, description.resize_short_size]
-            factors = [*description.image_mean, *description.image_std]
-            if [len(description.image_shape), len(description.image_mean), len(description.image_std)] != [3, 3, 3]:
+            means, stds = (list(map(float, v)) for v in (description.image_mean, description.image_std))
+            if [len(description.image_shape), len(means), len(stds)] != [3, 3, 3]:
                 raise ValueError("not three channels")
-            if not all(type(size) is int and 0 < size < 1 << 16 for size in sizes) or not sum(map(float, factors)):
-                raise ValueError("not sizes and factors")
+            if not all(type(size) is int and 0 < size < 1 << 16 for size in sizes):
+                raise ValueError("not sizes")
+            if not all(map(math.isfinite, means + stds)) or min(stds) <= 0:
+                raise ValueError("not means and standard deviations")
+            if description.interpolation not in (None, *range(5)) or type(description.params_bytes) is not int:
+                raise ValueError("not numbers")
             if not description.class_names or not all(isinstance(name, str) for name in description.class_names):
                 raise ValueError("not names")
         except (ValueError, KeyError, TypeError):
@@ -119,7 +124,13 @@ class ExportedNetwork:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """Normalized images (N, 3, H, W) to logits, float32 (N, classes)."""
-        return self.run(images).float()
+        logits = self.run(images).float()
+        if logits.shape[1] != len(self.description.class_names):
+            raise UserError(
+                f"the model has {logits.shape[1]} classes and names for {len(self.description.class_names)}: "
+                "export the network again"
+            )
+        return logits
 
 
 def load_exported(

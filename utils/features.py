@@ -10,7 +10,7 @@ from types import TracebackType
 import numpy as np
 from torch import Tensor
 
-from utils.errors import FlagError, UserError
+from utils.errors import UserError
 
 
 class FeatureFile:
@@ -30,8 +30,6 @@ class FeatureFile:
     """
 
     def __init__(self, path: str) -> None:
-        if not path.endswith(".npy"):
-            raise FlagError(f"--features_path {path}: give a file name that ends in .npy")
         self.path = Path(path)
         self.done: frozenset[str] = frozenset()
         self._shape: tuple[int, int] | None = None

@@ -19,8 +19,27 @@ def write_text(path: Path, text: str, flag: str) -> None:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise UserError(f"{flag}: cannot write {path}: {error.strerror}") from None
+
+
+def check_can_write(path: Path, flag: str) -> None:
+    """Finds out, before there is any work to lose, whether a file can be written.
+
+    Raises:
+        UserError: naming `flag`, if it cannot.
+    """
+    existed = path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        open(path, "ab").close()
+        if not existed:
+            path.unlink()
     except OSError as error:
         raise UserError(f"{flag}: cannot write {path}: {error.strerror}") from None
 

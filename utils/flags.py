@@ -53,7 +53,7 @@ def number(
     if low > -math.inf:
         bounds.append(f"{'above' if above else 'at least'} {low:g}")
     if high < math.inf:
-        bounds.append(f"at most {high:g}")
+        bounds.append(f"at most {high if kind is int else format(high, 'g')}")
     allowed = " ".join([noun, " and ".join(bounds)]).strip()
 
     def parse_number(text: str) -> int | float:
@@ -61,7 +61,7 @@ def number(
             value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}") from None
-        if not math.isfinite(value) or value > high or value < low or (above and value == low):
+        if value != value or abs(value) == math.inf or value > high or value < low or (above and value == low):
             raise argparse.ArgumentTypeError(f"{text} is not allowed: it must be {allowed}")
         return value
 
@@ -285,7 +285,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     ),
     "Measuring and debugging": (
         Flag("enable_ce", boolean, False, T, "Fix every seed and print the kpis lines at the end."),
-        Flag("random_seed", non_negative_int, None, TR, "Fix every source of randomness."),
+        Flag("random_seed", number(int, 0, 2**63 - 1), None, TR, "Fix every source of randomness."),
         Flag("is_profiler", boolean, False, T,
              "Profile five steps from step --print_step of the first epoch on, then stop."),
         Flag("profiler_path", str, "./profiler_path/", T, "Folder for the profile.", aliases=("profilier_path",)),
@@ -477,6 +477,6 @@ def parse(script: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
         _print_models(parser, args.list_models)
     for flags in flags_of(script).values():
         for flag in flags:
-            if script in flag.required and flag.name not in args.given:
+            if script in flag.required and (flag.name not in args.given or getattr(args, flag.name) == ""):
                 parser.error(f"--{flag.name} is required (see --help)")
     return args

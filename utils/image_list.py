@@ -39,7 +39,10 @@ class SharedArray:
         else:
             with tempfile.TemporaryFile() as file:
                 fd = os.dup(file.fileno())
-        os.ftruncate(fd, max(1, math.prod(shape) * np.dtype(dtype).itemsize))
+        size = max(1, math.prod(shape) * np.dtype(dtype).itemsize)
+        if size >= 1 << 63:
+            raise MemoryError(f"{size:.3g} bytes")
+        os.ftruncate(fd, size)
         self._map(fd, shape, dtype)
 
     def _map(self, fd: int, shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> None:
@@ -76,11 +79,13 @@ def _strip(text: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
 def _bad_line(line: str, class_dim: int | None) -> str:
     """What is wrong with a line of a list file."""
     path_and_label = line.rsplit(None, 1)
+    if len(line) > 300:
+        line = f"{line[:300]}..."
     if len(path_and_label) == 1:
         return f"{line!r} has no label: a line is `relative/path label`"
     label = path_and_label[1]
-    if not label.lstrip("-").isdigit():
-        return f"label {label!r} of {line!r} is not a whole number: a line is `relative/path label`"
+    if not label.lstrip("-").isdecimal():
+        return f"label {label[:300]!r} of {line!r} is not a whole number: a line is `relative/path label`"
     allowed = f"0..{class_dim - 1} (--class_dim {class_dim})" if class_dim else "0 or more"
     return f"label {label} of {line!r} is not in {allowed}"
 
@@ -192,6 +197,8 @@ class ImageList:
             text = np.fromfile(list_path, np.uint8)
         except OSError as error:
             raise UserError(f"{list_path}: {(error.strerror or str(error)).lower()}") from None
+        if text[:2].tobytes() in (b"\xff\xfe", b"\xfe\xff"):
+            raise UserError(f"{list_path} is in UTF-16: save it as UTF-8")
         return cls(text, *_parse_list(text, list_path, class_dim), root)
 
     @classmethod
@@ -209,13 +216,25 @@ class ImageList:
         return cls(*packed, np.asarray(labels, np.int32), root, class_names)
 
     @classmethod
-    def from_class_folders(cls, folder: str, class_dim: int | None = None) -> ImageList:
+    def from_class_folders(
+        cls, folder: str, class_dim: int | None = None, class_names: list[str] | None = None
+    ) -> ImageList:
         """Reads folder/CLASS/**/image.jpg; the classes are numbered in the sorted order of their folders' names.
 
+        Args:
+            folder: holds the class folders.
+            class_dim: number of classes.
+            class_names: the order of the classes, where it is that of another folder; some may have no images here.
+
         Raises:
-            UserError: no class folder, no image, or more class folders than `class_dim`.
+            UserError: no image, more classes than `class_dim`, or a class folder that is not in `class_names`.
         """
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
+        names = class_names or _class_folders(folder)
+        if unknown := set(_class_folders(folder)) - set(names):
+            raise UserError(
+                f"{folder} has a class folder {min(unknown)}, the training images have none of that name: rename it, "
+                "or number the classes in a list file"
+            )
         if class_dim is not None and len(names) > class_dim:
             raise UserError(f"{folder} has {len(names)} class folders, more than --class_dim {class_dim}")
         paths, labels = [], []
@@ -264,6 +283,8 @@ class ImageList:
             if not paths:
                 raise UserError(f"{where}: the list is empty")
             return cls.from_paths(paths, root=root)
+        if not os.path.lexists(where):
+            raise UserError(f"{where}: no such file or folder")
         return cls.from_paths([name], root=root)
 
     def without(self, names: Collection[str]) -> ImageList:
@@ -414,7 +435,7 @@ def _index_shard(shard: str) -> list[tuple[str, int, int, int]]:
                     image = place, member.offset_data, member.size
                 elif suffix == "cls":
                     text = archive.extractfile(member).read().strip()
-                    if not text.isdigit():
+                    if not text.isdigit() or len(text) > 9:  # it has to fit in 32 bits
                         raise UserError(f"{shard}: {member.name} holds {text[:20]!r}, not the number of a class")
                     label = int(text)
             finish()
@@ -423,10 +444,20 @@ def _index_shard(shard: str) -> list[tuple[str, int, int, int]]:
     return samples
 
 
+def _class_folders(folder: str) -> list[str]:
+    """The names of the folders in `folder`, sorted."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
+
+
 def _image_files(folder: str) -> list[str]:
-    """Paths of the images under `folder`, relative to it, sorted."""
-    found = []
+    """Paths of the images under `folder`, relative to it, sorted. A folder that links lead back to is read once."""
+    found, seen = [], set()
     for parent, folders, files in os.walk(folder, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
         folders.sort()
         found += [
             os.path.relpath(os.path.join(parent, file), folder)
@@ -468,7 +499,10 @@ def open_dataset(data_dir: str, split: str, class_dim: int | None = None) -> Ima
         if shards:
             return TarShards(shards, class_dim)
     if os.path.isdir(folder):
-        return ImageList.from_class_folders(folder, class_dim)
+        # Validation images have the training images' numbers, though a class may be without any.
+        training = os.path.join(data_dir, "train")
+        same = split != "train" and os.path.isdir(training) and not os.path.isfile(f"{data_dir}/train_list.txt")
+        return ImageList.from_class_folders(folder, class_dim, _class_folders(training) if same else None)
     raise UserError(
         f"--data_dir {data_dir} has neither {split}_list.txt nor class folders {split}/NAME/ "
         f"nor tar shards {split}*.tar"

@@ -66,25 +66,29 @@ class Curves:
     """
 
     def __init__(self, folder: Path, history: list[dict[str, float]] | None = None) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self.folder = folder
         self.history = list(history or [])
-        self.writer = SummaryWriter(str(folder / "tensorboard"))
+        self.writer = None
         self._warned = False
+        with self._spared():
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(folder / "tensorboard"))
 
     @contextlib.contextmanager
     def _spared(self) -> Iterator[None]:
-        """A full disk is no reason to end a run for its curves: one warning, then they are left out."""
+        """Neither a full disk nor a missing package ends a run for its curves: one warning, then they are left out."""
         try:
             yield
-        except (OSError, UserError) as error:
+        except (OSError, UserError, ImportError) as error:
             if not self._warned:
                 warn(f"the curves in {self.folder} are not complete: {error}")
             self._warned = True
 
     def step(self, step: int, values: dict[str, float]) -> None:
         """Records values at a training step."""
+        if self.writer is None:
+            return
         with self._spared():
             for name, value in values.items():
                 self.writer.add_scalar(name, value, step)
@@ -97,6 +101,8 @@ class Curves:
             file.write_text(json.dumps(self.history, indent=1) + "\n")
         with self._spared(), written_whole(self.folder / "curves.png", "--model_save_dir") as file:
             draw_curves(self.history, file)
+        if self.writer is None:
+            return
         with self._spared():
             for name, value in values.items():
                 self.writer.add_scalar(f"epoch/{name}", value, epoch)
@@ -106,8 +112,9 @@ class Curves:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        with self._spared():
-            self.writer.close()
+        if self.writer is not None:
+            with self._spared():
+                self.writer.close()
 
 
 def draw_curves(history: list[dict[str, float]], path: Path) -> None:

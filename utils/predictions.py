@@ -92,14 +92,14 @@ class ResultFile:
                 name, tab, result = line.partition(b"\t")
                 if not tab or not result.startswith(b"{"):
                     raise UserError(f"--save_json_path {self.path} is not a file of results: give another one")
-                self.done.add(name.decode())
+                self.done.add(name.decode(errors="surrogateescape"))
                 end += len(line)
         return end
 
     def write(self, prediction: Prediction) -> None:
         self.count += 1
         if self._file is not None:
-            self._file.write(prediction.line().encode() + b"\n")
+            self._file.write(prediction.line().encode(errors="surrogateescape") + b"\n")
 
     def flush(self) -> None:
         """Hands what was written to the system, so that an interrupted run can be resumed from there."""

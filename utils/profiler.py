@@ -24,6 +24,7 @@ class StepProfiler:
         self.folder = Path(folder)
         self.first_step = first_step
         self._step = 0
+        self._running = False
         activities = [ProfilerActivity.CPU]
         if torch.cuda.is_available():
             activities.append(ProfilerActivity.CUDA)
@@ -33,6 +34,7 @@ class StepProfiler:
         """Called before each step."""
         if self._step == self.first_step:
             self._profile.start()
+            self._running = True
 
     def after_step(self) -> bool:
         """Called after each step; says whether profiling is over."""
@@ -42,7 +44,7 @@ class StepProfiler:
             return False
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self._profile.stop()
+        self.close()
         if is_main_process():
             self.folder.mkdir(parents=True, exist_ok=True)
             trace = self.folder / f"steps_{self.first_step}_to_{step}.json"
@@ -51,3 +53,9 @@ class StepProfiler:
             log(self._profile.key_averages().table(sort_by=by, row_limit=20))
             log(f"trace of steps {self.first_step} to {step}: {trace} (open it in chrome://tracing or Perfetto)")
         return True
+
+    def close(self) -> None:
+        """Ends the profiling of a run that ended before it: PyTorch would crash at the exit of the process."""
+        if self._running:
+            self._profile.stop()
+            self._running = False

@@ -75,6 +75,8 @@ class Run:
             # One process looks and tells the others, which need not see the folder.
             self._resumed = broadcast_object(self._find_resumed() if is_main_process() else None)
             self.position: Position = self._resumed["position"] if self._resumed else Position(args.batch_size)
+            if self._profiler is not None:
+                resources.callback(self._profiler.close)
             self._stop = resources.enter_context(StopSignal())
             self._resources = resources.pop_all()
 
@@ -96,6 +98,8 @@ class Run:
         position, model = state["position"], state["notes"]["model"]
         if model != self.args.model:
             raise UserError(f"--checkpoint: {folder} is of --model={model}, not {self.args.model}")
+        if (classes := state["notes"]["class_dim"]) != self.args.class_dim:
+            raise UserError(f"--checkpoint: {folder} is of --class_dim={classes}, not {self.args.class_dim}")
         if self.args.use_ema and not (folder / EMA_WEIGHTS).exists():
             raise UserError(f"--use_ema: {folder} was saved without an average: leave the flag out, or start anew")
         if self.args.random_seed not in (None, position.seed):
@@ -133,7 +137,7 @@ class Run:
             broadcast_module(step.ema.model)
         try:
             step.load_state_dict(self._resumed["training"])
-        except ValueError as error:
+        except (ValueError, KeyError) as error:
             raise UserError(f"--checkpoint: {folder} does not go with the flags given: {error}") from None
         if rank() < len(position.random):
             set_random_state(position.random[rank()], self.device)
@@ -327,6 +331,8 @@ class Run:
         Raises:
             UserError: the last checkpoint could not be written.
         """
+        if self._profiler is not None and self.ended != "profiler":
+            warn("--is_profiler: the run was too short, nothing was profiled: lower --print_step")
         if not self._saved:
             raise UserError(f"the last checkpoint could not be written to {self.path}: make room, and resume the run")
         best = "".join(f", {name} (test_acc1 {value:.5f})" for name, value in self.position.best.items())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import math
 import mmap
 import os
 import re
@@ -36,6 +37,7 @@ from models.layers import (
 from utils.archive import MAX_FILES, decompress, is_compressed, is_tar, tar_members, zip_members, zip_names
 from utils.caffe_format import looks_like_caffe, read_caffemodel
 from utils.errors import FormatError, UserError
+from utils.logger import warn
 from utils.paddle_format import Buffer, program_variables, read_pickle, read_variables
 
 # The counter of PyTorch's batch-norm layers. Only PyTorch's files may have it, and nothing depends on it.
@@ -256,9 +258,13 @@ def _read_zip(path: Path) -> Weights:
 def _read_torch(path: Path, legacy: bool = False) -> Weights:
     """A file of torch.save; `legacy` ones, of PyTorch before 1.6, cannot be mapped into memory."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=not legacy)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of forms of tensors that PyTorch is going to give up
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=not legacy)
     except Exception as error:  # a damaged file makes PyTorch raise nearly anything
         text = " ".join(str(error).split())
+        if "TorchScript" in text:
+            raise FormatError("a TorchScript archive, which holds code: save the network's state_dict") from None
         if unsafe := re.search(r"GLOBAL ([\w.]+)", text):
             raise FormatError(
                 f"refused: it holds more than tensors ({unsafe[1]}), and loading it could run any code; "
@@ -413,7 +419,7 @@ def _fit(model: nn.Module, weights: Weights, exclude: Sequence[str] = (), *, res
         name = fit.names.get(key)
         if key in left_out:
             fit.left_out.append(key)
-        elif name in tensors:
+        elif name in tensors and not (key.endswith(COUNTER) and tensors[name].is_floating_point()):
             source = tensors[name]
             if fit.vocabulary == "Caffe" and value.dim() == 2:
                 source = source.flatten(1)  # a classifier may be a 1x1 convolution
@@ -583,6 +589,10 @@ def load_weights(
     state = model.state_dict()
     for key, source in fit.sources.items():
         state[key].copy_(source)
+    # One number per tensor tells whether all of its values are finite.
+    bad = [key for key, source in fit.sources.items() if not math.isfinite(source.sum(dtype=torch.float64).item())]
+    if bad:
+        warn(f"{path}: {len(bad)} tensors hold values that are not finite, such as {bad[0]}: no answer will be right")
     report = LoadReport(
         str(path),
         weights.kind,

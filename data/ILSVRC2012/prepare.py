@@ -58,7 +58,10 @@ def read_devkit() -> tuple[list[str], list[int]]:
     from scipy.io import loadmat
 
     with tarfile.open(FOLDER / f"{DEVKIT}.tar.gz") as archive:
-        meta = loadmat(io.BytesIO(archive.extractfile(f"{DEVKIT}/data/meta.mat").read()), squeeze_me=True)
+        try:
+            meta = loadmat(io.BytesIO(archive.extractfile(f"{DEVKIT}/data/meta.mat").read()), squeeze_me=True)
+        except Exception as error:  # scipy's own, or whatever a damaged file makes it raise
+            raise ValueError(f"meta.mat in {DEVKIT}.tar.gz cannot be read: {error}") from None
         truth = archive.extractfile(f"{DEVKIT}/data/ILSVRC2012_validation_ground_truth.txt").read()
     # Beyond the classes, the table holds their common ancestors.
     wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in meta["synsets"]}
@@ -90,8 +93,8 @@ def main() -> None:
                 for path in sorted((FOLDER / "train" / wnid).iterdir())
             ],
         )
-    except (OSError, tarfile.TarError, zlib.error, EOFError, ValueError, LookupError) as error:
-        sys.exit(f"prepare.py: error: {error}")
+    except (OSError, tarfile.TarError, zlib.error, EOFError, ValueError, LookupError, ImportError) as error:
+        sys.exit(f"prepare.py: error: {' '.join(str(error).split())}")
 
 
 if __name__ == "__main__":

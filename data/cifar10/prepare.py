@@ -104,7 +104,7 @@ def main() -> None:
     except OSError as error:
         sys.exit(f"prepare.py: error: {error}")
     except (tarfile.TarError, pickle.UnpicklingError, lzma.LZMAError, zlib.error, EOFError) as error:
-        sys.exit(f"prepare.py: error: {archive} cannot be read: {error}")
+        sys.exit(f"prepare.py: error: {archive} cannot be read: {' '.join(str(error).split())}")
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         sys.exit(f"prepare.py: error: {archive} is not CIFAR-10: {error}")
 

@@ -12,6 +12,7 @@ always the same fifth, is held out.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import cv2
@@ -65,4 +66,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (OSError, ImportError) as error:
+        sys.exit(f"prepare.py: error: {error}")
