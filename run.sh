@@ -15,6 +15,7 @@ usage: bash run.sh COMMAND [arguments]
   predict [flags]       predict.py: classify images with an exported network
   test [--all] [...]    the test suite; --all checks every network, other arguments go to pytest
   bench [NAME [...]]    all benchmarks, or benchmarks/NAME.py with its arguments
+  check-docs [FILE.md]  runs the commands of the documentation: several minutes; --parse only checks their flags
 
 `bash run.sh eval --help` and so on list a script's flags. Paths are relative to this folder.
 
@@ -221,6 +222,10 @@ case $command in
     bench)
         setup quietly
         bench "$@"
+        ;;
+    check-docs)
+        setup quietly
+        exec "$python" docs/check.py "$@"
         ;;
     -h | --help | help)
         usage

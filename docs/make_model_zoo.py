@@ -27,8 +27,8 @@ TITLE = """# The networks
 
 Written by docs/make_model_zoo.py. Parameters are counted with 1000 classes, multiply-adds (of convolutions, linear
 layers and attention) for one image of the given size. Accuracy in percent on ImageNet's validation set, as published
-with the weight file; "as X" marks other weights of network X. `python train.py --list_models [pattern]` prints the
-short form.
+with the weight file; "as X" marks other weights of network X. `python train.py --list_models` prints the short
+form.
 
 The weight files are named as the original published them; PaddleClas's have the same names and end in `.pdparams`. Both
 load with `--pretrained_model`. How closely each network reproduces the original: [parity.md](parity.md).

@@ -410,10 +410,10 @@ def flags_of(script: str) -> dict[str, list[Flag]]:
     return {group: flags for group, flags in by_group.items() if flags}
 
 
-def _shown(value: Any) -> str:
+def as_typed(value: Any) -> str:
     """A default as it is written on a command line."""
     if isinstance(value, list):
-        return " ".join(_shown(item) for item in value)
+        return " ".join(as_typed(item) for item in value)
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
@@ -429,7 +429,7 @@ def build_parser(script: str) -> argparse.ArgumentParser:
         section = parser.add_argument_group(group)
         for flag in flags:
             default = flag.default_for(script)
-            note = "required" if script in flag.required else f"default: {_shown(default)}"
+            note = "required" if script in flag.required else f"default: {as_typed(default)}"
             action = section.add_argument(
                 f"--{flag.name}",
                 *(f"--{alias}" for alias in flag.aliases),
