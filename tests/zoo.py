@@ -82,7 +82,7 @@ class Entry(NamedTuple):
 
 @functools.cache
 def entries(kind: str) -> tuple[Entry, ...]:
-    """All networks of an original; of the extended ones those that are there."""
+    """All networks of an original."""
     with gzip.open(FIXTURES / f"zoo_{kind}.json.gz", "rt") as file:
         networks = json.load(file)
     known = set(models.list_models())
@@ -91,8 +91,6 @@ def entries(kind: str) -> tuple[Entry, ...]:
         # Where PaddleClas's network differs from the fluid one of the same name, ours has a name of its own.
         own = f"{name}_paddleclas" if kind == "paddleclas" else name
         network = own if own in known else facts.get("class", name)
-        if kind == "paddleclas_extended" and network not in known:
-            continue
         found.append(Entry(kind, name, network, facts.get("options", {}), facts))
     return tuple(found)
 
