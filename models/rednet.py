@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.layers import ConvBNAct, batch_norm, conv2d, fan_out_normal_, global_average, linear, relu
+from models.transformer import check_image_size
 
 GROUP_CHANNELS = 16
 
@@ -96,6 +97,9 @@ class RedNet(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the pooled features, (N, 2048)."""
+        # An involution of stride 2 has its kernels from 2 x 2 averages: the map has to be even.
+        for size in images.shape[2:]:
+            check_image_size(size, 32, "RedNet")
         x = self.maxpool(self.stem(images))
         return global_average(self.layer4(self.layer3(self.layer2(self.layer1(x)))))
 

@@ -217,6 +217,12 @@ def test_sizes_that_a_network_cannot_have(shape, reason):
         build_model(arguments("--model=DeiT_tiny_patch16_224", f"--image_shape={shape}"))
 
 
+@pytest.mark.parametrize("name", ["RedNet26", "MobileViT_XXS", "MobileViTV2_x0_5", "CSWinTransformer_tiny_224"])
+def test_sizes_that_only_the_images_show(name):
+    with torch.device("meta"), pytest.raises(FlagError, match=r"--image_shape: .* multiple of"):
+        models.build(name)(torch.empty(1, 3, 100, 100))
+
+
 def run(script, monkeypatch, *words):
     module = importlib.import_module(script)
     monkeypatch.setattr("sys.argv", [f"{script}.py", *words])
