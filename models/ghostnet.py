@@ -14,6 +14,7 @@ from models.layers import (
     SqueezeExcitation,
     linear,
     make_divisible,
+    override_batch_norm_decay,
     relu,
 )
 
@@ -110,6 +111,7 @@ class GhostNet(nn.Module):
         self.fc_0 = ConvBNAct(expanded, 1280, 1, activation=relu)
         self.dropout = Dropout(0.2, UPSCALE_IN_TRAIN)
         self.fc_1 = linear(1280, class_dim)
+        override_batch_norm_decay(self)
 
     def paddleclas_path(self, path: str) -> str:
         """PaddleClas's path: the blocks are _ghostbottleneck_0 ... 15; the parts of their shortcuts have names."""

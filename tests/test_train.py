@@ -283,7 +283,7 @@ def test_checkpoints_of_other_runs_are_refused(train_here, tiny_dataset, tmp_pat
         "is of --model=": {"model": "ResNet18"},
         "--batch_size=16": {"batch_size": 8},  # in the middle of an epoch
         "saved without an average": {"use_ema": True},
-        "--lr_strategy asks for RMSProp": {"lr_strategy": "cosine_decay_RMSProp"},
+        "--lr_strategy and --optimizer ask for RMSProp": {"lr_strategy": "cosine_decay_RMSProp"},
     }
     for expected, flags in refused.items():
         assert expected in train_here(tiny_dataset, tmp_path / "b", checkpoint=saved, **flags).error

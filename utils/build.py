@@ -23,6 +23,7 @@ from utils.optimizer import Schedule, build_optimizer
 
 # Flags that only some networks have; the constructors take them under the same names.
 NETWORK_OPTIONS = ("padding_type", "use_se", "drop_connect_rate", "deploy")
+COSINE_STRATEGIES = ("cosine_decay", "cosine_decay_warmup", "cosine_decay_RMSProp")
 
 
 def resolve_input(args: argparse.Namespace) -> None:
@@ -66,12 +67,18 @@ def build_model(args: argparse.Namespace, name: str | None = None) -> nn.Module:
     """The network --model (or `name`), with the options that its constructor takes of those in the flags.
 
     Raises:
-        FlagError: there is no such network, or it takes no images of --image_shape.
+        FlagError: there is no such network, it takes no images of --image_shape, or has no --drop_path.
     """
+    student = name is None
     name = name or args.model
     models.check_name(name)
     accepted = inspect.signature(getattr(models, name)).parameters
     options = {}
+    if student and "drop_path" in args.given:
+        if "drop_path_rate" not in accepted:
+            remedy = "give --drop_connect_rate" if "drop_connect_rate" in accepted else "leave the flag out"
+            raise FlagError(f"--drop_path: {name} drops no paths: {remedy}")
+        options["drop_path_rate"] = args.drop_path
     for option in NETWORK_OPTIONS:
         if option in accepted and hasattr(args, option):
             options[option] = getattr(args, option)
@@ -125,6 +132,14 @@ def check_train_flags(args: argparse.Namespace) -> None:
         raise FlagError(f"--lower_ratio {args.lower_ratio:g} is above --upper_ratio {args.upper_ratio:g}")
     if args.step_epochs != sorted(set(args.step_epochs)):
         raise FlagError(f"--step_epochs: {' '.join(map(str, args.step_epochs))} is not in increasing order")
+    if args.min_lr > args.lr:
+        raise FlagError(f"--min_lr {args.min_lr:g} is above --lr {args.lr:g}")
+    if args.min_lr and args.lr_strategy not in COSINE_STRATEGIES:
+        warn(f"--min_lr does nothing here: --lr_strategy={args.lr_strategy} does not follow a cosine")
+    if args.optimizer == "adamw" and "l2_decay" in args.given:
+        warn("--l2_decay does nothing here: --optimizer=adamw decays weights by --weight_decay")
+    if args.optimizer != "adamw" and "weight_decay" in args.given:
+        warn("--weight_decay does nothing here: it is of --optimizer=adamw; others take --l2_decay")
     if args.use_distill and not (args.teacher_model and args.teacher_pretrained_model):
         raise FlagError("--use_distill needs --teacher_model and --teacher_pretrained_model")
     if args.use_distill:
@@ -169,6 +184,7 @@ def build_schedule(args: argparse.Namespace) -> Schedule:
         warm_up_epochs=args.warm_up_epochs,
         decay_epochs=args.decay_epochs,
         decay_rate=args.decay_rate,
+        min_lr=args.min_lr,
     )
 
 
@@ -216,13 +232,22 @@ def build_train_step(args: argparse.Namespace, model: nn.Module, device: torch.d
     dtype = amp_dtype(args, device)
     return TrainStep(
         model,
-        build_optimizer(model, args.lr_strategy, args.lr, args.l2_decay, args.momentum_rate),
+        build_optimizer(
+            model,
+            args.lr_strategy,
+            args.lr,
+            args.l2_decay,
+            args.momentum_rate,
+            optimizer=args.optimizer,
+            weight_decay=args.weight_decay,
+        ),
         build_schedule(args),
         network=network,
         smoothing=args.label_smoothing_epsilon if args.use_label_smoothing else 0.0,
         amp_dtype=dtype,
         loss_scale=args.scale_loss,
         dynamic_loss_scaling=args.use_dynamic_loss_scaling,
+        clip_norm=args.clip_norm,
         ema=ExponentialMovingAverage(model, args.ema_decay) if args.use_ema else None,
         distillation=build_distillation(args, device),
         accumulate_steps=args.accumulate_steps,

@@ -143,6 +143,7 @@ LR_STRATEGIES = (
     "cosine_decay_RMSProp",
     "default_decay",
 )
+OPTIMIZERS = ("momentum", "adamw")
 
 # fmt: off
 GROUPS: dict[str, tuple[Flag, ...]] = {
@@ -187,16 +188,26 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("lr", positive, 0.1, T, "Base learning rate, for the whole batch."),
         Flag("lr_strategy", str, "piecewise_decay", T,
              f"Schedule and optimizer: {', '.join(LR_STRATEGIES)} (constant). Unknown: a warning, and constant."),
+        Flag("min_lr", non_negative, 0.0, T, "Cosine strategies: rate at the end of the run."),
+        Flag("optimizer", str, None, T, "Optimizer. Not given: that of --lr_strategy.", choices=OPTIMIZERS),
         Flag("l2_decay", non_negative, 1e-4, T,
              "L2 penalty added to the gradient of every parameter, batch-norm and bias included, except where a "
-             "network overrides it."),
+             "network overrides it. Not with --optimizer=adamw."),
+        Flag("weight_decay", non_negative, 0.05, T,
+             "--optimizer=adamw, in place of --l2_decay: decoupled decay of the weights, but not of norms, biases, "
+             "class tokens and embeddings of positions."),
         Flag("momentum_rate", fraction, 0.9, T, "Momentum (not Nesterov)."),
+        Flag("clip_norm", non_negative, 0.0, T,
+             "Largest norm of all gradients together; longer ones are scaled down to it. 0: no limit."),
         Flag("step_epochs", positive_int, [30, 60, 90], T,
              "piecewise_decay: epochs at which the rate is multiplied by 0.1.", length="+"),
         Flag("warm_up_epochs", non_negative, 5.0, T, "Length of the warm-up."),
         Flag("decay_epochs", positive, 2.4, T, "exponential_decay_warmup: epochs per decay."),
         Flag("decay_rate", positive, 0.97, T, "exponential_decay_warmup: factor per decay."),
         Flag("drop_connect_rate", number(float, 0, 0.999), 0.2, T, "EfficientNet: rate of dropped residual branches."),
+        Flag("drop_path", number(float, 0, 0.999), None, T,
+             "Stochastic depth, for networks that have it: rate of dropped residual branches in the last block; as a "
+             "rule it grows linearly from 0 in the first. Not given: the network's own."),
         Flag("padding_type", str, "SAME", NETWORK, "EfficientNet: padding.", choices=("SAME", "VALID", "DYNAMIC")),
         Flag("use_se", boolean, True, NETWORK, "EfficientNet: squeeze-and-excitation."),
         Flag("deploy", boolean, False, (*EI, "convert_weights"), "ACNet: the weights are those of the fused network."),
