@@ -33,7 +33,7 @@ from utils import flags
 from utils.errors import FlagError
 
 ROOT = Path(__file__).resolve().parent.parent
-QUICK = "--num_epochs=1 --batch_size=8 --test_batch_size=8 --print_step=1 --reader_thread=1"
+QUICK = "--num_epochs=1 --batch_size=2 --test_batch_size=8 --lr=0.001 --print_step=1 --reader_thread=1"
 LIMIT = 900  # seconds for a block
 
 SHELL = ("bash", "sh", "shell")
