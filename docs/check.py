@@ -39,8 +39,8 @@ LIMIT = 900  # seconds for a block
 SHELL = ("bash", "sh", "shell")
 # Flags of other programs that the documents name.
 FOREIGN = {
-    "all", "auto", "config", "extra-index-url", "format", "help", "max_restarts", "nnodes", "node_rank", "no-cache-dir",
-    "nproc_per_node", "parse", "rdzv_backend", "rdzv_endpoint", "rdzv_id", "recurse-submodules", "standalone",
+    "all", "help", "max_restarts", "name", "nnodes", "nproc_per_node", "parse", "rdzv_backend", "rdzv_endpoint",
+    "standalone",
 }  # fmt: skip
 
 
@@ -105,6 +105,8 @@ def inline_commands(document: Path) -> Iterator[str]:
 def unknown_flags(document: Path) -> list[str]:
     """The flags that a document names and no script has."""
     known = {name for group in flags.GROUPS.values() for flag in group for name in (flag.name, *flag.aliases)}
+    for benchmark in (ROOT / "benchmarks").glob("*.py"):
+        known.update(re.findall(r'add_argument\(\s*"--([\w-]+)"', benchmark.read_text(encoding="utf-8")))
     named = re.findall(r"(?<![\w-])--([a-z][\w-]*)", document.read_text(encoding="utf-8"))
     return sorted(set(named) - known - FOREIGN)
 
