@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,44 +266,47 @@ def _in_block(document: Path, line: int) -> bool:
     return any(block.line <= line < block.line + block.text.count("\n") for block in blocks(document))
 
 
+def check(block: Block, house: Path | None) -> Iterator[tuple[str, str, str]]:
+    """Runs a block in `house`; with None, or if the block has a reason against it, nothing is run.
+
+    Yields:
+        For each command: what was done (ran, parsed, skipped, FAILED), the command, and a note on it.
+    """
+    listed = commands(block.text) if block.language in SHELL else ["(Python)"]
+    if house is None or block.reason:
+        for command in listed:
+            # What is not ours cannot be parsed either.
+            ours = command == "(Python)" or re.match(r"(\w+=\S+ )*(python|bash) ", command)
+            yield "parsed" if ours else "skipped", command, block.reason
+        return
+    started = time.perf_counter()
+    failure = run(block, house)
+    for command in listed:
+        yield "FAILED" if failure else "ran", command, failure or f"{time.perf_counter() - started:.0f} s"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("documents", nargs="*", type=lambda name: Path(name).resolve(), metavar="FILE.md")
     parser.add_argument("--parse", action="store_true", help="run nothing")
     args = parser.parse_args()
     chosen = args.documents or documents()
-    failures = [problem for document in chosen for problem in problems(document)]
-    for problem in failures:
-        print("FAILED ", problem)
-    counts = {"ran": 0, "parsed": 0}
+    wrong = [problem for document in chosen for problem in problems(document)]
+    for problem in wrong:
+        print(f"FAILED  {problem}")
+
+    counts = Counter(FAILED=len(wrong))
     with tempfile.TemporaryDirectory() as folder:
-        if not args.parse:
-            used = "".join(document.read_text(encoding="utf-8") for document in chosen)
-            prepare(Path(folder), used)
+        house = None if args.parse else Path(folder)
+        if house is not None:
+            prepare(house, "".join(document.read_text(encoding="utf-8") for document in chosen))
         for block in [block for document in chosen for block in blocks(document)]:
-            if block.language not in (*SHELL, "python"):
-                continue
-            started = time.perf_counter()
-            done = commands(block.text) if block.language in SHELL else ["a program of Python"]
-            if args.parse or block.reason:
-                how = "parsed"
-            else:
-                how = "ran"
-                if failure := run(block, Path(folder)):
-                    how = "FAILED"
-                    failures.append(f"{block.place}: {failure}")
-            seconds = (
-                f"  ({time.perf_counter() - started:.0f} s)"
-                if how == "ran"
-                else f"  ({block.reason})" * bool(block.reason)
-            )
-            for command in done:
-                counts[how] = counts.get(how, 0) + 1
-                print(f"{how:7} {block.place}  {command}{seconds}", flush=True)
-            if how == "FAILED":
-                print(failures[-1], flush=True)
+            if block.language in (*SHELL, "python"):
+                for how, command, note in check(block, house):
+                    counts[how] += 1
+                    print(f"{how:7} {block.place}  {command}" + (f"  ({note})" if note else ""), flush=True)
     print(", ".join(f"{count} {how}" for how, count in counts.items()))
-    sys.exit(bool(failures))
+    sys.exit(counts["FAILED"] > 0)
 
 
 if __name__ == "__main__":

@@ -106,3 +106,10 @@ def test_a_block_that_fails_is_told(tmp_path):
     assert (tmp_path / "file").read_text() == "done\n"
     assert "exit code 3" in check.run(block("(exit 3)\ntrue\n"), tmp_path)
     assert "ZeroDivisionError" in check.run(block("1 / 0\n", "python"), tmp_path)
+
+
+def test_what_cannot_run_here_is_parsed_or_skipped():
+    text = "pip install nothing\npython train.py --model=ResNet18\nfalse\n"
+    done = list(check.check(check.Block(ROOT / "README.md", 1, "bash", text, "needs a GPU"), ROOT))
+    assert [how for how, _, _ in done] == ["skipped", "parsed", "skipped"]
+    assert {note for _, _, note in done} == {"needs a GPU"}
