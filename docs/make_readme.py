@@ -24,6 +24,19 @@ FLAG_WORDS = {
     "README.md": ("flag", "default", "scripts", "meaning", "none", "required", "One of", "Also"),
     "README_cn.md": ("参数", "默认值", "脚本", "说明", "无", "必填", "可选值", "别名"),
 }
+# Titles of the groups of flags in README_cn.md; what the flags mean is not translated.
+CHINESE_GROUPS = {
+    "Environment": "运行环境",
+    "Network and solver": "网络与优化",
+    "Reader": "数据读取",
+    "Switches": "开关",
+    "Distillation": "蒸馏",
+    "Measuring and debugging": "测量与调试",
+    "Inference": "推理与导出",
+    "Evaluation": "评估",
+    "Averaged parameters": "滑动平均参数",
+    "Conversion": "权重转换",
+}
 # README -> the columns of its table of series, and what it says of those without published accuracy
 ZOO_WORDS = {
     "README.md": (
@@ -56,7 +69,8 @@ def flag_tables(readme: str) -> str:
     *columns, none, required, one_of, also = FLAG_WORDS[readme]
     lines = []
     for group, flags in GROUPS.items():
-        lines += [f"**{group}**", "", f"| {' | '.join(columns)} |", "|---|---|---|---|"]
+        title = CHINESE_GROUPS[group] if readme == "README_cn.md" else group
+        lines += [f"**{title}**", "", f"| {' | '.join(columns)} |", "|---|---|---|---|"]
         for flag in flags:
             meaning = flag.help
             if flag.choices:
