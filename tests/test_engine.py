@@ -16,8 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import models
 from utils.augment import mix
+from utils.build import build_train_step
 from utils.ema import ExponentialMovingAverage
 from utils.engine import Distillation, TrainStep
+from utils.flags import parse
 from utils.loss import Targets, jensen_shannon_loss, soft_label_loss
 from utils.memory import checkpoint_activations
 from utils.metrics import Meter, total
@@ -117,6 +119,21 @@ def test_bfloat16_keeps_float32_masters():
     assert loss != expected
     torch.testing.assert_close(loss, expected, rtol=0.05, atol=0.05)
     assert all(tensor.dtype != torch.bfloat16 for tensor in model.state_dict().values())
+
+
+# ------------------------------------------------------------------------------------------------------ compilation
+
+
+@pytest.mark.parametrize("flag", ["use_compile", "fuse_elewise_add_act_ops", "fuse_bn_act_ops"])
+def test_flags_that_compile(flag, monkeypatch):
+    """They compile the network before its first step, and nothing else does."""
+    calls = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module: calls.append(module))
+    for given in (f"--{flag}=False", f"--{flag}=True"):
+        args = parse("train", [given, "--model=MobileNetV1_x0_25", "--class_dim=5"])
+        model = network("MobileNetV1_x0_25")
+        build_train_step(args, model, torch.device("cpu"))
+    assert calls == [model]
 
 
 # ------------------------------------------------------------------------------------------------------- resuming
