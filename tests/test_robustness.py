@@ -368,8 +368,29 @@ def test_checkpoints_of_other_versions_and_classes(train_here, finished, tiny_da
     rewrite_state(run / "latest", lambda state: state["position"].update(of_the_future=1))
     error = train_here(tiny_dataset, tmp_path / "x", **flags, checkpoint=run / "latest").error
     assert "is of another version of this program" in error and "of_the_future" in error
-    rewrite_state(run / "1", lambda state: state["training"].pop("optimizer"))
-    assert "does not go with the flags" in train_here(tiny_dataset, tmp_path / "x", **flags, checkpoint=run / "1").error
+
+
+def of_another_shape(state: dict) -> None:
+    for values in state["training"]["optimizer"]["state"].values():
+        values["momentum_buffer"] = torch.zeros(3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (of_another_shape, "its momentum_buffer is [3] for a tensor of [8, 3, 3, 3]"),
+        (lambda state: state["training"].pop("optimizer"), "'optimizer'"),
+        (lambda state: state["position"].update(random=[{"cpu": torch.zeros(3, dtype=torch.uint8)}]), "RNG state"),
+        (lambda state: state.pop("notes"), "of another version of this program ('notes')"),
+    ],
+    ids=["shapes", "no optimizer", "random state", "no notes"],
+)
+def test_states_that_do_not_fit(train_here, finished, tiny_dataset, tmp_path, change, message):
+    """With checksums that are right; the fused optimizers would write beyond the end of what is too short."""
+    folder = shutil.copytree(finished / NETWORK / "latest", tmp_path / "checkpoint")
+    rewrite_state(folder, change)
+    result = train_here(tiny_dataset, tmp_path / "x", num_epochs=3, use_ema=True, checkpoint=folder)
+    assert result.code == 1 and message in result.error
 
 
 def test_clocks_do_not_matter(finished, tmp_path):

@@ -325,6 +325,8 @@ def read_state(folder: Path) -> dict[str, Any]:
     try:
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         state["position"] = Position(**state["position"])
+        if missing := {"training", "notes"} - state.keys():
+            raise KeyError(min(missing))
     except (KeyError, TypeError) as error:
         raise UserError(f"--checkpoint: {folder / STATE} is of another version of this program ({error})") from None
     except Exception as error:  # whatever a damaged file makes the unpickler raise

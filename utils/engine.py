@@ -236,8 +236,11 @@ class TrainStep:
         # Fused optimizers pair values as they lie in memory: those saved in another memory format take this run's.
         for parameter, values in self.optimizer.state.items():
             for name, value in values.items():
-                if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+                if not isinstance(value, Tensor) or not value.dim():
+                    continue
+                if value.shape != parameter.shape:  # which they do not check, and write beyond its end
+                    raise ValueError(f"its {name} is {list(value.shape)} for a tensor of {list(parameter.shape)}")
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         if self.scaling and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:

@@ -137,10 +137,10 @@ class Run:
             broadcast_module(step.ema.model)
         try:
             step.load_state_dict(self._resumed["training"])
-        except (ValueError, KeyError) as error:
+            if rank() < len(position.random):
+                set_random_state(position.random[rank()], self.device)
+        except (ValueError, KeyError, RuntimeError) as error:
             raise UserError(f"--checkpoint: {folder} does not go with the flags given: {error}") from None
-        if rank() < len(position.random):
-            set_random_state(position.random[rank()], self.device)
         log(f"resumed from {folder}: epoch {position.epoch}, step {position.step_in_epoch} of it")
         self._resumed = None
 
