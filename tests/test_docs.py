@@ -40,6 +40,14 @@ def test_tables_are_todays(readme):
     )
 
 
+def test_the_readmes_link_the_same_documents():
+    def links(readme: str) -> set[str]:
+        targets = re.findall(r"\]\(([^)#\s]+)", (ROOT / readme).read_text(encoding="utf-8"))
+        return set(targets) - set(READMES)
+
+    assert links("README.md") == links("README_cn.md")
+
+
 def test_the_readmes_have_the_same_sections_and_code():
     def outline(readme: str) -> tuple[list[int], list[tuple[str, str, list[str]]]]:
         text = (ROOT / readme).read_text(encoding="utf-8")
