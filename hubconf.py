@@ -15,7 +15,7 @@ import typing as _t
 
 import models as _models
 
-if _os.path.dirname(_os.path.abspath(_models.__file__)) != _os.path.join(_os.path.dirname(__file__), "models"):
+if not _os.path.samefile(_os.path.dirname(_models.__file__), _os.path.join(_os.path.dirname(__file__), "models")):
     raise ImportError(
         f"another package named models, {_models.__file__}, was imported before this one: load in a process without it"
     )

@@ -70,6 +70,10 @@ def test_hub_loads_weights(tmp_path):
     torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), model(images), rtol=0, atol=1e-6)
 
 
+def test_hub_takes_a_relative_folder():
+    output(f"torch.hub.load('.', {NAME!r}, source='local')", ROOT)
+
+
 def test_hub_refuses_weights_that_do_not_fit(tmp_path):
     save_weights(models.build(NAME, class_dim=7), tmp_path / "weights.safetensors", {"model": NAME, "class_dim": 7})
     result = run(f"torch.hub.load(repo, {NAME!r}, source='local', weights='weights.safetensors')", tmp_path)
