@@ -36,6 +36,7 @@ def unpack(archive: tarfile.TarFile, folder: Path, pattern: str) -> None:
 
 
 def unpack_train() -> None:
+    """Unpacks the archive of archives into train/, a folder per class; classes that are there are passed over."""
     with tarfile.open(FOLDER / "ILSVRC2012_img_train.tar") as archive:
         for member in archive:
             wnid = member.name.removesuffix(".tar")
@@ -47,6 +48,7 @@ def unpack_train() -> None:
 
 
 def unpack_val() -> None:
+    """Unpacks val/ unless it is there."""
     if not (FOLDER / "val").exists():
         print("val", flush=True)
         with tarfile.open(FOLDER / "ILSVRC2012_img_val.tar") as archive:
@@ -69,6 +71,7 @@ def read_devkit() -> tuple[list[str], list[int]]:
 
 
 def write_list(part: str, lines: list[str]) -> None:
+    """Writes a list file, if it has as many lines as ILSVRC 2012 has images; else raises `ValueError`."""
     if len(lines) != COUNTS[part]:
         raise ValueError(f"{part}/ has {len(lines)} images, not the {COUNTS[part]} of ILSVRC 2012")
     (FOLDER / f"{part}_list.txt").write_text("".join(f"{line}\n" for line in lines))
