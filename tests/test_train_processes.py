@@ -46,25 +46,32 @@ from utils.engine import TrainStep
 from utils.loss import Targets
 from utils.optimizer import Schedule, build_optimizer
 
-torch.manual_seed(0)
+ends = {}
 with process_group(torch.device("cpu")):
-    model = models.build("ResNet18", class_dim=4).double()
-    if world_size() > 1:
-        model = synchronize_batch_norm(model, torch.device("cpu"))
-    network = DistributedDataParallel(model, static_graph=True) if world_size() > 1 else model
-    optimizer = build_optimizer(model, "default_decay", 0.05, 1e-4)
-    step = TrainStep(model, optimizer, Schedule("default_decay", 0.05, 9, 9), network=network)
-    for _ in range(2):
-        images, labels = torch.randn(8, 3, 64, 64, dtype=torch.float64), torch.randint(4, (8,))
-        share = slice(rank(), None, world_size())
-        step(images[share], Targets(labels[share]))
+    for clip_norm in (0.0, 0.5):
+        torch.manual_seed(0)
+        model = models.build("ResNet18", class_dim=4).double()
+        if world_size() > 1:
+            model = synchronize_batch_norm(model, torch.device("cpu"))
+        network = DistributedDataParallel(model, static_graph=True) if world_size() > 1 else model
+        optimizer = build_optimizer(model, "default_decay", 0.05, 1e-4)
+        schedule = Schedule("default_decay", 0.05, 9, 9)
+        step = TrainStep(model, optimizer, schedule, network=network, clip_norm=clip_norm)
+        for _ in range(2):
+            images, labels = torch.randn(8, 3, 64, 64, dtype=torch.float64), torch.randint(4, (8,))
+            share = slice(rank(), None, world_size())
+            step(images[share], Targets(labels[share]))
+        ends[clip_norm] = model.state_dict()
     if rank() == 0:
-        torch.save(model.state_dict(), sys.argv[1])
+        torch.save(ends, sys.argv[1])
 """
 
 
 def test_two_processes_take_the_same_steps_in_float64(tmp_path):
-    """Where rounding does not matter parameters and running statistics agree closely, at an ordinary rate."""
+    """Where rounding does not matter parameters and running statistics agree closely, at an ordinary rate.
+
+    With clipping, too: its norm is that of the gradient over all processes.
+    """
     (tmp_path / "script.py").write_text(IN_FLOAT64)
     ends = []
     for count in (1, 2):
@@ -73,8 +80,11 @@ def test_two_processes_take_the_same_steps_in_float64(tmp_path):
         command = [sys.executable, *launcher, str(tmp_path / "script.py"), str(path)]
         subprocess.run(command, env=environment(), check=True, timeout=120)
         ends.append(torch.load(path))
-    for name, tensor in ends[0].items():
-        torch.testing.assert_close(ends[1][name], tensor, rtol=1e-8, atol=1e-10, msg=name)
+    one, two = ends
+    for clip_norm, state in one.items():
+        for name, tensor in state.items():
+            torch.testing.assert_close(two[clip_norm][name], tensor, rtol=1e-8, atol=1e-10, msg=f"{clip_norm} {name}")
+    assert (one[0.5]["fc.weight"] - one[0.0]["fc.weight"]).abs().max() > 1e-3  # it does clip
 
 
 @pytest.mark.parametrize(
