@@ -27,7 +27,6 @@ from torch import Tensor
 
 from reader import Loader, crop_loader, val_loader
 from utils.build import build_model, choose_device, memory_format, note_idle_flags, resolve_input
-from utils.checkpoint import load_pretrained
 from utils.class_report import ClassMeter, draw_confusion, looks_permuted, read_label_map, write_class_table
 from utils.classmap import read_class_names
 from utils.crops import AverageOverCrops, MultiCropTransform, write_sweep
@@ -38,6 +37,7 @@ from utils.files import check_can_write, write_text
 from utils.logger import is_main_process, log, progress, report_unreadable, warn
 from utils.metrics import describe, means, total
 from utils.transforms import INTERPOLATIONS, normalize
+from utils.weights import load_pretrained
 
 Network = Callable[[Tensor], Tensor]
 

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from reader import eval_transform, infer_loader
 from utils.build import build_model, choose_device, memory_format, resolve_input
-from utils.checkpoint import load_pretrained
 from utils.classmap import read_class_names
 from utils.export import save_inference
 from utils.exported import Description
@@ -34,6 +33,7 @@ from utils.predictions import Prediction, ResultFile, top_predictions
 from utils.quantize import quantize
 from utils.transforms import normalize
 from utils.visualize import draw, grad_cam, save_picture
+from utils.weights import load_pretrained
 
 
 def main() -> None:

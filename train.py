@@ -31,7 +31,6 @@ from utils.build import (
     resolve_input,
     settle_total_images,
 )
-from utils.checkpoint import load_pretrained
 from utils.distributed import broadcast_buffers, check_agreement, gather_dict, process_group, rank, world_size
 from utils.engine import TrainStep, copies_of_first, evaluate, to_device
 from utils.logger import log, report_unreadable
@@ -40,6 +39,7 @@ from utils.metrics import Meter, describe, means, total
 from utils.run import Run
 from utils.seed import seed_everything
 from utils.transforms import normalize
+from utils.weights import load_pretrained
 
 
 def main() -> None:

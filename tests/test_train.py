@@ -22,7 +22,8 @@ from training import NETWORK, ROOT, InProcess, assert_same_checkpoint, environme
 
 import models
 from utils import checkpoint
-from utils.checkpoint import find_checkpoint, load_pretrained
+from utils.checkpoint import find_checkpoint
+from utils.weights import load_pretrained
 
 
 @pytest.fixture

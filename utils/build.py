@@ -12,7 +12,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 import models
 from utils.allocator import keep_freed_memory
-from utils.checkpoint import load_pretrained
 from utils.distributed import synchronize_batch_norm, world_size
 from utils.ema import ExponentialMovingAverage
 from utils.engine import Distillation, TrainStep
@@ -20,6 +19,7 @@ from utils.errors import FlagError, UserError
 from utils.logger import log, warn
 from utils.memory import checkpoint_activations
 from utils.optimizer import Schedule, build_optimizer
+from utils.weights import load_pretrained
 
 # Flags that only some networks have; the constructors take them under the same names.
 NETWORK_OPTIONS = ("padding_type", "use_se", "drop_connect_rate", "deploy")

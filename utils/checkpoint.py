@@ -35,9 +35,6 @@ from torch import nn
 from models.layers import UPSCALE_IN_TRAIN, Dropout
 from utils.errors import UserError
 from utils.logger import warn
-from utils.weights import load_pretrained
-
-__all__ = ["Position", "RunFolder", "find_checkpoint", "load_pretrained", "read_state", "save_weights"]
 
 BEST = "best_model"
 BEST_EMA = "best_model_ema"

@@ -21,7 +21,6 @@ from utils.checkpoint import (
     Position,
     RunFolder,
     find_checkpoint,
-    load_pretrained,
     read_state,
 )
 from utils.distributed import StopSignal, broadcast_module, broadcast_object, gather_objects, rank
@@ -31,6 +30,7 @@ from utils.logger import Curves, is_main_process, log, progress, warn
 from utils.metrics import Meter, describe, total
 from utils.profiler import StepProfiler
 from utils.seed import random_state, set_random_state
+from utils.weights import load_pretrained
 
 # Under loss scaling a bad step is skipped and the scale lowered; so many in an epoch are no accident of the scale.
 HOPELESS_STEPS = 100
