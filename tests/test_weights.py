@@ -570,6 +570,14 @@ def test_fluid_cannot_say_another_dropout(monkeypatch, tmp_path):
     assert not (tmp_path / "fluid").exists()
 
 
+def test_fluid_has_no_names_for_class_tokens(monkeypatch, tmp_path):
+    name = "DeiT_tiny_patch16_224"
+    torch.save(models.build(name).state_dict(), tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"cls_token has no published name\): write \.pth or \.safetensors"):
+        run(convert_weights, monkeypatch, model=name, input=tmp_path / "x.pth", output=tmp_path / "fluid")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
+
+
 def test_converter_runs_as_a_script(tmp_path):
     root = Path(convert_weights.__file__).parent.parent
     command = [sys.executable, root / "utils" / "convert_weights.py", f"--model={NAME}", f"--input={tmp_path}"]

@@ -64,7 +64,9 @@ def fluid_variables(model: nn.Module) -> dict[str, np.ndarray]:
     try:
         names = published_names(model)
     except ValueError as error:
-        raise UserError(f"--output: no variables of PaddlePaddle's fluid can be written ({error})") from None
+        raise UserError(
+            f"--output: no variables of PaddlePaddle's fluid can be written ({error}): write .pth or .safetensors"
+        ) from None
     return {name: (state[key].t() if key in transposed else state[key]).numpy() for key, name in names.items()}
 
 
