@@ -48,14 +48,17 @@ def test_killed_again_and_again(tiny_dataset, tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are found in /proc")
 def test_two_processes_one_of_them_killed(tiny_dataset, tmp_path):
-    """The launcher starts both again, and --checkpoint=auto goes on where they were."""
+    """Twice: the launcher starts both again, and --checkpoint=auto goes on where they were."""
     run(tiny_dataset, tmp_path / "whole", processes=2, **RESUMABLE)
-    process = start(tiny_dataset, tmp_path / "killed", processes=2, restarts=1, **RESUMABLE)
-    wait_for(process, r"\[Pass 0, train batch 3\]")
-    os.kill(children(process.pid)[1], signal.SIGKILL)
+    process = start(tiny_dataset, tmp_path / "killed", processes=2, restarts=2, **RESUMABLE)
+    rng = random.Random(7)
+    for steps in (range(1, 5), range(6, 10)):
+        step = rng.choice(steps)
+        wait_for(process, rf"\[Pass {step // 6}, train batch {step % 6}\]")
+        os.kill(rng.choice(children(process.pid)), signal.SIGKILL)
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
-    assert "resumed from" in output
+    assert output.count("resumed from") == 1  # after the second time
     assert_same_checkpoint(tmp_path / "whole" / NETWORK / "latest", tmp_path / "killed" / NETWORK / "latest")
 
 

@@ -73,7 +73,7 @@ def _end_together(error: Exception, store: dist.Store) -> NoReturn:
     """Ends this process for an error, and says why if it is the first to fail.
 
     The others fail with it, of the same cause or because they have lost contact: they end without a word, with its exit
-    code. An error that is no user's is raised again, in the first.
+    code. An error that is neither the user's nor the machine's is raised again, in the first.
     """
     try:
         if store.add("failed", 1) > 1:
@@ -81,11 +81,14 @@ def _end_together(error: Exception, store: dist.Store) -> NoReturn:
             sys.exit(int(store.get("exit_code")))
     except RuntimeError:  # the store has gone with the first
         sys.exit(1)
-    if not isinstance(error, UserError) and _lost_contact(error):
-        error = UserError(
-            "another process of this run is gone: it was killed, or its machine failed "
-            "(train.py --checkpoint=auto goes on from the newest checkpoint)"
-        )
+    if not isinstance(error, UserError):
+        if _lost_contact(error):
+            error = UserError(
+                "another process of this run is gone: it was killed, or its machine failed "
+                "(train.py --checkpoint=auto goes on from the newest checkpoint)"
+            )
+        elif line := errors.of_the_machine(error):
+            error = UserError(line)
     if not isinstance(error, UserError):
         store.set("exit_code", "1")
         raise error

@@ -16,7 +16,14 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.ema import ExponentialMovingAverage
-from utils.loss import Targets, classification_loss, jensen_shannon_loss, main_output, soft_label_loss
+from utils.loss import (
+    Targets,
+    classification_loss,
+    jensen_shannon_loss,
+    loss_of_outputs,
+    main_output,
+    soft_label_loss,
+)
 from utils.metrics import Meter
 from utils.optimizer import Schedule, set_lr
 
@@ -89,11 +96,15 @@ class Distillation:
     temperature: float = 1.0
     weight: float = 0.5
 
-    def __call__(self, hard: Tensor, student: Tensor, teacher: Tensor) -> Tensor:
-        """The loss, from the hard labels' loss and both networks' logits (N, classes)."""
+    def __call__(self, hard: Tensor | None, student: Tensor | tuple[Tensor, ...], teacher: Tensor) -> Tensor:
+        """The loss, from the hard labels' loss ("soft" only) and both networks' logits (N, classes).
+
+        Side classifiers of the student learn from the teacher too.
+        """
         if self.loss == "js":
-            return jensen_shannon_loss(student, teacher)
-        return (1 - self.weight) * hard + self.weight * soft_label_loss(student, teacher, self.temperature)
+            return loss_of_outputs(lambda logits: jensen_shannon_loss(logits, teacher), student)
+        soft = loss_of_outputs(lambda logits: soft_label_loss(logits, teacher, self.temperature), student)
+        return (1 - self.weight) * hard + self.weight * soft
 
 
 class TrainStep:
@@ -198,7 +209,7 @@ class TrainStep:
         with torch.no_grad():
             teacher = main_output(self.distillation.teacher(images))
         hard = classification_loss(outputs, targets, self.smoothing) if self.distillation.loss != "js" else None
-        return self.distillation(hard, main_output(outputs), teacher)
+        return self.distillation(hard, outputs, teacher)
 
     def _no_sync(self, wanted: bool) -> contextlib.AbstractContextManager:
         """Keeps the processes from exchanging gradients that are not complete yet."""

@@ -46,12 +46,13 @@ class FormatError(ValueError):
 
 
 def report(message: str, script: str | None = None) -> None:
-    """Prints the line of an error on stderr.
+    """Prints the line of an error on stderr, after all that was printed before.
 
     Args:
         message: of a `UserError`.
         script: name to put before it; None: that of the script that runs.
     """
+    _flush_output()
     print(f"{script or os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr, flush=True)
 
 
@@ -83,8 +84,10 @@ def explained_sizes(model: str) -> Iterator[None]:
         raise
 
 
-def _of_the_machine(error: BaseException) -> str | None:
+def of_the_machine(error: BaseException) -> str | None:
     """The line for an error that is the machine's: memory, disks, packages that are missing. None for any other."""
+    if isinstance(error, BrokenPipeError):  # the reader of stdout (`| head`) has seen enough
+        return None
     if isinstance(error, OSError) and error.errno != errno.ENOMEM:
         name = f"{error.filename}: " if error.filename is not None else ""
         return f"{name}{(error.strerror or str(error)).lower()}"
@@ -114,20 +117,19 @@ def run_script(main: Callable[[], object]) -> NoReturn:
         print(f"{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        _drop_output()  # the reader of it (`| head`) left early
+        _flush_output()
         sys.exit(141)
     except Exception as error:
-        line = _of_the_machine(error)
+        line = of_the_machine(error)
         if line is None:
             raise
-        _drop_output()
         report_once(line)
         sys.exit(1)
     sys.exit(0)
 
 
-def _drop_output() -> None:
-    """Sends what cannot be written to stdout any more to nowhere, where the flush at exit would fail again."""
+def _flush_output() -> None:
+    """Flushes stdout; what cannot be written any more goes to nowhere, where the flush at exit would fail again."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

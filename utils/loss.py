@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,22 +32,31 @@ def main_output(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
     return outputs if isinstance(outputs, Tensor) else outputs[0]
 
 
+def loss_of_outputs(loss: Callable[[Tensor], Tensor], outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """A `loss` of logits, for the main classifier's and for those of side classifiers, which count 0.3 each."""
+    if isinstance(outputs, Tensor):
+        return loss(outputs)
+    main, *sides = map(loss, outputs)
+    return main + AUXILIARY_WEIGHT * sum(sides)
+
+
 def classification_loss(outputs: Tensor | tuple[Tensor, ...], targets: Targets, smoothing: float = 0.0) -> Tensor:
     """Mean cross entropy of a batch.
 
     Args:
-        outputs: logits (N, classes), or those of the main classifier and of side classifiers, which count 0.3 each.
+        outputs: logits (N, classes), or those of the main classifier and of side classifiers.
         targets: labels; for mixed ones the loss is weight L(labels) + (1 - weight) L(mixed_labels).
         smoothing: epsilon of label smoothing, (1 - epsilon) one-hot + epsilon / classes (arXiv:1512.00567).
     """
-    if not isinstance(outputs, Tensor):
-        main, *sides = (classification_loss(output, targets, smoothing) for output in outputs)
-        return main + AUXILIARY_WEIGHT * sum(sides)
-    loss = F.cross_entropy(outputs, targets.labels, label_smoothing=smoothing)
-    if targets.mixed_labels is None:
-        return loss
-    mixed = F.cross_entropy(outputs, targets.mixed_labels, label_smoothing=smoothing)
-    return targets.weight * loss + (1.0 - targets.weight) * mixed
+
+    def mixed_loss(logits: Tensor) -> Tensor:
+        loss = F.cross_entropy(logits, targets.labels, label_smoothing=smoothing)
+        if targets.mixed_labels is None:
+            return loss
+        mixed = F.cross_entropy(logits, targets.mixed_labels, label_smoothing=smoothing)
+        return targets.weight * loss + (1.0 - targets.weight) * mixed
+
+    return loss_of_outputs(mixed_loss, outputs)
 
 
 def soft_label_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
