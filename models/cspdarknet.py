@@ -12,6 +12,7 @@ STAGES = ((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4))
 
 
 def leaky_relu() -> nn.LeakyReLU:
+    """x, or x / 100 below 0; in place."""
     return nn.LeakyReLU(0.01, inplace=True)
 
 

@@ -5,6 +5,8 @@ The paper calls it Enhanced ShuffleNet: it is the backbone of PP-PicoDet.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,29 +16,30 @@ from models.layers import (
     ConvSqueezeExcitation,
     Dropout,
     conv2d,
+    hard_swish,
     linear,
     make_divisible,
     override_batch_norm_decay,
 )
-from models.mobilenet_v3 import hard_swish
 from models.shufflenet_v2 import interleave
 
 # (channels at width 1, blocks) of the stages
 STAGES = ((116, 3), (232, 7), (464, 3))
 
 
-def conv(in_channels: int, out_channels: int, *, activation=hard_swish) -> ConvBNAct:
-    """A 1x1 convolution, batch-norm and activation."""
-    return ConvBNAct(in_channels, out_channels, 1, activation=activation, init=nn.init.kaiming_normal_)
+def conv(in_channels: int, out_channels: int) -> ConvBNAct:
+    """A 1x1 convolution, batch-norm and hard swish."""
+    return ConvBNAct(in_channels, out_channels, 1, activation=hard_swish, init=nn.init.kaiming_normal_)
 
 
-def depthwise(channels: int, stride: int, *, activation=None) -> ConvBNAct:
-    """A 3x3 convolution per channel and batch-norm."""
+def depthwise(channels: int, stride: int, *, activation: Callable[[], nn.Module] | None = None) -> ConvBNAct:
+    """A 3x3 convolution per channel and batch-norm, and an activation if there is one."""
     options = {"activation": activation, "init": nn.init.kaiming_normal_}
     return ConvBNAct(channels, channels, 3, stride, groups=channels, **options)
 
 
 def gate(channels: int) -> ConvSqueezeExcitation:
+    """Squeeze-and-excitation, to a quarter of the channels."""
     return ConvSqueezeExcitation(channels, channels // 4, gate=F.hardsigmoid, init=nn.init.kaiming_normal_)
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.layers import UPSCALE_IN_TRAIN, ConvBNAct, Dropout, global_average, linear
+from models.layers import UPSCALE_IN_TRAIN, ConvBNAct, Dropout, global_average, linear, relu6
 
 
 class Stage(NamedTuple):
@@ -24,10 +24,6 @@ class Stage(NamedTuple):
     growth: int
     out_channels: int
     downsample: bool
-
-
-def relu6() -> nn.ReLU6:
-    return nn.ReLU6(inplace=True)
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> ConvBNAct:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -322,6 +322,16 @@ def swish() -> nn.SiLU:
     return nn.SiLU(inplace=True)
 
 
+def relu6() -> nn.ReLU6:
+    """min(max(x, 0), 6), in place."""
+    return nn.ReLU6(inplace=True)
+
+
+def hard_swish() -> nn.Hardswish:
+    """x min(max(x + 3, 0), 6) / 6, in place."""
+    return nn.Hardswish(inplace=True)
+
+
 class Dropout(nn.Module):
     """Dropout under either of fluid's conventions.
 
@@ -339,7 +349,7 @@ class Dropout(nn.Module):
         x = F.dropout(x, self.p, self.training)
         return x if self.mode == UPSCALE_IN_TRAIN else x * (1.0 - self.p)
 
-    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         """Notes the convention in the state dict's metadata, so that weights saved by `torch.save` carry it."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if hasattr(destination, "_metadata"):

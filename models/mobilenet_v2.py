@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from models.layers import ConvBNAct, ConvSqueezeExcitation, global_average, hard_sigmoid, linear
+from models.layers import ConvBNAct, ConvSqueezeExcitation, global_average, hard_sigmoid, linear, relu6
 
 # (expansion factor, output channels at width 1, blocks, stride of the first block) of the stages conv2 ... conv8
 STAGES = (
@@ -22,10 +22,6 @@ STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-
-
-def relu6() -> nn.ReLU6:
-    return nn.ReLU6(inplace=True)
 
 
 class InvertedResidual(nn.Module):

@@ -15,12 +15,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import ConvBNAct, Dropout, conv2d, linear, make_divisible, relu
+from models.layers import ConvBNAct, Dropout, conv2d, hard_swish, linear, make_divisible, relu
 from models.mobilenet_v2 import InvertedResidual
-
-
-def hard_swish() -> nn.Hardswish:
-    return nn.Hardswish(inplace=True)
 
 
 class Block(NamedTuple):

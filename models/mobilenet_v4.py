@@ -155,7 +155,7 @@ HYBRID_LARGE = (
 )
 
 
-def fan_out_normal_(weight: Tensor) -> Tensor:
+def group_fan_out_normal_(weight: Tensor) -> Tensor:
     """Normal(0, sqrt(2 / fan_out)), the initializer of all the convolutions; fan_out is of one group."""
     outputs, inputs, height, width = weight.shape
     fan_out = height * width * (1 if inputs == 1 else outputs)  # one input: depthwise
@@ -163,7 +163,8 @@ def fan_out_normal_(weight: Tensor) -> Tensor:
 
 
 def conv_bn(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, **options) -> ConvBNAct:
-    return ConvBNAct(in_channels, out_channels, kernel_size, stride, init=fan_out_normal_, **options)
+    """A convolution and batch-norm; `options` are those of `ConvBNAct`."""
+    return ConvBNAct(in_channels, out_channels, kernel_size, stride, init=group_fan_out_normal_, **options)
 
 
 class LayerScale(nn.Module):

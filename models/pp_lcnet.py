@@ -12,11 +12,11 @@ from models.layers import (
     ConvSqueezeExcitation,
     Dropout,
     conv2d,
+    hard_swish,
     linear,
     make_divisible,
     override_batch_norm_decay,
 )
-from models.mobilenet_v3 import hard_swish
 
 
 class Block(NamedTuple):

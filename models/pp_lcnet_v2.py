@@ -47,6 +47,7 @@ STAGES = (
 
 
 def conv_bn(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, **options) -> ConvBNAct:
+    """A convolution and batch-norm; `options` are those of `ConvBNAct`."""
     return ConvBNAct(in_channels, out_channels, kernel_size, stride, init=nn.init.kaiming_normal_, **options)
 
 

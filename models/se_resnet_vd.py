@@ -15,7 +15,9 @@ class SEResNet(ResNetBB):
 
     fluid_classifier = "fc6"
 
-    def __init__(self, block: type[BasicBlock] | type[Bottleneck], depths: Sequence[int], class_dim: int, **options):
+    def __init__(
+        self, block: type[BasicBlock] | type[Bottleneck], depths: Sequence[int], class_dim: int, **options
+    ) -> None:
         super().__init__(block, depths, class_dim, se_reduction=16, **options)
 
     def publish_names(self) -> None:
