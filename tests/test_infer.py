@@ -17,7 +17,7 @@ from networks import small_classifier
 import infer
 import models
 from utils.classmap import read_class_names
-from utils.decode import read_image
+from utils.decode import decode
 from utils.errors import FlagError, UserError
 from utils.features import FeatureFile
 from utils.predictions import ResultFile, top_predictions
@@ -57,7 +57,7 @@ def expected(weights, path) -> torch.Tensor:
     """Probabilities of an image, step by step."""
     model = models.build("MobileNetV1_x0_25", class_dim=4).eval()
     model.load_state_dict(torch.load(weights, weights_only=True))
-    pixels = EvalTransform((32, 32), 36, 1)(read_image(str(path)))
+    pixels = EvalTransform((32, 32), 36, 1)(decode(path.read_bytes(), str(path)))
     with torch.no_grad():
         return model(normalize(torch.from_numpy(pixels.copy())[None], MEAN, STD)).softmax(1)[0]
 

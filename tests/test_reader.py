@@ -19,7 +19,7 @@ from scipy import stats
 
 import reader
 from reader import Loader, OpenCVLoader
-from utils.decode import decode, read_image
+from utils.decode import decode
 from utils.errors import FlagError, UserError
 from utils.image_list import ImageList, open_dataset
 from utils.transforms import EvalTransform, TrainTransform, normalize, random_crop_box
@@ -374,7 +374,7 @@ def test_evaluation_has_each_image_once(folder, workers, world_size):
         for batch in batches:
             for image, label, index in zip(batch.images, batch.labels, batch.indices, strict=True):
                 assert label == index % 3
-                expected = transform(read_image(loader.images.path(int(index))))
+                expected = transform(decode(loader.images.read(int(index)), loader.images.path(int(index))))
                 np.testing.assert_array_equal(image.numpy(), expected)
     assert sorted(seen) == list(range(37))
 

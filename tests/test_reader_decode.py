@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from utils import decode as decode_module
-from utils.decode import UnreadableImage, decode, decode_region, decode_rows, parse_jpeg, read_image
+from utils.decode import UnreadableImage, decode, decode_region, decode_rows, parse_jpeg, read_file
 
 
 def picture(height: int = 120, width: int = 160, seed: int = 0) -> np.ndarray:
@@ -125,11 +125,11 @@ def test_what_is_no_image_is_unreadable(data):
 def test_files(tmp_path):
     path = tmp_path / "a file – 画像.png"
     path.write_bytes(LOSSLESS["png"])
-    np.testing.assert_array_equal(read_image(str(path)), RGB)
+    np.testing.assert_array_equal(decode(read_file(str(path)), str(path)), RGB)
     with pytest.raises(UnreadableImage, match="no such file"):
-        read_image(str(tmp_path / "missing.png"))
+        read_file(str(tmp_path / "missing.png"))
     with pytest.raises(UnreadableImage, match="is a directory"):
-        read_image(str(tmp_path))
+        read_file(str(tmp_path))
 
 
 BOXES = [(0, 0, 120, 160), (0, 0, 1, 1), (119, 159, 1, 1), (16, 16, 32, 48), (37, 51, 60, 70), (7, 90, 97, 41)]

@@ -122,25 +122,25 @@ def _warp(rgb: np.ndarray, matrix: list[list[float]], fill: Colour, interpolatio
     return cv2.warpAffine(rgb, np.array(matrix, np.float64), rgb.shape[1::-1], flags=flags, borderValue=fill)
 
 
-def shear_x(rgb: np.ndarray, slope: float, fill: Colour = GREY) -> np.ndarray:
+def shear_x(rgb: np.ndarray, slope: float) -> np.ndarray:
     """Shifts row y by slope * y."""
     # Both at pixel centres, which lie half a pixel inside.
-    return _warp(rgb, [[1, slope, slope / 2], [0, 1, 0]], fill, cv2.INTER_NEAREST)
+    return _warp(rgb, [[1, slope, slope / 2], [0, 1, 0]], GREY, cv2.INTER_NEAREST)
 
 
-def shear_y(rgb: np.ndarray, slope: float, fill: Colour = GREY) -> np.ndarray:
+def shear_y(rgb: np.ndarray, slope: float) -> np.ndarray:
     """Shifts column x by slope * x."""
-    return _warp(rgb, [[1, 0, 0], [slope, 1, slope / 2]], fill, cv2.INTER_NEAREST)
+    return _warp(rgb, [[1, 0, 0], [slope, 1, slope / 2]], GREY, cv2.INTER_NEAREST)
 
 
-def translate_x(rgb: np.ndarray, share: float, fill: Colour = GREY) -> np.ndarray:
+def translate_x(rgb: np.ndarray, share: float) -> np.ndarray:
     """Shifts by a share of the width, in whole pixels."""
-    return _warp(rgb, [[1, 0, -int(share * rgb.shape[1])], [0, 1, 0]], fill, cv2.INTER_NEAREST)
+    return _warp(rgb, [[1, 0, -int(share * rgb.shape[1])], [0, 1, 0]], GREY, cv2.INTER_NEAREST)
 
 
-def translate_y(rgb: np.ndarray, share: float, fill: Colour = GREY) -> np.ndarray:
+def translate_y(rgb: np.ndarray, share: float) -> np.ndarray:
     """Shifts by a share of the height, in whole pixels."""
-    return _warp(rgb, [[1, 0, 0], [0, 1, -int(share * rgb.shape[0])]], fill, cv2.INTER_NEAREST)
+    return _warp(rgb, [[1, 0, 0], [0, 1, -int(share * rgb.shape[0])]], GREY, cv2.INTER_NEAREST)
 
 
 def rotate(rgb: np.ndarray, degrees: float, fill: Colour = GREY, interpolation: int = cv2.INTER_NEAREST) -> np.ndarray:

@@ -22,8 +22,6 @@ from utils.decode import decode
 from utils.files import write_text, written_whole
 from utils.loss import main_output
 
-CROP_NUMS = (1, 12, 144)
-
 # Side of the crops -> short sides of the image, for 144 crops, as published.
 SHORT_SIDES = {
     224: (256, 288, 320, 352),

@@ -70,11 +70,6 @@ def decode(data: bytes, path: str) -> np.ndarray:
     return _imdecode(data, path, cv2.IMREAD_COLOR_RGB)
 
 
-def read_image(path: str) -> np.ndarray:
-    """Reads an image file as uint8 (height, width, 3), RGB; raises `UnreadableImage`."""
-    return decode(read_file(path), path)
-
-
 def _imdecode(data: bytes | bytearray, path: str, flags: int) -> np.ndarray:
     try:
         rgb = cv2.imdecode(np.frombuffer(data, np.uint8), flags)

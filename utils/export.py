@@ -31,8 +31,6 @@ from utils.logger import warn
 # Share of the largest logit by which an exported network may differ from the one it was made of.
 TOLERANCE = 1e-4
 
-FORMATS = ("torch", "onnx")
-
 
 def save_inference(model: nn.Module, description: Description, folder: Path, inference_format: str = "torch") -> Path:
     """Exports a network and checks that what was written gives the same logits.
@@ -41,7 +39,7 @@ def save_inference(model: nn.Module, description: Description, folder: Path, inf
         model: the network with its weights, float32, on the CPU. It is put into evaluation mode.
         description: of the network; what it says of the file of weights is filled in.
         folder: where to write model and params, or model.onnx and model.onnx.data.
-        inference_format: one of `FORMATS`.
+        inference_format: torch or onnx, as in --inference_format.
 
     Returns:
         The model file.

@@ -55,12 +55,11 @@ class ResultFile:
     """The file of results, a line per image.
 
     Args:
-        path: the file; None: results are only counted.
+        path: the file; None: nothing is written.
         resume: keep the lines that an interrupted run left, and add to them.
 
     Attributes:
         done: names of the images that the file had results of.
-        count: results written since.
 
     Raises:
         UserError: the file cannot be written, or is not one of results.
@@ -69,7 +68,6 @@ class ResultFile:
     def __init__(self, path: str | None, resume: bool = False) -> None:
         self.path = path
         self.done: set[str] = set()
-        self.count = 0
         self._file = None
         if path is None:
             return
@@ -97,7 +95,7 @@ class ResultFile:
         return end
 
     def write(self, prediction: Prediction) -> None:
-        self.count += 1
+        """Adds an image's line."""
         if self._file is not None:
             self._file.write(prediction.line().encode(errors="surrogateescape") + b"\n")
 
