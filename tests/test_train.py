@@ -234,6 +234,18 @@ def test_a_loss_that_explodes_names_step_rate_and_images(train_here, tiny_datase
     assert find_checkpoint("auto", tmp_path / NETWORK).name == "latest"
 
 
+def test_an_epoch_without_a_finite_loss_is_not_saved(train_here, tiny_dataset, tmp_path):
+    """Float16 skips such steps, as the loss scale may mend them; it has not mended any of these."""
+    flags = {"use_fp16": True, "amp_dtype": "float16", "validate": False}
+    assert train_here(tiny_dataset, tmp_path, **flags).code == 0
+    before = (tmp_path / NETWORK / "latest" / "state.pt").read_bytes()
+    result = train_here(tiny_dataset, tmp_path, **flags, lr=1e30, num_epochs=9, checkpoint="auto")
+    assert "[End pass 1]" in result.out  # its first loss was finite
+    assert "no loss of epoch 2 was finite (learning rate 1e+30): lower --lr" in result.error
+    assert not (tmp_path / NETWORK / "2").exists()
+    assert (tmp_path / NETWORK / "0" / "state.pt").read_bytes() == before
+
+
 # Holds a folder, and has a child as training has reader workers: it ends a little later.
 HOLDER = """
 import os, sys, time

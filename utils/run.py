@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -266,9 +267,20 @@ class Run:
         return [self._images.path(int(i)) for step, indices in self._recent if step == number for i in indices]
 
     def train_results(self) -> dict[str, float]:
-        """The epoch's training figures over all processes."""
+        """The epoch's training figures over all processes.
+
+        Raises:
+            UserError: no loss of a whole epoch was finite, whatever its loss scale.
+        """
         self._check_finite()
-        return total(self._epoch_sums + self._meter.sums)
+        values = total(self._epoch_sums + self._meter.sums)
+        if math.isnan(values["loss"]) and not self.ended:
+            raise UserError(
+                f"no loss of epoch {self.position.epoch} was finite (learning rate "
+                f"{self._step.schedule(self._step.step - 1):g}): lower --lr, or try --amp_dtype=bfloat16; what was "
+                "saved before the epoch is untouched"
+            )
+        return values
 
     def after_epoch(self, results: dict[str, dict[str, float]]) -> None:
         """Prints the line of an epoch, draws the curves, and saves: the epoch, and the best so far of each kind.
