@@ -25,18 +25,18 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor
 
-from reader import Loader, crop_loader, val_loader
+from reader import crop_loader, val_loader
 from utils.build import build_model, choose_device, memory_format, note_idle_flags, resolve_input
 from utils.class_report import ClassMeter, draw_confusion, looks_permuted, read_label_map, write_class_table
 from utils.classmap import read_class_names
-from utils.crops import AverageOverCrops, MultiCropTransform, write_sweep
+from utils.crops import AverageOverCrops, write_sweep
 from utils.distributed import gather_dict, process_group, rank, world_size
 from utils.engine import copies_of_first, evaluate, to_device
 from utils.exported import load_exported
 from utils.files import check_can_write, write_text
 from utils.logger import is_main_process, log, progress, report_unreadable, warn
 from utils.metrics import describe, means, total
-from utils.transforms import INTERPOLATIONS, normalize
+from utils.transforms import normalize
 from utils.weights import load_pretrained
 
 Network = Callable[[Tensor], Tensor]
@@ -117,17 +117,6 @@ def load_exported_network(args: argparse.Namespace, device: torch.device) -> Net
     return network
 
 
-def build_loader(args: argparse.Namespace, device: torch.device) -> Loader:
-    """The validation images: the centre of each, or many crops."""
-    if args.crop_num == 1:
-        return val_loader(args, rank(), world_size(), pin_memory=device.type == "cuda")
-    height, width = args.image_shape[1:]
-    if height != width:
-        raise FlagError(f"--crop_num={args.crop_num} takes squares: {height} x {width} of --image_shape is none")
-    transform = MultiCropTransform(args.crop_num, height, args.resize_short_size, INTERPOLATIONS[args.interpolation])
-    return crop_loader(args, transform, rank(), world_size(), pin_memory=device.type == "cuda")
-
-
 def run_evaluation(args: argparse.Namespace, network: Network, device: torch.device) -> dict[str, float]:
     """Evaluates by the flags and prints the figures.
 
@@ -139,13 +128,13 @@ def run_evaluation(args: argparse.Namespace, network: Network, device: torch.dev
     def prepare(images: Tensor) -> Tensor:
         return normalize(images, args.image_mean, args.image_std, args.memory_format)
 
-    loader = build_loader(args, device)
+    many = args.crop_num > 1
+    loader = (crop_loader if many else val_loader)(args, rank(), world_size(), pin_memory=device.type == "cuda")
     new_label = read_label_map(args.label_map, args.class_dim).to(device) if args.label_map else None
     meter = ClassMeter(args.class_dim, device, min(5, args.class_dim))
     batches = to_device(loader.epoch(0), device)
     if args.same_feed:
         batches = copies_of_first(batches, args.same_feed)
-    many = args.crop_num > 1
     classify = AverageOverCrops(network, prepare, args.batch_size // world_size()) if many else network
     inputs = (
         (images if many else prepare(images), labels if new_label is None else new_label[labels])

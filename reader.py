@@ -39,7 +39,7 @@ from utils.flags import parse
 from utils.image_list import ImageList, SharedArray, open_dataset
 from utils.logger import warn
 from utils.reader_workers import ImageRandom, Job, Transform, terminate, work
-from utils.transforms import EvalTransform, TrainTransform, normalize
+from utils.transforms import INTERPOLATIONS, EvalTransform, TrainTransform, normalize
 from utils.visualize import write_grid
 
 # ------------------------------------------------------------------------------------------------------ batches
@@ -558,13 +558,15 @@ def val_loader(args: Namespace, rank: int = 0, world_size: int = 1, pin_memory: 
     )
 
 
-def crop_loader(
-    args: Namespace, transform: MultiCropTransform, rank: int = 0, world_size: int = 1, pin_memory: bool = False
-) -> Loader:
+def crop_loader(args: Namespace, rank: int = 0, world_size: int = 1, pin_memory: bool = False) -> Loader:
     """The validation loader of eval.py for many crops per image, uint8 (images, crops, height, width, 3).
 
     --batch_size and --reader_buf_size count crops, so that they need the memory of as many single images.
     """
+    height, width = args.image_shape[1:]
+    if height != width:
+        raise FlagError(f"--crop_num={args.crop_num} takes squares: {height} x {width} of --image_shape is none")
+    transform = MultiCropTransform(args.crop_num, height, args.resize_short_size, INTERPOLATIONS[args.interpolation])
     share = share_of_batch("batch_size", args.batch_size, world_size)
     return OpenCVLoader(
         open_dataset(args.data_dir, "val", args.class_dim),

@@ -16,8 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from torch import Tensor
@@ -25,7 +24,7 @@ from torch import Tensor
 import models
 from reader import crop_loader
 from utils.allocator import keep_freed_memory
-from utils.crops import AverageOverCrops, MultiCropTransform
+from utils.crops import AverageOverCrops
 from utils.engine import to_device
 from utils.transforms import normalize
 
@@ -42,15 +41,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--reader_thread", type=int, default=16)
     args = parser.parse_args()
-    args.class_dim, args.crop_num, args.reader_buf_size, args.use_dali = 1000, CROPS, 8192, False
-
     about = models.input_config(args.model)
+    args.class_dim, args.crop_num, args.reader_buf_size = 1000, CROPS, 8192
+    args.image_shape, args.resize_short_size = [3, about.image_size, about.image_size], about.resize_short_size
+    args.interpolation = about.interpolation
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         keep_freed_memory()  # as eval.py does
     model = models.build(args.model).to(device, memory_format=torch.channels_last).eval()
-    transform = MultiCropTransform(CROPS, about.image_size, about.resize_short_size)
-    loader = crop_loader(args, transform, pin_memory=device.type == "cuda")
+    loader = crop_loader(args, pin_memory=device.type == "cuda")
 
     def prepare(images: Tensor) -> Tensor:
         return normalize(images, about.mean, about.std, torch.channels_last)
@@ -68,7 +68,7 @@ def main() -> None:
     def one_at_a_time() -> int:
         done = 0
         for index in range(args.singles):
-            half = torch.from_numpy(transform.decode(loader.images.read(index), loader.images.path(index)))
+            half = torch.from_numpy(loader.transform.decode(loader.images.read(index), loader.images.path(index)))
             for crop in torch.cat((half, half.flip(2))):
                 model(prepare(crop[None].to(device))).softmax(1).cpu()
                 done += 1
@@ -93,11 +93,7 @@ def main() -> None:
                 if number:  # the first round starts the workers and warms up
                     speeds[name].append(speed)
     loader.close()
-    medians = {name: statistics.median(values) for name, values in speeds.items()}
-    for name, median in medians.items():
-        print(f"{name:15}{median:9.1f} crops/s   rounds: {' '.join(f'{value:.1f}' for value in speeds[name])}")
-    print(f"eval.py / one at a time: {medians['eval.py'] / medians['one at a time']:.1f}")
-    print(f"eval.py / network alone: {medians['eval.py'] / medians['network alone']:.2f}")
+    report(speeds)
 
 
 def crops_per_second(way: Callable[[], int], device: torch.device) -> float:
@@ -109,6 +105,15 @@ def crops_per_second(way: Callable[[], int], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return done / (time.perf_counter() - start)
+
+
+def report(speeds: dict[str, list[float]]) -> None:
+    """Prints the median of each way's rounds, and how eval.py's compares."""
+    medians = {name: statistics.median(values) for name, values in speeds.items()}
+    for name, median in medians.items():
+        print(f"{name:15}{median:9.1f} crops/s   rounds: {' '.join(f'{value:.1f}' for value in speeds[name])}")
+    print(f"eval.py / one at a time: {medians['eval.py'] / medians['one at a time']:.1f}")
+    print(f"eval.py / network alone: {medians['eval.py'] / medians['network alone']:.2f}")
 
 
 if __name__ == "__main__":
