@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -30,10 +30,8 @@ from utils import catalogue
 from utils.errors import FlagError
 
 DEFAULT = (
-    "AlexNet,VGG16,GoogLeNet,InceptionV3,MobileNetV1,MobileNetV2,MobileNetV3_large_x1_0,ShuffleNetV2_x1_0,SqueezeNet1_1"
-)
-DEFAULT += (
-    ",ResNet18,ResNet50,ResNet50_vd,ResNeXt50_32x4d,SE_ResNeXt50_32x4d,DenseNet121,DPN68,Xception41,EfficientNetB0"
+    "AlexNet,VGG16,GoogLeNet,InceptionV3,MobileNetV1,MobileNetV2,MobileNetV3_large_x1_0,ShuffleNetV2_x1_0,SqueezeNet1_1,"
+    "ResNet18,ResNet50,ResNet50_vd,ResNeXt50_32x4d,SE_ResNeXt50_32x4d,DenseNet121,DPN68,Xception41,EfficientNetB0"
 )
 LARGER = {224: 320, 299: 395}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

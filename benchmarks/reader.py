@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cv2
 import numpy as np
@@ -60,6 +60,8 @@ def write_pictures(folder: str, count: int) -> None:
 
 
 def floor(paths: list[str]) -> Contestant:
+    """Decoding at 1/8 of the size, and nothing else."""
+
     def run(_: int) -> None:
         for path in paths:
             cv2.imdecode(np.frombuffer(read_file(path), np.uint8), cv2.IMREAD_REDUCED_COLOR_8)
@@ -68,6 +70,7 @@ def floor(paths: list[str]) -> Contestant:
 
 
 def ours(paths: list[str], decoder: str) -> Contestant:
+    """The OpenCV pipeline's transform; `decoder` as in `TrainTransform`."""
     transform, random = TrainTransform(SIZE, decoder=decoder), ImageRandom(0)
 
     def run(number: int) -> None:
@@ -78,6 +81,7 @@ def ours(paths: list[str], decoder: str) -> Contestant:
 
 
 def ours_with_dali(images: ImageList) -> Contestant:
+    """The DALI pipeline, on the CPU."""
     loader = DaliLoader(images, TrainTransform(SIZE), min(64, len(images)), training=True, workers=1)
 
     def run(number: int) -> None:
@@ -120,6 +124,7 @@ def on_pillow(paths: list[str], transform: Callable[[Image.Image], object]) -> C
 
 
 def torchvision_on_pillow(paths: list[str]) -> Contestant:
+    """torchvision's usual training transform."""
     import_torchvision()
     from torchvision import transforms
 
@@ -136,6 +141,7 @@ def torchvision_on_pillow(paths: list[str]) -> Contestant:
 
 
 def timm(paths: list[str]) -> Contestant:
+    """timm's, as for its prefetcher: uint8, normalised on the device."""
     import_torchvision()
     from timm.data import create_transform
 
@@ -173,6 +179,7 @@ def dali(paths: list[str]) -> Contestant:
 
 
 def contestants(images: ImageList) -> dict[str, Contestant]:
+    """All whose packages are installed, by name."""
     paths = [images.path(index) for index in range(len(images))]
     makers = {
         "floor: decode at 1/8": lambda: floor(paths),

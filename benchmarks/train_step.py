@@ -18,11 +18,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import torch
 from torch import nn
 from torch.nn import functional as F
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models
 from reader import Batch
@@ -39,6 +39,7 @@ PRINT_STEP = 10
 
 
 def build(args: argparse.Namespace, device: torch.device, data_format: str) -> nn.Module:
+    """The network of either loop, with the same weights every time."""
     torch.manual_seed(0)
     model = models.build(args.model).to(device, memory_format=FORMATS[data_format]).train()
     if args.compile:
