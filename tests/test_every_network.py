@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 import models
 from utils import catalogue
+from utils.loss import main_output
 
 CLASSES = 7
 # Where no other size will do, or a larger one has to.
@@ -24,11 +25,15 @@ def quick_size(name):
     return next((size for start, size in SIZES.items() if name.startswith(start)), 64)
 
 
-def check(name, size):
+def build(name, size):
     torch.manual_seed(0)
     constructor = inspect.signature(getattr(models, name)).parameters
     options = {"image_size": size} if "image_size" in constructor else {}
-    model = models.build(name, class_dim=CLASSES, **options).train()
+    return models.build(name, class_dim=CLASSES, **options).train()
+
+
+def check(name, size):
+    model = build(name, size)
     images, labels = torch.randn(2, 3, size, size), torch.tensor([0, CLASSES - 1])
     outputs = model(images)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)  # GoogLeNet has three classifiers in training
@@ -50,6 +55,20 @@ def check(name, size):
 @pytest.mark.parametrize("name", smallest_of_each_family())
 def test_a_member_of_each_family(name):
     check(name, quick_size(name))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", smallest_of_each_family())
+def test_a_member_of_each_family_is_one_graph(name):
+    """What --use_compile=True traces, in mixed precision and channels_last; without the minute of compiling it."""
+    torch._dynamo.reset()
+    size = quick_size(name)
+    model = build(name, size).to(memory_format=torch.channels_last)
+    traced = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = traced(torch.randn(2, 3, size, size).to(memory_format=torch.channels_last))
+    main_output(outputs).float().sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
 @pytest.mark.full
