@@ -27,6 +27,7 @@ from argparse import Namespace
 from collections import deque
 from collections.abc import Iterator
 from multiprocessing import connection
+from typing import Any
 
 import numpy as np
 import torch
@@ -420,7 +421,7 @@ class DaliLoader(Loader):
             return torch.from_dlpack(images.as_tensor()).clone()  # DALI writes the next batches over it
         return torch.from_numpy(np.array(images.as_array()))
 
-    def _build(self):
+    def _build(self) -> Any:
         """The pipeline: paths and random numbers in, images out."""
         try:
             from nvidia.dali import Pipeline, fn, math, types

@@ -16,7 +16,9 @@ import functools
 import os
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -115,7 +117,7 @@ class Jpeg:
     row_height: int
 
 
-def _segments(data: bytes):
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """(marker, start of its contents, end) of each segment up to the first start of scan (ITU-T T.81, annex B)."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
@@ -233,7 +235,7 @@ def decode_rows(jpeg: Jpeg, bottom: int, reduction: int = 1) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=1)
-def _nvimgcodec(process: int):
+def _nvimgcodec(process: int) -> tuple[Any, Any, Any] | None:
     """nvImageCodec's module, decoder and parameters, for the CPU; None without the package.
 
     The decoder has a thread, which a forked process lacks: `process` makes it one per process.

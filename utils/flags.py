@@ -380,7 +380,13 @@ class _Store(argparse.Action):
 
     flag: Flag
 
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
         flag = self.flag
         given = option_string.lstrip("-") if option_string else flag.name
         texts = [values] if flag.length in (None, "?") else [t for v in values for t in v.replace(",", " ").split()]

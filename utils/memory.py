@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -58,7 +59,8 @@ def checkpoint_activations(model: nn.Module) -> int:
     return len(blocks)
 
 
-def _forward(block: nn.Module, forward, *inputs):
+def _forward(block: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
+    """The forward of a block whose own is `forward`."""
     if not block.training:
         return forward(*inputs)
     contexts = functools.partial(_contexts, block)

@@ -143,6 +143,7 @@ def work(
 
 
 def terminate(processes: list[multiprocessing.process.BaseProcess]) -> None:
+    """Ends worker processes, and waits until they have ended."""
     for process in processes:
         process.terminate()
     for process in processes:

@@ -38,9 +38,10 @@ HOPELESS_STEPS = 100
 
 
 class FileList(Protocol):
-    """The list that batches are read from; `path` names the file of an index."""
+    """The list that batches are read from."""
 
-    def path(self, index: int) -> str: ...
+    def path(self, index: int) -> str:
+        """The file of an index."""
 
 
 class Run:
