@@ -65,6 +65,7 @@ class Block:
 
     @property
     def place(self) -> str:
+        """FILE:LINE, for reports."""
         return f"{self.document.relative_to(ROOT)}:{self.line}"
 
 

@@ -1,4 +1,4 @@
-"""From flags to objects: the network, its input, the device."""
+"""From flags to objects: the network and its input, the device, the training step; and the flags that go together."""
 
 from __future__ import annotations
 
@@ -102,6 +102,7 @@ def choose_device(args: argparse.Namespace) -> torch.device:
 
     Raises:
         FlagError: --use_gpu=True was given on a machine without a usable GPU.
+        UserError: there are more processes than GPUs on this machine.
     """
     if args.use_gpu and torch.cuda.is_available():
         local_rank = int(os.environ.get("LOCAL_RANK", 0))
