@@ -169,9 +169,12 @@ The demo is done, in $SECONDS seconds.
   exported model   $name/model and $name/params, for predict.py
 
 Next
-  bash run.sh train digits --model=ResNet18_vd            another network; any flag of train.py goes through
-  bash run.sh train ResNet50_vd --data_dir=/path/to/data  a recipe of scripts/train/ on your own images
-  bash run.sh infer --help                                what a script takes
+  bash run.sh train digits --model=ResNet18_vd
+      another network; any flag of train.py goes through
+  bash run.sh train ResNet50_vd --data_dir=/path/to/data --class_dim=2 --batch_size=32 --lr=0.0125
+      a recipe of scripts/train/ on your own images, here of two classes
+  bash run.sh infer --help
+      what a script takes
 TEXT
 }
 

@@ -28,6 +28,7 @@ from utils.build import (
     check_train_flags,
     choose_device,
     memory_format,
+    note_unused_classes,
     resolve_input,
     settle_total_images,
 )
@@ -63,6 +64,7 @@ def train(args: argparse.Namespace, device: torch.device, run: Run) -> None:
     loader = train_loader(args, position.seed, **shares)
     test_loader = val_loader(args, **shares) if args.validate else None
     settle_total_images(args, len(loader.images))
+    note_unused_classes(args, loader.images.class_names)
     check_agreement({**vars(args), "data_dir": (len(loader.images), test_loader and len(test_loader.images))})
 
     model = build_model(args)

@@ -1,5 +1,6 @@
-"""Checks that the documentation is true: runs its shell and Python blocks, in a copy of the project under a temporary
-folder with small data sets in it.
+"""Checks that the documentation is true: runs its shell and Python blocks.
+
+They run in a copy of the project under a temporary folder, with small data sets in it.
 
     python docs/check.py [README.md docs/weights.md ...]     all documents by default; several minutes
     python docs/check.py --parse                             runs nothing: seconds, and part of the test suite
@@ -288,8 +289,14 @@ def check(block: Block, house: Path | None) -> Iterator[tuple[str, str, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("documents", nargs="*", type=lambda name: Path(name).resolve(), metavar="FILE.md")
-    parser.add_argument("--parse", action="store_true", help="run nothing")
+    parser.add_argument(
+        "documents", nargs="*", type=lambda name: Path(name).resolve(), metavar="FILE.md", help="default: all documents"
+    )
+    parser.add_argument(
+        "--parse",
+        action="store_true",
+        help="run nothing: only look whether the flags, networks and scripts that commands name exist",
+    )
     args = parser.parse_args()
     # What README_cn.md runs, README.md runs too.
     chosen = args.documents or [document for document in documents() if document.name != "README_cn.md"]

@@ -204,6 +204,18 @@ def test_validation_classes_have_the_numbers_of_training(data):
         open_dataset(str(data), "val", 4)
 
 
+def test_fewer_class_folders_than_the_default_of_class_dim(train_here, data, tmp_path):
+    for part in ("train", "val"):
+        (data / f"{part}_list.txt").unlink()
+    flags = {"max_iter": 1, "validate": False}
+    result = train_here(data, tmp_path / "all", class_dim=None, **flags)
+    assert result.code == 0
+    assert "warning: --class_dim not given: 1000, of which only 4 have a folder in --data_dir" in result.err
+    assert "give --class_dim=4" in result.err
+    for class_dim in (4, 5):
+        assert "--class_dim" not in train_here(data, tmp_path / "some", class_dim=class_dim, **flags).err
+
+
 def test_links_that_lead_back(data):
     (data / "train_list.txt").unlink()
     for name in ("one", "two"):
