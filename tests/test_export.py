@@ -313,12 +313,11 @@ class Residuals(nn.Module):
         return torch.cat([g.mean((2, 3)), d.amax((2, 3))], 1)
 
 
-@pytest.mark.skipif(not can_fuse(torch.float32), reason="this PyTorch has no oneDNN operators")
-def test_fused_sums_do_not_overwrite_what_is_still_needed():
+def operators_once_fused(model: nn.Module) -> list[str]:
+    """What a network's graph calls after fusion, which is checked not to change the logits."""
     from utils.export import _take_weights
 
-    torch.manual_seed(1)
-    model = Residuals().eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
     program = export_program(model, images(2, 16))
     file = io.BytesIO()
     weights = _take_weights(program)
@@ -327,16 +326,57 @@ def test_fused_sums_do_not_overwrite_what_is_still_needed():
     module = build_graph(described, weights, torch.device("cpu"))
     plain = build_graph(described, weights, torch.device("cpu"))
     fuse_convolutions(module, 2)
-    targets = [str(node.target) for node in module.graph.nodes]
-    assert not any("conv2d" in target for target in targets)
-    assert any("_convolution_pointwise_.binary" in target for target in targets)
-    assert any("_convolution_pointwise.binary" in target for target in targets)
     with torch.inference_mode():
         expected = model(images(3, 16))
         channels_last = images(3, 16).to(memory_format=torch.channels_last)
         assert relative_difference(plain(images(3, 16)), expected) < 1e-6
         assert relative_difference(module(images(3, 16)), expected) < 1e-5
         assert relative_difference(module(channels_last), expected) < 1e-5
+    return [str(node.target) for node in module.graph.nodes if node.op == "call_function"]
+
+
+needs_fusion = pytest.mark.skipif(not can_fuse(torch.float32), reason="this PyTorch has no oneDNN operators")
+
+
+@needs_fusion
+def test_fused_sums_do_not_overwrite_what_is_still_needed():
+    torch.manual_seed(1)
+    operators = operators_once_fused(Residuals())
+    assert "aten.conv2d.default" not in operators
+    assert "mkldnn._convolution_pointwise_.binary" in operators
+    assert "mkldnn._convolution_pointwise.binary" in operators
+
+
+class Padded(nn.Module):
+    """Padding, given as F.pad's arguments, before a convolution without."""
+
+    def __init__(self, groups: int, *padding):
+        super().__init__()
+        self.padding = padding
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.conv = nn.Conv2d(8, 8, 5, stride=2, groups=groups)
+
+    def forward(self, x):
+        return self.conv(F.pad(F.silu(self.stem(x)), *self.padding)).flatten(1)
+
+
+@needs_fusion
+@pytest.mark.parametrize(
+    ("groups", "padding", "is_absorbed"),
+    [
+        (8, ((1, 2, 1, 2),), True),
+        (8, ((0, 3, 1, 1),), True),
+        (8, ((2, 1, 1, 2),), False),  # more before than after
+        (8, ((1, 2, -1, 2),), False),
+        (8, ((1, 2, 1, 2), "constant", 1.0), False),
+        (8, ((1, 2, 1, 2), "reflect"), False),
+        (1, ((1, 2, 1, 2),), False),  # more zeros in the kernel would take longer than the copy
+    ],
+)
+def test_padding_goes_into_depthwise_convolutions(groups, padding, is_absorbed):
+    torch.manual_seed(1)
+    operators = operators_once_fused(Padded(groups, *padding))
+    assert ("aten.pad.default" not in operators) == is_absorbed
 
 
 # --------------------------------------------------------------------------------------------------- bad files

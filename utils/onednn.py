@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
+from torch.nn import functional as F
 
 aten = torch.ops.aten
 mkldnn = torch.ops.mkldnn
@@ -59,6 +60,8 @@ class _Convolution(NamedTuple):
 def fuse_convolutions(module: fx.GraphModule, batch_size: int) -> None:
     """Replaces the convolutions of a graph by oneDNN's, each with the activation or the sum that follows it.
 
+    Zeros that are put around the images of a depthwise convolution become its own padding.
+
     Args:
         module: as `utils.program.build_graph` makes it, on a CPU; its weights have the type to compute in.
         batch_size: images that a batch will usually have, for which the weights are laid out.
@@ -74,6 +77,8 @@ class _Fusion:
         self.order = {node: number for number, node in enumerate(self.graph.nodes)}
 
     def run(self) -> None:
+        for node in self.graph.find_nodes(op="call_function", target=aten.conv2d.default):
+            self.absorb_padding(node)
         for node in list(self.graph.nodes):
             if node.target in (aten.add.Tensor, aten.add_.Tensor):
                 self.fuse_sum(node)
@@ -84,6 +89,31 @@ class _Fusion:
                 self.graph.erase_node(node)
                 delattr(self.module, node.target)
         self.module.recompile()
+
+    def absorb_padding(self, node: fx.Node) -> None:
+        """pad, depthwise conv -> depthwise conv; padding is a copy of the images, which takes longer than the conv.
+
+        oneDNN's operators take the same padding on both sides, so where there is less before than after (the "same"
+        padding of TensorFlow's networks) the kernel gets zeros in front: its windows still see the same pixels.
+        """
+        convolution = _Convolution(*node.args)
+        pad = convolution.images
+        is_depthwise = convolution.groups == pad.meta["shape"][1]
+        if pad.target is not aten.pad.default or len(pad.args) != 2 or pad.kwargs or len(pad.users) > 1:
+            return  # with more arguments it pads with something else than zeros
+        images, sides = pad.args
+        if not is_depthwise or len(sides) != 4 or any(convolution.padding) or tuple(convolution.dilation) != (1, 1):
+            return
+        left, right, top, bottom = sides
+        if not (0 <= left <= right and 0 <= top <= bottom):
+            return
+        weight: Tensor = getattr(self.module, convolution.weight.target)
+        attribute = f"padded_{node.name}"
+        self.module.register_buffer(attribute, F.pad(weight, (right - left, 0, bottom - top, 0)))
+        with self.graph.inserting_before(node):
+            weight_node = self.graph.get_attr(attribute)
+        node.args = convolution._replace(images=images, weight=weight_node, padding=[bottom, right])
+        self.graph.erase_node(pad)
 
     def fuse_activation(self, node: fx.Node) -> None:
         """conv, activation -> one operator; a convolution alone becomes one too, for the layout of its weights."""
