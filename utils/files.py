@@ -17,15 +17,8 @@ def write_text(path: Path, text: str, flag: str) -> None:
     Raises:
         UserError: naming `flag`, if it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path, flag) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"{flag}: cannot write {path}: {error.strerror}") from None
 
 
 def check_can_write(path: Path, flag: str) -> None:
@@ -34,7 +27,7 @@ def check_can_write(path: Path, flag: str) -> None:
     Raises:
         UserError: naming `flag`, if it cannot.
     """
-    existed = path.exists()
+    existed = os.path.exists(path)  # False, too, of a path that cannot be
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         open(path, "ab").close()
@@ -59,7 +52,7 @@ def written_whole(path: Path, flag: str) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"{flag}: cannot write {path}: {error.strerror or error}") from None
     finally:
-        if temporary.is_dir():
+        if os.path.isdir(temporary):
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             with suppress(OSError):  # it may not even be possible for it to exist

@@ -1,0 +1,64 @@
+"""Files appear whole or not at all, and what cannot be written is a line that names the flag."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from utils.errors import UserError
+from utils.files import check_can_write, write_text, written_whole
+
+
+def test_text_replaces_what_was_there(tmp_path):
+    path = tmp_path / "new folder" / "results.json"
+    for text in ("zwölf\n", "dreizehn\n"):
+        write_text(path, text, "--save_json_path")
+        assert path.read_bytes() == text.encode()
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    path.write_text("old")
+
+    def fail(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(UserError, match=f"--save_json_path: cannot write {path}: No space left on device"):
+        write_text(path, "new", "--save_json_path")
+    assert path.read_text() == "old" and os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_an_interrupted_block_leaves_nothing(tmp_path, is_folder):
+    path = tmp_path / "weights"
+    with pytest.raises(KeyboardInterrupt), written_whole(path, "--output") as temporary:
+        if is_folder:
+            temporary.mkdir()
+            (temporary / "part").write_text("half")
+        else:
+            temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["file/below", "n" * 300])
+def test_impossible_places(tmp_path, name):
+    (tmp_path / "file").write_text("in the way")
+    for write in (check_can_write, lambda path, flag: write_text(path, "text", flag)):
+        with pytest.raises(UserError, match="--per_class_path: cannot write"):
+            write(tmp_path / name, "--per_class_path")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_looking_whether_a_file_can_be_written_changes_nothing(tmp_path):
+    path = tmp_path / "table.csv"
+    check_can_write(path, "--per_class_path")
+    assert not path.exists()
+    path.write_text("kept")
+    check_can_write(path, "--per_class_path")
+    assert path.read_text() == "kept"
