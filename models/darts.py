@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import batch_norm, conv2d, global_average, linear, publish, relu
+from models.layers import batch_norm, conv2d, fan_out_normal_, global_average, linear, publish, relu
 
 # number of cells, the two of them that reduce, and channels of the nodes in the first
 CELLS = 14
@@ -115,11 +115,6 @@ def operation(name: str, channels: int, stride: int) -> nn.Module:
 def pointwise(in_channels: int, out_channels: int) -> Operation:
     """Brings a state to the cell's width: ReLU, 1x1 convolution, batch-norm."""
     return Operation(nn.ReLU(), conv2d(in_channels, out_channels, 1), batch_norm(out_channels))
-
-
-def fan_out_normal_(weight: Tensor) -> Tensor:
-    """Normal(0, sqrt(2 / fan_out))."""
-    return nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
 
 
 class FactorizedReduce(nn.Module):

@@ -10,6 +10,10 @@ read otherwise has a method `paddleclas_path` with the rule. What its files hold
 names that match an attribute `paddleclas_computed`. Where these weights are right under another convention of dropout
 than the network's, the network has an attribute `paddleclas_dropout`. A network that was published for Caffe has a
 method `caffe_layer`, from the path of a convolution, a batch-norm or a linear layer here to its layer there.
+
+Where PyTorch's files hold layers that only training needs and the network here leaves out, their names match an
+attribute `auxiliary_weights`. Two networks whose weights have the same names are told apart by `forms`: see
+`models.hrnet.HRNet`.
 """
 
 from __future__ import annotations
