@@ -118,7 +118,8 @@ def test_without_a_class_map_of_another_number_of_classes(run, weights, tiny_dat
 
 
 def test_features(run, weights, tiny_dataset, tmp_path):
-    run(f"--data_dir={tiny_dataset}/val", "--batch_size=5", "--features_path=out/features.npy")
+    lines = run(f"--data_dir={tiny_dataset}/val", "--batch_size=5", "--features_path=out/features.npy")
+    assert lines[-1] == "wrote out/features.npy: 16 rows of 256, their images' names in out/features.txt"
     features = np.load(tmp_path / "out/features.npy")
     names = (tmp_path / "out/features.txt").read_text().splitlines()
     assert features.shape == (16, 256) and features.dtype == np.float32

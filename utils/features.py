@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from utils.errors import UserError
+from utils.logger import log
 
 
 class FeatureFile:
@@ -70,3 +71,6 @@ class FeatureFile:
                 os.replace(file.name, final)
             else:
                 os.unlink(file.name)
+        if complete:
+            rows, channels = self._shape
+            log(f"wrote {self.path}: {rows} rows of {channels}, their images' names in {self.path.with_suffix('.txt')}")
