@@ -105,6 +105,7 @@ def test_max_iter_stops_and_saves(train_here, tiny_dataset, tmp_path):
     result = train_here(tiny_dataset, tmp_path, num_epochs=5, max_iter=4)
     assert result.code == 0
     assert len(losses(result.out)) == 4
+    assert re.search(r"^saved in .*: latest, best_model \(test_acc1 [\d.]+\), curves.png$", result.out, re.MULTILINE)
     assert {"0", "step_4", "latest"} <= {path.name for path in (tmp_path / NETWORK).iterdir()}
 
 
@@ -116,15 +117,15 @@ def test_same_feed_feeds_one_image(train_here, tiny_dataset, tmp_path):
 
 
 def test_profiler_writes_a_trace_and_stops(train_here, tiny_dataset, tmp_path):
-    result = train_here(
-        tiny_dataset, tmp_path, is_profiler=True, print_step=2, profiler_path=tmp_path / "profile", num_epochs=9
-    )
+    flags = {"is_profiler": True, "profiler_path": tmp_path / "profile", "print_step": 2, "batch_size": 4}
+    result = train_here(tiny_dataset, tmp_path, **flags)
     assert result.code == 0
     assert "Self CPU" in result.out
+    assert "saved in" not in result.out and not (tmp_path / NETWORK / "latest").exists()
     (trace,) = (tmp_path / "profile").iterdir()
     assert trace.name == "steps_2_to_6.json"
     assert json.loads(trace.read_text())["traceEvents"]
-    assert "train batch 0" in result.out and "[Pass 2, train batch 2]" not in result.out  # 7 steps
+    assert "train batch 6" in result.out and "train batch 8" not in result.out  # 7 steps of 12
 
 
 def test_pretrained_weights_of_other_classes(train_here, tiny_dataset, tmp_path):
@@ -244,6 +245,27 @@ def test_an_epoch_without_a_finite_loss_is_not_saved(train_here, tiny_dataset, t
     assert "no loss of epoch 2 was finite (learning rate 1e+30): lower --lr" in result.error
     assert not (tmp_path / NETWORK / "2").exists()
     assert (tmp_path / NETWORK / "0" / "state.pt").read_bytes() == before
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from utils.logger import Curves
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
+with Curves(Path(sys.argv[1])) as curves:
+    curves.step(1, {"loss": 2.0})
+    curves.epoch(0, {"loss": 2.0, "test_acc1": 0.5})
+"""
+
+
+def test_curves_on_a_full_disk_are_one_warning(tmp_path):
+    """TensorBoard's thread, too, says nothing more."""
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    (warning,) = result.stderr.splitlines()
+    assert warning.startswith(f"warning: the curves in {tmp_path} are not complete: ")
 
 
 # Holds a folder, and has a child as training has reader workers: it ends a little later.

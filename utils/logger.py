@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,8 @@ class Curves:
         self.history = list(history or [])
         self.writer = None
         self._warned = False
+        self._excepthook = threading.excepthook
+        threading.excepthook = self._thread_failed
         with self._spared():
             from torch.utils.tensorboard import SummaryWriter
 
@@ -84,6 +87,11 @@ class Curves:
             if not self._warned:
                 warn(f"the curves in {self.folder} are not complete: {error}")
             self._warned = True
+
+    def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+        """Keeps TensorBoard's thread, which hands its errors on to `_spared`, from printing them too."""
+        if not type(failure.thread).__module__.startswith("tensorboard."):
+            self._excepthook(failure)
 
     def step(self, step: int, values: dict[str, float]) -> None:
         """Records values at a training step."""
@@ -115,6 +123,7 @@ class Curves:
         if self.writer is not None:
             with self._spared():
                 self.writer.close()
+        threading.excepthook = self._excepthook
 
 
 def draw_curves(history: list[dict[str, float]], path: Path) -> None:

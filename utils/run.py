@@ -348,5 +348,7 @@ class Run:
             warn("--is_profiler: the run was too short, nothing was profiled: lower --print_step")
         if not self._saved:
             raise UserError(f"the last checkpoint could not be written to {self.path}: make room, and resume the run")
-        best = "".join(f", {name} (test_acc1 {value:.5f})" for name, value in self.position.best.items())
-        log(f"saved in {self.path}: latest{best}; curves.png")
+        figures = {name: f" (test_acc1 {value:.5f})" for name, value in self.position.best.items()}
+        names = [name for name in ("latest", *figures, "curves.png") if (self.path / name).exists()]
+        if names:  # a run that was profiled saves nothing
+            log(f"saved in {self.path}: {', '.join(name + figures.get(name, '') for name in names)}")
