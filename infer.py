@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from reader import eval_transform, infer_loader
-from utils.build import build_model, choose_device, memory_format, resolve_input
+from utils.build import build_model, choose_device, memory_format, note_idle_flags, resolve_input
 from utils.classmap import read_class_names
 from utils.export import save_inference
 from utils.exported import Description
@@ -39,6 +39,7 @@ from utils.weights import load_pretrained
 def main() -> None:
     args = parse("infer")
     check_flags(args)
+    note_idle_flags(args)
     resolve_input(args)
     device = torch.device("cpu") if args.save_inference else choose_device(args)
     class_names = choose_class_names(args)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from utils.errors import UserError
+from utils.errors import UserError, reason
 
 
 def read_class_names(path: str, class_dim: int) -> list[str]:
@@ -19,7 +19,7 @@ def read_class_names(path: str, class_dim: int) -> list[str]:
         with open(path, encoding="utf-8-sig") as file:
             lines = [line.strip() for line in file.read().splitlines()]
     except OSError as error:
-        raise UserError(f"--class_map_path {path}: {(error.strerror or str(error)).lower()}") from None
+        raise UserError(f"--class_map_path {path}: {reason(error)}") from None
     except UnicodeDecodeError:
         raise UserError(f"--class_map_path {path}: not a text file in UTF-8") from None
     numbered = [(number, line.split(None, 1)) for number, line in enumerate(lines, 1) if line]

@@ -23,7 +23,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from utils.errors import UserError
+from utils.errors import UserError, reason
 
 # What is wrong with a file is said once, by our own error.
 if hasattr(cv2, "setLogLevel"):  # OpenCV 4
@@ -47,7 +47,7 @@ def read_file(path: str) -> bytes:
         with open(path, "rb", buffering=0) as file:
             return file.read()
     except OSError as error:
-        raise UnreadableImage(path, (error.strerror or str(error)).lower()) from None
+        raise UnreadableImage(path, reason(error)) from None
     except ValueError as error:  # a null byte in the name
         raise UnreadableImage(path, str(error)) from None
 

@@ -84,13 +84,18 @@ def explained_sizes(model: str) -> Iterator[None]:
         raise
 
 
+def reason(error: OSError) -> str:
+    """What the system says was wrong with a file, without the file's name."""
+    return (error.strerror or str(error)).lower()
+
+
 def of_the_machine(error: BaseException) -> str | None:
     """The line for an error that is the machine's: memory, disks, packages that are missing. None for any other."""
     if isinstance(error, BrokenPipeError):  # the reader of stdout (`| head`) has seen enough
         return None
     if isinstance(error, OSError) and error.errno != errno.ENOMEM:
         name = f"{error.filename}: " if error.filename is not None else ""
-        return f"{name}{(error.strerror or str(error)).lower()}"
+        return f"{name}{reason(error)}"
     # PyTorch's own errors, of a GPU and of a CPU, are told by name and text: nothing here imports it.
     text = str(error)
     if (

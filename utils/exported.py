@@ -22,13 +22,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from utils.allocator import keep_freed_memory
-from utils.errors import FlagError, UserError
+from utils.errors import FlagError, UserError, reason
 from utils.onednn import can_fuse, fuse_convolutions
 from utils.program import Program, ProgramError, build_graph, read_program
 
 DESCRIPTION = "description.json"
 FORMAT = 1
-ENGINES = ("auto", "pytorch", "onnxruntime", "openvino")
 
 Run = Callable[[Tensor], Tensor]
 
@@ -41,8 +40,9 @@ class Description:
         network: its name, as in --model.
         class_names: one per class.
         image_shape: channels, height, width.
-        resize_short_size, interpolation: as the flags; see `reader.EvalTransform`.
-        image_mean, image_std: per channel, RGB, for pixels scaled to 0..1; see `reader.normalize`.
+        resize_short_size, interpolation: as the flags; see `utils.transforms.EvalTransform`.
+        image_mean, image_std: per channel, RGB, for pixels scaled to 0..1; see
+            `utils.transforms.normalize`.
         precision: of its arithmetic as exported, float32 or int8.
         params_name: name of the file of weights that belongs to the model file.
         params_bytes, params_sha256: its size and checksum.
@@ -68,6 +68,7 @@ class Description:
         return self.image_shape[1], self.image_shape[2]
 
     def to_json(self) -> str:
+        """The description as `from_json` reads it."""
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
@@ -151,8 +152,8 @@ def load_exported(
         params_file: its weights; None: the file that was written beside it.
         device: where to run it.
         dtype: to compute in: float32, bfloat16 or float16.
-        engine: one of `ENGINES`; auto is PyTorch for a program and, for an ONNX model, ONNX Runtime, or OpenVINO
-            where that is faster (in bfloat16 and int8 on a CPU) and installed.
+        engine: pytorch, onnxruntime, openvino or auto, which is PyTorch for a program and, for an ONNX model, ONNX
+            Runtime, or OpenVINO where that is faster (in bfloat16 and int8 on a CPU) and installed.
         batch_size: images that a batch will usually have.
         use_compile: compile a program with torch.compile.
         use_tensorrt: run an ONNX model with ONNX Runtime's TensorRT provider.
@@ -166,7 +167,7 @@ def load_exported(
         with open(model_file, "rb") as file:
             is_archive = file.read(4) == b"PK\3\4"
     except OSError as error:
-        raise UserError(f"--model_file {model_file}: {(error.strerror or str(error)).lower()}") from None
+        raise UserError(f"--model_file {model_file}: {reason(error)}") from None
     if is_archive:
         if engine not in ("auto", "pytorch") or use_tensorrt:
             wanted = "--use_tensorrt" if use_tensorrt else f"--engine={engine}"
@@ -220,7 +221,7 @@ def checked_params(description: Description, model_file: str, params_file: str |
         else:
             return path
     except OSError as error:
-        problem = (error.strerror or str(error)).lower()
+        problem = reason(error)
     raise UserError(
         f"--params_file {path}, for --model_file {model_file} ({description.network}): {problem}; give the two files "
         "that were written together"

@@ -10,7 +10,7 @@ from types import TracebackType
 import numpy as np
 from torch import Tensor
 
-from utils.errors import UserError
+from utils.errors import UserError, reason
 from utils.logger import log
 
 
@@ -39,7 +39,7 @@ class FeatureFile:
             self._rows = open(f"{path}.{os.getpid()}", "wb")  # noqa: SIM115 (closed by __exit__)
             self._names = open(f"{path}.{os.getpid()}.txt", "w", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
         except OSError as error:
-            raise UserError(f"--features_path {path}: {(error.strerror or str(error)).lower()}") from None
+            raise UserError(f"--features_path {path}: {reason(error)}") from None
 
     def write(self, features: Tensor, images: Sequence[str]) -> None:
         """Adds the features (N, C) of N images."""

@@ -217,7 +217,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("lower_scale", number(float, 0, 1, above=True), 0.08, TR, "Smallest area of a training crop."),
         Flag("lower_ratio", positive, 3 / 4, TR, "Smallest aspect ratio of a training crop."),
         Flag("upper_ratio", positive, 4 / 3, TR, "Largest aspect ratio of a training crop."),
-        Flag("resize_short_size", positive_int, 256, TEIR,
+        Flag("resize_short_size", positive_int, 256, TEI,
              "Evaluation: length of the short side before the centre crop. Not given: the network's own.",
              aliases=("base_size",)),
         Flag("use_mixup", boolean, False, TR, "Mixup."),

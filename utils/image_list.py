@@ -19,7 +19,7 @@ from multiprocessing import reduction
 import numpy as np
 
 from utils.decode import UnreadableImage, read_file
-from utils.errors import UserError
+from utils.errors import UserError, reason
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 
@@ -196,7 +196,7 @@ class ImageList:
         try:
             text = np.fromfile(list_path, np.uint8)
         except OSError as error:
-            raise UserError(f"{list_path}: {(error.strerror or str(error)).lower()}") from None
+            raise UserError(f"{list_path}: {reason(error)}") from None
         if text[:2].tobytes() in (b"\xff\xfe", b"\xfe\xff"):
             raise UserError(f"{list_path} is in UTF-16: save it as UTF-8")
         return cls(text, *_parse_list(text, list_path, class_dim), root)
@@ -394,7 +394,7 @@ class TarShards(ImageList):
         try:
             data = os.pread(_open_shard(shard).fileno(), size, int(self._arrays["offsets"][index]))
         except OSError as error:
-            raise UnreadableImage(self.path(index), (error.strerror or str(error)).lower()) from None
+            raise UnreadableImage(self.path(index), reason(error)) from None
         if len(data) < size:
             raise UnreadableImage(self.path(index), "the tar file is truncated")
         return data

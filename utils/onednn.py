@@ -70,6 +70,8 @@ def fuse_convolutions(module: fx.GraphModule, batch_size: int) -> None:
 
 
 class _Fusion:
+    """`fuse_convolutions` at work on a graph; see there for the arguments."""
+
     def __init__(self, module: fx.GraphModule, batch_size: int) -> None:
         self.module = module
         self.graph = module.graph

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from torch import Tensor
 
-from utils.errors import UserError
+from utils.errors import UserError, reason
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class ResultFile:
             self._file.truncate(complete)
             self._file.seek(complete)
         except OSError as error:
-            raise UserError(f"--save_json_path {path}: {(error.strerror or str(error)).lower()}") from None
+            raise UserError(f"--save_json_path {path}: {reason(error)}") from None
 
     def _complete_part(self) -> int:
         """Notes the images of an earlier run's results; returns where its last whole line ends."""
