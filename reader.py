@@ -39,7 +39,7 @@ from utils.errors import FlagError, UserError, run_script
 from utils.flags import parse
 from utils.image_list import ImageList, SharedArray, open_dataset
 from utils.logger import warn
-from utils.reader_workers import ImageRandom, Job, Transform, terminate, work
+from utils.reader_workers import ImageRandom, Job, Transform, start_worker, terminate
 from utils.transforms import INTERPOLATIONS, EvalTransform, TrainTransform, normalize
 from utils.visualize import write_grid
 
@@ -276,9 +276,7 @@ class OpenCVLoader(Loader):
         gc.freeze()
         try:
             for _ in range(self.workers):
-                process = context.Process(target=work, args=(self._job, self._tasks, *self._reporting), daemon=True)
-                process.start()
-                self._processes.append(process)
+                self._processes.append(start_worker(context, self._job, self._tasks, *self._reporting))
         finally:
             gc.unfreeze()
         if self.pin_memory and not self._page_locked:

@@ -19,6 +19,7 @@ from scipy import stats
 
 import reader
 from reader import Loader, OpenCVLoader
+from utils import reader_workers
 from utils.decode import decode
 from utils.errors import FlagError, UserError
 from utils.image_list import ImageList, open_dataset
@@ -377,6 +378,30 @@ def test_evaluation_has_each_image_once(folder, workers, world_size):
                 expected = transform(decode(loader.images.read(int(index)), loader.images.path(int(index))))
                 np.testing.assert_array_equal(image.numpy(), expected)
     assert sorted(seen) == list(range(37))
+
+
+def test_a_worker_that_does_not_come_up_is_replaced(folder, monkeypatch):
+    """As a fork does that finds a lock of the interpreter held."""
+    expected = contents(training(folder))
+    forks = iter([True, False])
+    state = {"stuck": False}
+    os.register_at_fork(
+        before=lambda: state.update(stuck=next(forks, False)), after_in_child=lambda: state["stuck"] and time.sleep(60)
+    )
+    monkeypatch.setattr(reader_workers, "PATIENCE", 1.0)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda: multiprocessing.context.ForkContext())
+    start = time.monotonic()
+    loader = training(folder, workers=1)
+    assert contents(loader) == expected
+    assert 1 <= time.monotonic() - start < 30
+    loader.close()
+
+    monkeypatch.setattr(reader_workers, "PATIENCE", 0.2)
+    forks = iter([True] * 3)
+    with pytest.raises(
+        UserError, match=r"no reader worker came up within 0\.2 seconds, 3 times over: lower --reader_th"
+    ):
+        next(training(folder, workers=1).epoch(0))
 
 
 def test_spawned_workers_share_the_list(folder, monkeypatch):

@@ -356,6 +356,8 @@ def test_resuming_in_this_process_changes_nothing(train_here, tiny_dataset, tmp_
     for name in ("0", "1", "latest", "best_model"):
         assert_same_checkpoint(whole / name, parts / name)
     assert (whole / "curves.json").read_text() == (parts / "curves.json").read_text()
+    again = train_here(tiny_dataset, tmp_path / "parts", **flags, checkpoint="auto")
+    assert again.code == 0 and "nothing is left to do: the run has its --num_epochs=2" in again.out
 
 
 # ------------------------------------------------------------------------------------------------------ distillation

@@ -69,7 +69,7 @@ def test_told_to_stop(tiny_dataset, tmp_path, number, code):
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == code, output
-    assert "Traceback" not in output
+    assert "Traceback" not in output and "--checkpoint=auto goes on from there" in output
     last = [tuple(map(int, step)) for step in re.findall(r"\[Pass (\d+), train batch (\d+)\]", output)][-1:]
     state = read_state(tmp_path / NETWORK / "latest")
     if last:  # the step printed last is the last one done

@@ -20,6 +20,10 @@ from utils.decode import UnreadableImage
 from utils.errors import UserError
 from utils.image_list import ImageList, SharedArray
 
+# Seconds that a forked worker has to come up, which takes it milliseconds, and how many are tried.
+PATIENCE = 10.0
+ATTEMPTS = 3
+
 
 class Transform(Protocol):
     """What is done to an image, as `utils.transforms` and `utils.crops` have it."""
@@ -118,12 +122,15 @@ def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
 
 
 def work(
+    up: multiprocessing.synchronize.Semaphore | None,
     job: Job,
     tasks: multiprocessing.SimpleQueue,
     results: connection.Connection,
     results_lock: multiprocessing.synchronize.Lock,
 ) -> None:
-    """A worker process: takes tasks, fills rows, reports. Runs until it is terminated."""
+    """A worker process: says that it is up, takes tasks, fills rows, reports. Runs until it is terminated."""
+    if up is not None:
+        up.release()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
@@ -140,6 +147,33 @@ def work(
                 failure = RuntimeError("in a reader worker:\n" + traceback.format_exc())
         with results_lock:
             results.send((slot, problems, failure))
+
+
+def start_worker(
+    context: multiprocessing.context.BaseContext, *arguments: object
+) -> multiprocessing.process.BaseProcess:
+    """Starts a process that does `work(..., *arguments)`.
+
+    A fork copies locks as they are. One of the interpreter's that another thread holds at that moment (PyTorch's, which
+    tidies up after a collective) is never released in the copy, which then waits for ever before it runs a line
+    (Python 3.11 and before). Such a worker is given up, and another one started.
+
+    Raises:
+        UserError: no worker comes up.
+    """
+    for _ in range(ATTEMPTS):
+        # A spawned worker has no such locks, and takes its time to come up.
+        up = context.Semaphore(0) if context.get_start_method() == "fork" else None
+        process = context.Process(target=work, args=(up, *arguments), daemon=True)
+        process.start()
+        if up is None or up.acquire(timeout=PATIENCE):
+            return process
+        process.kill()
+        process.join()
+    raise UserError(
+        f"no reader worker came up within {PATIENCE:g} seconds, {ATTEMPTS} times over: lower --reader_thread, or free "
+        "the machine of other work"
+    )
 
 
 def terminate(processes: list[multiprocessing.process.BaseProcess]) -> None:

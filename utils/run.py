@@ -144,6 +144,8 @@ class Run:
         except (ValueError, KeyError, RuntimeError) as error:
             raise UserError(f"--checkpoint: {folder} does not go with the flags given: {error}") from None
         log(f"resumed from {folder}: epoch {position.epoch}, step {position.step_in_epoch} of it")
+        if position.epoch >= self.args.num_epochs:
+            log(f"nothing is left to do: the run has its --num_epochs={self.args.num_epochs}")
         self._resumed = None
 
     # ----------------------------------------------------------------------------------------------- an epoch
@@ -352,3 +354,5 @@ class Run:
         names = [name for name in ("latest", *figures, "curves.png") if (self.path / name).exists()]
         if names:  # a run that was profiled saves nothing
             log(f"saved in {self.path}: {', '.join(name + figures.get(name, '') for name in names)}")
+        if self.signal:
+            log("stopped on request: the same command with --checkpoint=auto goes on from there")
