@@ -415,7 +415,7 @@ def link(name, target, kind=tarfile.SYMTYPE):
         (link("x/conv1_weights", "", tarfile.CHRTYPE), "a link or a special file"),
         (tarfile.TarInfo("../conv1_weights"), "points outside"),
         (tarfile.TarInfo("x/../../conv1_weights"), "points outside"),
-        (tarfile.TarInfo("/tmp/conv1_weights"), "points outside"),
+        (tarfile.TarInfo("/conv1_weights"), "points outside"),
     ],
 )
 def test_tar_members_out_of_place_are_refused(member, reason, tmp_path):
