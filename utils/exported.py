@@ -41,8 +41,7 @@ class Description:
         class_names: one per class.
         image_shape: channels, height, width.
         resize_short_size, interpolation: as the flags; see `utils.transforms.EvalTransform`.
-        image_mean, image_std: per channel, RGB, for pixels scaled to 0..1; see
-            `utils.transforms.normalize`.
+        image_mean, image_std: per channel, RGB, for pixels scaled to 0..1; see `utils.transforms.normalize`.
         precision: of its arithmetic as exported, float32 or int8.
         params_name: name of the file of weights that belongs to the model file.
         params_bytes, params_sha256: its size and checksum.
@@ -128,8 +127,8 @@ class ExportedNetwork:
         logits = self.run(images).float()
         if logits.shape[1] != len(self.description.class_names):
             raise UserError(
-                f"the model has {logits.shape[1]} classes and names for {len(self.description.class_names)}: "
-                "export the network again"
+                f"--model_file ({self.description.network}): the model has {logits.shape[1]} classes and names for "
+                f"{len(self.description.class_names)}: export the network again"
             )
         return logits
 
