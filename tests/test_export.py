@@ -128,30 +128,25 @@ def size_of(network: str) -> int:
     return SIZES.get(network, 64)
 
 
-FAMILY_MEMBERS = [
-    MEMBERS.get(family, names[0]) for family, names in models.FAMILIES.items() if family not in HUGE_FAMILIES
-]
-# So many networks share a process: each would pay for an import of PyTorch of its own.
-GROUP = 8
+def in_groups(networks: list[str], size: int = 8) -> pytest.MarkDecorator:
+    """Runs a test on so many networks at a time: each alone would pay for an import of PyTorch in a new process."""
+    groups = [networks[n : n + size] for n in range(0, len(networks), size)]
+    return pytest.mark.parametrize("networks", groups, ids=[f"{group[0]}-{group[-1]}" for group in groups])
 
 
-@pytest.mark.parametrize(
-    "networks",
-    [FAMILY_MEMBERS[n : n + GROUP] for n in range(0, len(FAMILY_MEMBERS), GROUP)],
-    ids=lambda networks: f"{networks[0]}-{networks[-1]}",
-)
+@in_groups([MEMBERS.get(family, names[0]) for family, names in models.FAMILIES.items() if family not in HUGE_FAMILIES])
 def test_exported_networks_give_the_same_logits_without_models(networks, tmp_path):
     check_in_a_fresh_process({network: size_of(network) for network in networks}, tmp_path)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("inference_format", ["torch", "onnx"])
-@pytest.mark.parametrize("network", models.list_models())
-def test_every_network_gives_the_same_logits_when_exported(network, inference_format, tmp_path):
+@in_groups(models.list_models())
+def test_every_network_gives_the_same_logits_when_exported(networks, inference_format, tmp_path):
     if inference_format == "onnx":
         pytest.importorskip("onnxruntime")
-    size = models.input_config(network).image_size
-    check_in_a_fresh_process({network: size}, tmp_path, inference_format)
+    sizes = {network: models.input_config(network).image_size for network in networks}
+    check_in_a_fresh_process(sizes, tmp_path, inference_format)
 
 
 def test_onnx_models_give_the_same_logits(tmp_path):
