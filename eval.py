@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from utils.errors import FlagError, explained_sizes, run_script
 from utils.flags import parse
@@ -39,7 +39,13 @@ from utils.metrics import describe, means, total
 from utils.transforms import normalize
 from utils.weights import load_pretrained
 
-Network = Callable[[Tensor], Tensor]
+
+class Subject(NamedTuple):
+    """What is evaluated: a network on its device, how it wants images laid out, and the names it has for classes."""
+
+    network: Callable[[Tensor], Tensor]
+    memory_format: torch.memory_format
+    class_names: list[str] | None = None
 
 
 def main() -> None:
@@ -50,15 +56,15 @@ def main() -> None:
     note_idle_flags(args)
     device = choose_device(args)
     with process_group(device), explained_sizes(args.model):
-        network = load_exported_network(args, device) if args.model_file else load_network(args, device)
+        subject = load_exported_network(args, device) if args.model_file else load_network(args, device)
         if args.crop_sweep:
             sizes = [at_crop_size(args, size) for size in args.crop_sweep]
-            results: Any = [run_evaluation(sized, network, device) for sized in sizes]
+            results: Any = [run_evaluation(sized, subject, device) for sized in sizes]
             if is_main_process():
                 write_sweep(Path(args.crop_sweep_path), args.crop_sweep, results, args.model)
                 log(f"accuracy over crop size: {args.crop_sweep_path}, and the plot beside it")
         else:
-            results = run_evaluation(args, network, device)
+            results = run_evaluation(args, subject, device)
     if args.save_json_path and is_main_process():
         write_text(Path(args.save_json_path), json.dumps(results) + "\n", "--save_json_path")
 
@@ -91,18 +97,17 @@ def at_crop_size(args: argparse.Namespace, size: int) -> argparse.Namespace:
     return sized
 
 
-def load_network(args: argparse.Namespace, device: torch.device) -> Network:
+def load_network(args: argparse.Namespace, device: torch.device) -> Subject:
     """--model with the weights of --pretrained_model."""
     if not args.crop_sweep:
         resolve_input(args)
-    args.class_names = None
-    args.memory_format = memory_format(args, device)
     model = build_model(args)
     log(str(load_pretrained(model, args.pretrained_model)))
-    return model.to(device, memory_format=args.memory_format).eval()
+    layout = memory_format(args, device)
+    return Subject(model.to(device, memory_format=layout).eval(), layout)
 
 
-def load_exported_network(args: argparse.Namespace, device: torch.device) -> Network:
+def load_exported_network(args: argparse.Namespace, device: torch.device) -> Subject:
     """--model_file. Its description takes the place of the flags that say how images are prepared."""
     network = load_exported(args.model_file, args.params_file, device, batch_size=args.batch_size)
     about = network.description
@@ -111,13 +116,12 @@ def load_exported_network(args: argparse.Namespace, device: torch.device) -> Net
             setattr(args, name, getattr(about, name))
     if args.image_shape != about.image_shape or args.crop_size not in (None, about.image_shape[1]):
         raise FlagError(f"--model_file {args.model_file} takes images of {about.image_shape} and no others")
-    args.model, args.class_dim, args.class_names = about.network, len(about.class_names), about.class_names
-    args.memory_format = network.memory_format
+    args.model, args.class_dim = about.network, len(about.class_names)
     log(f"loaded {about.network} from {args.model_file}")
-    return network
+    return Subject(network, network.memory_format, about.class_names)
 
 
-def run_evaluation(args: argparse.Namespace, network: Network, device: torch.device) -> dict[str, float]:
+def run_evaluation(args: argparse.Namespace, subject: Subject, device: torch.device) -> dict[str, float]:
     """Evaluates by the flags and prints the figures.
 
     Returns:
@@ -126,7 +130,7 @@ def run_evaluation(args: argparse.Namespace, network: Network, device: torch.dev
     """
 
     def prepare(images: Tensor) -> Tensor:
-        return normalize(images, args.image_mean, args.image_std, args.memory_format)
+        return normalize(images, args.image_mean, args.image_std, subject.memory_format)
 
     many = args.crop_num > 1
     loader = (crop_loader if many else val_loader)(args, rank(), world_size(), pin_memory=device.type == "cuda")
@@ -135,7 +139,9 @@ def run_evaluation(args: argparse.Namespace, network: Network, device: torch.dev
     batches = to_device(loader.epoch(0), device)
     if args.same_feed:
         batches = copies_of_first(batches, args.same_feed)
-    classify = AverageOverCrops(network, prepare, args.batch_size // world_size()) if many else network
+    classify = subject.network
+    if many:
+        classify = AverageOverCrops(classify, prepare, args.batch_size // world_size())
     inputs = (
         (images if many else prepare(images), labels if new_label is None else new_label[labels])
         for images, labels, _ in batches
@@ -154,7 +160,7 @@ def run_evaluation(args: argparse.Namespace, network: Network, device: torch.dev
     meter.gather()
     report_unreadable(gather_dict(loader.unreadable))
     if is_main_process():
-        report_classes(args, meter)
+        report_classes(args, meter, subject.class_names)
     k = meter.topk
     results = {"Test_loss": values["loss"], "test_acc1": values["acc1"], f"test_acc{k}": values["acck"]}
     log(", ".join(f"{name} {value:.5f}" for name, value in results.items()))
@@ -162,9 +168,9 @@ def run_evaluation(args: argparse.Namespace, network: Network, device: torch.dev
     return {**results, "top1": right, f"top{k}": right_k, "labelled": labelled, "images": int(values["images"])}
 
 
-def report_classes(args: argparse.Namespace, meter: ClassMeter) -> None:
+def report_classes(args: argparse.Namespace, meter: ClassMeter, class_names: list[str] | None) -> None:
     """Writes what was asked for class by class, and warns if the labels seem to be in another order."""
-    names = args.class_names or [str(number) for number in range(args.class_dim)]
+    names = class_names or [str(number) for number in range(args.class_dim)]
     if args.class_map_path:
         names = read_class_names(args.class_map_path, args.class_dim)
     if args.per_class_path:
