@@ -1,8 +1,9 @@
-"""What tests share: the --all option and a small data set."""
+"""What tests share: the --all option, a small data set, and train.py on it."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 # Tests run side by side, and their networks are small: more threads would only wait for each other. The processes that
@@ -48,3 +49,17 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / f"{split}_list.txt").write_text("".join(lines))
     (root / "label_names.txt").write_text("".join(f"{label} {name}\n" for label, name in enumerate(COLOURS)))
     return root
+
+
+@pytest.fixture
+def data(tiny_dataset: Path, tmp_path: Path) -> Path:
+    """A copy of the small data set that a test may spoil."""
+    return Path(shutil.copytree(tiny_dataset, tmp_path / "data"))
+
+
+@pytest.fixture
+def train_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> object:
+    """train.py, called in this process."""
+    from training import InProcess  # it imports PyTorch, which many a file of tests does without
+
+    return InProcess(monkeypatch, capsys)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from training import InProcess, assert_same_checkpoint
+from training import assert_same_checkpoint
 
 import models
 from models.layers import DropPath
@@ -230,8 +230,7 @@ EVERYTHING = {
 
 
 @pytest.mark.parametrize("extra", [{}, {"use_fp16": True, "accumulate_steps": 2, "with_mem_opt": True}])
-def test_all_at_once_and_resumed_to_the_last_bit(monkeypatch, capsys, tiny_dataset, tmp_path, extra):
-    train_here = InProcess(monkeypatch, capsys)
+def test_all_at_once_and_resumed_to_the_last_bit(train_here, tiny_dataset, tmp_path, extra):
     flags = EVERYTHING | extra
     assert train_here(tiny_dataset, tmp_path / "whole", **flags).code == 0
     assert train_here(tiny_dataset, tmp_path / "parts", **flags, max_iter=4).code == 0

@@ -8,11 +8,11 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from archives import tar_of
 from scipy.io import savemat
 
 SOURCE = Path(__file__).resolve().parent.parent / "data" / "ILSVRC2012"
@@ -22,16 +22,6 @@ VAL_NUMBERS = [3, 1, 2, 1]
 ARCHIVES = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_img_val.tar", "ILSVRC2012_img_train.tar")
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="the script downloads with curl")
-
-
-def tar_of(files: dict[str, bytes], mode: str = "w") -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 def small_archives() -> dict[str, bytes]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from archives import tar_of
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
@@ -60,13 +61,7 @@ def variable(array):
 
 
 def tar(mode="w"):
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode=mode) as archive:
-        for name, array in ARRAYS.items():
-            member = tarfile.TarInfo(f"pretrained/{name}")
-            member.size = len(variable(array))
-            archive.addfile(member, io.BytesIO(variable(array)))
-    return content.getvalue()
+    return tar_of({f"pretrained/{name}": variable(array) for name, array in ARRAYS.items()}, mode)
 
 
 def zipped(compression):

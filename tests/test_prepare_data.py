@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import pickle
 import sys
-import tarfile
 from pathlib import Path
 from types import ModuleType
 
 import cv2
 import numpy as np
 import pytest
+from archives import tar_of
 
 from utils.classmap import read_class_names
 from utils.image_list import open_dataset
@@ -75,11 +74,7 @@ def cifar10(tmp_path) -> ModuleType:
 
 
 def write_tar(path: Path, files: dict[str, bytes]) -> str:
-    with tarfile.open(path, f"w:{path.suffix[1:]}") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
+    path.write_bytes(tar_of(files, f"w:{path.suffix[1:]}"))
     return str(path)
 
 

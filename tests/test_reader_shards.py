@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
-
 import cv2
 import numpy as np
 import pytest
 import torch
+from archives import tar_of
 
 from reader import OpenCVLoader
 from utils.errors import UserError
@@ -25,11 +23,7 @@ def jpeg(number: int) -> bytes:
 
 def write_shard(path, members: dict[str, bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, data in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
+    path.write_bytes(tar_of(members))
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ import socket
 import struct
 import subprocess
 import sys
-import tarfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -25,8 +24,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from archives import tar_of
 from PIL import Image
-from training import NETWORK, ROOT, SMALL, InProcess, Result, environment
+from training import NETWORK, ROOT, SMALL, Result, environment
 
 import models
 from utils.checkpoint import find_checkpoint, read_state
@@ -37,11 +37,6 @@ from utils.image_list import ImageList, SharedArray, open_dataset
 from utils.weights import load_pretrained
 
 INPUT = ["--model=" + NETWORK, "--class_dim=4", "--image_shape=3,32,32", "--resize_short_size=32", "--reader_thread=0"]
-
-
-@pytest.fixture
-def train_here(monkeypatch, capsys) -> InProcess:
-    return InProcess(monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -57,12 +52,6 @@ def command(monkeypatch, capsys):
         return Result(end.value.code, captured.out, captured.err)
 
     return call
-
-
-@pytest.fixture
-def data(tiny_dataset, tmp_path) -> Path:
-    """A copy of the data set to spoil."""
-    return Path(shutil.copytree(tiny_dataset, tmp_path / "data"))
 
 
 @pytest.fixture(scope="module")
@@ -226,11 +215,7 @@ def test_links_that_lead_back(data):
 
 
 def test_a_shard_with_an_absurd_label(tmp_path):
-    with tarfile.open(tmp_path / "train.tar", "w") as archive:
-        for name, content in (("a.jpg", b"x"), ("a.cls", b"9" * 20)):
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
+    (tmp_path / "train.tar").write_bytes(tar_of({"a.jpg": b"x", "a.cls": b"9" * 20}))
     with pytest.raises(UserError, match="not the number of a class"):
         open_dataset(str(tmp_path), "train", 4)
 

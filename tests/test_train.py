@@ -18,24 +18,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from training import NETWORK, ROOT, InProcess, assert_same_checkpoint, environment, losses
+from training import NETWORK, ROOT, assert_same_checkpoint, environment, losses
 
 import models
 from utils import checkpoint
 from utils.checkpoint import find_checkpoint
 from utils.weights import load_pretrained
-
-
-@pytest.fixture
-def train_here(monkeypatch, capsys) -> InProcess:
-    return InProcess(monkeypatch, capsys)
-
-
-@pytest.fixture
-def data(tiny_dataset, tmp_path) -> Path:
-    """A copy of the data set that a test may spoil."""
-    return Path(shutil.copytree(tiny_dataset, tmp_path / "data"))
-
 
 # ------------------------------------------------------------------------------------------------- a run's results
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training import NETWORK, InProcess, assert_same_checkpoint, losses, run, start, wait_for
+from training import NETWORK, assert_same_checkpoint, losses, run, start, wait_for
 
 import models
 from utils import checkpoint
@@ -93,9 +93,8 @@ def test_two_processes_told_to_stop(tiny_dataset, tmp_path):
     assert "resumed from" in output
 
 
-def test_stopped_while_it_validates(monkeypatch, capsys, tiny_dataset, tmp_path):
+def test_stopped_while_it_validates(train_here, monkeypatch, tiny_dataset, tmp_path):
     """The validation is done again when the run is resumed, and nothing else is."""
-    train_here = InProcess(monkeypatch, capsys)
     flags = {"num_epochs": 2, "test_batch_size": 2, "use_ema": True}
     assert train_here(tiny_dataset, tmp_path / "whole", **flags).code == 0
 
@@ -119,9 +118,8 @@ def test_stopped_while_it_validates(monkeypatch, capsys, tiny_dataset, tmp_path)
         assert_same_checkpoint(tmp_path / "whole" / NETWORK / name, tmp_path / "stopped" / NETWORK / name)
 
 
-def test_full_disk(monkeypatch, capsys, tiny_dataset, tmp_path):
+def test_full_disk(train_here, monkeypatch, tiny_dataset, tmp_path):
     """What cannot be saved is a warning; earlier checkpoints stay, and the next one is tried."""
-    train_here = InProcess(monkeypatch, capsys)
     save_weights = checkpoint.save_weights
     calls = []
 

@@ -2,7 +2,6 @@
 
 import argparse
 import gzip
-import io
 import os
 import pickle
 import re
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import zoo
+from archives import tar_of
 from safetensors.torch import save_file
 
 import ema_clean
@@ -78,11 +78,7 @@ def write_folder(variables, folder):
 
 
 def write_tar(variables, path, mode="w", folder="x_pretrained/"):
-    with tarfile.open(path, mode) as tar:
-        for name, content in variables.items():
-            member = tarfile.TarInfo(folder + name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
+    path.write_bytes(tar_of({folder + name: content for name, content in variables.items()}, mode))
 
 
 def write_zip(variables, path, compression=zipfile.ZIP_DEFLATED):
