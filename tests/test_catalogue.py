@@ -40,9 +40,8 @@ def test_figures(name, parameters, multiply_adds):
 def test_published_accuracy():
     facts = catalogue.read()["ResNet50_vd"]
     assert (facts.image_size, facts.top1, facts.top5) == (224, 79.12, 94.44)
-    assert "| ResNet50_vd | 25.58 M | 4.329 G | 224 x 224 | 79.12 | 94.44 | `ResNet50_vd_pretrained.tar` |" in (
-        TABLE.read_text().splitlines()
-    )
+    row = "| ResNet50_vd | 25.58 M | 4.329 G | 224 x 224 | 79.12 | 94.44 | [ResNet50_vd_pretrained.tar](https://"
+    assert any(line.startswith(row) for line in TABLE.read_text().splitlines())
 
 
 @pytest.mark.parametrize(

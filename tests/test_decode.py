@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -186,3 +188,57 @@ def test_without_nvimgcodec_opencv_decodes(monkeypatch):
     data = CONVERTED["baseline"][0]
     region = decode_region(parse_jpeg(data, "x"), (3, 5, 50, 60))
     np.testing.assert_array_equal(region, decode(data, "x")[3:53, 5:65])
+
+
+# ----------------------------------------------------------------------------------------- what no decoder may be given
+
+
+def png(width: int, height: int, data: bytes = b"") -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("kind", ["larger than allowed", "far larger", "no width", "PNM", "JPEG"])
+def test_headers_of_huge_images(kind):
+    """A few bytes that claim gigabytes: refused without the memory."""
+    jpeg = bytearray(cv2.imencode(".jpg", np.zeros((9, 9, 3), np.uint8))[1].tobytes())
+    at = jpeg.index(b"\xff\xc0") + 5
+    jpeg[at : at + 4] = b"\xff\xff\xff\xff"
+    content = {
+        "larger than allowed": png(40_000, 40_000),
+        "far larger": png(2**31 - 1, 2**31 - 1),
+        "no width": png(0, 10),
+        "PNM": b"P6\n999999 999999\n255\nabc",
+        "JPEG": bytes(jpeg),
+    }[kind]
+    with pytest.raises(UnreadableImage):
+        decode(content, "bomb")
+
+
+def test_suffixes_and_animations():
+    """The content counts, not the name; of an animation, the first frame."""
+    first, second = np.full((20, 30, 3), 200, np.uint8), np.zeros((20, 30, 3), np.uint8)
+    for kind in ("GIF", "WEBP", "PNG"):
+        file = io.BytesIO()
+        options = {"lossless": True} if kind == "WEBP" else {}
+        frames = {"save_all": True, "append_images": [Image.fromarray(second)], **options}
+        Image.fromarray(first).save(file, kind, **frames)
+        np.testing.assert_array_equal(decode(file.getvalue(), "photo.jpg"), first)
+
+
+def test_what_cannot_be_an_image_for_us():
+    for kind, mode in (("TIFF", "F"), ("TIFF", "I")):
+        file = io.BytesIO()
+        Image.new(mode, (9, 9)).save(file, kind)
+        with pytest.raises(UnreadableImage):
+            decode(file.getvalue(), mode)
+    for content in (
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"<html>404</html>",
+        b"\0\0\0\x18ftypheic" + bytes(90),
+    ):
+        with pytest.raises(UnreadableImage):
+            decode(content, "image.jpg")
