@@ -1,4 +1,4 @@
-"""Networks that are not as they were initialised, for tests of what a trained network goes through."""
+"""Networks that are not as they were initialised, and small steps of training, for tests of what is done to them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 import models
+from utils.engine import TrainStep
+from utils.optimizer import Schedule, build_optimizer
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -38,3 +40,31 @@ def assert_same_logits(model: nn.Module, other: nn.Module) -> None:
     """Both in evaluation mode, on `IMAGES`."""
     expected: Tensor = model.eval()(IMAGES)
     assert (other.eval()(IMAGES) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+SCHEDULE = Schedule("default_decay", lr=0.05, steps_per_epoch=10, num_epochs=1)
+
+
+def batch(seed: int = 0, count: int = 8, classes: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(count, 3, 32, 32, generator=generator)
+    return images, torch.randint(classes, (count,), generator=generator)
+
+
+def network(name: str = "ResNet18", seed: int = 0) -> nn.Module:
+    """A network for five classes, as it is initialised."""
+    torch.manual_seed(seed)
+    return models.build(name, class_dim=5)
+
+
+def make_step(model: nn.Module, strategy: str = "default_decay", optimizer: str | None = None, **options) -> TrainStep:
+    return TrainStep(model, build_optimizer(model, strategy, 0.05, 1e-4, optimizer=optimizer), SCHEDULE, **options)
+
+
+def assert_same(one: nn.Module, other: nn.Module, **tolerance) -> None:
+    """Both have the same parameters and statistics: equal ones, if no tolerance is given."""
+    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        torch.testing.assert_close(
+            a, b, **(tolerance or {"rtol": 0, "atol": 0}), msg=lambda m, name=name: f"{name}: {m}"
+        )

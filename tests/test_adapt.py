@@ -1,6 +1,5 @@
 """Networks at another image size than published: how they are built, and what becomes of a file's positions."""
 
-import argparse
 import importlib
 import pickle
 import re
@@ -13,8 +12,7 @@ import models
 from models.layers import paddleclas_names
 from models.levit import distances
 from models.swin import SwinTransformer, relative_positions
-from utils import convert_weights, flags
-from utils.build import build_model
+from utils import convert_weights
 from utils.errors import FlagError, UserError
 from utils.weights import linear_weights, load_pretrained
 
@@ -185,38 +183,6 @@ def test_where_sizes_have_to_agree(tmp_path):
 # ------------------------------------------------------------------------------------------------------- by the flags
 
 
-def arguments(*words):
-    return flags.parse("infer", ["--pretrained_model=x", "--image_path=x", "--class_dim=7", *words])
-
-
-@pytest.mark.parametrize(
-    ("words", "size"),
-    [
-        (["--model=DeiT_tiny_distilled_patch16_224"], 224),
-        (["--model=DeiT_base_distilled_patch16_384", "--image_shape", "3", "224", "224"], 224),
-        (["--model=ViT_base_patch32_384"], 384),
-        (["--model=SwinTransformer_tiny_patch4_window7_224", "--image_shape=3,384,384"], 384),
-        (["--model=LeViT_128S", "--image_shape=3,256,256"], 256),
-        (["--model=TNT_small", "--image_shape=3,384,384"], 384),
-    ],
-)
-def test_the_network_is_built_for_image_shape(words, size):
-    with torch.device("meta"):
-        assert build_model(arguments(*words)).image_size == size
-
-
-@pytest.mark.parametrize(
-    ("shape", "reason"),
-    [
-        ("3,224,256", "--image_shape: DeiT_tiny_patch16_224 is built for square images, not 224 x 256"),
-        ("3,100,100", "--image_shape: a transformer with patches of 16 x 16 takes images whose size is a multiple of"),
-    ],
-)
-def test_sizes_that_a_network_cannot_have(shape, reason):
-    with pytest.raises(FlagError, match=re.escape(reason)):
-        build_model(arguments("--model=DeiT_tiny_patch16_224", f"--image_shape={shape}"))
-
-
 @pytest.mark.parametrize("name", ["RedNet26", "MobileViT_XXS", "MobileViTV2_x0_5", "CSWinTransformer_tiny_224"])
 def test_sizes_that_only_the_images_show(name):
     with torch.device("meta"), pytest.raises(FlagError, match=r"--image_shape: .* multiple of"):
@@ -257,8 +223,3 @@ def test_conversion_keeps_the_size(monkeypatch, tmp_path):
     convert_weights.main()
     converted = torch.load(tmp_path / "converted.pth", weights_only=True)
     assert torch.equal(converted["pos_embed"], source.pos_embed)
-
-
-def test_only_square_networks_ask_for_squares():
-    args = argparse.Namespace(model="MobileNetV1_x0_25", class_dim=7, image_shape=[3, 32, 64], given={"image_shape"})
-    assert build_model(args)(torch.zeros(1, 3, 32, 64)).shape == (1, 7)

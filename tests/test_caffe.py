@@ -27,8 +27,6 @@ from test_models_torchvision import error_of_logits, torchvision_network
 
 import models
 from models.layers import UPSCALE_IN_TRAIN, Dropout
-from utils import flags
-from utils.build import resolve_input
 from utils.caffe_format import read_caffemodel
 from utils.errors import FormatError, UserError
 from utils.weights import Weights, load_pretrained, load_weights
@@ -234,31 +232,6 @@ def test_reading_makes_no_copies():
 
 
 # --------------------------------------------------------------------------------------------------- means, other files
-
-
-@pytest.mark.parametrize(
-    ("name", "bgr_mean", "bgr_std"),
-    [
-        ("ResNet101_v2", (102.9801, 115.9465, 122.7717), (1, 1, 1)),
-        ("ResNet269_v2", (102.9801, 115.9465, 122.7717), (1, 1, 1)),
-        ("InceptionV3_caffe", (128, 128, 128), (128, 128, 128)),
-        ("InceptionV4_caffe", (128, 128, 128), (128, 128, 128)),
-        ("InceptionResNetV2_caffe", (128, 128, 128), (128, 128, 128)),
-        ("InceptionResNetV2", (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
-        ("ResNeXt50_32x4d", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)),
-        ("WideResNet50_2", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)),
-        ("InceptionV3", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)),
-        ("ResNet50_vd_v2", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)),
-    ],
-)
-def test_means(name, bgr_mean, bgr_std):
-    args = flags.parse("infer", [f"--model={name}", "--pretrained_model=x"])
-    resolve_input(args)
-    assert args.image_mean == pytest.approx([value / 255 for value in reversed(bgr_mean)])
-    assert args.image_std == pytest.approx([value / 255 for value in reversed(bgr_std)])
-    args = flags.parse("infer", [f"--model={name}", "--pretrained_model=x", "--image_mean", "0.1", "0.2", "0.3"])
-    resolve_input(args)
-    assert args.image_mean == [0.1, 0.2, 0.3]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""One training step: precision, accumulation, memory, distillation; and that nothing in it waits for the device."""
+"""One training step: precision, accumulation, clipping, distillation; and that nothing in it waits for the device."""
 
 from __future__ import annotations
 
@@ -10,47 +10,21 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from networks import SCHEDULE, assert_same, batch, make_step, network
 from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import models
 from utils.augment import mix
-from utils.build import build_train_step
 from utils.ema import ExponentialMovingAverage
 from utils.engine import Distillation, TrainStep
-from utils.flags import parse
-from utils.loss import Targets, jensen_shannon_loss, soft_label_loss
-from utils.memory import checkpoint_activations
+from utils.loss import Targets, soft_label_loss
 from utils.metrics import Meter, total
-from utils.optimizer import RMSProp, Schedule, build_optimizer
+from utils.optimizer import build_optimizer
 from utils.transforms import normalize
 
-SCHEDULE = Schedule("default_decay", lr=0.05, steps_per_epoch=10, num_epochs=1)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
-
-
-def batch(seed: int = 0, count: int = 8, classes: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(count, 3, 32, 32, generator=generator)
-    return images, torch.randint(classes, (count,), generator=generator)
-
-
-def network(name: str = "ResNet18", seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return models.build(name, class_dim=5)
-
-
-def make_step(model: nn.Module, strategy: str = "default_decay", optimizer: str | None = None, **options) -> TrainStep:
-    return TrainStep(model, build_optimizer(model, strategy, 0.05, 1e-4, optimizer=optimizer), SCHEDULE, **options)
-
-
-def assert_same(one: nn.Module, other: nn.Module, **tolerance) -> None:
-    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
-        torch.testing.assert_close(
-            a, b, **(tolerance or {"rtol": 0, "atol": 0}), msg=lambda m, name=name: f"{name}: {m}"
-        )
 
 
 # ---------------------------------------------------------------------------------------------------- accumulation
@@ -71,27 +45,6 @@ def test_accumulation_is_the_whole_batch(steps):
 
 
 # ----------------------------------------------------------------------------------------------------- loss scaling
-
-
-def test_rmsprop_leaves_out_steps_with_infinite_gradients():
-    """Told by GradScaler as a fused optimizer is: a bad step changes nothing, a good one is the unscaled one."""
-    torch.manual_seed(0)
-    start = torch.randn(7)
-    scaled, plain = nn.Parameter(start.clone()), nn.Parameter(start.clone())
-    optimizers = [RMSProp([p], lr=0.1, epsilon=0.001, weight_decay=0.01) for p in (scaled, plain)]
-    for step in range(4):
-        gradient = torch.randn(7)
-        bad = step in (0, 2)
-        optimizers[0].grad_scale, optimizers[0].found_inf = torch.tensor([64.0]), torch.tensor([float(bad)])
-        scaled.grad = gradient * 64
-        if bad:
-            scaled.grad[3] = torch.inf
-        optimizers[0].step()
-        if not bad:
-            plain.grad = gradient
-            optimizers[1].step()
-        torch.testing.assert_close(scaled, plain)
-    assert torch.isfinite(scaled).all()
 
 
 @pytest.mark.parametrize("strategy", ["default_decay", "exponential_decay_warmup", "adam_decay"])
@@ -144,18 +97,6 @@ def test_a_compiled_network_has_the_same_gradients():
     assert_same(model, compiled, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("flag", ["use_compile", "fuse_elewise_add_act_ops", "fuse_bn_act_ops"])
-def test_flags_that_compile(flag, monkeypatch):
-    """They compile the network before its first step, and nothing else does."""
-    calls = []
-    monkeypatch.setattr(nn.Module, "compile", lambda module: calls.append(module))
-    for given in (f"--{flag}=False", f"--{flag}=True"):
-        args = parse("train", [given, "--model=MobileNetV1_x0_25", "--class_dim=5"])
-        model = network("MobileNetV1_x0_25")
-        build_train_step(args, model, torch.device("cpu"))
-    assert calls == [model]
-
-
 # ------------------------------------------------------------------------------------------------------- resuming
 
 
@@ -176,69 +117,7 @@ def test_a_state_of_another_memory_format_is_taken_up(strategy):
     assert_same(*models_, rtol=1e-6, atol=1e-9)
 
 
-# ---------------------------------------------------------------------------------------------------------- memory
-
-
-@pytest.mark.parametrize("name", ["ResNet18", "DenseNet121", "MobileNetV2_x0_25", "SE_ResNet18_vd"])
-def test_checkpointed_activations(name):
-    """The same losses, parameters and running statistics, with fewer bytes kept for the gradient."""
-    model = network(name).train()
-    saving = copy.deepcopy(model)
-    assert checkpoint_activations(saving) > 1
-    assert kept_bytes(copy.deepcopy(saving)) < 0.7 * kept_bytes(copy.deepcopy(model))
-    steps = make_step(model), make_step(saving)
-    for number in range(2):
-        images, labels = batch(number)
-        losses = []
-        for step in steps:
-            torch.manual_seed(number)  # of dropout
-            losses.append(step(images, Targets(labels))[0])
-        assert losses[0] == losses[1]
-    assert_same(model, saving)
-
-
-def kept_bytes(model: nn.Module) -> int:
-    """Bytes of the tensors that a forward pass keeps for the gradient, parameters aside."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
-    sizes: dict[int, int] = {}
-    alive = []
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            sizes[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor)  # so that no address is used twice
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(batch()[0])
-    return sum(sizes.values())
-
-
 # ----------------------------------------------------------------------------------------------------- distillation
-
-
-def test_distillation_losses():
-    torch.manual_seed(0)
-    student, teacher = torch.randn(6, 5, dtype=torch.float64), torch.randn(6, 5, dtype=torch.float64)
-    p, q = student.softmax(1), teacher.softmax(1)
-    m = (p + q) / 2
-    js = ((p * (p / m).log()).sum(1) + (q * (q / m).log()).sum(1)).mean() / 2
-    torch.testing.assert_close(jensen_shannon_loss(student, teacher).double(), js, rtol=1e-5, atol=1e-7)
-    assert jensen_shannon_loss(student, student).abs() < 1e-6
-    torch.testing.assert_close(jensen_shannon_loss(student, teacher), jensen_shannon_loss(teacher, student))
-
-    soft = -4 * ((teacher / 2).softmax(1) * (student / 2).log_softmax(1)).sum(1).mean()
-    torch.testing.assert_close(soft_label_loss(student, teacher, 2.0).double(), soft, rtol=1e-5, atol=1e-7)
-
-    # Side classifiers learn from the teacher too, with 0.3 each.
-    outputs = student, teacher, 2 * student
-    sides = jensen_shannon_loss(student, teacher) + 0.3 * jensen_shannon_loss(2 * student, teacher)
-    torch.testing.assert_close(Distillation(nn.Identity(), "js")(None, outputs, teacher), sides)
-    hard = torch.tensor(3.0, dtype=torch.float64)
-    sides = sum(w * soft_label_loss(x, teacher, 2.0) for w, x in zip((1, 0.3, 0.3), outputs, strict=True))
-    loss = Distillation(nn.Identity(), "soft", 2.0, 0.25)(hard, outputs, teacher)
-    torch.testing.assert_close(loss, 0.75 * hard + 0.25 * sides)
 
 
 def test_the_teacher_stays_as_it_is():
@@ -407,3 +286,62 @@ def test_an_optimizer_that_is_not_fused_is_found():
     with HostReads() as reads:
         step(images, Targets(labels))
     assert "item" in reads.found
+
+
+# ------------------------------------------------------------------------------------------------------------- clipping
+
+
+def small_network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.LayerNorm(6), nn.GELU(), nn.Linear(6, 5))
+
+
+def small_batch() -> tuple[torch.Tensor, Targets]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(8, 3, 2, 2, generator=generator)
+    return images, Targets(torch.randint(5, (8,), generator=generator))
+
+
+def clipped_gradients(clip_norm: float, **options) -> np.ndarray:
+    """The gradients of a step, as plain SGD applies them; in float64, to tell them from how the parameters change."""
+    model = small_network().double()
+    optimizer = torch.optim.SGD(model.parameters(), SCHEDULE.lr)
+    step = TrainStep(model, optimizer, SCHEDULE, clip_norm=clip_norm, **options)
+    before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+    images, targets = small_batch()
+    step(images.double(), targets)
+    return ((before - nn.utils.parameters_to_vector(model.parameters()).detach()) / SCHEDULE.lr).numpy()
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_clipping_is_by_the_norm_of_all_gradients(parts):
+    free = clipped_gradients(0.0)
+    norm = np.linalg.norm(free)
+    np.testing.assert_allclose(
+        clipped_gradients(0.25 * norm, accumulate_steps=parts), 0.25 * free, rtol=1e-5, atol=1e-12
+    )
+    np.testing.assert_array_equal(clipped_gradients(2.0 * norm), free)
+
+
+def test_clipping_is_of_gradients_without_the_loss_scale():
+    options = {"amp_dtype": torch.float16, "loss_scale": 256.0}
+    free = clipped_gradients(0.0, **options)
+    norm = np.linalg.norm(free)
+    np.testing.assert_allclose(clipped_gradients(0.25 * norm, **options), 0.25 * free, rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(clipped_gradients(2.0 * norm, **options), free)
+
+
+def test_a_step_that_overflows_is_skipped_when_clipping_too():
+    model = small_network()
+    step = TrainStep(
+        model,
+        build_optimizer(model, "default_decay", 0.01, 0.0, optimizer="adamw"),
+        SCHEDULE,
+        clip_norm=1.0,
+        amp_dtype=torch.float16,
+        loss_scale=2.0**100,
+    )
+    before = copy.deepcopy(model.state_dict())
+    step(*small_batch())
+    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+    assert step.scaler.get_scale() == 2.0**99

@@ -251,3 +251,22 @@ def test_old_checkpoints_are_deleted(tmp_path):
         for epoch in range(12):
             run_folder.save([str(epoch), "latest"], model, Position(8), {"step": epoch}, None, {})
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"10", "11", "latest"}
+
+
+EVERYTHING = {
+    "model": "DeiT_tiny_patch16_224", "lr": 1e-3, "lr_strategy": "cosine_decay_warmup", "warm_up_epochs": 0.5,
+    "min_lr": 1e-5, "optimizer": "adamw", "clip_norm": 1.0, "drop_path": 0.2, "use_ra": True, "random_erasing": 0.25,
+    "use_mixup": True, "mixup_alpha": 0.8, "use_cutmix": True, "use_label_smoothing": True, "use_ema": True,
+    "num_epochs": 2, "validate": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("extra", [{}, {"use_fp16": True, "accumulate_steps": 2, "with_mem_opt": True}])
+def test_all_at_once_and_resumed_to_the_last_bit(train_here, tiny_dataset, tmp_path, extra):
+    flags = EVERYTHING | extra
+    assert train_here(tiny_dataset, tmp_path / "whole", **flags).code == 0
+    assert train_here(tiny_dataset, tmp_path / "parts", **flags, max_iter=4).code == 0
+    result = train_here(tiny_dataset, tmp_path / "parts", **flags, checkpoint="auto")
+    assert result.code == 0 and "resumed from" in result.out
+    name = EVERYTHING["model"]
+    assert_same_checkpoint(tmp_path / "whole" / name / "latest", tmp_path / "parts" / name / "latest")
