@@ -13,7 +13,7 @@ usage: bash run.sh COMMAND [arguments]
   eval [flags]          eval.py: accuracy of weights
   infer [flags]         infer.py: classify images, or export a network
   predict [flags]       predict.py: classify images with an exported network
-  test [--all] [...]    the test suite; --all checks every network, other arguments go to pytest
+  test [--all] [...]    the test suite; --all: hours, every network; other arguments go to pytest
   bench [NAME [...]]    all benchmarks, or benchmarks/NAME.py with its arguments
   check-docs [FILE.md]  runs the commands of the documentation: several minutes; --parse only checks their flags
 

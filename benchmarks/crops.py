@@ -1,6 +1,6 @@
 """Throughput of 12-crop evaluation, beside single crops one image at a time and beside the network alone.
 
-python benchmarks/crops.py --model=ResNet50 --data_dir=data/ILSVRC2012
+python benchmarks/crops.py --model=ResNet50 [--data_dir=data/ILSVRC2012]      without: made-up pictures
 
 Three ways to evaluate 12 crops of the same images, in turn, so that a change of the machine's load meets them all:
 eval.py's (decoding, cropping, copying, all crops in batches); the same crops one after the other through the network;
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 import models
+from benchmarks.reader import write_pictures
 from reader import crop_loader
 from utils.allocator import keep_freed_memory
 from utils.crops import AverageOverCrops
@@ -29,24 +31,43 @@ from utils.engine import to_device
 from utils.transforms import normalize
 
 CROPS = 12
+MADE_UP = 21  # one batch of crops
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="ResNet50")
-    parser.add_argument("--data_dir", required=True)
+    parser.add_argument("--data_dir", help=f"as train.py's; without, {MADE_UP} pictures are made up")
     parser.add_argument("--batch_size", type=int, default=252, help="crops per batch")
     parser.add_argument("--images", type=int, default=0, help="images per round; 0: all")
     parser.add_argument("--singles", type=int, default=20, help="images of which single crops are timed")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--reader_thread", type=int, default=16)
+    parser.add_argument("--cpu", action="store_true", help="also where there is a GPU")
     args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as made_up:
+        if not args.data_dir:
+            print(f"no --data_dir given: {MADE_UP} made-up pictures of 375 x 500")
+            args.data_dir = make_data_set(made_up)
+        report(measure(args))
+
+
+def make_data_set(folder: str) -> str:
+    """A --data_dir of made-up pictures for validation, in `folder`."""
+    pictures = Path(folder) / "val" / "class"
+    pictures.mkdir(parents=True)
+    write_pictures(str(pictures), MADE_UP)
+    return folder
+
+
+def measure(args: argparse.Namespace) -> dict[str, list[float]]:
+    """Crops per second of each way, in each round."""
     about = models.input_config(args.model)
     args.class_dim, args.crop_num, args.reader_buf_size = 1000, CROPS, 8192
     args.image_shape, args.resize_short_size = [3, about.image_size, about.image_size], about.resize_short_size
     args.interpolation = about.interpolation
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
     if device.type == "cpu":
         keep_freed_memory()  # as eval.py does
     model = models.build(args.model).to(device, memory_format=torch.channels_last).eval()
@@ -93,7 +114,7 @@ def main() -> None:
                 if number:  # the first round starts the workers and warms up
                     speeds[name].append(speed)
     loader.close()
-    report(speeds)
+    return speeds
 
 
 def crops_per_second(way: Callable[[], int], device: torch.device) -> float:

@@ -30,9 +30,12 @@ layers and attention) for one image of the given size. Accuracy in percent on Im
 with the weight file; "as X" marks other weights of network X. `python train.py --list_models` prints the short
 form.
 
-The weight files are named as the original published them; PaddleClas's have the same names and end in `.pdparams`. Both
-load with `--pretrained_model`. How closely each network reproduces the original: [parity.md](parity.md).
+The weight files are those that the original published, linked as it linked them (ResNeXt101_64x4d to the file of
+ResNeXt50_64x4d, which does not fit it). PaddleClas's have the same names, end in `.pdparams`, and are linked in
+[its own list](https://github.com/PaddlePaddle/PaddleClas/blob/release/2.6/docs/zh_CN/models/ImageNet1k/model_list.md).
+Both load with `--pretrained_model`. How closely each network reproduces the original: [parity.md](parity.md).
 """
+WEIGHTS = "https://paddle-imagenet-models-name.bj.bcebos.com"
 
 
 def family(module: str) -> tuple[str, list[str]]:
@@ -64,7 +67,7 @@ def row(name: str, facts: Facts, files: list[str], first: str) -> str:
         f"{facts.multiply_adds / 1e9:.3f} G",
         f"{facts.image_size} x {facts.image_size}",
         *accuracy,
-        ", ".join(f"`{file}`" for file in files),
+        ", ".join(f"[{file}]({WEIGHTS}/{file})" for file in files),
     ]
     return f"| {' | '.join(cells)} |"
 
