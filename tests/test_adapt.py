@@ -12,7 +12,6 @@ import models
 from models.layers import paddleclas_names
 from models.levit import distances
 from models.swin import SwinTransformer, relative_positions
-from utils import convert_weights
 from utils.errors import FlagError, UserError
 from utils.weights import linear_weights, load_pretrained
 
@@ -205,21 +204,3 @@ def test_evaluation_at_another_size(tiny_dataset, monkeypatch, capsys, tmp_path)
     )  # fmt: skip
     output = capsys.readouterr()
     assert "interpolated pos_embed from another image size" in output.out + output.err
-
-
-def test_conversion_keeps_the_size(monkeypatch, tmp_path):
-    source = build("DeiT_tiny_patch16_224", 32)
-    torch.save(source.state_dict(), tmp_path / "weights.pth")
-    words = [
-        "--model=DeiT_tiny_patch16_224",
-        "--class_dim=7",
-        f"--input={tmp_path / 'weights.pth'}",
-        f"--output={tmp_path / 'converted.pth'}",
-    ]
-    monkeypatch.setattr("sys.argv", ["convert_weights.py", *words])
-    with pytest.raises(UserError, match="another image size: give the --image_shape"):
-        convert_weights.main()
-    monkeypatch.setattr("sys.argv", ["convert_weights.py", *words, "--image_shape=3,32,32"])
-    convert_weights.main()
-    converted = torch.load(tmp_path / "converted.pth", weights_only=True)
-    assert torch.equal(converted["pos_embed"], source.pos_embed)

@@ -11,24 +11,19 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import zipfile
-import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from training import NETWORK, ROOT, SMALL, Result, environment
+from training import NETWORK, ROOT, Result, environment
 
 import models
-from utils.checkpoint import find_checkpoint, read_state
-from utils.distributed import process_group
-from utils.errors import UserError, run_script
-from utils.weights import load_pretrained
+from utils.errors import run_script
 
 INPUT = ["--model=" + NETWORK, "--class_dim=4", "--image_shape=3,32,32", "--resize_short_size=32", "--reader_thread=0"]
 
@@ -54,18 +49,6 @@ def weights(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "weights.pth"
     torch.save(models.build(NETWORK, class_dim=4).state_dict(), path)
     return path
-
-
-@pytest.fixture(scope="module")
-def finished(tiny_dataset, tmp_path_factory) -> Path:
-    """A run of two epochs, to be copied."""
-    out = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
-        words = {**SMALL, "num_epochs": 2, "data_dir": tiny_dataset, "model_save_dir": out, "use_ema": True}
-        patch.setattr(sys, "argv", ["train.py", *(f"--{name}={value}" for name, value in words.items())])
-        run_script(importlib.import_module("train").main)
-    assert end.value.code == 0
-    return out
 
 
 # ------------------------------------------------------------------------------------------------------------ flags
@@ -124,12 +107,6 @@ def test_an_unknown_strategy_is_a_warning(train_here, tiny_dataset, tmp_path):
     assert "warning: --lr_strategy: unknown strategy 'cosine', the rate stays at 0.01; known: piecewise" in result.err
 
 
-def test_a_run_too_short_to_profile(train_here, tiny_dataset, tmp_path):
-    result = train_here(tiny_dataset, tmp_path, is_profiler=True, profiler_path=tmp_path / "profile", validate=False)
-    assert result.code == 0 and not (tmp_path / "profile").exists()
-    assert "warning: --is_profiler: the run was too short, nothing was profiled: lower --print_step" in result.err
-
-
 def test_a_batch_larger_than_the_data(command, weights, tiny_dataset):
     """Evaluation does without; only what memory cannot hold is refused."""
     flags = [*INPUT, f"--pretrained_model={weights}", f"--data_dir={tiny_dataset}"]
@@ -182,131 +159,6 @@ def test_damaged_bytes_never_end_a_run(command, tiny_dataset, weights, tmp_path)
     assert left_out >= 1 and len(out.read_text().splitlines()) == 62 - left_out
 
 
-# ---------------------------------------------------------------------------------------------------------- weights
-
-
-def test_counters_in_half_precision_are_left_out(weights, tmp_path):
-    state = torch.load(weights)
-    torch.save({name: tensor.half() for name, tensor in state.items()}, tmp_path / "half.pth")
-    model = models.build(NETWORK, class_dim=4)
-    load_pretrained(model, tmp_path / "half.pth")
-    torch.testing.assert_close(model.fc.weight.detach(), state["fc.weight"].half().float(), rtol=0, atol=0)
-
-
-def test_weights_that_are_not_finite_are_reported(weights, tmp_path, capsys):
-    state = torch.load(weights)
-    state["fc.bias"][2] = torch.nan
-    torch.save(state, tmp_path / "nan.pth")
-    load_pretrained(models.build(NETWORK, class_dim=4), tmp_path / "nan.pth")
-    assert "1 tensors hold values that are not finite, such as fc.bias" in capsys.readouterr().err
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_torchscript_is_refused(tmp_path, recwarn):
-    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "script.pt")
-    recwarn.clear()
-    with pytest.raises(UserError, match="a TorchScript archive, which holds code"):
-        load_pretrained(models.build(NETWORK, class_dim=4), tmp_path / "script.pt")
-    assert not recwarn.list
-
-
-# ------------------------------------------------------------------------------------------------------ checkpoints
-
-
-def rewrite_state(folder: Path, change) -> None:
-    """Changes the saved state of a checkpoint, and its checksum."""
-    state = torch.load(folder / "state.pt", weights_only=True)
-    change(state)
-    (folder / "state.pt").unlink()  # a hard link, perhaps
-    torch.save(state, folder / "state.pt")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["crc32"]["state.pt"] = zlib.crc32((folder / "state.pt").read_bytes())
-    (folder / "manifest.json").unlink()
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-
-
-def test_every_checkpoint_damaged_is_no_reason_to_start_over(train_here, finished, tiny_dataset, tmp_path):
-    """Starting afresh would write over what could still be saved."""
-    run = Path(shutil.copytree(finished, tmp_path / "run")) / NETWORK
-    for manifest in run.glob("*/manifest.json"):
-        manifest.unlink()
-        manifest.write_text('{"step": 1e999}')
-    before = sorted(path.name for path in run.iterdir())
-    result = train_here(tiny_dataset, tmp_path / "run", checkpoint="auto", num_epochs=3, use_ema=True)
-    assert result.code == 1 and "every checkpoint in" in result.error and "--model_save_dir" in result.error
-    assert sorted(path.name for path in run.iterdir()) == before
-
-
-def test_checkpoints_of_other_versions_and_classes(train_here, finished, tiny_dataset, tmp_path):
-    run = Path(shutil.copytree(finished, tmp_path / "run")) / NETWORK
-    flags = {"num_epochs": 3, "use_ema": True}
-    error = train_here(tiny_dataset, tmp_path / "run", **flags, checkpoint="auto", class_dim=5).error
-    assert "is of --class_dim=4, not 5" in error
-    error = train_here(tiny_dataset, tmp_path / "x", **flags, checkpoint=run / "latest" / "state.pt").error
-    assert "holds no complete training state" in error
-    rewrite_state(run / "latest", lambda state: state["position"].update(of_the_future=1))
-    error = train_here(tiny_dataset, tmp_path / "x", **flags, checkpoint=run / "latest").error
-    assert "is of another version of this program" in error and "of_the_future" in error
-
-
-def of_another_shape(state: dict) -> None:
-    for values in state["training"]["optimizer"]["state"].values():
-        values["momentum_buffer"] = torch.zeros(3)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (of_another_shape, "its momentum_buffer is [3] for a tensor of [8, 3, 3, 3]"),
-        (lambda state: state["training"].pop("optimizer"), "'optimizer'"),
-        (lambda state: state["position"].update(random=[{"cpu": torch.zeros(3, dtype=torch.uint8)}]), "RNG state"),
-        (lambda state: state.pop("notes"), "of another version of this program ('notes')"),
-    ],
-    ids=["shapes", "no optimizer", "random state", "no notes"],
-)
-def test_states_that_do_not_fit(train_here, finished, tiny_dataset, tmp_path, change, message):
-    """With checksums that are right; the fused optimizers would write beyond the end of what is too short."""
-    folder = shutil.copytree(finished / NETWORK / "latest", tmp_path / "checkpoint")
-    rewrite_state(folder, change)
-    result = train_here(tiny_dataset, tmp_path / "x", num_epochs=3, use_ema=True, checkpoint=folder)
-    assert result.code == 1 and message in result.error
-
-
-def test_clocks_do_not_matter(finished, tmp_path):
-    """The newest checkpoint is the one of the most steps, though the clock jumped back while it was written."""
-    run = Path(shutil.copytree(finished, tmp_path / "run")) / NETWORK
-    for name in ("latest", "best_model"):
-        shutil.rmtree(run / name)
-    for name, time in (("0", 4e9), ("1", 1.0)):
-        for path in (*(run / name).iterdir(), run / name):
-            os.utime(path, (time, time))
-    assert find_checkpoint("auto", run) == run / "1"
-
-
-def test_more_processes_than_saved(train_here, finished, tiny_dataset, tmp_path):
-    """A run goes on with another number of processes: one that has no random state in the checkpoint draws its own."""
-    run = Path(shutil.copytree(finished, tmp_path / "run")) / NETWORK
-    rewrite_state(run / "latest", lambda state: state["position"].update(random=[]))
-    result = train_here(tiny_dataset, tmp_path / "run", checkpoint=run / "latest", num_epochs=3, use_ema=True)
-    assert result.code == 0 and read_state(run / "latest")["position"].epoch == 3
-
-
-def test_other_things_in_the_folder_of_a_run(train_here, finished, tiny_dataset, tmp_path):
-    """Nothing of the user's is taken for a checkpoint, nor deleted; curves that cannot be written are left out."""
-    run = Path(shutil.copytree(finished, tmp_path / "run")) / NETWORK
-    (run / "step_notes").mkdir()
-    shutil.rmtree(run / "tensorboard")
-    (run / "tensorboard").write_text("mine")
-    (run / "curves.json").unlink()
-    (run / "curves.json").mkdir()
-    flags = {"checkpoint": "auto", "num_epochs": 3, "use_ema": True, "keep_checkpoints": 1, "save_iter": 1}
-    result = train_here(tiny_dataset, tmp_path / "run", **flags)
-    assert result.code == 0
-    assert len(re.findall("warning: the curves in .* are not complete", result.err)) == 1
-    assert (run / "step_notes").is_dir() and (run / "tensorboard").read_text() == "mine"
-    assert (run / "2").is_dir() and not (run / "1").exists()
-
-
 # ---------------------------------------------------------------------------------------------------------- exports
 
 
@@ -343,38 +195,6 @@ def exported(weights, tmp_path_factory) -> Path:
         patch.setattr(sys, "argv", ["infer.py", *INPUT, f"--pretrained_model={weights}", "--save_inference=True"])
         importlib.import_module("infer").main()
     return folder / NETWORK
-
-
-# -------------------------------------------------------------------------------------------------------- processes
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"MASTER_ADDR": None}, "MASTER_ADDR expected"),
-        ({"MASTER_PORT": None}, "MASTER_PORT expected"),
-        ({"MASTER_PORT": "x"}, "invalid literal"),
-        ({"RANK": None}, "RANK expected"),
-        ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two"),
-        ({"MASTER_PORT": "in use"}, "address already in use"),
-    ],
-    ids=str,
-)
-def test_processes_that_cannot_meet(monkeypatch, changes, message):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        settings = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"} | changes
-        if settings["MASTER_PORT"] == "in use":
-            settings["MASTER_PORT"] = str(taken.getsockname()[1])
-        for name, value in settings.items():
-            if value is None:
-                monkeypatch.delenv(name, raising=False)
-            else:
-                monkeypatch.setenv(name, value)
-        with pytest.raises(UserError, match=re.escape(message)) as caught, process_group(torch.device("cpu")):
-            pass
-    assert "python -m torch.distributed.run" in str(caught.value) and "\n" not in str(caught.value)
 
 
 # --------------------------------------------------------------------------------------------- files and environment

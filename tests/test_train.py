@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
-import os
 import re
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,11 +13,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from training import NETWORK, ROOT, assert_same_checkpoint, environment, losses
+from training import NETWORK, ROOT, environment, losses
 
 import models
-from utils import checkpoint
-from utils.checkpoint import find_checkpoint
 from utils.weights import load_pretrained
 
 # ------------------------------------------------------------------------------------------------- a run's results
@@ -82,38 +75,11 @@ def test_kpis_of_enable_ce_repeat(train_here, tiny_dataset, tmp_path):
     assert [kpis[0][name] for name in names] == [kpis[1][name] for name in names]
 
 
-def test_mixed_images_have_no_training_accuracy(train_here, tiny_dataset, tmp_path):
-    result = train_here(tiny_dataset, tmp_path, use_mixup=True, use_label_smoothing=True)
-    assert result.code == 0
-    assert re.search(r"train batch 0\]  loss [\d.]+, lr ", result.out)
-    assert re.search(r"\[End pass 0\]  train_loss [\d.]+, test_loss [\d.]+, test_acc1 ", result.out)
-
-
-def test_max_iter_stops_and_saves(train_here, tiny_dataset, tmp_path):
-    result = train_here(tiny_dataset, tmp_path, num_epochs=5, max_iter=4)
-    assert result.code == 0
-    assert len(losses(result.out)) == 4
-    assert re.search(r"^saved in .*: latest, best_model \(test_acc1 [\d.]+\), curves.png$", result.out, re.MULTILINE)
-    assert {"0", "step_4", "latest"} <= {path.name for path in (tmp_path / NETWORK).iterdir()}
-
-
 def test_same_feed_feeds_one_image(train_here, tiny_dataset, tmp_path):
     """Batch-norm of equal images leaves its offsets, and so the same logits for each: all right or all wrong."""
     result = train_here(tiny_dataset, tmp_path, same_feed=8, num_epochs=1, validate=False)
     assert result.code == 0
     assert set(re.findall(r"train batch \d\]  loss [\d.]+, acc1 ([\d.]+)", result.out)) <= {"0.00000", "1.00000"}
-
-
-def test_profiler_writes_a_trace_and_stops(train_here, tiny_dataset, tmp_path):
-    flags = {"is_profiler": True, "profiler_path": tmp_path / "profile", "print_step": 2, "batch_size": 4}
-    result = train_here(tiny_dataset, tmp_path, **flags)
-    assert result.code == 0
-    assert "Self CPU" in result.out
-    assert "saved in" not in result.out and not (tmp_path / NETWORK / "latest").exists()
-    (trace,) = (tmp_path / "profile").iterdir()
-    assert trace.name == "steps_2_to_6.json"
-    assert json.loads(trace.read_text())["traceEvents"]
-    assert "train batch 6" in result.out and "train batch 8" not in result.out  # 7 steps of 12
 
 
 def test_pretrained_weights_of_other_classes(train_here, tiny_dataset, tmp_path):
@@ -210,112 +176,6 @@ def test_no_readable_image_at_all(train_here, data, tmp_path):
     assert "no readable image" in result.error and ".jpg" in result.error
 
 
-def test_a_loss_that_explodes_names_step_rate_and_images(train_here, tiny_dataset, tmp_path):
-    """What was saved before stays, and can be resumed."""
-    assert train_here(tiny_dataset, tmp_path).code == 0
-    before = (tmp_path / NETWORK / "latest" / "state.pt").read_bytes()
-    result = train_here(tiny_dataset, tmp_path, lr=1e30, num_epochs=2, checkpoint="auto")
-    error = result.error
-    # The step with the absurd rate still has a finite loss; the one after it has not.
-    assert re.search(r"the loss of step 4 is not finite \(learning rate 1e\+30\)", error)
-    assert len(re.findall(r"train/\w+/\d+\.jpg", error)) == 16
-    assert (tmp_path / NETWORK / "latest" / "state.pt").read_bytes() == before
-    assert find_checkpoint("auto", tmp_path / NETWORK).name == "latest"
-
-
-def test_an_epoch_without_a_finite_loss_is_not_saved(train_here, tiny_dataset, tmp_path):
-    """Float16 skips such steps, as the loss scale may mend them; it has not mended any of these."""
-    flags = {"use_fp16": True, "amp_dtype": "float16", "validate": False}
-    assert train_here(tiny_dataset, tmp_path, **flags).code == 0
-    before = (tmp_path / NETWORK / "latest" / "state.pt").read_bytes()
-    result = train_here(tiny_dataset, tmp_path, **flags, lr=1e30, num_epochs=9, checkpoint="auto")
-    assert "[End pass 1]" in result.out  # its first loss was finite
-    assert "no loss of epoch 2 was finite (learning rate 1e+30): lower --lr" in result.error
-    assert not (tmp_path / NETWORK / "2").exists()
-    assert (tmp_path / NETWORK / "0" / "state.pt").read_bytes() == before
-
-
-FULL_DISK = """
-import resource, sys
-from pathlib import Path
-from utils.logger import Curves
-
-resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
-with Curves(Path(sys.argv[1])) as curves:
-    curves.step(1, {"loss": 2.0})
-    curves.epoch(0, {"loss": 2.0, "test_acc1": 0.5})
-"""
-
-
-def test_curves_on_a_full_disk_are_one_warning(tmp_path):
-    """TensorBoard's thread, too, says nothing more."""
-    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
-    result = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
-    assert result.returncode == 0, result.stderr
-    (warning,) = result.stderr.splitlines()
-    assert warning.startswith(f"warning: the curves in {tmp_path} are not complete: ")
-
-
-# Holds a folder, and has a child as training has reader workers: it ends a little later.
-HOLDER = """
-import os, sys, time
-from pathlib import Path
-from utils.checkpoint import RunFolder
-
-folder = RunFolder(Path(sys.argv[1]))
-parent = os.getpid()
-if os.fork() == 0:
-    while os.getppid() == parent:
-        time.sleep(0.01)
-    time.sleep(0.5)
-    os._exit(0)
-print("taken", flush=True)
-time.sleep(60)
-"""
-
-
-def test_one_run_at_a_time_in_a_folder(train_here, tiny_dataset, tmp_path, monkeypatch):
-    """The other one is named; when it is killed, the folder is free."""
-    command = [sys.executable, "-c", HOLDER, str(tmp_path / NETWORK)]
-    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "taken\n"
-        with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "LOCK_PATIENCE", 0.0)
-            error = train_here(tiny_dataset, tmp_path).error
-        other.kill()
-        other.wait()
-        assert train_here(tiny_dataset, tmp_path).code == 0
-    assert f"another run (process {other.pid} on {socket.gethostname()}) is writing to {tmp_path / NETWORK}" in error
-    assert {path.name for path in (tmp_path / NETWORK).iterdir()} >= {"0", "latest"}
-
-
-def test_a_file_system_without_locks(train_here, tiny_dataset, tmp_path, monkeypatch):
-    def flock(file, operation):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    result = train_here(tiny_dataset, tmp_path)
-    assert result.code == 0
-    assert "cannot be locked" in result.err
-
-
-def test_checkpoints_of_other_runs_are_refused(train_here, tiny_dataset, tmp_path):
-    assert train_here(tiny_dataset, tmp_path / "a", max_iter=1).code == 0
-    saved = tmp_path / "a" / NETWORK / "latest"
-    refused = {
-        "is of --model=": {"model": "ResNet18"},
-        "--batch_size=16": {"batch_size": 8},  # in the middle of an epoch
-        "saved without an average": {"use_ema": True},
-        "--lr_strategy and --optimizer ask for RMSProp": {"lr_strategy": "cosine_decay_RMSProp"},
-    }
-    for expected, flags in refused.items():
-        assert expected in train_here(tiny_dataset, tmp_path / "b", checkpoint=saved, **flags).error
-    (tmp_path / "weights_only").mkdir()
-    shutil.copy(saved / "weights.safetensors", tmp_path / "weights_only")
-    error = train_here(tiny_dataset, tmp_path / "b", checkpoint=tmp_path / "weights_only").error
-    assert "--pretrained_model" in error
-
-
 def test_help_needs_no_torch():
     code = (
         "import sys, runpy\n"
@@ -329,23 +189,6 @@ def test_help_needs_no_torch():
     )
     assert result.returncode == 0
     assert "--lr_strategy" in result.stdout
-
-
-def test_resuming_in_this_process_changes_nothing(train_here, tiny_dataset, tmp_path):
-    """Stopped within an epoch and at its very end, resumed: the same as in one go, to the last bit."""
-    flags = {"num_epochs": 2, "use_ema": True, "use_mixup": True, "lr_strategy": "cosine_decay_warmup"}
-    flags |= {"warm_up_epochs": 0.5}
-    assert train_here(tiny_dataset, tmp_path / "whole", **flags).code == 0
-    for steps in (2, 3):
-        assert train_here(tiny_dataset, tmp_path / "parts", **flags, max_iter=steps, checkpoint="auto").code == 0
-    result = train_here(tiny_dataset, tmp_path / "parts", **flags, checkpoint="auto")
-    assert "resumed from" in result.out and len(losses(result.out)) == 3
-    whole, parts = (tmp_path / name / NETWORK for name in ("whole", "parts"))
-    for name in ("0", "1", "latest", "best_model"):
-        assert_same_checkpoint(whole / name, parts / name)
-    assert (whole / "curves.json").read_text() == (parts / "curves.json").read_text()
-    again = train_here(tiny_dataset, tmp_path / "parts", **flags, checkpoint="auto")
-    assert again.code == 0 and "nothing is left to do: the run has its --num_epochs=2" in again.out
 
 
 # ------------------------------------------------------------------------------------------------------ distillation

@@ -10,13 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file
-from torch import nn
 from training import NETWORK, environment, losses, run, start
 
 import models
-from utils.distributed import CPUSyncBatchNorm
 
 
 def test_two_processes_are_one(tiny_dataset, tmp_path):
@@ -125,73 +122,3 @@ def test_an_error_of_all_processes_is_one_line(tiny_dataset, tmp_path, flags, me
     assert re.findall(r"^train\.py: error: (.*)", output, re.MULTILINE) == [message]
     assert 'File "' + str(Path(__file__).parent.parent / "train.py") not in output  # no traceback of ours
     assert not (tmp_path / "out").exists()
-
-
-FAILING = """
-import errno, os, signal, sys, time, torch
-import torch.distributed as dist
-from utils.distributed import process_group, rank
-from utils.errors import UserError, run_script
-
-def main():
-    with process_group(torch.device("cpu")):
-        dist.barrier()
-        if rank() == 1:
-            time.sleep(0.5)  # the other one waits in the middle of an operation
-            if sys.argv[1] == "killed":
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise {
-                "user": UserError("1 fails", exit_code=2),
-                "bug": ValueError("1 has a bug"),
-                "disk": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a.jpg"),
-                "memory": MemoryError("1 needs more"),
-            }[sys.argv[1]]
-        dist.all_reduce(torch.zeros(1))
-
-run_script(main)
-"""
-
-
-@pytest.mark.parametrize(
-    ("how", "line"),
-    [
-        ("user", "failing.py: error: 1 fails"),
-        ("bug", "ValueError: 1 has a bug"),
-        ("disk", "failing.py: error: a.jpg: no space left on device"),
-        ("memory", "failing.py: error: out of memory: lower --batch_size, or --image_shape (1 needs more)"),
-        ("killed", "failing.py: error: another process of this run is gone"),
-    ],
-)
-def test_one_process_fails(tmp_path, how, line):
-    """It says why, once; the other one ends with it and says nothing of the operation that it was in."""
-    (tmp_path / "failing.py").write_text(FAILING)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["--monitor_interval=1", str(tmp_path / "failing.py"), how]
-    result = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
-    assert result.returncode == 1
-    assert result.stderr.count(line) == 1
-    assert result.stderr.count("failing.py: error: ") == (how != "bug")
-    assert ('failing.py", line' in result.stderr) == (how == "bug")
-    assert "gloo" not in result.stderr.lower()
-    codes = {"user": "exitcode  : 2", "killed": "Signal 9 (SIGKILL)"}
-    assert codes.get(how, "exitcode  : 1") in result.stderr
-
-
-@pytest.fixture
-def group_of_one(tmp_path):
-    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-def test_batch_norm_of_one_process_is_pytorchs(group_of_one):
-    torch.manual_seed(0)
-    own, reference = CPUSyncBatchNorm(3), nn.BatchNorm2d(3)
-    images = torch.randn(4, 3, 5, 5)
-    inputs = [images.clone().requires_grad_() for _ in range(2)]
-    for norm, x in zip((own, reference), inputs, strict=True):
-        (norm(x) * torch.arange(5.0)).square().sum().backward()
-    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-4, atol=1e-4)
-    for key, tensor in reference.state_dict().items():
-        torch.testing.assert_close(own.state_dict()[key], tensor)
-    torch.testing.assert_close(own.eval()(images), reference.eval()(images))

@@ -6,18 +6,14 @@ import os
 import random
 import re
 import resource
-import shutil
 import signal
 from pathlib import Path
 
 import pytest
-import torch
 from training import NETWORK, assert_same_checkpoint, losses, run, start, wait_for
 
-import models
 from utils import checkpoint
-from utils.checkpoint import Position, RunFolder, find_checkpoint, read_state
-from utils.errors import UserError
+from utils.checkpoint import find_checkpoint, read_state
 
 # 12 steps in 2 epochs; the average, mixing and a schedule that moves with every step are to be restored too.
 RESUMABLE = {"num_epochs": 2, "batch_size": 8, "use_ema": True, "use_mixup": True, "checkpoint": "auto", "save_iter": 1}
@@ -151,106 +147,6 @@ def test_full_disk(train_here, monkeypatch, tiny_dataset, tmp_path):
 
 
 # ------------------------------------------------------------------------------- checkpoints without a training run
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    """A run's folder with the checkpoints step_1, step_2 and latest (= step_2)."""
-    model = models.build(NETWORK, class_dim=4)
-    with RunFolder(tmp_path / "run") as run_folder:
-        for step in (1, 2):
-            assert run_folder.save([f"step_{step}", "latest"], model, Position(8), {"step": step}, None, {})
-    return tmp_path / "run"
-
-
-def save_again(folder: Path) -> None:
-    with RunFolder(folder) as run_folder:
-        run_folder.save(["step_3", "latest"], models.build(NETWORK, class_dim=4), Position(8), {"step": 3}, None, {})
-
-
-@pytest.mark.parametrize("function", ["save_weights", "_sync", "_checksum", "_put_in_place"])
-@pytest.mark.parametrize("call", [1, 2])
-def test_killed_during_a_save(folder, monkeypatch, function, call):
-    """Wherever a save breaks off, a complete checkpoint is found, of this step or the one before."""
-    original = getattr(checkpoint, function)
-    calls = []
-
-    class Killed(BaseException):
-        """No handler of the program sees it, as none sees SIGKILL."""
-
-    def killing(*args):
-        calls.append(args)
-        if len(calls) == call:
-            raise Killed
-        return original(*args)
-
-    monkeypatch.setattr(checkpoint, function, killing)
-    try:
-        save_again(folder)
-    except Killed:
-        assert find_checkpoint("auto", folder) is not None
-        assert read_state(find_checkpoint("auto", folder))["training"]["step"] in (2, 3)
-    else:
-        assert function == "save_weights"  # it is called once only
-    monkeypatch.undo()
-    save_again(folder)
-    assert read_state(folder / "latest")["training"]["step"] == 3
-    assert not list(folder.glob(".*/")), "left behind"
-
-
-def test_killed_between_the_renames(folder, monkeypatch):
-    rename = Path.rename
-
-    class Killed(BaseException):
-        pass
-
-    def killing(self, target):
-        if self.name == ".latest.tmp":
-            raise Killed
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", killing)
-    with pytest.raises(Killed):
-        save_again(folder)
-    assert not (folder / "latest").exists()
-    assert read_state(find_checkpoint("auto", folder))["training"]["step"] == 3
-
-
-@pytest.mark.parametrize("damage", ["cut", "flipped", "missing"])
-@pytest.mark.parametrize("name", ["weights.safetensors", "state.pt", "manifest.json"])
-def test_a_damaged_checkpoint_is_passed_over(folder, capsys, damage, name):
-    shutil.rmtree(folder / "latest")
-    path = folder / "step_2" / name
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.unlink()
-    if damage != "missing":
-        path.write_bytes(content[:-9] if damage == "cut" else content)
-    assert find_checkpoint("auto", folder) == folder / "step_1"
-    if not (name == "manifest.json" and damage == "missing"):  # without one it never was a checkpoint
-        assert "step_2" in capsys.readouterr().err
-    if (folder / "step_2" / "manifest.json").exists():
-        with pytest.raises(UserError, match="step_2"):
-            find_checkpoint(str(folder / "step_2"), folder)
-
-
-def test_a_hostile_state_runs_no_code(folder, tmp_path):
-    class Code:
-        def __reduce__(self):
-            return os.system, (f"touch {tmp_path / 'ran'}",)
-
-    torch.save({"position": Code()}, folder / "latest" / "state.pt")
-    with pytest.raises(UserError, match=r"state\.pt cannot be read"):
-        read_state(folder / "latest")
-    assert not (tmp_path / "ran").exists()
-
-
-def test_old_checkpoints_are_deleted(tmp_path):
-    model = models.build(NETWORK, class_dim=4)
-    with RunFolder(tmp_path, keep=2) as run_folder:
-        for epoch in range(12):
-            run_folder.save([str(epoch), "latest"], model, Position(8), {"step": epoch}, None, {})
-    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"10", "11", "latest"}
 
 
 EVERYTHING = {

@@ -1,63 +1,49 @@
 """Weights from every kind of file into a network, and back."""
 
 import argparse
-import gzip
 import os
 import pickle
 import re
 import shutil
 import subprocess
 import sys
-import tarfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import zoo
-from archives import tar_of
+from paddle_files import (
+    FILES,
+    FORMS,
+    NAME,
+    PUBLISHED,
+    assert_same,
+    combined,
+    fresh,
+    program,
+    published_network,
+    published_variables,
+    write_folder,
+)
 from safetensors.torch import save_file
 
-import ema_clean
-import models
 from models.layers import DOWNGRADE_IN_INFER, UPSCALE_IN_TRAIN, Dropout, paddleclas_names, published_names
-from utils import archive, convert_weights
 from utils.checkpoint import save_weights
-from utils.errors import FlagError, UserError
+from utils.errors import UserError
 from utils.torchvision_compat import import_torchvision
-from utils.weights import linear_weights, load_pretrained, read_weights
+from utils.weights import linear_weights, load_pretrained
 from utils.write_weights import write_weights
-
-FILES = Path(__file__).parent / "fixtures" / "paddle"
-PUBLISHED = FILES / "MobileNetV1_x0_25_pretrained.tar.xz"
-NAME = "MobileNetV1_x0_25"
 
 
 @pytest.fixture(scope="module")
 def variables():
-    """The published variable files, by name: written by PaddlePaddle 1.8.5."""
-    members = archive.tar_members(archive.decompress(PUBLISHED))
-    return {name.rpartition("/")[2]: bytes(content) for name, content in members.items()}
+    return published_variables()
 
 
 @pytest.fixture(scope="module")
 def trained():
-    """The network with these weights."""
-    model = models.build(NAME)
-    load_pretrained(model, PUBLISHED)
-    return model
-
-
-def fresh(name=NAME, **options):
-    torch.manual_seed(5)
-    return models.build(name, **options).eval()
-
-
-def assert_same(model, other):
-    assert model.state_dict().keys() == other.state_dict().keys()
-    for key, tensor in model.state_dict().items():
-        assert torch.equal(tensor, other.state_dict()[key]), key
+    return published_network()
 
 
 # ---------------------------------------------------------------------------------------------- the original's files
@@ -69,47 +55,6 @@ def test_logits_of_the_original():
     assert str(report) == f"loaded 137 tensors from {PUBLISHED} (compressed fluid .tar)"
     with torch.no_grad(), np.load(FILES / "MobileNetV1_x0_25_logits.npz") as expected:
         assert zoo.relative_error(model(zoo.images(224)), expected["logits"]) < 1e-5
-
-
-def write_folder(variables, folder):
-    for name, content in variables.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-
-
-def write_tar(variables, path, mode="w", folder="x_pretrained/"):
-    path.write_bytes(tar_of({folder + name: content for name, content in variables.items()}, mode))
-
-
-def write_zip(variables, path, compression=zipfile.ZIP_DEFLATED):
-    with zipfile.ZipFile(path, "w", compression) as file:
-        for name, content in variables.items():
-            file.writestr(f"some/where/{name}", content)
-
-
-def combined(variables):
-    return b"".join(variables[name] for name in sorted(variables))
-
-
-def program():
-    with gzip.open(FILES / "MobileNetV1_x0_25_model.gz") as file:
-        return file.read()
-
-
-FORMS = {
-    "folder": write_folder,
-    "folder in a folder": lambda v, path: write_folder(v, path / "pretrained" / "x"),
-    "tar": write_tar,
-    "tar without a folder": lambda v, path: write_tar(v, path, folder=""),
-    "tar of ./": lambda v, path: write_tar(v, path, folder="./deep/er/"),
-    "tar.gz": lambda v, path: write_tar(v, path, "w:gz"),
-    "tar.bz2": lambda v, path: write_tar(v, path, "w:bz2"),
-    "zip": write_zip,
-    "stored zip": lambda v, path: write_zip(v, path, zipfile.ZIP_STORED),
-    "combined": lambda v, path: path.write_bytes(combined(v)),
-    "inference folder": lambda v, path: write_folder({"params": combined(v), "model": program()}, path),
-    "inference tar": lambda v, path: write_tar({"__params__": combined(v), "__model__": program()}, path),
-}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -169,14 +114,6 @@ def test_pdparams(names, protocol, trained, tmp_path):
     assert_same(model, trained)
 
 
-def test_names_with_slashes(tmp_path):
-    trained = fresh("Xception41_deeplab")
-    write_weights(trained, tmp_path / "x.tar", "Xception41_deeplab", 1000)
-    model = models.build("Xception41_deeplab")
-    load_pretrained(model, tmp_path / "x.tar")
-    assert_same(model, trained)
-
-
 # --------------------------------------------------------------------------------------------------- PyTorch's files
 
 
@@ -225,6 +162,20 @@ def test_checkpoint_of_ours(trained, tmp_path):
     assert_same(model, fresh())
 
 
+@pytest.mark.xfail(reason="utils/weights.py takes it for a pickle", strict=True)
+def test_a_safetensors_file_that_starts_as_a_pickle_does(trained, tmp_path):
+    """With the length of its header: one in 32 does, the length being a multiple of 8."""
+    path = tmp_path / "x.safetensors"
+    for padding in range(0, 256, 8):
+        save_file(trained.state_dict(), path, {"padding": "x" * padding})
+        if path.read_bytes().startswith(b"\x80"):
+            break
+    assert path.read_bytes().startswith(b"\x80")
+    model = fresh()
+    load_pretrained(model, path)
+    assert_same(model, trained)
+
+
 def test_half_precision_is_widened(trained, tmp_path):
     torch.save({key: value.half() for key, value in trained.state_dict().items() if value.dim()}, tmp_path / "x.pt")
     model = fresh()
@@ -232,6 +183,22 @@ def test_half_precision_is_widened(trained, tmp_path):
     for key, value in model.state_dict().items():
         if value.dim():
             assert torch.equal(value, trained.state_dict()[key].half().float())
+
+
+def test_counters_in_half_precision_are_left_out(trained, tmp_path):
+    state = trained.state_dict()
+    torch.save({name: tensor.half() for name, tensor in state.items()}, tmp_path / "half.pth")
+    model = fresh()
+    load_pretrained(model, tmp_path / "half.pth")
+    torch.testing.assert_close(model.fc.weight.detach(), state["fc.weight"].half().float(), rtol=0, atol=0)
+
+
+def test_weights_that_are_not_finite_are_reported(tmp_path, capsys):
+    state = fresh().state_dict()
+    state["fc.bias"][2] = torch.nan
+    torch.save(state, tmp_path / "nan.pth")
+    load_pretrained(fresh(), tmp_path / "nan.pth")
+    assert "1 tensors hold values that are not finite, such as fc.bias" in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------------------------------------- dropout
@@ -396,110 +363,6 @@ def test_objects_beside_the_tensors_are_named(trained, tmp_path):
     assert "more than tensors (argparse.Namespace)" in refused(fresh(), tmp_path / "x.pth")
 
 
-def link(name, target, kind=tarfile.SYMTYPE):
-    member = tarfile.TarInfo(name)
-    member.type, member.linkname = kind, target
-    return member
-
-
-@pytest.mark.parametrize(
-    ("member", "reason"),
-    [
-        (link("x/conv1_weights", "/etc/passwd"), "a link or a special file"),
-        (link("x/conv1_weights", "../../x", tarfile.LNKTYPE), "a link or a special file"),
-        (link("x/conv1_weights", "", tarfile.FIFOTYPE), "a link or a special file"),
-        (link("x/conv1_weights", "", tarfile.CHRTYPE), "a link or a special file"),
-        (tarfile.TarInfo("../conv1_weights"), "points outside"),
-        (tarfile.TarInfo("x/../../conv1_weights"), "points outside"),
-        (tarfile.TarInfo("/conv1_weights"), "points outside"),
-    ],
-)
-def test_tar_members_out_of_place_are_refused(member, reason, tmp_path):
-    with tarfile.open(tmp_path / "x.tar", "w") as tar:
-        tar.addfile(member)
-    assert reason in refused(fresh(), tmp_path / "x.tar")
-    assert os.listdir(tmp_path) == ["x.tar"]
-
-
-@pytest.mark.parametrize(
-    ("name", "mode", "reason"),
-    [
-        ("../conv1_weights", 0, "points outside"),
-        ("/x", 0, "points outside"),
-        ("x", 0o120777, "a link or a special file"),
-    ],
-)
-def test_zip_members_out_of_place_are_refused(name, mode, reason, tmp_path):
-    with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
-        entry = zipfile.ZipInfo(name)
-        entry.external_attr = mode << 16
-        file.writestr(entry, b"x")
-    assert reason in refused(fresh(), tmp_path / "x.zip")
-
-
-@pytest.mark.parametrize(
-    ("place", "value", "reason"),
-    [
-        (20, b"\xff\xff\xff\x7f", "cut short"),  # the compressed size: zipfile would set that much memory aside
-        (24, b"\xff\xff\xff\x7f", "unpack to more"),  # the size
-        (6, b"\xff", "version 25.5"),  # the version needed
-        (8, b"\1", "password"),  # encrypted
-        (10, b"\x63", "compression"),  # the method
-    ],
-)
-def test_zip_directory_that_lies(place, value, reason, tmp_path):
-    write_zip({"conv1_weights": b"\0" * 100}, tmp_path / "x.zip")
-    content = bytearray((tmp_path / "x.zip").read_bytes())
-    place += content.index(b"PK\1\2")
-    content[place : place + len(value)] = value
-    (tmp_path / "x.zip").write_bytes(content)
-    assert reason in refused(fresh(), tmp_path / "x.zip")
-
-
-def test_truncated_archives(variables, tmp_path):
-    for form in ("tar", "tar.gz", "zip", "combined"):
-        FORMS[form](variables, tmp_path / "x")
-        content = (tmp_path / "x").read_bytes()
-        for share in (0.1, 0.5, 0.99):
-            (tmp_path / "x").write_bytes(content[: int(share * len(content))])
-            refused(fresh(), tmp_path / "x")
-
-
-def test_damaged_header_within_a_tar(variables, tmp_path):
-    write_tar(variables, tmp_path / "x.tar")
-    content = bytearray((tmp_path / "x.tar").read_bytes())
-    content[1024 + 3] ^= 4
-    (tmp_path / "x.tar").write_bytes(content)
-    assert "damaged at byte 1024" in refused(fresh(), tmp_path / "x.tar")
-
-
-def test_tar_with_a_negative_size(variables, tmp_path):
-    """Python's tarfile would go round in circles."""
-    member = tarfile.TarInfo("x/conv1_weights")
-    header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
-    header[124:136] = tarfile.itn(-512, 12, tarfile.GNU_FORMAT)
-    header[148:156] = b" " * 8
-    header[148:156] = b"%06o\0 " % sum(header)
-    (tmp_path / "x.tar").write_bytes(bytes(header) * 3)
-    assert "damaged" in refused(fresh(), tmp_path / "x.tar")
-
-
-@pytest.mark.parametrize("form", ["tar.gz", "zip"])
-def test_bombs_are_refused(form, monkeypatch, tmp_path):
-    monkeypatch.setattr(archive, "_MIN_LIMIT", 1 << 20)
-    FORMS[form]({"conv1_weights": bytes(30 << 20)}, tmp_path / "x")
-    assert (tmp_path / "x").stat().st_size < 100_000
-    assert "unpack" in refused(fresh(), tmp_path / "x")
-
-
-def test_too_many_files(monkeypatch, variables, tmp_path):
-    monkeypatch.setattr(archive, "MAX_FILES", 100)
-    monkeypatch.setattr("utils.weights.MAX_FILES", 100)
-    for form in ("tar", "zip", "folder"):
-        FORMS[form](variables, tmp_path / form)
-        assert "100 files" in refused(fresh(), tmp_path / form)
-
-
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -527,87 +390,13 @@ def test_missing_and_unreadable_files(tmp_path):
     assert "does not exist" in refused(fresh(), tmp_path / "pipe")
 
 
-# ------------------------------------------------------------------------------------------------------------- scripts
-
-
-def run(script, monkeypatch, **flags):
-    monkeypatch.setattr(sys, "argv", ["script.py", *(f"--{name}={value}" for name, value in flags.items())])
-    script.main()
-
-
-def test_round_trip_is_byte_identical(variables, monkeypatch, tmp_path):
-    write_folder(variables, tmp_path / "0")
-    for number, ending in enumerate(("x.pth", "1", "x.safetensors", "x.tar", "2")):
-        source = tmp_path / ("0", "x.pth", "1", "x.safetensors", "x.tar")[number]
-        run(convert_weights, monkeypatch, model=NAME, input=source, output=tmp_path / ending)
-    for folder in ("1", "2"):
-        assert {file.name: file.read_bytes() for file in (tmp_path / folder).iterdir()} == variables
-
-
-def test_converted_files_load_without_this_project(trained, monkeypatch, tmp_path):
-    run(convert_weights, monkeypatch, model=NAME, input=PUBLISHED, output=tmp_path / "x.pth")
-    model = fresh()
-    model.load_state_dict(torch.load(tmp_path / "x.pth", weights_only=True), strict=True)
-    assert_same(model, trained)
-
-
-def test_conversion_does_not_overwrite(monkeypatch, tmp_path):
-    (tmp_path / "full" / "x").mkdir(parents=True)
-    with pytest.raises(UserError, match="full exists already"):
-        run(convert_weights, monkeypatch, model=NAME, input=PUBLISHED, output=tmp_path / "full")
-    with pytest.raises(FlagError, match=r"cannot write .pdparams"):
-        run(convert_weights, monkeypatch, model=NAME, input=PUBLISHED, output=tmp_path / "x.pdparams")
-
-
-def test_fluid_cannot_say_another_dropout(monkeypatch, tmp_path):
-    torch.save(import_torchvision().models.squeezenet1_1(weights=None).state_dict(), tmp_path / "x.pth")
-    with pytest.raises(UserError, match="downgrade_in_infer in PaddlePaddle"):
-        run(convert_weights, monkeypatch, model="SqueezeNet1_1", input=tmp_path / "x.pth", output=tmp_path / "fluid")
-    assert not (tmp_path / "fluid").exists()
-
-
-def test_fluid_has_no_names_for_class_tokens(monkeypatch, tmp_path):
-    name = "DeiT_tiny_patch16_224"
-    torch.save(models.build(name).state_dict(), tmp_path / "x.pth")
-    with pytest.raises(UserError, match=r"cls_token has no published name\): write \.pth or \.safetensors"):
-        run(convert_weights, monkeypatch, model=name, input=tmp_path / "x.pth", output=tmp_path / "fluid")
-    assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
-
-
-def test_converter_runs_as_a_script(tmp_path):
-    root = Path(convert_weights.__file__).parent.parent
-    command = [sys.executable, root / "utils" / "convert_weights.py", f"--model={NAME}", f"--input={tmp_path}"]
-    done = subprocess.run([*command, "--output=x.pth"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr == f"convert_weights.py: error: {tmp_path}: holds no fluid variables (0 files)\n"
-    assert not list(tmp_path.iterdir())
-
-
-def test_ema_of_the_original(monkeypatch, tmp_path):
-    run(ema_clean, monkeypatch, ema_model_dir=FILES / "trained_with_ema.tar", cleaned_model_dir=tmp_path / "clean")
-    before, after = (read_weights(path).tensors for path in (FILES / "trained_with_ema.tar", tmp_path / "clean"))
-    names = ["conv1_bn_mean", "conv1_bn_offset", "conv1_bn_scale", "conv1_bn_variance", "conv1_weights"]
-    assert sorted(after) == names
-    for name in names:
-        assert torch.equal(after[name], before[f"{name}_ema_0"])
-        assert not torch.equal(after[name], before[name])
-
-
-def test_ema_of_ours(trained, monkeypatch, tmp_path):
-    (tmp_path / "latest").mkdir()
-    save_weights(fresh(), tmp_path / "latest" / "weights.safetensors", {})
-    flags = {"ema_model_dir": tmp_path / "latest", "cleaned_model_dir": tmp_path / "clean"}
-    with pytest.raises(UserError, match="trained without --use_ema=True"):
-        run(ema_clean, monkeypatch, **flags)
-    save_weights(trained, tmp_path / "latest" / "ema_weights.safetensors", {})
-    run(ema_clean, monkeypatch, **flags)
-    model = fresh()
-    load_pretrained(model, tmp_path / "clean")
-    assert_same(model, trained)
-    with pytest.raises(UserError, match="exists already"):
-        run(ema_clean, monkeypatch, **flags)
-    with pytest.raises(UserError, match="no averaged parameters"):
-        run(ema_clean, monkeypatch, ema_model_dir=PUBLISHED, cleaned_model_dir=tmp_path / "other")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_torchscript_is_refused(tmp_path, recwarn):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "script.pt")
+    recwarn.clear()
+    with pytest.raises(UserError, match="a TorchScript archive, which holds code"):
+        load_pretrained(fresh(), tmp_path / "script.pt")
+    assert not recwarn.list
 
 
 # ------------------------------------------------------------------------------------------------------- large files
