@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
+import types
 import zlib
 
 import cv2
@@ -188,6 +190,25 @@ def test_without_nvimgcodec_opencv_decodes(monkeypatch):
     data = CONVERTED["baseline"][0]
     region = decode_region(parse_jpeg(data, "x"), (3, 5, 50, 60))
     np.testing.assert_array_equal(region, decode(data, "x")[3:53, 5:65])
+
+
+def test_an_nvimgcodec_that_does_not_start_is_named_once(monkeypatch, capsys):
+    def fail(**options):
+        raise RuntimeError("nvImageCodec failure:\n no CPU backend")
+
+    package = types.SimpleNamespace(NVIMGCODEC_DEVICE_CPU_ONLY=-99999, CPU_ONLY=1, Backend=int, Decoder=fail)
+    monkeypatch.setitem(sys.modules, "nvidia", types.SimpleNamespace(nvimgcodec=package))
+    monkeypatch.setattr(decode_module, "_warned", bytearray(1))
+    decode_module._nvimgcodec.cache_clear()
+    data = CONVERTED["baseline"][0]
+    try:
+        region = decode_region(parse_jpeg(data, "x"), (3, 5, 50, 60))
+        assert decode_module._nvimgcodec(-1) is None  # as another process
+    finally:
+        decode_module._nvimgcodec.cache_clear()
+    np.testing.assert_array_equal(region, decode(data, "x")[3:53, 5:65])
+    warning = capsys.readouterr().err
+    assert warning.count("\n") == 1 and "(nvImageCodec failure: no CPU backend)" in warning
 
 
 # ----------------------------------------------------------------------------------------- what no decoder may be given

@@ -15,11 +15,12 @@ import pytest
 import torch
 from archives import tar_of
 from loading import entries, numbered_images, save_picture
+from PIL import Image
 
 from reader import OpenCVLoader
-from utils.decode import UnreadableImage
+from utils.decode import UnreadableImage, decode
 from utils.errors import UserError
-from utils.image_list import ImageList, SharedArray, TarShards, open_dataset
+from utils.image_list import IMAGE_SUFFIXES, ImageList, SharedArray, TarShards, open_dataset
 from utils.transforms import EvalTransform, TrainTransform
 
 
@@ -125,6 +126,18 @@ def test_odd_but_valid_lists(tmp_path):
             read_list(tmp_path, name + b" 1\n").read(0)
 
 
+def test_lists_without_labels_are_text_as_those_with_labels(tmp_path):
+    path = tmp_path / "photos.txt"
+    path.write_bytes(b"\xef\xbb\xbfa b.jpg 1\r\n\nc.jpg\n")
+    assert entries(ImageList.find(str(path))) == [(f"{tmp_path}/a b.jpg", -1), (f"{tmp_path}/c.jpg", -1)]
+    for order in ("utf-16", "utf-16-be"):
+        path.write_bytes("\ufeffa.jpg\n".encode(order))
+        with pytest.raises(UserError, match=r"photos\.txt is in UTF-16: save it as UTF-8"):
+            ImageList.find(str(path))
+    with pytest.raises(UserError, match=r"none\.txt: no such file"):
+        ImageList.find(str(tmp_path / "none.txt"))
+
+
 # -------------------------------------------------------------------------------------------------------------- folders
 
 
@@ -145,6 +158,31 @@ def test_folder_without_labels(tmp_path):
     save_picture(tmp_path / "b.jpg", 0)
     save_picture(tmp_path / "sub" / "a.png", 0)
     assert entries(ImageList.from_folder(str(tmp_path))) == [(f"{tmp_path}/b.jpg", -1), (f"{tmp_path}/sub/a.png", -1)]
+
+
+def test_every_format_has_a_suffix(tmp_path):
+    kinds = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "BMP": (".bmp",), "WEBP": (".webp",), "GIF": (".gif",)}
+    kinds |= {"TIFF": (".tif", ".tiff"), "PPM": (".ppm",)}
+    names = [f"{suffix[1:]}{suffix}" for suffixes in kinds.values() for suffix in suffixes]
+    for name, kind in zip(names, (kind for kind, suffixes in kinds.items() for _ in suffixes), strict=True):
+        Image.new("RGB", (9, 7), (200, 30, 30)).save(tmp_path / name, kind)
+    Image.new("L", (9, 7)).save(tmp_path / "pgm.pgm", "PPM")
+    images = ImageList.from_folder(str(tmp_path))
+    assert [images.name(index) for index in range(len(images))] == sorted([*names, "pgm.pgm"])
+    assert {os.path.splitext(name)[1] for name in [*names, "pgm.pgm"]} == set(IMAGE_SUFFIXES)
+    assert all(decode(images.read(index), images.name(index)).shape == (7, 9, 3) for index in range(len(images)))
+
+
+def test_listing_looks_at_a_folder_once(tmp_path, monkeypatch):
+    """A million files make a million calls of anything that is done for each."""
+    for number in range(20):
+        (tmp_path / f"{number % 2}/deep").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{number % 2}/deep/{number}.jpg").touch()
+    calls = []
+    relpath = os.path.relpath
+    monkeypatch.setattr(os.path, "relpath", lambda *paths: calls.append(paths) or relpath(*paths))
+    assert len(ImageList.from_class_folders(str(tmp_path))) == 20
+    assert len(calls) == 2
 
 
 def test_list_paths_may_be_relative_to_the_split(folder):

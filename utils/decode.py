@@ -13,6 +13,7 @@ Everything becomes uint8, (height, width, 3), RGB, as OpenCV has it:
 from __future__ import annotations
 
 import functools
+import mmap
 import os
 import re
 import struct
@@ -24,6 +25,7 @@ import cv2
 import numpy as np
 
 from utils.errors import UserError, reason
+from utils.logger import warn
 
 # What is wrong with a file is said once, by our own error.
 if hasattr(cv2, "setLogLevel"):  # OpenCV 4
@@ -234,22 +236,32 @@ def decode_rows(jpeg: Jpeg, bottom: int, reduction: int = 1) -> np.ndarray:
     return _imdecode(data, jpeg.path, _REDUCED[reduction] | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
+# Whether it was said that nvImageCodec does not start: shared with forked workers, so that it is said once.
+_warned = mmap.mmap(-1, 1)
+
+
 @functools.lru_cache(maxsize=1)
 def _nvimgcodec(process: int) -> tuple[Any, Any, Any] | None:
-    """nvImageCodec's module, decoder and parameters, for the CPU; None without the package.
+    """nvImageCodec's module, decoder and parameters, for the CPU; None without the package, or if it does not start.
 
     The decoder has a thread, which a forked process lacks: `process` makes it one per process.
     """
     try:
         from nvidia import nvimgcodec
+
+        decoder = nvimgcodec.Decoder(
+            device_id=nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY,
+            max_num_cpu_threads=1,
+            backends=[nvimgcodec.Backend(nvimgcodec.CPU_ONLY)],
+        )
+        return nvimgcodec, decoder, nvimgcodec.DecodeParams(apply_exif_orientation=False)
     except ImportError:
         return None
-    decoder = nvimgcodec.Decoder(
-        device_id=nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY,
-        max_num_cpu_threads=1,
-        backends=[nvimgcodec.Backend(nvimgcodec.CPU_ONLY)],
-    )
-    return nvimgcodec, decoder, nvimgcodec.DecodeParams(apply_exif_orientation=False)
+    except Exception as error:  # of a package that is there, whatever it is: OpenCV decodes the same pixels
+        if not _warned[0]:
+            _warned[0] = 1
+            warn(f"nvImageCodec does not start, OpenCV decodes everything ({' '.join(str(error).split())})")
+        return None
 
 
 def _decode_with_nvimgcodec(jpeg: Jpeg, box: tuple[int, int, int, int]) -> np.ndarray | None:

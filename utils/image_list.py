@@ -21,7 +21,7 @@ import numpy as np
 from utils.decode import UnreadableImage, read_file
 from utils.errors import UserError, reason
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
 
 
 class SharedArray:
@@ -90,6 +90,21 @@ def _bad_line(line: str, class_dim: int | None) -> str:
     return f"label {label} of {line!r} is not in {allowed}"
 
 
+def _list_text(list_path: str) -> np.ndarray:
+    """The bytes of a list file, uint8, without the byte-order mark of some editors.
+
+    Raises:
+        UserError: no such file, or one in UTF-16.
+    """
+    try:
+        text = np.fromfile(list_path, np.uint8)
+    except OSError as error:
+        raise UserError(f"{list_path}: {reason(error)}") from None
+    if text[:2].tobytes() in (b"\xff\xfe", b"\xfe\xff"):
+        raise UserError(f"{list_path} is in UTF-16: save it as UTF-8")
+    return text[3:] if text[:3].tobytes() == b"\xef\xbb\xbf" else text
+
+
 def _parse_list(text: np.ndarray, list_path: str, class_dim: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Parses lines `path label` without a Python object per line.
 
@@ -103,7 +118,7 @@ def _parse_list(text: np.ndarray, list_path: str, class_dim: int | None) -> tupl
     """
     parts = []
     lines_before = 0
-    begin = 3 if text[:3].tobytes() == b"\xef\xbb\xbf" else 0  # a byte-order mark
+    begin = 0
     while begin < len(text):
         # Some megabytes of whole lines at a time, to keep the temporary arrays small.
         end = min(begin + (16 << 20), len(text))
@@ -191,14 +206,9 @@ class ImageList:
             class_dim: number of classes; a label outside 0..class_dim - 1 is an error.
 
         Raises:
-            UserError: no such file, an empty one, or a line that is wrong (named with its number).
+            UserError: no such file, an empty one, one in UTF-16, or a line that is wrong (named with its number).
         """
-        try:
-            text = np.fromfile(list_path, np.uint8)
-        except OSError as error:
-            raise UserError(f"{list_path}: {reason(error)}") from None
-        if text[:2].tobytes() in (b"\xff\xfe", b"\xfe\xff"):
-            raise UserError(f"{list_path} is in UTF-16: save it as UTF-8")
+        text = _list_text(list_path)
         return cls(text, *_parse_list(text, list_path, class_dim), root)
 
     @classmethod
@@ -267,7 +277,7 @@ class ImageList:
         A line of a list is a path, relative to the list's folder, and perhaps a label, which is left out.
 
         Raises:
-            UserError: there is no image.
+            UserError: there is no image, or the list is in UTF-16.
         """
         if os.path.isdir(where):
             return cls.from_folder(where)
@@ -278,7 +288,7 @@ class ImageList:
                 raise UserError(f"{where}: no file matches")
             return cls.from_paths(paths)
         if name.lower().endswith(".txt"):
-            lines = read_file(where).decode(errors="surrogateescape").split("\n")
+            lines = _list_text(where).tobytes().decode(errors="surrogateescape").split("\n")
             paths = [re.sub(r"(?<=\S)\s+\d+$", "", line.strip()) for line in lines if line.strip()]
             if not paths:
                 raise UserError(f"{where}: the list is empty")
@@ -459,11 +469,8 @@ def _image_files(folder: str) -> list[str]:
             continue
         seen.add((status.st_dev, status.st_ino))
         folders.sort()
-        found += [
-            os.path.relpath(os.path.join(parent, file), folder)
-            for file in files
-            if file.lower().endswith(IMAGE_SUFFIXES)
-        ]
+        below = "" if parent == folder else os.path.relpath(parent, folder)
+        found += [os.path.join(below, file) for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
     return sorted(found)
 
 
