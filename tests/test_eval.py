@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 import models
-from utils.class_report import ClassMeter, looks_permuted, read_label_map
 from utils.errors import UserError
 from utils.export import save_inference
 from utils.exported import Description
@@ -174,47 +173,6 @@ def test_label_map(evaluate, predictions, tmp_path):
     file = tmp_path / "map.txt"
     file.write_text("# old -> new\n" + "\n".join(f"{old} -> {int(number)}" for old, number in enumerate(new)) + "\n")
     assert evaluate(label_map=file)["top1"] == int((logits.argmax(1) == new[labels]).sum())
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("0 1\n1 0\n2 2\n", "1 classes have no new number, such as 3"),
-        ("0 1\n1 0\n2 2\n3 2\n", "two classes have the same new number"),
-        ("0 1\n1 0\n2 2\n3 4\n", "line 4: there is no class 4 of 4"),
-        ("0 1\n0 2\n", "line 2: class 0 has two new numbers"),
-        ("0 1\n1\n", "line 2: '1' is not `old new`"),
-        ("0 x\n", "line 1: '0 x' is not `old new`"),
-    ],
-)
-def test_bad_label_maps(text, reason, tmp_path):
-    file = tmp_path / "map.txt"
-    file.write_text(text)
-    with pytest.raises(UserError, match=reason):
-        read_label_map(str(file), CLASSES)
-    with pytest.raises(UserError, match="no such file"):
-        read_label_map(str(tmp_path / "none.txt"), CLASSES)
-
-
-def meter_of(predicted: torch.Tensor, labels: torch.Tensor, classes: int) -> ClassMeter:
-    meter = ClassMeter(classes, torch.device("cpu"), 3)
-    meter.add(torch.tensor(0.0), nn.functional.one_hot(predicted, classes).float(), labels)
-    return meter
-
-
-def test_a_permutation_is_told_from_a_bad_network():
-    random = torch.Generator().manual_seed(0)
-    labels = torch.arange(50).repeat(10)
-    permutation = (torch.arange(50) * 7 + 3) % 50
-    guesses = torch.randint(0, 50, labels.shape, generator=random)
-    often = torch.rand(labels.shape, generator=random) < 0.7
-    assert looks_permuted(meter_of(torch.where(often, permutation[labels], guesses), labels, 50))
-    assert not looks_permuted(meter_of(torch.where(often, labels, guesses), labels, 50))
-    assert not looks_permuted(meter_of(guesses, labels, 50))
-    assert not looks_permuted(meter_of(torch.full_like(labels, 4), labels, 50))
-    assert not looks_permuted(meter_of(labels // 10, labels, 50))
-    # Too few images to tell.
-    assert not looks_permuted(meter_of(permutation[labels][:100], labels[:100], 50))
 
 
 def test_the_warning(evaluate, tiny_dataset, tmp_path, monkeypatch, capsys):

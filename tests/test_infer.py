@@ -16,11 +16,8 @@ from networks import small_classifier
 
 import infer
 import models
-from utils.classmap import read_class_names
 from utils.decode import decode
-from utils.errors import FlagError, UserError
-from utils.features import FeatureFile
-from utils.predictions import ResultFile, top_predictions
+from utils.errors import UserError
 from utils.transforms import EvalTransform, normalize
 
 REPOSITORY = Path(__file__).parents[1]
@@ -133,25 +130,6 @@ def test_features(run, weights, tiny_dataset, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["features.npy", "features.txt"]
 
 
-def test_features_of_many_rows(tmp_path):
-    with FeatureFile(str(tmp_path / "f.npy")) as file:
-        for start in range(0, 3000, 7):
-            count = min(7, 3000 - start)
-            rows = torch.arange(start, start + count)[:, None].expand(count, 3).float()
-            file.write(rows, [str(number) for number in range(start, start + count)])
-    features = np.load(tmp_path / "f.npy")
-    assert features.shape == (3000, 3)
-    assert (features == np.arange(3000)[:, None]).all()
-    assert (tmp_path / "f.txt").read_text().split() == [str(number) for number in range(3000)]
-
-
-def test_interrupted_features_leave_nothing(tmp_path):
-    with pytest.raises(KeyboardInterrupt), FeatureFile(str(tmp_path / "f.npy")) as file:
-        file.write(torch.zeros(2, 3), ["a", "b"])
-        raise KeyboardInterrupt
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_resume(run, tiny_dataset, tmp_path):
     folder = f"--data_dir={tiny_dataset}/val"
     run(folder)
@@ -163,13 +141,6 @@ def test_resume(run, tiny_dataset, tmp_path):
     assert (tmp_path / "test_res.json").read_text() == whole
     assert results(run(folder, "--resume=True")) == {}
     assert (tmp_path / "test_res.json").read_text() == whole
-
-
-def test_resume_refuses_other_files(tmp_path):
-    (tmp_path / "notes.txt").write_text("something dear to its owner\n")
-    with pytest.raises(UserError, match="not a file of results"):
-        ResultFile(str(tmp_path / "notes.txt"), resume=True)
-    assert (tmp_path / "notes.txt").read_text() == "something dear to its owner\n"
 
 
 def test_unreadable_images_are_left_out_and_reported(run, tiny_dataset, tmp_path, capsys):
@@ -227,41 +198,3 @@ def test_an_error_is_one_line_and_an_exit_code(tmp_path):
     assert run.returncode == 2
     assert run.stderr.count("\n") == 1
     assert "ResNet50" in run.stderr
-
-
-# -------------------------------------------------------------------------------------------------- class names
-
-
-def test_readable_labels_are_those_of_imagenet():
-    names = read_class_names(str(REPOSITORY / "utils/tools/readable_label.txt"), 1000)
-    assert len(set(names)) == 1000
-    some = {0: "tench, Tinca tinca", 1: "goldfish, Carassius auratus", 207: "golden retriever", 281: "tabby, tabby cat"}
-    some |= {134: "crane bird", 517: "crane", 638: "maillot", 639: "maillot, tank suit", 963: "pizza, pizza pie"}
-    some |= {657: "missile", 744: "projectile, missile", 999: "toilet tissue, toilet paper, bathroom tissue"}
-    assert {number: names[number] for number in some} == some
-
-
-def test_class_maps(tmp_path):
-    path = tmp_path / "map.txt"
-    path.write_text("1 red deer\n0 fox\n\n2 owl\n")
-    assert read_class_names(str(path), 3) == ["fox", "red deer", "owl"]
-    assert read_class_names(str(path), 2) == ["fox", "red deer"]
-    path.write_text("fox\nred deer\nowl\n")
-    assert read_class_names(str(path), 3) == ["fox", "red deer", "owl"]
-    with pytest.raises(UserError, match="none is class 3"):
-        read_class_names(str(path), 4)
-    path.write_text("0 fox\n0 owl\n")
-    with pytest.raises(UserError, match="line 2: class 0 has two names"):
-        read_class_names(str(path), 1)
-    path.write_bytes(b"0 f\xff\n")
-    with pytest.raises(UserError, match="UTF-8"):
-        read_class_names(str(path), 1)
-
-
-def test_names_are_written_as_they_are():
-    (prediction,) = top_predictions(torch.tensor([[0.0, 5.0]]), ["bär\u2028.jpg"], ["", "Ü\n"], 1)
-    assert prediction.line() == 'bär\u2028.jpg\t{"score": [0.99330717], "class": [1], "class_name": ["Ü\\n"]}'
-
-
-def test_a_flag_error_exits_with_2():
-    assert FlagError("x").exit_code == 2

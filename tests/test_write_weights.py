@@ -6,10 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from paddle_files import NAME, (
-    assert_same,
-    fresh,
-)
+from paddle_files import NAME, assert_same, fresh
 
 import models
 from utils.errors import FlagError, UserError

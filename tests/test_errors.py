@@ -1,0 +1,88 @@
+"""Mistakes and faults are one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from utils import errors
+from utils.errors import FlagError, UserError, run_script
+
+
+def test_a_flag_error_exits_with_2():
+    assert FlagError("x").exit_code == 2
+
+
+def fails_with(error: BaseException):
+    def main():
+        print("so far")
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("no such file"), 1, "script.py: error: no such file"),
+        (FlagError("--lr: no"), 2, "script.py: error: --lr: no"),
+        (KeyboardInterrupt(), 130, "script.py: interrupted"),
+        (BrokenPipeError(), 141, ""),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "a.jpg"),
+            1,
+            "script.py: error: a.jpg: no space left on device",
+        ),
+        (ModuleNotFoundError(name="cv2"), 1, "script.py: error: the package cv2 is not installed: pip install -r req"),
+        (
+            MemoryError("9 GB\nor so"),
+            1,
+            "script.py: error: out of memory: lower --batch_size, or --image_shape (9 GB or so)",
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_what_is_no_fault_of_the_program_is_one_line(monkeypatch, capsys, error, code, line):
+    monkeypatch.setattr(sys, "argv", ["/some/where/script.py"])
+    with pytest.raises(SystemExit) as end:
+        run_script(fails_with(error))
+    captured = capsys.readouterr()
+    assert end.value.code == code
+    assert captured.out == "so far\n"
+    assert captured.err.startswith(line) and captured.err.count("\n") == bool(line)
+
+
+def test_a_fault_of_the_program_is_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        run_script(fails_with(ZeroDivisionError()))
+    with pytest.raises(SystemExit) as end:
+        run_script(lambda: None)
+    assert end.value.code == 0
+
+
+def test_the_first_process_of_a_machine_speaks_for_all(monkeypatch, capsys):
+    monkeypatch.setattr(errors, "PATIENCE", 0.0)
+    for number in ("1", "0"):
+        monkeypatch.setenv("LOCAL_RANK", number)
+        errors.report_once(f"of {number}", "train.py")
+    assert capsys.readouterr().err == "train.py: error: of 0\n"
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "message"),
+    [
+        (nn.Conv2d(3, 3, 5), (2, 3, 4, 4), "--image_shape: the images are too small for a network"),
+        (nn.MaxPool2d(4), (2, 3, 3, 3), "--image_shape: the images are too small for a network"),
+        (nn.BatchNorm2d(3), (1, 3, 1, 1), "--batch_size: a batch-norm of a network has a single value per channel"),
+    ],
+)
+def test_sizes_are_explained(network, shape, message):
+    """In the words of the PyTorch that is installed."""
+    with pytest.raises(FlagError, match=message), errors.explained_sizes("a network"):
+        network(torch.zeros(shape))
+    with pytest.raises(RuntimeError, match="expected input"), errors.explained_sizes("a network"):
+        nn.Conv2d(3, 3, 1)(torch.zeros(1, 4, 5, 5))

@@ -1,0 +1,52 @@
+"""What is said of an image, and the file of results."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import pytest
+import torch
+
+from utils.errors import UserError
+from utils.predictions import ResultFile, top_predictions
+
+
+def test_the_best_classes_of_each_image():
+    logits = torch.tensor([[0.0, 3.0, 1.0], [2.0, 0.0, 1.0]]).log_softmax(1) + 7
+    first, second = top_predictions(logits, ["a.jpg", "b.jpg"], ["red", "green", "blue"], 2)
+    assert (first.image, first.classes, first.class_name) == ("a.jpg", [1, 2], ["green", "blue"])
+    assert (second.image, second.classes, second.class_name) == ("b.jpg", [0, 2], ["red", "blue"])
+    assert second.score == pytest.approx(
+        [math.exp(2) / (math.exp(2) + 1 + math.e), math.e / (math.exp(2) + 1 + math.e)]
+    )
+
+
+def test_names_are_written_as_they_are():
+    (prediction,) = top_predictions(torch.tensor([[0.0, 5.0]]), ["bär\u2028.jpg"], ["", "Ü\n"], 1)
+    assert prediction.line() == 'bär\u2028.jpg\t{"score": [0.99330717], "class": [1], "class_name": ["Ü\\n"]}'
+
+
+def test_results_go_on_after_the_last_whole_line(tmp_path):
+    """Names that are in no encoding are told again too."""
+    path = tmp_path / "new" / "results.txt"
+    images = ["a.jpg", os.fsdecode(b"\xff.jpg"), "c.jpg"]
+    with ResultFile(str(path)) as file:
+        for prediction in top_predictions(torch.eye(3), images, ["x", "y", "z"], 1):
+            file.write(prediction)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5])
+    with ResultFile(str(path), resume=True) as file:
+        assert file.done == set(images[:2])
+        file.write(next(top_predictions(torch.eye(3)[2:], images[2:], ["x", "y", "z"], 1)))
+    assert path.read_bytes() == whole
+    with ResultFile(str(path)) as file:
+        assert not file.done
+    assert path.read_bytes() == b""
+
+
+def test_resume_refuses_other_files(tmp_path):
+    (tmp_path / "notes.txt").write_text("something dear to its owner\n")
+    with pytest.raises(UserError, match="not a file of results"):
+        ResultFile(str(tmp_path / "notes.txt"), resume=True)
+    assert (tmp_path / "notes.txt").read_text() == "something dear to its owner\n"
