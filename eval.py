@@ -34,16 +34,17 @@ from utils.distributed import gather_dict, process_group, rank, world_size
 from utils.engine import copies_of_first, evaluate, to_device
 from utils.exported import load_exported
 from utils.files import check_can_write, write_text
-from utils.logger import is_main_process, log, progress, report_unreadable, warn
+from utils.logger import check_readable, is_main_process, log, progress, report_unreadable, warn
 from utils.metrics import describe, means, total
 from utils.transforms import normalize
 from utils.weights import load_pretrained
 
 
 class Subject(NamedTuple):
-    """What is evaluated: a network on its device, how it wants images laid out, and the names it has for classes."""
+    """What is evaluated: a network, where and how it wants its images, and the names it has for classes."""
 
     network: Callable[[Tensor], Tensor]
+    device: torch.device
     memory_format: torch.memory_format
     class_names: list[str] | None = None
 
@@ -59,12 +60,12 @@ def main() -> None:
         subject = load_exported_network(args, device) if args.model_file else load_network(args, device)
         if args.crop_sweep:
             sizes = [at_crop_size(args, size) for size in args.crop_sweep]
-            results: Any = [run_evaluation(sized, subject, device) for sized in sizes]
+            results: Any = [run_evaluation(sized, subject) for sized in sizes]
             if is_main_process():
                 write_sweep(Path(args.crop_sweep_path), args.crop_sweep, results, args.model)
                 log(f"accuracy over crop size: {args.crop_sweep_path}, and the plot beside it")
         else:
-            results = run_evaluation(args, subject, device)
+            results = run_evaluation(args, subject)
     if args.save_json_path and is_main_process():
         write_text(Path(args.save_json_path), json.dumps(results) + "\n", "--save_json_path")
 
@@ -104,12 +105,19 @@ def load_network(args: argparse.Namespace, device: torch.device) -> Subject:
     model = build_model(args)
     log(str(load_pretrained(model, args.pretrained_model)))
     layout = memory_format(args, device)
-    return Subject(model.to(device, memory_format=layout).eval(), layout)
+    return Subject(model.to(device, memory_format=layout).eval(), device, layout)
 
 
 def load_exported_network(args: argparse.Namespace, device: torch.device) -> Subject:
     """--model_file. Its description takes the place of the flags that say how images are prepared."""
-    network = load_exported(args.model_file, args.params_file, device, batch_size=args.batch_size)
+    network = load_exported(
+        args.model_file,
+        args.params_file,
+        device,
+        batch_size=args.batch_size,
+        may_use_cpu="use_gpu" not in args.given,
+        cpu_flag="--use_gpu=False",
+    )
     about = network.description
     for name in ("image_shape", "resize_short_size", "interpolation", "image_mean", "image_std"):
         if name not in args.given:
@@ -118,10 +126,10 @@ def load_exported_network(args: argparse.Namespace, device: torch.device) -> Sub
         raise FlagError(f"--model_file {args.model_file} takes images of {about.image_shape} and no others")
     args.model, args.class_dim = about.network, len(about.class_names)
     log(f"loaded {about.network} from {args.model_file}")
-    return Subject(network, network.memory_format, about.class_names)
+    return Subject(network, network.device, network.memory_format, about.class_names)
 
 
-def run_evaluation(args: argparse.Namespace, subject: Subject, device: torch.device) -> dict[str, float]:
+def run_evaluation(args: argparse.Namespace, subject: Subject) -> dict[str, float]:
     """Evaluates by the flags and prints the figures.
 
     Returns:
@@ -132,6 +140,7 @@ def run_evaluation(args: argparse.Namespace, subject: Subject, device: torch.dev
     def prepare(images: Tensor) -> Tensor:
         return normalize(images, args.image_mean, args.image_std, subject.memory_format)
 
+    device = subject.device
     many = args.crop_num > 1
     loader = (crop_loader if many else val_loader)(args, rank(), world_size(), pin_memory=device.type == "cuda")
     new_label = read_label_map(args.label_map, args.class_dim).to(device) if args.label_map else None
@@ -158,7 +167,9 @@ def run_evaluation(args: argparse.Namespace, subject: Subject, device: torch.dev
 
     values = total(meter.sums)
     meter.gather()
-    report_unreadable(gather_dict(loader.unreadable))
+    unreadable = gather_dict(loader.unreadable)
+    check_readable(unreadable, int(values["images"]))
+    report_unreadable(unreadable)
     if is_main_process():
         report_classes(args, meter, subject.class_names)
     k = meter.topk

@@ -20,7 +20,7 @@ from reader import infer_loader
 from utils.classmap import read_class_names
 from utils.exported import load_exported
 from utils.image_list import ImageList
-from utils.logger import log, progress, report_unreadable
+from utils.logger import check_readable, log, progress, report_unreadable
 from utils.predictions import ResultFile, top_predictions
 from utils.transforms import EvalTransform, normalize
 
@@ -37,7 +37,11 @@ def main() -> None:
         batch_size=min(args.batch_size, len(images)),
         use_compile=args.use_compile,
         use_tensorrt=args.use_tensorrt,
+        gpu_mem=args.gpu_mem * 2**20 if "gpu_mem" in args.given else None,
+        may_use_cpu="gpu_id" not in args.given,
+        cpu_flag="--gpu_id=-1",
     )
+    precision_flag = "--use_fp16" if args.use_fp16 else "--use_bf16" if args.use_bf16 else None
     about = network.description
     class_names = about.class_names
     if args.class_map_path:
@@ -52,20 +56,24 @@ def main() -> None:
             log("every image has its result already")
             return
         loader = infer_loader(args, images, transform, pin_memory=network.device.type == "cuda")
+        read = len(results.done)
         for batch in loader.epoch(0):
             pixels = batch.images.to(network.device, non_blocking=True)
             inputs = normalize(pixels, about.image_mean, about.image_std, network.memory_format, network.dtype)
             names = [images.name(index) for index in batch.indices.tolist()]
-            for prediction in top_predictions(network(inputs), names, class_names, args.topk):
+            for prediction in top_predictions(network(inputs), names, class_names, args.topk, precision_flag):
                 log(prediction.line())
                 results.write(prediction)
             results.flush()
+            read += len(batch)
             bar.update(len(batch))
+    check_readable(loader.unreadable, read)
     report_unreadable(loader.unreadable)
 
 
 def choose_device(args: argparse.Namespace) -> torch.device:
-    """GPU --gpu_id with no more than --gpu_mem of its memory, or the CPU if that is below 0 or there is no GPU.
+    """GPU --gpu_id with no more than --gpu_mem of its memory if that was given, or the CPU if --gpu_id is below 0 or
+    there is no GPU.
 
     Raises:
         FlagError: a GPU was asked for that is not there.
@@ -76,8 +84,9 @@ def choose_device(args: argparse.Namespace) -> torch.device:
     if not 0 <= args.gpu_id < count:
         return torch.device("cpu")
     device = torch.device("cuda", args.gpu_id)
-    share = args.gpu_mem * 2**20 / torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
+    if "gpu_mem" in args.given:
+        share = args.gpu_mem * 2**20 / torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
     return device
 
 
@@ -89,4 +98,4 @@ def choose_dtype(args: argparse.Namespace) -> torch.dtype:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, less_memory="lower --batch_size, or raise --gpu_mem if it was given")

@@ -2,7 +2,7 @@
 
     python benchmarks/forward_backward.py
     python benchmarks/forward_backward.py --model='ResNet*_vd,VGG16' --image_size=224 --batch_size=8
-    python benchmarks/forward_backward.py --model='*' --use_gpu --batch_size=32 --precision=bfloat16 --plot=speed.png
+    python benchmarks/forward_backward.py --model='*' --batch_size=32 --precision=bfloat16 --plot=speed.png
 
 At the networks' own size and at 320 x 320 (395 x 395 for those whose own is 299), unless --image_size says otherwise.
 Forward: in evaluation mode, without gradients. Backward: gradients of all weights, the forward pass that it needs not
@@ -120,16 +120,16 @@ def main() -> None:
     parser.add_argument("--precision", choices=DTYPES, default="float32")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--use_gpu", action="store_true")
+    parser.add_argument("--cpu", action="store_true", help="also where there is a GPU")
     parser.add_argument("--plot", metavar="FILE.png")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    device = torch.device("cuda" if args.use_gpu else "cpu")
+    device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
     names = [name for pattern in args.model.split(",") for name in models.list_models(pattern)]
     if not names:
         parser.error(f"--model={args.model}: no such network")
 
-    where = torch.cuda.get_device_name() if args.use_gpu else f"CPU, {args.threads} threads"
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {args.threads} threads"
     print(f"PyTorch {torch.__version__}, {where}, {args.precision}, batches of {args.batch_size}\n")
     print(
         "| network | size | parameters, M | multiply-adds, G | forward, ms | backward, ms |\n|---|--:|--:|--:|--:|--:|"

@@ -137,7 +137,7 @@ def export(
     if is_onnx_wanted and all(importlib.util.find_spec(package) for package in ("onnx", "onnxscript", "onnxruntime")):
         files["onnx"] = save_inference(model, description, folder, "onnx")
         if "int8" in precisions:
-            files["int8"] = quantize(files["onnx"], [torch.randn(8, 3, image_size, image_size) for _ in range(2)])
+            files["int8"] = quantize(files["onnx"], lambda: [torch.randn(16, 3, image_size, image_size)])
     return files
 
 
@@ -157,9 +157,9 @@ def engines(
         try:
             network = load_exported(str(files[file]), None, images.device, dtype, engine=engine, batch_size=len(images))
         except UserError:
-            continue  # it has no such precision
+            continue  # it has no such precision, or does not use the GPU
         inputs = images.to(network.device, network.dtype, memory_format=network.memory_format)
-        chosen = engine == choose_engine("auto", images.device, dtype, precision)
+        chosen = engine != "pytorch" and engine == choose_engine("auto", images.device, dtype, precision)
         yield f"{engine}{' *' if chosen else ''}", lambda network=network, inputs=inputs: network(inputs)
 
 
@@ -220,10 +220,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--cpu_time", action="store_true", help="measure processor time instead of time")
-    parser.add_argument("--use_gpu", action="store_true")
+    parser.add_argument("--cpu", action="store_true", help="also where there is a GPU")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    device = torch.device("cuda" if args.use_gpu else "cpu")
+    device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
     clock = time.process_time if args.cpu_time else time.perf_counter
     print(f"PyTorch {torch.__version__}, {args.threads} threads, {device}; images per second (milliseconds a batch)")
     for name in args.model:

@@ -15,6 +15,9 @@ from typing import NoReturn
 # Seconds that a process leaves to another one for its line.
 PATIENCE = 10.0
 
+# What a script's flags can do about too little memory.
+LESS_MEMORY = "lower --batch_size, or --image_shape"
+
 
 class UserError(Exception):
     """A problem that the user can mend: bad input, a missing file, weights that do not fit.
@@ -89,8 +92,13 @@ def reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
-def of_the_machine(error: BaseException) -> str | None:
-    """The line for an error that is the machine's: memory, disks, packages that are missing. None for any other."""
+def of_the_machine(error: BaseException, less_memory: str = LESS_MEMORY) -> str | None:
+    """The line for an error that is the machine's. None for any other.
+
+    Args:
+        error: of memory, disks, packages or compilers that are missing, or any other.
+        less_memory: what to do about too little memory.
+    """
     if isinstance(error, BrokenPipeError):  # the reader of stdout (`| head`) has seen enough
         return None
     if isinstance(error, OSError) and error.errno != errno.ENOMEM:
@@ -103,14 +111,21 @@ def of_the_machine(error: BaseException) -> str | None:
         or type(error).__name__ == "OutOfMemoryError"
         or "DefaultCPUAllocator: can't allocate memory" in text
     ):
-        return f"out of memory: lower --batch_size, or --image_shape ({' '.join(text.split())[:200]})"
+        return f"out of memory: {less_memory} ({' '.join(text.split())[:200]})"
+    if "No working C++ compiler found" in text or "Failed to find C compiler" in text:  # of Inductor, of Triton
+        return "--use_compile finds no C++ compiler: install gcc and g++, or name them in the variables CC and CXX"
     if isinstance(error, ModuleNotFoundError):
         return f"the package {error.name} is not installed: pip install -r requirements.txt"
     return None
 
 
-def run_script(main: Callable[[], object]) -> NoReturn:
-    """Runs a script's `main` and turns what is no fault of the program's into one line on stderr and an exit code."""
+def run_script(main: Callable[[], object], less_memory: str = LESS_MEMORY) -> NoReturn:
+    """Runs a script's `main` and turns what is no fault of the program's into one line on stderr and an exit code.
+
+    Args:
+        main: the script.
+        less_memory: what its flags can do about too little memory.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):  # there is none if it was closed
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be in no encoding
     try:
@@ -125,7 +140,7 @@ def run_script(main: Callable[[], object]) -> NoReturn:
         _flush_output()
         sys.exit(141)
     except Exception as error:
-        line = of_the_machine(error)
+        line = of_the_machine(error, less_memory)
         if line is None:
             raise
         report_once(line)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from utils.allocator import keep_freed_memory
 from utils.errors import FlagError, UserError, reason
+from utils.logger import warn
 from utils.onednn import can_fuse, fuse_convolutions
 from utils.program import Program, ProgramError, build_graph, read_program
 
@@ -125,6 +126,11 @@ class ExportedNetwork:
     def __call__(self, images: Tensor) -> Tensor:
         """Normalized images (N, 3, H, W) to logits, float32 (N, classes)."""
         logits = self.run(images).float()
+        if logits.ndim != 2 or len(logits) != len(images):
+            raise UserError(
+                f"--model_file ({self.description.network}) is damaged: what it makes of {len(images)} images is of "
+                f"shape {list(logits.shape)}; export the network again"
+            )
         if logits.shape[1] != len(self.description.class_names):
             raise UserError(
                 f"--model_file ({self.description.network}): the model has {logits.shape[1]} classes and names for "
@@ -143,6 +149,9 @@ def load_exported(
     batch_size: int = 8,
     use_compile: bool = False,
     use_tensorrt: bool = False,
+    gpu_mem: int | None = None,
+    may_use_cpu: bool = False,
+    cpu_flag: str = 'device="cpu"',
 ) -> ExportedNetwork:
     """Loads what infer.py --save_inference=True wrote, of either format.
 
@@ -153,9 +162,12 @@ def load_exported(
         dtype: to compute in: float32, bfloat16 or float16.
         engine: pytorch, onnxruntime, openvino or auto, which is PyTorch for a program and, for an ONNX model, ONNX
             Runtime, or OpenVINO where that is faster (in bfloat16 and int8 on a CPU) and installed.
-        batch_size: images that a batch will usually have.
+        batch_size: images that a batch will usually have; with TensorRT, images that it will have at most.
         use_compile: compile a program with torch.compile.
         use_tensorrt: run an ONNX model with ONNX Runtime's TensorRT provider.
+        gpu_mem: bytes that ONNX Runtime may allocate on a GPU; None: all there are.
+        may_use_cpu: where the engine for an ONNX model cannot use the GPU `device`, use the CPU, with a warning.
+        cpu_flag: what the user would have to give for the CPU, for errors.
 
     Raises:
         UserError: files that are missing, damaged, of another version or do not belong together, or an engine that
@@ -176,9 +188,18 @@ def load_exported(
         wanted = "--use_compile" if use_compile else "--engine=pytorch"
         raise FlagError(f"{wanted} runs programs of PyTorch: export the network with --inference_format=torch")
     # Not at the top: that module needs this one.
-    from utils.onnx_engines import load_onnx
+    from utils.onnx_engines import NoGpuError, load_onnx
 
-    return load_onnx(model_file, params_file, device, dtype, engine, use_tensorrt)
+    def load(device: torch.device) -> ExportedNetwork:
+        return load_onnx(model_file, params_file, device, dtype, engine, batch_size, use_tensorrt, gpu_mem)
+
+    try:
+        return load(device)
+    except NoGpuError as error:
+        if not may_use_cpu:
+            raise UserError(f"{error}; for the CPU give {cpu_flag}", error.exit_code) from None
+        warn(f"running on the CPU: {error}")
+    return load(torch.device("cpu"))
 
 
 def _load_program(

@@ -340,7 +340,8 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "openvino on a CPU in bfloat16 or int8 if it is installed.",
              choices=("auto", "pytorch", "onnxruntime", "openvino")),
         Flag("gpu_id", int, 0, ("predict",), "GPU to use; below 0: the CPU."),
-        Flag("gpu_mem", positive_int, 2000, ("predict",), "GPU memory that may be used, in MB."),
+        Flag("gpu_mem", positive_int, 2000, ("predict",),
+             "GPU memory that PyTorch or ONNX Runtime may allocate, in MB. Not given: all there is."),
     ),
     "Evaluation": (
         Flag("crop_num", int, 1, ("eval",),

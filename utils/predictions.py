@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ class Prediction:
 
 
 def top_predictions(
-    logits: Tensor, images: Sequence[str], class_names: Sequence[str], topk: int
+    logits: Tensor, images: Sequence[str], class_names: Sequence[str], topk: int, precision_flag: str | None = None
 ) -> Iterator[Prediction]:
     """The `topk` best classes of each image of a batch.
 
@@ -45,9 +46,16 @@ def top_predictions(
         images: N file names.
         class_names: one per class.
         topk: no more than there are classes.
+        precision_flag: the flag by which the network computes in less than float32, for errors.
+
+    Raises:
+        UserError: the logits of an image are not finite numbers.
     """
     scores, classes = (found.tolist() for found in logits.float().softmax(1).topk(topk))
     for image, score, numbers in zip(images, scores, classes, strict=True):
+        if not math.isfinite(score[0]):
+            why = f"leave out {precision_flag}" if precision_flag else "the weights are damaged, or of another network"
+            raise UserError(f"{image}: the network's scores are not finite numbers: {why}")
         yield Prediction(image, [round(s, 8) for s in score], numbers, [class_names[number] for number in numbers])
 
 
