@@ -38,8 +38,8 @@ from utils.decode import decode
 from utils.errors import FlagError, UserError, run_script
 from utils.flags import parse
 from utils.image_list import ImageList, SharedArray, open_dataset
-from utils.logger import warn
-from utils.reader_workers import ImageRandom, Job, Transform, start_worker, terminate
+from utils.logger import check_readable, warn
+from utils.reader_workers import ImageRandom, Job, Transform, start_worker, terminate_with
 from utils.transforms import INTERPOLATIONS, EvalTransform, TrainTransform, normalize
 from utils.visualize import write_grid
 
@@ -142,7 +142,8 @@ class Loader:
         """The batches of an epoch, from step `start_step` on. A new epoch ends an unfinished one.
 
         Raises:
-            UserError: images cannot be read, or a worker was killed.
+            UserError: a worker was killed, or in training no image can be read. In evaluation it is for the caller to
+                judge, who knows of other processes: `utils.logger.check_readable`.
         """
         raise NotImplementedError
 
@@ -194,7 +195,7 @@ class OpenCVLoader(Loader):
             SharedArray((1,), np.int64),
         )
         self._processes: list[multiprocessing.process.BaseProcess] = []
-        self._stop_workers = weakref.finalize(self, terminate, self._processes)
+        self._stop_workers = terminate_with(self, self._processes)
         self._tasks_left = [0] * slots
         self._page_locked = False
         # Slots whose batch the caller holds; those it freed; those freed whose copy to the GPU may be under way.
@@ -206,16 +207,13 @@ class OpenCVLoader(Loader):
         steps = self._steps(epoch, start_step)
         self._job.generation.array[0] += 1
         generation = int(self._job.generation.array[0])
-        tried = delivered = 0
         try:
             for images, indices in (self._made_by_workers if self.workers else self._made_here)(steps, epoch):
                 there = indices >= 0
-                tried += len(indices)
                 if not there.all():
                     images, indices = images[torch.from_numpy(there)], indices[there]
                 if not len(indices):
                     continue
-                delivered += len(indices)
                 yield self._batch(images, indices)
                 if generation != self._job.generation.array[0]:
                     raise RuntimeError("this epoch's iterator was ended by a later call of epoch()")
@@ -225,14 +223,11 @@ class OpenCVLoader(Loader):
         finally:
             if generation == self._job.generation.array[0]:
                 self._job.generation.array[0] += 1  # what is still queued is not wanted any more
-        if tried and not delivered:
-            path, reason = next(iter(self.unreadable.items()))
-            raise UserError(f"none of the {tried} images can be read; the first: {path}: {reason}")
 
     def close(self) -> None:
         self._stop_workers()
         self._processes = []
-        self._stop_workers = weakref.finalize(self, terminate, self._processes)
+        self._stop_workers = terminate_with(self, self._processes)
 
     def _made_here(self, steps: Iterator[np.ndarray], epoch: int) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
         """(images, indices) of each step, made in this process."""
@@ -276,7 +271,7 @@ class OpenCVLoader(Loader):
         gc.freeze()
         try:
             for _ in range(self.workers):
-                self._processes.append(start_worker(context, self._job, self._tasks, *self._reporting))
+                start_worker(self._processes, context, self._job, self._tasks, *self._reporting)
         finally:
             gc.unfreeze()
         if self.pin_memory and not self._page_locked:
@@ -637,6 +632,7 @@ def check(args: Namespace, part: str) -> None:
     images = open_dataset(args.data_dir, part, args.class_dim)
     loader = OpenCVLoader(images, _Measure(), 64, False, args.reader_thread, args.reader_buf_size)
     sizes = [batch.images.numpy().astype(np.int64) @ [65536, 256, 1] for batch in loader.epoch(0)]
+    check_readable(loader.unreadable, len(sizes))
     heights, widths = np.concatenate(sizes)[:, 0].T
 
     print(f"{part}: {len(images)} images, {len(loader.unreadable)} of them unreadable")

@@ -82,12 +82,21 @@ def test_training_with_a_single_readable_image(folder):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("kind", [training, evaluation])
-def test_nothing_readable_is_an_error(folder, kind, workers):
+def test_training_on_nothing_readable_is_an_error(folder, workers):
     for number in range(37):
         (folder / "val" / f"{number}.jpg").write_bytes(b"")
-    with pytest.raises(UserError, match=r"(no readable image|none of the 37 images).*val/\d+\.jpg: the file is empty"):
-        list(kind(folder, workers=workers).epoch(0))
+    with pytest.raises(UserError, match=r"no readable image.*val/\d+\.jpg: the file is empty"):
+        list(training(folder, workers=workers).epoch(0))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_share_of_which_nothing_is_readable_is_no_error(folder, workers):
+    """Other processes may have the images that can be read."""
+    for number in range(1, 37, 2):
+        (folder / "val" / f"{number}.jpg").write_bytes(b"")
+    shares = [evaluation(folder, workers=workers, rank=rank, world_size=2) for rank in range(2)]
+    assert [sum(len(batch) for batch in share.epoch(0)) for share in shares] == [19, 0]
+    assert [len(share.unreadable) for share in shares] == [0, 18]
 
 
 # ------------------------------------------------------------------------------------------------------------ processes
@@ -190,6 +199,10 @@ loader = reader.OpenCVLoader(reader.open_dataset(sys.argv[1], "train", 3), reade
 batches = loader.epoch(0)
 next(batches)
 print(*(process.pid for process in loader._processes), flush=True)
+if sys.argv[2] == "exit":
+    sys.exit()
+if sys.argv[2] == "error":
+    raise ValueError
 time.sleep(60)
 """
 
@@ -203,21 +216,74 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_no_worker_outlives_its_process(folder, how):
-    script = [sys.executable, "-c", LOOP, str(folder)]
+@pytest.mark.parametrize("to", ["process", "group"])
+@pytest.mark.parametrize("how", ["exit", "error", signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_worker_outlives_its_process(folder, how, to):
+    if to == "group" and how not in (signal.SIGINT, signal.SIGTERM):
+        pytest.skip("is of one process")
+    script = [sys.executable, "-c", LOOP, str(folder), str(how)]
     root = os.path.dirname(os.path.abspath(reader.__file__))
     with subprocess.Popen(
         script, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=root, start_new_session=True
     ) as process:
         workers = [int(pid) for pid in process.stdout.readline().split()]
-        assert workers and all(map(alive, workers))
-        os.killpg(process.pid, how) if how == signal.SIGINT else process.send_signal(how)
+        assert len(workers) == 2
+        if not isinstance(how, str):
+            (os.killpg if to == "group" else os.kill)(process.pid, how)
         process.wait(20)
     limit = time.monotonic() + 20
     while any(map(alive, workers)) and time.monotonic() < limit:
         time.sleep(0.1)
     assert not any(map(alive, workers))
+
+
+STUCK = """
+import os, sys, time
+import reader
+os.register_at_fork(after_in_child=lambda: time.sleep(30))
+loader = reader.OpenCVLoader(reader.open_dataset(sys.argv[1], "train", 3), reader.TrainTransform((32, 32)), 4, True, 2)
+os.register_at_fork(after_in_parent=lambda: print("forked", flush=True))
+next(loader.epoch(0))
+"""
+
+
+def test_interrupted_while_a_worker_comes_up(folder):
+    """multiprocessing would wait at exit for the worker that it tells to end by SIGTERM."""
+    root = os.path.dirname(os.path.abspath(reader.__file__))
+    with subprocess.Popen(
+        [sys.executable, "-c", STUCK, str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=root,
+    ) as process:
+        assert process.stdout.readline() == "forked\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == -signal.SIGINT
+
+
+@pytest.mark.parametrize("context", [multiprocessing.context.ForkContext, multiprocessing.context.SpawnContext])
+def test_workers_leave_signals_to_their_process(folder, monkeypatch, context):
+    """From the moment on that they are there."""
+    monkeypatch.setattr(multiprocessing, "get_context", context)
+    expected = contents(training(folder))
+    start = context.Process.start
+
+    def start_and_tell(process):
+        start(process)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(process.pid, number)
+
+    monkeypatch.setattr(context.Process, "start", start_and_tell)
+    loader = training(folder, workers=1)
+    assert contents(loader) == expected
+    (worker,) = loader._processes
+    os.kill(worker.pid, signal.SIGTERM)
+    assert contents(loader) == expected
+    loader.close()
+    assert not worker.is_alive()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert not blocked & {signal.SIGTERM, signal.SIGINT}  # in this process as before
 
 
 # ------------------------------------------------------------------------------------------------------- random numbers

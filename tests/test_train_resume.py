@@ -7,6 +7,7 @@ import random
 import re
 import resource
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -58,31 +59,59 @@ def test_two_processes_one_of_them_killed(tiny_dataset, tmp_path):
     assert_same_checkpoint(tmp_path / "whole" / NETWORK / "latest", tmp_path / "killed" / NETWORK / "latest")
 
 
+@pytest.fixture
+def slow_reader(tmp_path):
+    """train.py as from a slow disk: it is nearly always waiting for its reader's workers."""
+    script = tmp_path / "slow.py"
+    script.write_text(
+        "import time, train\n"
+        "from utils.errors import run_script\n"
+        "from utils.transforms import TrainTransform\n"
+        "decode = TrainTransform.decode\n"
+        "TrainTransform.decode = lambda *inputs: time.sleep(0.03) or decode(*inputs)\n"
+        "run_script(train.main)\n"
+    )
+    return {"script": script, "reader_thread": 2, "reader_buf_size": 16}
+
+
+def check_stopped(process: subprocess.Popen[str], code: int, folder: Path) -> None:
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == code, output
+    assert "Traceback" not in output and "--checkpoint=auto goes on from there" in output
+    last = [tuple(map(int, step)) for step in re.findall(r"\[Pass (\d+), train batch (\d+)\]", output)][-1:]
+    state = read_state(folder / "latest")
+    if last:  # the step printed last is the last one done
+        assert state["training"]["step"] == last[0][0] * 3 + last[0][1] + 1
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_told_to_stop(tiny_dataset, tmp_path, number, code):
     process = start(tiny_dataset, tmp_path, num_epochs=1000, validate=False)
     wait_for(process, r"\[Pass 0, train batch 1\]")
     process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == code, output
-    assert "Traceback" not in output and "--checkpoint=auto goes on from there" in output
-    last = [tuple(map(int, step)) for step in re.findall(r"\[Pass (\d+), train batch (\d+)\]", output)][-1:]
-    state = read_state(tmp_path / NETWORK / "latest")
-    if last:  # the step printed last is the last one done
-        assert state["training"]["step"] == last[0][0] * 3 + last[0][1] + 1
+    check_stopped(process, code, tmp_path / NETWORK)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_its_process_group_told_to_stop(tiny_dataset, tmp_path, slow_reader, number, code):
+    """As by a launcher, systemd, scancel, timeout and Ctrl-C: the workers of the reader hear it too."""
+    process = start(tiny_dataset, tmp_path, num_epochs=1000, validate=False, **slow_reader)
+    wait_for(process, r"\[Pass 0, train batch 1\]")
+    os.killpg(process.pid, number)
+    check_stopped(process, code, tmp_path / NETWORK)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are found in /proc")
-def test_two_processes_told_to_stop(tiny_dataset, tmp_path):
+def test_two_processes_told_to_stop(tiny_dataset, tmp_path, slow_reader):
     """The launcher passes the signal on; both stop after the same step, and what they saved can be resumed."""
-    process = start(tiny_dataset, tmp_path, processes=2, num_epochs=1000, validate=False)
+    process = start(tiny_dataset, tmp_path, processes=2, num_epochs=1000, validate=False, **slow_reader)
     wait_for(process, r"\[Pass 0, train batch 1\]")
     workers = children(process.pid)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
-    assert "train.py: error" not in output
+    assert "train.py: error" not in output and "--checkpoint=auto goes on from there" in output
     state = read_state(find_checkpoint("auto", tmp_path / NETWORK))
     assert len(state["position"].random) == 2
     output = run(tiny_dataset, tmp_path, processes=2, checkpoint="auto", max_iter=state["training"]["step"] + 2)

@@ -83,13 +83,23 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
 
 
-def start(data_dir: Path, out: Path, processes: int = 1, restarts: int = 0, **flags: object) -> subprocess.Popen[str]:
-    """Starts train.py, under the launcher if it is to run in several processes."""
+def start(
+    data_dir: Path,
+    out: Path,
+    processes: int = 1,
+    restarts: int = 0,
+    script: Path = ROOT / "train.py",
+    **flags: object,
+) -> subprocess.Popen[str]:
+    """Starts train.py, or a script that calls it, under the launcher if it is to run in several processes.
+
+    It has a process group of its own, as under the launcher, systemd and schedulers.
+    """
     command = [sys.executable]
     if processes > 1:
         command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         command += [f"--max_restarts={restarts}", "--monitor_interval=0.1"]
-    command += [str(ROOT / "train.py"), *command_line(data_dir, out, **flags)]
+    command += [str(script), *command_line(data_dir, out, **flags)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, env=environment(), start_new_session=True, **pipes)
 

@@ -9,8 +9,8 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Iterator
-from multiprocessing import connection
+from collections.abc import Callable, Iterator
+from multiprocessing import connection, util
 from typing import Protocol
 
 import cv2
@@ -128,11 +128,9 @@ def work(
     results: connection.Connection,
     results_lock: multiprocessing.synchronize.Lock,
 ) -> None:
-    """A worker process: says that it is up, takes tasks, fills rows, reports. Runs until it is terminated."""
+    """A worker process: says that it is up, takes tasks, fills rows, reports. Runs until it is killed."""
     if up is not None:
         up.release()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     cv2.setNumThreads(0)  # the workers are the parallelism
     while True:
@@ -150,9 +148,11 @@ def work(
 
 
 def start_worker(
-    context: multiprocessing.context.BaseContext, *arguments: object
-) -> multiprocessing.process.BaseProcess:
-    """Starts a process that does `work(..., *arguments)`.
+    processes: list[multiprocessing.process.BaseProcess],
+    context: multiprocessing.context.BaseContext,
+    *arguments: object,
+) -> None:
+    """Starts a process that does `work(..., *arguments)`, and appends it to `processes`.
 
     A fork copies locks as they are. One of the interpreter's that another thread holds at that moment (PyTorch's, which
     tidies up after a collective) is never released in the copy, which then waits for ever before it runs a line
@@ -165,11 +165,18 @@ def start_worker(
         # A spawned worker has no such locks, and takes its time to come up.
         up = context.Semaphore(0) if context.get_start_method() == "fork" else None
         process = context.Process(target=work, args=(up, *arguments), daemon=True)
-        process.start()
+        processes.append(process)  # before it starts: whatever comes in between, it will be ended
+        # Who stops a run often tells its whole process group. What that means is the main process's to decide, and it
+        # may need one more batch: the workers are deaf to it, from their first moment on.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         if up is None or up.acquire(timeout=PATIENCE):
-            return process
-        process.kill()
-        process.join()
+            return
+        terminate([process])
+        processes.remove(process)
     raise UserError(
         f"no reader worker came up within {PATIENCE:g} seconds, {ATTEMPTS} times over: lower --reader_thread, or free "
         "the machine of other work"
@@ -178,7 +185,16 @@ def start_worker(
 
 def terminate(processes: list[multiprocessing.process.BaseProcess]) -> None:
     """Ends worker processes, and waits until they have ended."""
-    for process in processes:
-        process.terminate()
-    for process in processes:
+    started = [process for process in processes if process.pid is not None]
+    for process in started:
+        process.kill()
+    for process in started:
         process.join()
+
+
+def terminate_with(owner: object, processes: list[multiprocessing.process.BaseProcess]) -> Callable[[], None]:
+    """Has worker processes ended when the object is freed, or at exit; returns what ends them at once.
+
+    At exit before multiprocessing ends what is left: it would wait for ever for SIGTERM to do so.
+    """
+    return util.Finalize(owner, terminate, args=(processes,), exitpriority=10)
