@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from utils.errors import FlagError, explained_sizes, run_script
@@ -43,13 +44,14 @@ def main() -> None:
     resolve_input(args)
     device = torch.device("cpu") if args.save_inference else choose_device(args)
     class_names = choose_class_names(args)
+    calibration_images = choose_calibration_images(args) if args.calibration_dir else None
     model = build_model(args)
     log(str(load_pretrained(model, args.pretrained_model)))
     model.eval().requires_grad_(False)
 
     with explained_sizes(args.model):
         if args.save_inference:
-            export(args, model, class_names)
+            export(args, model, class_names, calibration_images)
         else:
             model.to(device, memory_format=memory_format(args, device))
             infer(args, model, class_names, device)
@@ -79,7 +81,17 @@ def choose_class_names(args: argparse.Namespace) -> list[str]:
     return [str(number) for number in range(args.class_dim)]
 
 
-def export(args: argparse.Namespace, model: nn.Module, class_names: list[str]) -> None:
+def choose_calibration_images(args: argparse.Namespace) -> ImageList:
+    """--calibration_images of the images of --calibration_dir, evenly spread over them."""
+    images = ImageList.find(args.calibration_dir)
+    count = min(len(images), args.calibration_images)
+    chosen = [images.name(number * len(images) // count) for number in range(count)]
+    return ImageList.from_paths(chosen, root=images.root)
+
+
+def export(
+    args: argparse.Namespace, model: nn.Module, class_names: list[str], calibration_images: ImageList | None
+) -> None:
     """Writes the network into a folder of its name."""
     description = Description(
         args.model,
@@ -91,18 +103,14 @@ def export(args: argparse.Namespace, model: nn.Module, class_names: list[str]) -
         args.image_std,
     )
     model_file = save_inference(model, description, Path(args.model), args.inference_format)
-    if args.calibration_dir:
-        model_file = quantize(model_file, calibration_batches(args))
+    if calibration_images is not None:
+        model_file = quantize(model_file, partial(prepared, args, calibration_images))
     log(f"{args.model} is exported: python predict.py --model_file={model_file} --image_path=IMAGE")
 
 
-def calibration_batches(args: argparse.Namespace) -> Iterator[Tensor]:
-    """--calibration_images images of --calibration_dir, prepared for the network."""
-    images = ImageList.find(args.calibration_dir)
-    count = min(len(images), args.calibration_images)
-    chosen = [images.name(number * len(images) // count) for number in range(count)]
-    loader = infer_loader(args, ImageList.from_paths(chosen, root=images.root), eval_transform(args))
-    for batch in loader.epoch(0):
+def prepared(args: argparse.Namespace, images: ImageList) -> Iterator[Tensor]:
+    """Batches of the images, prepared for the network."""
+    for batch in infer_loader(args, images, eval_transform(args)).epoch(0):
         yield normalize(batch.images, args.image_mean, args.image_std)
 
 

@@ -36,7 +36,7 @@ def save_again(folder: Path) -> None:
         run_folder.save(["step_3", "latest"], models.build(NETWORK, class_dim=4), Position(8), {"step": 3}, None, {})
 
 
-@pytest.mark.parametrize("function", ["save_weights", "_sync", "_checksum", "_put_in_place"])
+@pytest.mark.parametrize("function", ["save_weights", "sync", "_checksum", "_put_in_place"])
 @pytest.mark.parametrize("call", [1, 2])
 def test_killed_during_a_save(folder, monkeypatch, function, call):
     """Wherever a save breaks off, a complete checkpoint is found, of this step or the one before."""

@@ -211,11 +211,23 @@ def test_the_description_comes_back(tiny):
         assert getattr(description, field) == getattr(wanted, field)
 
 
-def test_weights_that_are_not_finite_are_not_exported(tmp_path):
-    model = build("MobileNetV1_x0_25")
-    model.fc.weight[0, 0] = torch.nan
-    with pytest.raises(UserError, match="do not use it"):
-        save_inference(model, describe("MobileNetV1_x0_25", 64), tmp_path)
+@pytest.mark.parametrize("inference_format", ["torch", "onnx"])
+def test_what_is_not_exact_is_not_exported_and_replaces_nothing(tmp_path, inference_format):
+    if inference_format == "onnx":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+    model, description = build("MobileNetV1_x0_25"), describe("MobileNetV1_x0_25", 64)
+    weight = model.fc.weight[0, 0].clone()
+    for good in (False, True):  # into a new folder, and over an export
+        if good:
+            save_inference(model, description, tmp_path / "net", inference_format)
+        before = {path.name: path.read_bytes() for path in tmp_path.glob("net/*")}
+        model.fc.weight[0, 0] = torch.nan
+        with pytest.raises(UserError, match=r"MobileNetV1_x0_25 is not written.*differs.*finite"):
+            save_inference(model, description, tmp_path / "net", inference_format)
+        model.fc.weight[0, 0] = weight
+        assert {path.name: path.read_bytes() for path in tmp_path.glob("net/*")} == before
+        assert [path.name for path in tmp_path.iterdir()] == ["net"] * good
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path):

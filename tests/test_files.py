@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from utils import files
 from utils.errors import UserError
-from utils.files import check_can_write, write_text, written_whole
+from utils.files import check_can_write, write_text, written_together, written_whole
 
 
 def test_text_replaces_what_was_there(tmp_path):
@@ -62,3 +63,54 @@ def test_looking_whether_a_file_can_be_written_changes_nothing(tmp_path):
     path.write_text("kept")
     check_can_write(path, "--per_class_path")
     assert path.read_text() == "kept"
+
+
+def test_what_a_killed_run_left_is_not_taken(tmp_path, monkeypatch):
+    """Its temporary folder stays, for nobody can remove it; the next run, or one at the same time, has its own."""
+    path = tmp_path / "weights"
+    lent = []
+    with written_whole(path, "--output") as temporary:
+        lent.append(temporary)
+        temporary.mkdir()
+        (temporary / "old").write_text("left")
+        with written_whole(path, "--output") as other:
+            lent.append(other)
+            assert not other.exists()
+            other.mkdir()
+            (other / "new").write_text("whole")
+        assert os.listdir(path) == ["new"]
+        (path / "new").unlink()
+    assert lent[0] != lent[1]
+    assert os.listdir(path) == ["old"] and os.listdir(tmp_path) == ["weights"]
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_written_out_before_the_rename_and_readable_as_any_new_file(tmp_path, monkeypatch, is_folder):
+    done = []
+    monkeypatch.setattr(files, "sync", lambda path: done.append(path.name))
+    monkeypatch.setattr(os, "replace", lambda a, b, replace=os.replace: (done.append("renamed"), replace(a, b)))
+    path, plain = tmp_path / "out" / "weights", tmp_path / "plain"
+    with written_whole(path, "--output") as temporary:
+        if is_folder:
+            temporary.mkdir()
+            (temporary / "a").write_text("text")
+            plain.mkdir()
+        else:
+            temporary.write_text("text")
+            plain.touch()
+    assert done == ["weights", *(["a"] if is_folder else []), "renamed", "out"]
+    assert path.stat().st_mode == plain.stat().st_mode
+
+
+def test_files_that_belong_together_appear_together(tmp_path):
+    folder = tmp_path / "ResNet50"
+    with pytest.raises(KeyboardInterrupt), written_together(folder, "--save_inference") as temporary:
+        (temporary / "model").write_text("half")
+        raise KeyboardInterrupt
+    assert not os.listdir(tmp_path)
+    for text in ("first", "second"):
+        with written_together(folder, "--save_inference") as temporary:
+            (temporary / "model").write_text(text)
+            (temporary / "params").write_text(text)
+            assert text == "first" or (folder / "model").read_text() == "first"
+        assert {path.name: path.read_text() for path in folder.iterdir()} == {"model": text, "params": text}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -89,12 +91,12 @@ def error(model: nn.Module, model_file) -> float:
 def test_int8_is_close_and_evening_out_is_why(exported, tmp_path, monkeypatch):
     model, folder = exported
     folder = shutil.copytree(folder, tmp_path / "copy")
-    quantized = quantize(folder / "model.onnx", [images(32), images(33)])
+    quantized = quantize(folder / "model.onnx", lambda: [images(32), images(33)])
     assert load_exported(str(quantized), engine="onnxruntime").description.precision == "int8"
     assert error(model, quantized) < 0.05
 
     monkeypatch.setattr(module, "equalize", lambda model, ranges: None)
-    assert error(model, quantize(folder / "model.onnx", [images(32), images(33)])) > 0.3
+    assert error(model, quantize(folder / "model.onnx", lambda: [images(32), images(33)])) > 0.3
 
 
 def test_evening_out_does_not_change_the_answers(exported):
@@ -118,7 +120,7 @@ def test_int8_in_openvino(exported, tmp_path):
     pytest.importorskip("openvino")
     model, folder = exported
     folder = shutil.copytree(folder, tmp_path / "copy")
-    quantized = quantize(folder / "model.onnx", [images(32)])
+    quantized = quantize(folder / "model.onnx", lambda: [images(32)])
     network = load_exported(str(quantized))
     assert network.engine == "openvino"
     with torch.inference_mode():
@@ -126,8 +128,35 @@ def test_int8_in_openvino(exported, tmp_path):
     assert (network(images(64)).argmax(1) == expected.argmax(1)).float().mean() > 0.9
 
 
+def test_images_are_read_again_rather_than_kept(exported, tmp_path):
+    _, folder = exported
+    folder = shutil.copytree(folder, tmp_path / "copy")
+    alive, most, passes = weakref.WeakSet(), [], []
+
+    def read():
+        passes.append(None)
+        for number in range(6):
+            batch = images(4 + number)
+            alive.add(batch)
+            most.append(len(alive))
+            yield batch
+
+    quantize(folder / "model.onnx", read)
+    assert len(passes) == 2 and max(most) <= 2
+
+
+def test_a_new_export_leaves_no_int8_model_of_the_old_weights(exported, tmp_path):
+    model, folder = exported
+    folder = shutil.copytree(folder, tmp_path / "copy")
+    description = load_exported(str(folder / "model.onnx")).description
+    quantize(folder / "model.onnx", lambda: [images(8)])
+    assert sorted(os.listdir(folder)) == ["model.onnx", "model.onnx.data", "model_int8.onnx", "model_int8.onnx.data"]
+    save_inference(model, description, folder, "onnx")
+    assert sorted(os.listdir(folder)) == ["model.onnx", "model.onnx.data"]
+
+
 def test_no_images(exported):
     _, folder = exported
     with pytest.raises(UserError, match="calibration_dir"):
-        quantize(folder / "model.onnx", [])
-    assert not (folder / "model_int8.onnx").exists()
+        quantize(folder / "model.onnx", list)
+    assert not [name for name in os.listdir(folder) if "int8" in name or name.startswith(".")]

@@ -34,6 +34,7 @@ from torch import nn
 
 from models.layers import UPSCALE_IN_TRAIN, Dropout
 from utils.errors import UserError
+from utils.files import sync
 from utils.logger import warn
 
 BEST = "best_model"
@@ -101,15 +102,6 @@ def _checksum(path: Path) -> int:
     return checksum
 
 
-def _sync(path: Path) -> None:
-    """Has the system write a file or folder out, so that a power cut cannot undo a rename that follows."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _put_in_place(temporary: Path, folder: Path) -> None:
     """Renames a finished folder to its name; one that is there already is moved aside first and deleted last."""
     old = folder.with_name(f".{folder.name}.old")
@@ -117,7 +109,7 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
     if folder.exists():
         folder.rename(old)
     temporary.rename(folder)
-    _sync(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -215,7 +207,7 @@ class RunFolder:
             manifest = {"step": training["step"], "crc32": checksums}
             (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
             for file in (*files, temporary / MANIFEST, temporary):
-                _sync(file)
+                sync(file)
             _put_in_place(temporary, self.path / first)
             for other in others:
                 self._link(first, other)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import importlib.util
-import os
-import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +21,14 @@ from torch.utils._pytree import tree_leaves
 from models.layers import fuse
 from utils.errors import UserError
 from utils.exported import DESCRIPTION, Description, load_exported, sha256
-from utils.files import written_whole
+from utils.files import written_together
 from utils.logger import warn
 
 # Share of the largest logit by which an exported network may differ from the one it was made of.
 TOLERANCE = 1e-4
+
+# What utils/quantize.py makes of model.onnx.
+QUANTIZED = "model_int8.onnx"
 
 
 def save_inference(model: nn.Module, description: Description, folder: Path, inference_format: str = "torch") -> Path:
@@ -38,7 +37,8 @@ def save_inference(model: nn.Module, description: Description, folder: Path, inf
     Args:
         model: the network with its weights, float32, on the CPU. It is put into evaluation mode.
         description: of the network; what it says of the file of weights is filled in.
-        folder: where to write model and params, or model.onnx and model.onnx.data.
+        folder: where to write model and params, or model.onnx and model.onnx.data; what was there before is replaced
+            when the new files have been checked. (An int8 model goes, as it is of the old weights.)
         inference_format: torch or onnx, as in --inference_format.
 
     Returns:
@@ -47,20 +47,27 @@ def save_inference(model: nn.Module, description: Description, folder: Path, inf
     Raises:
         UserError: it cannot be written, what it needs is not installed, or the network cannot be exported exactly.
     """
+    if inference_format == "onnx":
+        require("onnx", "onnxscript", "onnxruntime")
     model.eval().requires_grad_(False)
     images = _test_images(description.image_shape)
     program = export_program(fold_batch_norms(model, images), images)
-    write = {"torch": _write_program, "onnx": _write_onnx}[inference_format]
-    model_file = write(program, description, folder)
     with torch.inference_mode():
         expected = model(images)
-    difference = relative_difference(load_exported(str(model_file))(images), expected)
-    if not difference <= TOLERANCE:
-        raise UserError(
-            f"{model_file} differs from {description.network} by {difference:.1e} of the largest logit: do not use it; "
-            "are the weights those of this network, and finite?"
-        )
-    return model_file
+    write = {"torch": _write_program, "onnx": _write_onnx}[inference_format]
+    with written_together(folder, "--save_inference") as temporary:
+        model_file = write(program, description, temporary)
+        difference = relative_difference(load_exported(str(model_file))(images), expected)
+        if not difference <= TOLERANCE:
+            raise UserError(
+                f"--save_inference: {description.network} is not written to {folder}: its export differs from it by "
+                f"{difference:.1e} of the largest logit; are the weights those of this network, and finite?"
+            )
+    if inference_format == "onnx":
+        # It was made of the model that has just been replaced.
+        for name in (QUANTIZED, f"{QUANTIZED}.data"):
+            (folder / name).unlink(missing_ok=True)
+    return folder / model_file.name
 
 
 def _test_images(image_shape: list[int]) -> Tensor:
@@ -160,14 +167,12 @@ def _write_program(program: ExportedProgram, description: Description, folder: P
         # Where the network's code lay on this machine is nobody's business.
         for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node"):
             node.meta.pop(key, None)
-    with written_whole(folder / "params", "--save_inference") as params:
-        params.write_bytes(save(weights, {"format": "pt", "network": description.network}))
-        description = _with_params(description, params, "params")
-    model_file = folder / "model"
-    with written_whole(model_file, "--save_inference") as temporary, warnings.catch_warnings():
+    params, model_file = folder / "params", folder / "model"
+    params.write_bytes(save(weights, {"format": "pt", "network": description.network}))
+    texts = {DESCRIPTION: _with_params(description, params).to_json()}
+    with open(model_file, "wb") as file, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "No complete tensor found")
-        with open(temporary, "wb") as file:
-            torch.export.save(program, file, extra_files={DESCRIPTION: description.to_json()})
+        torch.export.save(program, file, extra_files=texts)
     return model_file
 
 
@@ -183,17 +188,17 @@ def _take_weights(program: ExportedProgram) -> dict[str, Tensor]:
     return weights
 
 
-def _with_params(description: Description, params: Path, name: str) -> Description:
-    """The description, with what it says of the file of weights: `params`, which is going to be called `name`."""
+def _with_params(description: Description, params: Path) -> Description:
+    """The description, with what it says of the file of weights."""
     return dataclasses.replace(
-        description, params_name=name, params_bytes=params.stat().st_size, params_sha256=sha256(str(params))
+        description, params_name=params.name, params_bytes=params.stat().st_size, params_sha256=sha256(str(params))
     )
 
 
 def _write_onnx(program: ExportedProgram, description: Description, folder: Path) -> Path:
     """Writes a program as an ONNX model to `folder`/model.onnx and its weights to `folder`/model.onnx.data."""
-    require("onnx", "onnxscript", "onnxruntime")
-    with unfinished_onnx(folder / "model.onnx", description) as model_file, warnings.catch_warnings():
+    model_file = folder / "model.onnx"
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             program,
@@ -204,7 +209,8 @@ def _write_onnx(program: ExportedProgram, description: Description, folder: Path
             external_data=True,
             verbose=False,
         )
-    return folder / "model.onnx"
+    describe_onnx(model_file, description)
+    return model_file
 
 
 def require(*packages: str) -> None:
@@ -214,33 +220,18 @@ def require(*packages: str) -> None:
             raise UserError(f"ONNX models need {package}: pip install -r requirements-onnx.txt")
 
 
-@contextlib.contextmanager
-def unfinished_onnx(path: Path, description: Description) -> Iterator[Path]:
-    """Lends a path for an ONNX model with external weights (PATH.data); describes it and puts both in place at the end.
-
-    Args:
-        path: where they are to be in the end.
-        description: to be stored in the model, with what it says of the file of weights filled in.
-    """
+def describe_onnx(model_file: Path, description: Description) -> None:
+    """Stores a description in an ONNX model with external weights (MODEL_FILE.data), which it names and has the
+    checksum of, and leaves out what is nobody's business."""
     import onnx
 
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".onnx.", dir=path.parent) as temporary:
-            model_file = Path(temporary) / path.name
-            yield model_file
-            data = model_file.with_name(f"{path.name}.data")
-            data.touch()  # there is none if all weights are tiny
-            model = onnx.load(model_file, load_external_data=False)
-            texts = {DESCRIPTION: _with_params(description, data, data.name).to_json()}
-            onnx.helper.set_model_props(model, texts)
-            for node in model.graph.node:
-                # Where the network's code lay on this machine is nobody's business.
-                node.ClearField("doc_string")
-                node.ClearField("metadata_props")
-            onnx.save(model, model_file)
-            data.chmod(model_file.stat().st_mode)  # some writers make files of their own user's only
-            os.replace(data, path.with_name(data.name))
-            os.replace(model_file, path)
-    except OSError as error:
-        raise UserError(f"--save_inference: cannot write {path}: {error.strerror or error}") from None
+    data = model_file.with_name(f"{model_file.name}.data")
+    data.touch()  # there is none if all weights are tiny
+    model = onnx.load(model_file, load_external_data=False)
+    onnx.helper.set_model_props(model, {DESCRIPTION: _with_params(description, data).to_json()})
+    for node in model.graph.node:
+        # Where the network's code lay on this machine.
+        node.ClearField("doc_string")
+        node.ClearField("metadata_props")
+    onnx.save(model, model_file)
+    data.chmod(model_file.stat().st_mode)  # some writers make files of their own user's only

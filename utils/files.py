@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,6 +37,15 @@ def check_can_write(path: Path, flag: str) -> None:
         raise UserError(f"{flag}: cannot write {path}: {error.strerror}") from None
 
 
+def sync(path: Path) -> None:
+    """Has the system write a file or folder out, so that a power cut cannot undo a rename that follows."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 @contextmanager
 def written_whole(path: Path, flag: str) -> Iterator[Path]:
     """Lends a temporary path for a file or folder, and renames what was written there to `path` at the end.
@@ -44,16 +53,45 @@ def written_whole(path: Path, flag: str) -> Iterator[Path]:
     Raises:
         UserError: naming `flag`, if it cannot be written; nothing is left behind then.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _explained(path, flag), _moved_into(path.parent) as folder:
+        yield folder / path.name
+
+
+@contextmanager
+def written_together(folder: Path, flag: str) -> Iterator[Path]:
+    """Lends a temporary folder, and moves the files that were written there into `folder` at the end.
+
+    Raises:
+        UserError: naming `flag`, if they cannot be written; what was in `folder` before is untouched then.
+    """
+    with _explained(folder, flag), _moved_into(folder) as temporary:
         yield temporary
-        os.replace(temporary, path)
+
+
+@contextmanager
+def _explained(path: Path, flag: str) -> Iterator[None]:
+    """Turns what the system says into a `UserError`."""
+    try:
+        yield
     except OSError as error:
         raise UserError(f"{flag}: cannot write {path}: {error.strerror or error}") from None
+
+
+@contextmanager
+def _moved_into(folder: Path) -> Iterator[Path]:
+    """Lends a folder of its own within `folder`, on the same disk, and moves everything from there up at the end."""
+    existed = folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".unfinished.", dir=folder, ignore_cleanup_errors=True) as name:
+            temporary = Path(name)
+            yield temporary
+            for path in temporary.rglob("*"):
+                sync(path)
+            for path in sorted(temporary.iterdir()):
+                os.replace(path, folder / path.name)
+            sync(folder)
     finally:
-        if os.path.isdir(temporary):
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            with suppress(OSError):  # it may not even be possible for it to exist
-                temporary.unlink()
+        if not existed:
+            with suppress(OSError):  # it is not empty if all went well
+                folder.rmdir()

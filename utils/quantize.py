@@ -16,7 +16,7 @@ import dataclasses
 import logging
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,8 +24,9 @@ import numpy as np
 from torch import Tensor
 
 from utils.errors import UserError
-from utils.export import require, unfinished_onnx
+from utils.export import QUANTIZED, describe_onnx, require
 from utils.exported import Description, load_exported
+from utils.files import written_together
 
 if TYPE_CHECKING:
     import onnx
@@ -37,12 +38,13 @@ KEPT_IN_FLOAT = frozenset({"Mul", "Sigmoid", "Softmax", "HardSigmoid", "LayerNor
 LARGEST_GAIN = 1000.0
 
 
-def quantize(model_file: Path, batches: Iterable[Tensor]) -> Path:
+def quantize(model_file: Path, read_batches: Callable[[], Iterable[Tensor]]) -> Path:
     """Writes the int8 form of NAME/model.onnx as NAME/model_int8.onnx.
 
     Args:
         model_file: an ONNX model that `utils.export.save_inference` wrote.
-        batches: images to find the activations' ranges with, normalized, float32 (N, 3, H, W); some hundred will do.
+        read_batches: returns images to find the activations' ranges with, normalized, float32 (N, 3, H, W); some
+            hundred will do. It is called twice, rather than to keep them all.
 
     Returns:
         The int8 model's file.
@@ -56,34 +58,37 @@ def quantize(model_file: Path, batches: Iterable[Tensor]) -> Path:
     from onnxruntime.quantization.registry import QDQRegistry
 
     description = load_exported(str(model_file), engine="onnxruntime").description
-    inputs = [batch.contiguous().numpy() for batch in batches]
-    if not inputs:
-        raise UserError("--calibration_dir: no image could be read")
+
+    def inputs() -> Iterator[np.ndarray]:
+        batch = None
+        for batch in read_batches():
+            yield batch.contiguous().numpy()
+        if batch is None:
+            raise UserError("--calibration_dir: no image could be read")
 
     class Reader(quantization.CalibrationDataReader):
         """Feeds the images to ONNX Runtime's calibration."""
 
         def __init__(self) -> None:
-            self.batches: Iterator[np.ndarray] = iter(inputs)
+            self.batches: Iterator[np.ndarray] = inputs()
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             batch = next(self.batches, None)
             return None if batch is None else {"images": batch}
 
-    quantized = model_file.with_name("model_int8.onnx")
     with (
-        unfinished_onnx(quantized, dataclasses.replace(description, precision="int8")) as temporary,
+        written_together(model_file.parent, "--save_inference") as target,
         tempfile.TemporaryDirectory() as folder,
     ):
         equalized = Path(folder) / "equalized.onnx"
         model = onnx.load(model_file)
-        equalize(model, channel_ranges(model_file, description, inputs))
+        equalize(model, channel_ranges(model_file, description, inputs()))
         onnx.save(model, equalized, save_as_external_data=True, location="equalized.data")
         logging.disable(logging.WARNING)  # advice to prepare a model, which its export has done
         try:
             quantization.quantize_static(
                 str(equalized),
-                str(temporary),
+                str(target / QUANTIZED),
                 Reader(),
                 op_types_to_quantize=[name for name in QDQRegistry if name not in KEPT_IN_FLOAT],
                 per_channel=True,
@@ -93,7 +98,8 @@ def quantize(model_file: Path, batches: Iterable[Tensor]) -> Path:
             )
         finally:
             logging.disable(logging.NOTSET)
-    return quantized
+        describe_onnx(target / QUANTIZED, dataclasses.replace(description, precision="int8"))
+    return model_file.with_name(QUANTIZED)
 
 
 class Link(NamedTuple):
