@@ -1,10 +1,9 @@
-"""Exported networks: the same logits as the network, the files' form, and refusal of what is not ours."""
+"""Exported networks: the same logits as the network, the files' form, and what is folded."""
 
 from __future__ import annotations
 
 import inspect
 import io
-import json
 import os
 import shutil
 import subprocess
@@ -14,15 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from exports import build, describe, export_tiny, images
 from torch import nn
-from torch.nn import functional as F
 
 import models
 from utils.errors import UserError
 from utils.export import export_program, fold_batch_norms, relative_difference, save_inference
-from utils.exported import Description, load_exported
-from utils.onednn import can_fuse, fuse_convolutions
-from utils.program import ProgramError, build_graph, read_program
 
 REPOSITORY = Path(__file__).parents[1]
 BAR = 1e-4
@@ -50,40 +46,11 @@ SIZES = {
 HUGE_FAMILIES = {"resnext_wsl", "senet_vd"}
 
 
-def describe(network: str, size: int, classes: int = 10) -> Description:
-    names = [f"class {number}" for number in range(classes)]
-    return Description(network, names, [3, size, size], size, 1, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-
-
-def build(network: str, size: int = 64, classes: int = 10) -> nn.Module:
-    """A network whose batch-norms do something, with statistics that fit its activations, as after training."""
-    torch.manual_seed(0)
-    model = models.build(network, class_dim=classes).train().requires_grad_(False)
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.weight.uniform_(0.5, 1.5)
-        norm.bias.uniform_(-0.5, 0.5)
-        norm.momentum = 0.5  # half of the initial variance of 1 stays, so none is tiny
-    if norms:
-        model(images(4, size))
-    return model.eval()
-
-
-def images(count: int, size: int) -> torch.Tensor:
-    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(count))
-
-
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """MobileNetV1_x0_25 exported: its folder and the network."""
+    """A small network exported: its folder and the network."""
     folder = tmp_path_factory.mktemp("tiny")
-    model = build("MobileNetV1_x0_25")
-    save_inference(model, describe("MobileNetV1_x0_25", 64), folder)
-    return folder, model
-
-
-def copied(folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(folder, tmp_path / "copy"))
+    return folder, export_tiny(folder)
 
 
 # ------------------------------------------------------------------------------------------------- same logits
@@ -156,26 +123,6 @@ def test_onnx_models_give_the_same_logits(tmp_path):
     check_in_a_fresh_process(dict.fromkeys(networks, 64), tmp_path, "onnx")
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
-def test_any_number_of_images(tiny, count):
-    folder, model = tiny
-    exported = load_exported(str(folder / "model"), batch_size=count)
-    with torch.inference_mode():
-        expected = model(images(count, 64))
-    assert relative_difference(exported(images(count, 64)), expected) < 1e-5
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_reduced_precision_is_close(tiny, dtype):
-    folder, model = tiny
-    exported = load_exported(str(folder / "model"), dtype=dtype)
-    logits = exported(images(4, 64).to(exported.dtype))
-    assert logits.dtype == torch.float32
-    with torch.inference_mode():
-        difference = relative_difference(logits, model(images(4, 64)))
-    assert 1e-6 < difference < 0.05
-
-
 # ------------------------------------------------------------------------------------------------------- files
 
 
@@ -201,14 +148,6 @@ def test_torch_reads_the_program(tiny):
     program.state_dict.update({name: nn.Parameter(weights[name]) for name in program.state_dict})
     with torch.inference_mode():
         assert relative_difference(program.module()(images(3, 64)), model(images(3, 64))) < 1e-5
-
-
-def test_the_description_comes_back(tiny):
-    folder, _ = tiny
-    description = load_exported(str(folder / "model")).description
-    wanted = describe("MobileNetV1_x0_25", 64)
-    for field in ("network", "class_names", "image_shape", "resize_short_size", "interpolation", "image_mean"):
-        assert getattr(description, field) == getattr(wanted, field)
 
 
 @pytest.mark.parametrize("inference_format", ["torch", "onnx"])
@@ -291,267 +230,3 @@ def test_only_what_can_be_folded_is():
     assert kept == ["bn1", "bn2", "bn3"]
     with torch.inference_mode():
         assert relative_difference(folded(images(3, 16)), model(images(3, 16))) < 1e-5
-
-
-# ------------------------------------------------------------------------------------------------ oneDNN fusion
-
-
-class Residuals(nn.Module):
-    """Sums that may, and sums that must not, be put into the memory of what is added."""
-
-    def __init__(self):
-        super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(8))
-        self.stem = nn.Conv2d(3, 8, 3, padding=1)
-
-    def forward(self, x):
-        conv = self.convs
-        x = F.relu(self.stem(x))
-        a = F.relu(conv[0](x) + x)  # x is not used again
-        b = conv[1](a) + a  # a is
-        c = F.relu_(conv[2](b)) + a.flatten(1).view_as(b)  # this convolution has an activation of its own
-        view = c.permute(0, 1, 3, 2)
-        d = conv[3](c) + c  # c lives on in a view
-        e = F.silu(conv[4](d) + d) + view
-        f = conv[5](e)
-        f += e.mean((2, 3), keepdim=True)  # another shape
-        g = conv[6](f) + conv[7](f)  # two convolutions
-        g += f
-        return torch.cat([g.mean((2, 3)), d.amax((2, 3))], 1)
-
-
-def operators_once_fused(model: nn.Module) -> list[str]:
-    """What a network's graph calls after fusion, which is checked not to change the logits."""
-    from utils.export import _take_weights
-
-    model.eval().requires_grad_(False)
-    program = export_program(model, images(2, 16))
-    file = io.BytesIO()
-    weights = _take_weights(program)
-    torch.export.save(program, file)
-    described, _ = read_program(file)
-    module = build_graph(described, weights, torch.device("cpu"))
-    plain = build_graph(described, weights, torch.device("cpu"))
-    fuse_convolutions(module, 2)
-    with torch.inference_mode():
-        expected = model(images(3, 16))
-        channels_last = images(3, 16).to(memory_format=torch.channels_last)
-        assert relative_difference(plain(images(3, 16)), expected) < 1e-6
-        assert relative_difference(module(images(3, 16)), expected) < 1e-5
-        assert relative_difference(module(channels_last), expected) < 1e-5
-    return [str(node.target) for node in module.graph.nodes if node.op == "call_function"]
-
-
-needs_fusion = pytest.mark.skipif(not can_fuse(torch.float32), reason="this PyTorch has no oneDNN operators")
-
-
-@needs_fusion
-def test_fused_sums_do_not_overwrite_what_is_still_needed():
-    torch.manual_seed(1)
-    operators = operators_once_fused(Residuals())
-    assert "aten.conv2d.default" not in operators
-    assert "mkldnn._convolution_pointwise_.binary" in operators
-    assert "mkldnn._convolution_pointwise.binary" in operators
-
-
-class Padded(nn.Module):
-    """Padding, given as F.pad's arguments, before a convolution without."""
-
-    def __init__(self, groups: int, *padding):
-        super().__init__()
-        self.padding = padding
-        self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        self.conv = nn.Conv2d(8, 8, 5, stride=2, groups=groups)
-
-    def forward(self, x):
-        return self.conv(F.pad(F.silu(self.stem(x)), *self.padding)).flatten(1)
-
-
-@needs_fusion
-@pytest.mark.parametrize(
-    ("groups", "padding", "is_absorbed"),
-    [
-        (8, ((1, 2, 1, 2),), True),
-        (8, ((0, 3, 1, 1),), True),
-        (8, ((2, 1, 1, 2),), False),  # more before than after
-        (8, ((1, 2, -1, 2),), False),
-        (8, ((1, 2, 1, 2), "constant", 1.0), False),
-        (8, ((1, 2, 1, 2), "reflect"), False),
-        (1, ((1, 2, 1, 2),), False),  # more zeros in the kernel would take longer than the copy
-    ],
-)
-def test_padding_goes_into_depthwise_convolutions(groups, padding, is_absorbed):
-    torch.manual_seed(1)
-    operators = operators_once_fused(Padded(groups, *padding))
-    assert ("aten.pad.default" not in operators) == is_absorbed
-
-
-# --------------------------------------------------------------------------------------------------- bad files
-
-
-def refusal(model_file, params_file=None, **options) -> str:
-    with pytest.raises(UserError) as error:
-        load_exported(str(model_file), params_file and str(params_file), **options)
-    message = str(error.value)
-    assert "\n" not in message
-    return message
-
-
-def rewritten(folder: Path, tmp_path: Path, change) -> Path:
-    """A copy of an exported network whose program was changed by `change`."""
-    copy = copied(folder, tmp_path)
-    with zipfile.ZipFile(folder / "model") as archive, zipfile.ZipFile(copy / "model", "w") as target:
-        for name in archive.namelist():
-            data = archive.read(name)
-            if name.endswith("models/model.json"):
-                program = json.loads(data)
-                change(program)
-                data = json.dumps(program).encode()
-            target.writestr(name, data)
-    return copy / "model"
-
-
-def test_missing_files(tiny, tmp_path):
-    folder, _ = tiny
-    assert "no such file" in refusal(tmp_path / "model")
-    copy = copied(folder, tmp_path)
-    (copy / "params").unlink()
-    assert "no such file" in refusal(copy / "model")
-
-
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
-def test_truncated_files(tiny, tmp_path, share):
-    folder, _ = tiny
-    copy = copied(folder, tmp_path)
-    for name in ("params", "model"):
-        data = (folder / name).read_bytes()
-        (copy / name).write_bytes(data[: int(len(data) * share)])
-        message = refusal(copy / "model")
-        assert f"copy/{name}" in message
-        assert "damaged" in message or "cut short" in message
-
-
-def test_a_changed_byte_of_the_weights(tiny, tmp_path):
-    folder, _ = tiny
-    copy = copied(folder, tmp_path)
-    data = bytearray((folder / "params").read_bytes())
-    data[-100] ^= 1
-    (copy / "params").write_bytes(data)
-    assert "damaged" in refusal(copy / "model")
-
-
-def test_files_that_do_not_belong_together(tiny, tmp_path):
-    folder, _ = tiny
-    save_inference(build("MobileNetV1_x0_25", classes=12), describe("MobileNetV1_x0_25", 64, 12), tmp_path)
-    assert "does not belong" in refusal(folder / "model", tmp_path / "params") or "cut short" in refusal(
-        folder / "model", tmp_path / "params"
-    )
-    assert "another model" in refusal(tmp_path / "model", folder / "params")
-
-
-@pytest.mark.parametrize(
-    "data", [b"", b"PK\x03\x04 and nothing else", b"\x08\x07\xff\xff", b"not a model at all", bytes(64)]
-)
-def test_other_files(tmp_path, data):
-    (tmp_path / "model").write_bytes(data)
-    assert "model_file" in refusal(tmp_path / "model")
-
-
-def test_another_archive(tmp_path):
-    torch.save({"weights": torch.zeros(2)}, tmp_path / "model")
-    assert "not a program" in refusal(tmp_path / "model")
-
-
-def test_another_version(tiny, tmp_path):
-    folder, _ = tiny
-
-    def change(program):
-        program["schema_version"]["major"] = 99
-
-    assert "version 99" in refusal(rewritten(folder, tmp_path, change))
-
-
-def test_another_version_of_the_description(tiny, tmp_path):
-    folder, _ = tiny
-    copy = copied(folder, tmp_path)
-    with zipfile.ZipFile(folder / "model") as archive, zipfile.ZipFile(copy / "model", "w") as target:
-        for name in archive.namelist():
-            target.writestr(name, archive.read(name).replace(b'"format": 1', b'"format": 7'))
-    assert "format 7" in refusal(copy / "model")
-
-
-@pytest.mark.parametrize(
-    "target",
-    [
-        "torch.os.system",
-        "torch.ops.load_library",
-        "torch.ops.aten.from_file.default",
-        "torch.ops.aten.__class__.__init__",
-        "torch.ops.aten.relu.__call__",
-        "_operator.attrgetter",
-        "math.factorial",
-        "builtins.exec",
-        "#extension:anything",
-    ],
-)
-def test_programs_cannot_call_anything_but_operators(tiny, tmp_path, target):
-    folder, _ = tiny
-
-    def change(program):
-        program["graph_module"]["graph"]["nodes"][1]["target"] = target
-
-    assert "cannot be run here" in refusal(rewritten(folder, tmp_path, change))
-
-
-def test_names_in_a_program_do_not_become_code(tiny, tmp_path):
-    folder, _ = tiny
-    trap = tmp_path / "trap"
-    code = f"open({str(trap)!r}, 'w')"
-
-    def change(program):
-        node = program["graph_module"]["graph"]["nodes"][0]
-        node["inputs"].append({"name": f"groups={code}, bias", "arg": {"as_string": code}, "kind": 2})
-
-    assert "no name of an argument" in refusal(rewritten(folder, tmp_path, change))
-    assert not trap.exists()
-
-
-@pytest.mark.parametrize("path", ["nodes", "inputs", "outputs", "tensor_values"])
-def test_programs_with_parts_missing(tiny, tmp_path, path):
-    folder, _ = tiny
-
-    def change(program):
-        del program["graph_module"]["graph"][path]
-
-    assert "cannot be run here" in refusal(rewritten(folder, tmp_path, change))
-
-
-def test_an_archive_of_pickles_is_not_unpickled(tiny, tmp_path):
-    """torch.export.load would unpickle data/sample_inputs; ours does not look at it."""
-    import pickle
-
-    folder, model = tiny
-    trap = tmp_path / "trap"
-
-    class Trap:
-        def __reduce__(self):
-            return open, (str(trap), "w")
-
-    copy = copied(folder, tmp_path)
-    with zipfile.ZipFile(folder / "model") as archive, zipfile.ZipFile(copy / "model", "w") as target:
-        for name in archive.namelist():
-            target.writestr(name, pickle.dumps(Trap()) if "sample_inputs" in name else archive.read(name))
-    with torch.inference_mode():
-        assert relative_difference(load_exported(str(copy / "model"))(images(1, 64)), model(images(1, 64))) < 1e-5
-    assert not trap.exists()
-
-
-def test_engines_that_cannot_run_it(tiny):
-    folder, _ = tiny
-    assert "--inference_format=onnx" in refusal(folder / "model", engine="onnxruntime")
-    assert "--inference_format=onnx" in refusal(folder / "model", use_tensorrt=True)
-
-
-def test_programs_are_refused_by_reason():
-    with pytest.raises(ProgramError, match="not a program"):
-        read_program(io.BytesIO(b"nothing"))

@@ -1,0 +1,117 @@
+"""Programs that torch.export wrote are read as data: nothing in them is run but operators."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from exports import copied, export_tiny, images, refusal
+
+from utils.export import relative_difference
+from utils.exported import load_exported
+from utils.program import ProgramError, read_program
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A small network exported: its folder and the network."""
+    folder = tmp_path_factory.mktemp("tiny")
+    return folder, export_tiny(folder)
+
+
+def rewritten(folder: Path, tmp_path: Path, change) -> Path:
+    """A copy of an exported network whose program was changed by `change`."""
+    copy = copied(folder, tmp_path)
+    with zipfile.ZipFile(folder / "model") as archive, zipfile.ZipFile(copy / "model", "w") as target:
+        for name in archive.namelist():
+            data = archive.read(name)
+            if name.endswith("models/model.json"):
+                program = json.loads(data)
+                change(program)
+                data = json.dumps(program).encode()
+            target.writestr(name, data)
+    return copy / "model"
+
+
+def test_another_version(tiny, tmp_path):
+    folder, _ = tiny
+
+    def change(program):
+        program["schema_version"]["major"] = 99
+
+    assert "version 99" in refusal(rewritten(folder, tmp_path, change))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "torch.os.system",
+        "torch.ops.load_library",
+        "torch.ops.aten.from_file.default",
+        "torch.ops.aten.__class__.__init__",
+        "torch.ops.aten.relu.__call__",
+        "_operator.attrgetter",
+        "math.factorial",
+        "builtins.exec",
+        "#extension:anything",
+    ],
+)
+def test_programs_cannot_call_anything_but_operators(tiny, tmp_path, target):
+    folder, _ = tiny
+
+    def change(program):
+        program["graph_module"]["graph"]["nodes"][1]["target"] = target
+
+    assert "cannot be run here" in refusal(rewritten(folder, tmp_path, change))
+
+
+def test_names_in_a_program_do_not_become_code(tiny, tmp_path):
+    folder, _ = tiny
+    trap = tmp_path / "trap"
+    code = f"open({str(trap)!r}, 'w')"
+
+    def change(program):
+        node = program["graph_module"]["graph"]["nodes"][0]
+        node["inputs"].append({"name": f"groups={code}, bias", "arg": {"as_string": code}, "kind": 2})
+
+    assert "no name of an argument" in refusal(rewritten(folder, tmp_path, change))
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("path", ["nodes", "inputs", "outputs", "tensor_values"])
+def test_programs_with_parts_missing(tiny, tmp_path, path):
+    folder, _ = tiny
+
+    def change(program):
+        del program["graph_module"]["graph"][path]
+
+    assert "cannot be run here" in refusal(rewritten(folder, tmp_path, change))
+
+
+def test_an_archive_of_pickles_is_not_unpickled(tiny, tmp_path):
+    """torch.export.load would unpickle data/sample_inputs; ours does not look at it."""
+    import pickle
+
+    folder, model = tiny
+    trap = tmp_path / "trap"
+
+    class Trap:
+        def __reduce__(self):
+            return open, (str(trap), "w")
+
+    copy = copied(folder, tmp_path)
+    with zipfile.ZipFile(folder / "model") as archive, zipfile.ZipFile(copy / "model", "w") as target:
+        for name in archive.namelist():
+            target.writestr(name, pickle.dumps(Trap()) if "sample_inputs" in name else archive.read(name))
+    with torch.inference_mode():
+        assert relative_difference(load_exported(str(copy / "model"))(images(1, 64)), model(images(1, 64))) < 1e-5
+    assert not trap.exists()
+
+
+def test_programs_are_refused_by_reason():
+    with pytest.raises(ProgramError, match="not a program"):
+        read_program(io.BytesIO(b"nothing"))
