@@ -29,7 +29,7 @@ from utils.export import save_inference
 from utils.exported import Description
 from utils.features import FeatureFile
 from utils.image_list import ImageList
-from utils.logger import log, progress, report_unreadable
+from utils.logger import check_readable, log, progress, report_unreadable
 from utils.predictions import Prediction, ResultFile, top_predictions
 from utils.quantize import quantize
 from utils.transforms import normalize
@@ -110,8 +110,12 @@ def export(
 
 def prepared(args: argparse.Namespace, images: ImageList) -> Iterator[Tensor]:
     """Batches of the images, prepared for the network."""
-    for batch in infer_loader(args, images, eval_transform(args)).epoch(0):
+    loader = infer_loader(args, images, eval_transform(args))
+    read = 0
+    for batch in loader.epoch(0):
         yield normalize(batch.images, args.image_mean, args.image_std)
+        read += len(batch)
+    check_readable(loader.unreadable, read)
 
 
 def infer(args: argparse.Namespace, model: nn.Module, class_names: list[str], device: torch.device) -> None:
@@ -124,6 +128,7 @@ def infer(args: argparse.Namespace, model: nn.Module, class_names: list[str], de
             log("every image has its result already")
             return
         loader = infer_loader(args, images, eval_transform(args), pin_memory=device.type == "cuda")
+        read = len(results.done)
         for batch in loader.epoch(0):
             pixels = batch.images.to(device, non_blocking=True)
             inputs = normalize(pixels, args.image_mean, args.image_std, memory_format(args, device))
@@ -138,7 +143,9 @@ def infer(args: argparse.Namespace, model: nn.Module, class_names: list[str], de
                 results.flush()
                 if args.vis_dir:
                     show(args, model, batch.images, inputs, predictions)
+            read += len(batch)
             bar.update(len(batch))
+    check_readable(loader.unreadable, read)
     report_unreadable(loader.unreadable)
 
 

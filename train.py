@@ -32,9 +32,17 @@ from utils.build import (
     resolve_input,
     settle_total_images,
 )
-from utils.distributed import broadcast_buffers, check_agreement, gather_dict, process_group, rank, world_size
+from utils.distributed import (
+    broadcast_buffers,
+    check_agreement,
+    gather_dict,
+    gather_objects,
+    process_group,
+    rank,
+    world_size,
+)
 from utils.engine import TrainStep, copies_of_first, evaluate, to_device
-from utils.logger import log, report_unreadable
+from utils.logger import check_readable, log, report_unreadable
 from utils.loss import Targets
 from utils.metrics import Meter, describe, means, total
 from utils.run import Run
@@ -128,6 +136,8 @@ def validate(
                 log(f"[Pass {run.position.epoch}, test  batch {number}]  {fields}, elapse {elapsed:.4f} sec")
                 clock = time.perf_counter()
         results[name] = total(meter.sums)
+        if not results[name]["images"] and not any(gather_objects(run.interrupted)):
+            check_readable(gather_dict(loader.unreadable), 0)
     return results
 
 

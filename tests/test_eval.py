@@ -164,6 +164,23 @@ def test_sharded_over_processes(evaluate, tiny_dataset, weights, tmp_path):
         assert (shared["top1"], shared["images"]) == (alone["top1"], 16)
 
 
+def test_unreadable_images_are_judged_over_all_processes(evaluate, data, weights, tmp_path):
+    images = sorted(data.glob("val/*/*.jpg"))
+    for image in images[1::2]:  # those of the second process
+        image.write_bytes(b"")
+    flags = words(data, model=NETWORK, pretrained_model=weights, batch_size=8, save_json_path=tmp_path / "shared.json")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [sys.executable, *launcher, str(ROOT / "eval.py"), *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    shared = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    assert "warning: 8 unreadable image files were left out" in shared.stderr
+    assert json.loads((tmp_path / "shared.json").read_text()) == pytest.approx(evaluate(data_dir=data), rel=1e-6)
+    for image in images:
+        image.write_bytes(b"")
+    with pytest.raises(UserError, match=r"none of the 16 images can be read; the first: .*jpg: the file is empty"):
+        evaluate(data_dir=data)
+
+
 # --------------------------------------------------------------------------------------------------- orders of labels
 
 

@@ -154,6 +154,17 @@ def test_unreadable_images_are_left_out_and_reported(run, tiny_dataset, tmp_path
             run(f"--image_path={image}")
 
 
+def test_a_complete_run_with_unreadable_images_is_resumed(run, tiny_dataset, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "images"
+    shutil.copytree(tiny_dataset / "val/red", folder)
+    (folder / "empty.jpg").touch()
+    run(f"--data_dir={folder}")
+    before = (tmp_path / "test_res.json").read_text()
+    monkeypatch.setattr(infer, "report_unreadable", lambda unreadable: print(f"unreadable: {list(unreadable)}"))
+    assert run(f"--data_dir={folder}", "--resume=True")[-1] == f"unreadable: ['{folder}/empty.jpg']"
+    assert (tmp_path / "test_res.json").read_text() == before
+
+
 def test_pictures(run, tiny_dataset, tmp_path):
     lines = run(f"--data_dir={tiny_dataset}/val/red", "--topk=2", "--vis_dir=pictures", "--grad_cam=True")
     assert len(results(lines)) == 4

@@ -6,9 +6,11 @@ import json
 import subprocess
 import sys
 
+import pytest
 from training import ROOT, environment
 
-from utils.logger import Curves, log, report_unreadable, warn
+from utils.errors import UserError
+from utils.logger import Curves, check_readable, log, report_unreadable, warn
 
 
 def test_only_the_main_process_speaks(monkeypatch, capsys):
@@ -17,6 +19,13 @@ def test_only_the_main_process_speaks(monkeypatch, capsys):
         log(f"a line of {rank}")
         warn(f"a warning of {rank}")
     assert capsys.readouterr() == ("a line of 0\n", "warning: a warning of 0\n")
+
+
+def test_nothing_readable_at_all():
+    check_readable({}, 0)
+    check_readable({"a.jpg": "is empty"}, 1)
+    with pytest.raises(UserError, match="^none of the 2 images can be read; the first: a.jpg: is empty$"):
+        check_readable({"a.jpg": "is empty", "b.jpg": "no such file"}, 0)
 
 
 def test_unreadable_files_are_counted_and_the_first_five_named(capsys):

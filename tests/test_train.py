@@ -176,6 +176,13 @@ def test_no_readable_image_at_all(train_here, data, tmp_path):
     assert "no readable image" in result.error and ".jpg" in result.error
 
 
+def test_no_readable_image_to_validate_on(train_here, data, tmp_path):
+    for path in (data / "val").rglob("*.jpg"):
+        path.write_bytes(b"")
+    result = train_here(data, tmp_path)
+    assert "none of the 16 images can be read; the first: " in result.error and "val/blue/00.jpg" in result.error
+
+
 def test_help_needs_no_torch():
     code = (
         "import sys, runpy\n"

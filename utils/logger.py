@@ -56,6 +56,18 @@ def report_unreadable(unreadable: dict[str, str]) -> None:
         warn(f"{len(unreadable)} unreadable image files were left out: {shown}{more}")
 
 
+def check_readable(unreadable: dict[str, str], read: int) -> None:
+    """Raises `UserError` if there were images and none of them could be read.
+
+    Args:
+        unreadable: path -> reason, of all processes.
+        read: number of images that could be read, in all processes.
+    """
+    if unreadable and not read:
+        path, reason = next(iter(unreadable.items()))
+        raise UserError(f"none of the {len(unreadable)} images can be read; the first: {path}: {reason}")
+
+
 class Curves:
     """The figures of a run by epoch: curves.json and curves.png in its folder, and TensorBoard events.
 
