@@ -107,7 +107,7 @@ def tar_members(buffer: bytes | mmap.mmap) -> dict[str, memoryview]:
 
 
 # What zipfile raises at a damaged archive; RuntimeError at one that is encrypted or compressed in a way unknown to it.
-_ZIP_ERRORS = (
+ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
@@ -125,7 +125,7 @@ def zip_names(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.namelist()
-    except _ZIP_ERRORS as error:
+    except ZIP_ERRORS as error:
         raise FormatError(f"the archive is damaged ({error})") from None
 
 
@@ -149,6 +149,6 @@ def zip_members(path: Path) -> dict[str, bytes]:
                     members[entry.filename] = archive.read(entry)
     except FormatError:
         raise
-    except _ZIP_ERRORS as error:
+    except ZIP_ERRORS as error:
         raise FormatError(f"the archive is damaged ({error})") from None
     return members

@@ -1,7 +1,8 @@
 """Programs that torch.export wrote, read as data.
 
 `torch.export.load` may run what a file tells it to: it unpickles, evaluates expressions and calls any function under
-`torch` by name. Here only the program's graph is read, which is JSON, and only PyTorch's own operators are called.
+`torch` by name. Here only the program's graph is read, which is JSON, and only operators of the kind that
+the zoo's networks are made of are called.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from utils.archive import ZIP_ERRORS
+from utils.errors import UserError
 
 # Numbers that the programs' schema has for PyTorch's enumerations (torch/_export/serde/schema.py).
 SCHEMA_MAJOR = 8
@@ -29,6 +34,41 @@ KEYWORD_ARGUMENT = 2
 PYTHON_FUNCTIONS: dict[str, Callable[..., Any]] = {
     f"_operator.{name}": getattr(operator, name) for name in ("add", "sub", "mul", "floordiv", "mod", "neg")
 }
+
+# The operators of PyTorch (torch.ops.aten) that a program may call: those of the zoo's networks, and others of their
+# kind. All of them find out for themselves whether their arguments are within bounds. Many others do not, or take
+# memory as it is (as_strided, empty, from_file, resize_, set_, ...): with these a file could read and write anywhere.
+_OVERLOADS = {
+    "Tensor": "add add_ sub sub_ mul mul_ div div_ slice split index",
+    "Scalar": "add add_ sub rsub mul mul_ div div_",
+    "Tensor_Scalar": "pow",
+    "default": """
+        neg abs exp log sqrt rsqrt reciprocal square erf sin cos clamp clamp_ clamp_min clamp_max maximum
+        minimum conv2d linear matmul mm bmm addmm scaled_dot_product_attention batch_norm layer_norm
+        group_norm instance_norm dropout max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d
+        adaptive_avg_pool2d relu relu_ relu6 relu6_ hardtanh hardtanh_ leaky_relu leaky_relu_ prelu elu elu_
+        gelu silu silu_ mish mish_ sigmoid sigmoid_ hardsigmoid hardsigmoid_ hardswish hardswish_ tanh tanh_
+        softplus mean sum amax amin argmax linalg_vector_norm reshape reshape_as view view_as permute t
+        unsqueeze squeeze expand expand_as repeat tile contiguous clone alias detach narrow chunk
+        split_with_sizes index_select cat stack pad constant_pad_nd roll flip channel_shuffle pixel_shuffle
+        pixel_unshuffle im2col arange linspace zeros ones full zeros_like ones_like full_like type_as
+    """,
+    "padding": "conv2d",
+    "vec": "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d",
+    "int": "softmax log_softmax unflatten transpose movedim select unbind sym_size",
+    "dim": "mean squeeze",
+    "dim_IntList": "sum",
+    "using_ints": "flatten",
+    "intlist": "movedim",
+    "dims": "squeeze",
+    "sizes": "split",
+    "start": "arange",
+    "start_step": "arange",
+    "dtype": "to",
+    "dtype_layout": "to",
+    "device": "to",
+}
+OPERATORS = frozenset(f"{name}.{overload}" for overload, names in _OVERLOADS.items() for name in names.split())
 
 Program = dict[str, Any]
 
@@ -57,20 +97,19 @@ def read_program(path: str, *extra_files: str) -> tuple[Program, dict[str, str]]
 
     Raises:
         ProgramError: it is no such archive.
-        OSError: it cannot be read.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             # All members are in one folder, whose name PyTorch takes from the file's.
-            members = {name.partition("/")[2]: name for name in archive.namelist()}
+            members = {member.filename.partition("/")[2]: member for member in archive.infolist()}
             texts = {
-                name: archive.read(members[f"extra/{name}"]).decode()
+                name: _read_stored(archive, members[f"extra/{name}"]).decode()
                 for name in extra_files
                 if f"extra/{name}" in members
             }
-            program = json.loads(archive.read(members["models/model.json"]))
+            program = json.loads(_read_stored(archive, members["models/model.json"]))
             major = program["schema_version"]["major"]
-    except (zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError, NotImplementedError, RuntimeError):
+    except (*ZIP_ERRORS, TypeError):
         raise ProgramError("not a program that torch.export wrote, or a damaged one") from None
     if major != SCHEMA_MAJOR:
         raise ProgramError(
@@ -78,6 +117,17 @@ def read_program(path: str, *extra_files: str) -> tuple[Program, dict[str, str]]
             f"{SCHEMA_MAJOR}, the one that can be read"
         )
     return program, texts
+
+
+def _read_stored(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """A file of an archive of PyTorch's, which compresses nothing: the content cannot be longer than the archive.
+
+    Raises:
+        ValueError: it is compressed, or said to be longer.
+    """
+    if member.compress_type != zipfile.ZIP_STORED or member.file_size > archive.start_dir:
+        raise ValueError("not as PyTorch stores it")
+    return archive.read(member)
 
 
 def program_slots(program: Program) -> dict[str, Slot]:
@@ -222,17 +272,32 @@ def _function(target: str) -> Callable[..., Any]:
     """The function that a node calls.
 
     Raises:
-        ValueError: it is neither an operator of PyTorch's nor arithmetic on sizes.
+        ValueError: it is neither one of `OPERATORS` nor arithmetic on sizes.
     """
     if target in PYTHON_FUNCTIONS:
         return PYTHON_FUNCTIONS[target]
-    parts = target.split(".")
-    # from_file is the one operator that reaches outside its arguments.
-    if len(parts) == 5 and parts[:3] == ["torch", "ops", "aten"] and parts[3] != "from_file":
-        if parts[3:] == ["view", "default"]:
-            # A view of images in channels_last order may need a copy.
-            return torch.ops.aten.reshape.default
-        packet = getattr(torch.ops.aten, parts[3])
-        if isinstance(packet, torch._ops.OpOverloadPacket) and parts[4] in packet.overloads():
-            return getattr(packet, parts[4])
-    raise ValueError(f"it calls {target}, which is no operator of PyTorch {torch.__version__}")
+    name = target.removeprefix("torch.ops.aten.")
+    if name == target or name not in OPERATORS:
+        raise ValueError(f"it calls {target[:100]!r}, which no network of models/ does")
+    if name == "view.default":
+        # A view of images in channels_last order may need a copy.
+        return torch.ops.aten.reshape.default
+    if name == "scaled_dot_product_attention.default":
+        return attention
+    packet, _, overload = name.partition(".")
+    return getattr(getattr(torch.ops.aten, packet), overload)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """`torch.nn.functional.scaled_dot_product_attention`, of as many keys as values.
+
+    On CPUs PyTorch does not check that, and reads beyond the end of the keys.
+
+    Raises:
+        UserError: there are more values than keys, or fewer.
+    """
+    if key.shape[-2] != value.shape[-2]:
+        raise UserError(
+            f"--model_file is no network of models/: it attends to {value.shape[-2]} values by {key.shape[-2]} keys"
+        )
+    return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
