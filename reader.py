@@ -410,9 +410,14 @@ class DaliLoader(Loader):
                 f"DALI cannot make a batch; `python reader.py --check` finds unreadable files, and without --use_dali "
                 f"they are skipped. DALI says: {reason}"
             ) from None
-        if self.pin_memory:
-            return torch.from_dlpack(images.as_tensor()).clone()  # DALI writes the next batches over it
-        return torch.from_numpy(np.array(images.as_array()))
+        from nvidia.dali.plugin.pytorch import feed_ndarray
+
+        # DALI writes the next batches over this one. On a GPU the copy is only queued; feed_ndarray, given the stream,
+        # has DALI's own stream wait for it.
+        batch = images.as_tensor()
+        stream = torch.cuda.current_stream() if self.pin_memory else None
+        pixels = torch.empty(batch.shape(), dtype=torch.uint8, device="cuda" if self.pin_memory else "cpu")
+        return feed_ndarray(batch, pixels, cuda_stream=stream)
 
     def _build(self) -> Any:
         """The pipeline: paths and random numbers in, images out."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import types
 
 import cv2
 import numpy as np
@@ -24,6 +25,7 @@ def dali_is_installed() -> bool:
         return False
 
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 needs_dali = pytest.mark.skipif(not dali_is_installed(), reason="needs NVIDIA DALI, see requirements-dali.txt")
 
 
@@ -94,6 +96,38 @@ def test_resuming_giving_up_and_sharing(folder, training):
         compare(part.epoch(0), expected.epoch(0), 1.0)
     seen = torch.cat([batch.indices for part, _ in parts for batch in part.epoch(0)])
     assert len(seen.unique()) == len(seen) == (18 if training else 23)
+
+
+@needs_dali
+@pytest.mark.parametrize("pin_memory", [False, pytest.param(True, marks=needs_gpu)])
+def test_a_batch_is_not_written_over_while_it_waits_to_be_copied(folder, pin_memory):
+    """The next batches are made while the GPU is still at earlier work, behind which the copies are queued."""
+    dali, _ = loaders(folder, training=True, batch_size=1, pin_memory=pin_memory)
+    expected = [batch.images.cpu() for batch in dali.epoch(0)]
+    if pin_memory:
+        torch.cuda._sleep(10**9)  # about half a second
+    waiting = [batch.images for batch in dali.epoch(0)]
+    assert all(map(torch.equal, (images.cpu() for images in waiting), expected))
+
+
+@needs_dali
+@pytest.mark.parametrize("gpu", [False, True])
+def test_dali_is_told_of_the_stream_that_copies(folder, monkeypatch, gpu):
+    """A stand-in for DALI's tensor, since a copy on a GPU only goes wrong now and then."""
+    from nvidia.dali.plugin import pytorch
+
+    dali, _ = loaders(folder, training=False)
+    tensor = types.SimpleNamespace(shape=lambda: [2, 48, 40, 3])
+    dali._pipe = types.SimpleNamespace(run=lambda: [types.SimpleNamespace(as_tensor=lambda: tensor)])
+    empty, calls = torch.empty, []
+    monkeypatch.setattr(torch, "empty", lambda *a, device, **kw: calls.append(device) or empty(*a, **kw))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the current stream")
+    monkeypatch.setattr(
+        pytorch, "feed_ndarray", lambda source, out, cuda_stream: calls.append((source is tensor, cuda_stream)) or out
+    )
+    dali.pin_memory = gpu
+    assert dali._run().shape == (2, 48, 40, 3)
+    assert calls == (["cuda", (True, "the current stream")] if gpu else ["cpu", (True, None)])
 
 
 @needs_dali
