@@ -127,8 +127,8 @@ def test_stopped_while_it_validates(train_here, monkeypatch, tiny_dataset, tmp_p
 
     add = Meter.add
 
-    def add_and_stop(self, loss, logits, labels, number=0):
-        add(self, loss, logits, labels, number)
+    def add_and_stop(self, loss, logits, labels, *more):
+        add(self, loss, logits, labels, *more)
         if len(labels) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -175,7 +175,7 @@ def test_full_disk(train_here, monkeypatch, tiny_dataset, tmp_path):
     assert read_state(find_checkpoint("auto", folder))["position"].epoch == 3
 
 
-# ------------------------------------------------------------------------------- checkpoints without a training run
+# --------------------------------------------------------------------------------------------------- everything at once
 
 
 EVERYTHING = {
