@@ -8,6 +8,7 @@ python infer.py --model=ResNet50 --pretrained_model=output/ResNet50/best_model -
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -119,9 +120,19 @@ def prepared(args: argparse.Namespace, images: ImageList) -> Iterator[Tensor]:
 
 
 def infer(args: argparse.Namespace, model: nn.Module, class_names: list[str], device: torch.device) -> None:
-    """Classifies --image_path or the folder --data_dir, a line per image; or writes the images' features."""
+    """Classifies --image_path or the folder --data_dir, a line per image; or writes the images' features.
+
+    Raises:
+        FlagError: the pictures of --vis_dir would take the places of the images.
+        UserError: no image can be read, now or in the run that is resumed.
+    """
     images = ImageList.find(args.image_path or args.data_dir)
-    results = FeatureFile(args.features_path) if args.features_path else ResultFile(args.save_json_path, args.resume)
+    if args.vis_dir and os.path.realpath(args.vis_dir) == os.path.realpath(images.root):
+        raise FlagError(f"--vis_dir {args.vis_dir}: the pictures would be written over the images: give another folder")
+    if args.features_path:
+        results = FeatureFile(args.features_path)
+    else:
+        results = ResultFile(args.save_json_path, args.topk, args.resume)
     with results, torch.no_grad(), progress(len(images), "images", len(results.done)) as bar:
         images = images.without(results.done)
         if not len(images):

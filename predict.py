@@ -49,9 +49,9 @@ def main() -> None:
     if args.topk > len(class_names):
         raise FlagError(f"--topk {args.topk} is more than the {len(class_names)} classes of {about.network}")
     transform = EvalTransform(about.image_size, about.resize_short_size, about.interpolation)
-    with ResultFile(args.save_json_path, args.resume) as results, progress(len(images), "images") as bar:
+    results = ResultFile(args.save_json_path, args.topk, args.resume)
+    with results, progress(len(images), "images", len(results.done)) as bar:
         images = images.without(results.done)
-        bar.update(len(results.done))
         if not len(images):
             log("every image has its result already")
             return

@@ -17,7 +17,7 @@ from networks import small_classifier
 import infer
 import models
 from utils.decode import decode
-from utils.errors import UserError
+from utils.errors import FlagError, UserError
 from utils.transforms import EvalTransform, normalize
 
 REPOSITORY = Path(__file__).parents[1]
@@ -116,9 +116,9 @@ def test_without_a_class_map_of_another_number_of_classes(run, weights, tiny_dat
 
 def test_features(run, weights, tiny_dataset, tmp_path):
     lines = run(f"--data_dir={tiny_dataset}/val", "--batch_size=5", "--features_path=out/features.npy")
-    assert lines[-1] == "wrote out/features.npy: 16 rows of 256, their images' names in out/features.txt"
+    assert lines[-1] == "wrote out/features.npy: 16 rows of 256, their images' names in out/features.npy.txt"
     features = np.load(tmp_path / "out/features.npy")
-    names = (tmp_path / "out/features.txt").read_text().splitlines()
+    names = (tmp_path / "out/features.npy.txt").read_text().splitlines()
     assert features.shape == (16, 256) and features.dtype == np.float32
     assert len(set(names)) == 16
     model = models.build("MobileNetV1_x0_25", class_dim=4).eval()
@@ -127,7 +127,7 @@ def test_features(run, weights, tiny_dataset, tmp_path):
         probabilities = model.fc(torch.from_numpy(features)).softmax(1)
     for row, name in zip(probabilities, names, strict=True):
         assert torch.allclose(row, expected(weights, tiny_dataset / "val" / name), atol=1e-6)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["features.npy", "features.txt"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["features.npy", "features.npy.txt"]
 
 
 def test_resume(run, tiny_dataset, tmp_path):
@@ -137,9 +137,13 @@ def test_resume(run, tiny_dataset, tmp_path):
     # A run that was killed in the middle of its sixth line.
     lines = whole.splitlines(keepends=True)
     (tmp_path / "test_res.json").write_text("".join(lines[:5]) + lines[5][:20])
-    assert len(results(run(folder, "--resume=True"))) == 11
+    resumed = run(folder, "--resume=True")
+    assert "5 results kept from test_res.json" in resumed and len(results(resumed)) == 11
     assert (tmp_path / "test_res.json").read_text() == whole
-    assert results(run(folder, "--resume=True")) == {}
+    with pytest.raises(UserError, match=r"test_res\.json have 1 classes per image: give --topk=1, or another --save_"):
+        run(folder, "--resume=True", "--topk=3")
+    again = run(folder, "--resume=True")
+    assert again[-2:] == ["16 results kept from test_res.json", "every image has its result already"]
     assert (tmp_path / "test_res.json").read_text() == whole
 
 
@@ -171,6 +175,16 @@ def test_pictures(run, tiny_dataset, tmp_path):
     pictures = sorted((tmp_path / "pictures").iterdir())
     assert [path.name for path in pictures] == ["00.jpg", "01.jpg", "02.jpg", "03.jpg"]
     assert len({cv2.imread(str(path)).shape for path in pictures}) == 1
+
+
+@pytest.mark.parametrize("flags", [["--data_dir={}"], ["--image_path={}/00.jpg"], ["--image_path={}/list.txt"]])
+def test_pictures_are_not_written_over_the_images(run, tiny_dataset, tmp_path, flags):
+    folder = shutil.copytree(tiny_dataset / "val/red", tmp_path / "images")
+    (folder / "list.txt").write_text("00.jpg\n")
+    before = (folder / "00.jpg").read_bytes()
+    with pytest.raises(FlagError, match=r"--vis_dir .*images/: the pictures would be written over the images"):
+        run(*(flag.format(folder) for flag in flags), f"--vis_dir={folder}/")
+    assert (folder / "00.jpg").read_bytes() == before
 
 
 def test_grey_and_transparent_images(run, tmp_path):

@@ -31,22 +31,45 @@ def test_results_go_on_after_the_last_whole_line(tmp_path):
     """Names that are in no encoding are told again too."""
     path = tmp_path / "new" / "results.txt"
     images = ["a.jpg", os.fsdecode(b"\xff.jpg"), "c.jpg"]
-    with ResultFile(str(path)) as file:
+    with ResultFile(str(path), 1) as file:
         for prediction in top_predictions(torch.eye(3), images, ["x", "y", "z"], 1):
             file.write(prediction)
     whole = path.read_bytes()
     path.write_bytes(whole[:-5])
-    with ResultFile(str(path), resume=True) as file:
+    with ResultFile(str(path), 1, resume=True) as file:
         assert file.done == set(images[:2])
         file.write(next(top_predictions(torch.eye(3)[2:], images[2:], ["x", "y", "z"], 1)))
     assert path.read_bytes() == whole
-    with ResultFile(str(path)) as file:
+    with ResultFile(str(path), 1) as file:
         assert not file.done
     assert path.read_bytes() == b""
 
 
-def test_resume_refuses_other_files(tmp_path):
-    (tmp_path / "notes.txt").write_text("something dear to its owner\n")
+@pytest.mark.parametrize("text", ["something dear to its owner\n", "a.jpg\t{}\n", "a.jpg\t[1]\n", "1\t{\n"])
+def test_resume_refuses_other_files(tmp_path, text):
+    (tmp_path / "notes.txt").write_text(text)
     with pytest.raises(UserError, match="not a file of results"):
-        ResultFile(str(tmp_path / "notes.txt"), resume=True)
-    assert (tmp_path / "notes.txt").read_text() == "something dear to its owner\n"
+        ResultFile(str(tmp_path / "notes.txt"), 1, resume=True)
+    assert (tmp_path / "notes.txt").read_text() == text
+
+
+def test_results_of_another_number_of_classes_are_not_gone_on_with(tmp_path):
+    path = tmp_path / "results.txt"
+    with ResultFile(str(path), 2) as file:
+        file.write(next(top_predictions(torch.eye(3), ["a.jpg"] * 3, ["x", "y", "z"], 2)))
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"^--resume: the results in .* have 2 classes per image: give --topk=2, or"):
+        ResultFile(str(path), 1, resume=True)
+    assert path.read_bytes() == before
+
+
+def test_any_name_is_one_line_and_found_again(tmp_path, capsys):
+    path = tmp_path / "results.txt"
+    images = ["a\tb.jpg", "c\nd.jpg", "e\\tf.jpg", "g\rh\\.jpg"]
+    with ResultFile(str(path), 1) as file:
+        for prediction in top_predictions(torch.eye(4), images, "wxyz", 1):
+            assert prediction.line().count("\t") == 1 and len(prediction.line().splitlines()) == 1
+            file.write(prediction)
+    with ResultFile(str(path), 1, resume=True) as file:
+        assert file.done == set(images)
+    assert capsys.readouterr().out == f"4 results kept from {path}\n"

@@ -81,9 +81,13 @@ def test_pictures():
 
 def test_files(tmp_path):
     picture = Image.new("RGB", (10, 10))
-    for name in ("a.png", "b/c.JPG", "../d.jpg"):
-        save_picture(picture, str(tmp_path / "new/folder"), name)
-    assert sorted(path.name for path in (tmp_path / "new/folder").iterdir()) == ["a.png.jpg", "b_c.JPG", "d.jpg"]
+    folder = tmp_path / "new/folder"
+    for name in ("a.png", "b/c.JPG", "b_c.JPG", "_b_c.JPG", "../d.jpg", "b/../../../e.jpg", "d.jpg", "/f/./d.jpg"):
+        save_picture(picture, str(folder), name)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == [
+        f"new/folder/{name}"
+        for name in ("_/_/e.jpg", "_/d.jpg", "_b_c.JPG", "a.png.jpg", "b/c.JPG", "b_c.JPG", "d.jpg", "f/d.jpg")
+    ]
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write"):
         save_picture(picture, str(tmp_path / "file"), "a.jpg")

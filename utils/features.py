@@ -12,13 +12,16 @@ from torch import Tensor
 
 from utils.errors import UserError, reason
 from utils.logger import log
+from utils.predictions import escaped
 
 
 class FeatureFile:
-    """A float32 array (images, channels) in a .npy file, and the images' names, a line each, in the .txt beside it.
+    """A float32 array (images, channels) in NAME.npy, and the images' names, a line each, in NAME.npy.txt.
 
-    Rows are written as they come, so that there may be more of them than fit into memory. Until the end the files
-    have temporary names.
+    (NAME.txt may well be the user's own list of these images.) Names are escaped as in `utils.predictions`.
+
+    Rows are written as they come, so that there may be more of them than fit into memory. Until the end the files have
+    temporary names.
 
     Args:
         path: the .npy file.
@@ -48,7 +51,7 @@ class FeatureFile:
             self._shape = 0, rows.shape[1]
             self._write_header()
         self._rows.write(rows.tobytes())
-        self._names.writelines(f"{name}\n" for name in images)
+        self._names.writelines(f"{escaped(name)}\n" for name in images)
         self._shape = self._shape[0] + len(rows), self._shape[1]
 
     def _write_header(self) -> None:
@@ -66,11 +69,12 @@ class FeatureFile:
             self._write_header()
         self._rows.close()
         self._names.close()
-        for file, final in ((self._rows, self.path), (self._names, self.path.with_suffix(".txt"))):
+        names = f"{self.path}.txt"
+        for file, final in ((self._rows, self.path), (self._names, names)):
             if complete:
                 os.replace(file.name, final)
             else:
                 os.unlink(file.name)
         if complete:
             rows, channels = self._shape
-            log(f"wrote {self.path}: {rows} rows of {channels}, their images' names in {self.path.with_suffix('.txt')}")
+            log(f"wrote {self.path}: {rows} rows of {channels}, their images' names in {names}")

@@ -320,15 +320,19 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("image_path", str, None, IP,
              "The image, or images: a file, a folder, a list file (.txt), a pattern such as 'photos/*.jpg'. infer: not "
              "given, the folder --data_dir.", required=("predict",)),
-        Flag("save_json_path", str, None, (*IP, "eval"), "File for the results as JSON.",
+        Flag("save_json_path", str, None, (*IP, "eval"),
+             "File for the results. infer, predict: a line per image, its name, a tab and a JSON object. eval: one "
+             "JSON object; with --crop_sweep, a list of one per size.",
              defaults={"infer": "test_res.json"}),
         Flag("resume", boolean, False, IP,
-             "Go on with an interrupted run: keep the results in --save_json_path and skip the images that have one."),
+             "Go on with an interrupted run of the same images, --topk and weights: keep the results in "
+             "--save_json_path and skip the images whose names have one."),
         Flag("features_path", str, None, ("infer",),
-             "Write the images' features (before the classifier) to this .npy file, a row per image, and their names "
-             "to the .txt file beside it, instead of classifying."),
+             "Write the images' features (before the classifier) to this file NAME.npy, a row per image, and their "
+             "names to NAME.npy.txt, a line each, instead of classifying."),
         Flag("vis_dir", str, None, ("infer",),
-             "Folder for pictures: each image as the network sees it, and its --topk classes as bars beside it."),
+             "Folder for pictures: each image as the network sees it, and its --topk classes as bars beside it. They "
+             "have the images' names, with their folders."),
         Flag("grad_cam", boolean, False, ("infer",),
              "In the pictures of --vis_dir, show where the network sees its best class (Grad-CAM)."),
         Flag("model_file", str, None, ("predict", "eval"), "The exported network, NAME/model or NAME/model.onnx.",

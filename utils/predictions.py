@@ -1,9 +1,14 @@
-"""What infer.py and predict.py say of an image: one line of its name, a tab, and JSON."""
+"""What infer.py and predict.py say of an image: one line of its name, a tab, and JSON.
+
+A name is written as it is, but for what would break the line: a backslash becomes `\\\\`, a tab `\\t`, a newline `\\n`,
+a carriage return `\\r`.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +17,20 @@ from types import TracebackType
 from torch import Tensor
 
 from utils.errors import UserError, reason
+from utils.logger import log
+
+_ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
+_UNESCAPES = {escape: character for character, escape in _ESCAPES.items()}
+
+
+def escaped(name: str) -> str:
+    """A file name as a part of a line."""
+    return name.translate(str.maketrans(_ESCAPES))
+
+
+def unescaped(text: str) -> str:
+    """The file name that `escaped` made `text` of."""
+    return re.sub(r"\\.", lambda found: _UNESCAPES.get(found[0], found[0]), text)
 
 
 @dataclass(frozen=True)
@@ -33,7 +52,7 @@ class Prediction:
     def line(self) -> str:
         """`NAME<tab>{"score": [...], "class": [...], "class_name": [...]}`."""
         result = {"score": self.score, "class": self.classes, "class_name": self.class_name}
-        return f"{self.image}\t{json.dumps(result, ensure_ascii=False)}"
+        return f"{escaped(self.image)}\t{json.dumps(result, ensure_ascii=False)}"
 
 
 def top_predictions(
@@ -64,17 +83,19 @@ class ResultFile:
 
     Args:
         path: the file; None: nothing is written.
+        topk: scores per image.
         resume: keep the lines that an interrupted run left, and add to them.
 
     Attributes:
         done: names of the images that the file had results of.
 
     Raises:
-        UserError: the file cannot be written, or is not one of results.
+        UserError: the file cannot be written, is not one of results, or has another number of scores per image.
     """
 
-    def __init__(self, path: str | None, resume: bool = False) -> None:
+    def __init__(self, path: str | None, topk: int, resume: bool = False) -> None:
         self.path = path
+        self.topk = topk
         self.done: set[str] = set()
         self._file = None
         if path is None:
@@ -87,6 +108,8 @@ class ResultFile:
             self._file.seek(complete)
         except OSError as error:
             raise UserError(f"--save_json_path {path}: {reason(error)}") from None
+        if resume:
+            log(f"{len(self.done)} results kept from {path}")
 
     def _complete_part(self) -> int:
         """Notes the images of an earlier run's results; returns where its last whole line ends."""
@@ -95,10 +118,19 @@ class ResultFile:
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                name, tab, result = line.partition(b"\t")
-                if not tab or not result.startswith(b"{"):
-                    raise UserError(f"--save_json_path {self.path} is not a file of results: give another one")
-                self.done.add(name.decode(errors="surrogateescape"))
+                name, _, result = line.partition(b"\t")
+                try:
+                    count = len(json.loads(result)["score"])
+                except (ValueError, TypeError, KeyError):
+                    raise UserError(
+                        f"--save_json_path {self.path} is not a file of results: give another one"
+                    ) from None
+                if count != self.topk:
+                    raise UserError(
+                        f"--resume: the results in {self.path} have {count} classes per image: give --topk={count}, or "
+                        "another --save_json_path"
+                    )
+                self.done.add(unescaped(name.decode(errors="surrogateescape")))
                 end += len(line)
         return end
 

@@ -113,12 +113,15 @@ def _fitted(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
 
 
 def save_picture(picture: Image.Image, folder: str, image: str) -> None:
-    """Writes a picture to `folder`, named after the image file `image`; folders in that name become parts of the name.
+    """Writes a picture to `folder`, named after the image file `image`, in the folders that its name has.
+
+    The picture of an image elsewhere stays below `folder`, too: `/a/b.jpg` becomes a/b.jpg, and `../b.jpg` _/b.jpg.
 
     Raises:
         UserError: it cannot be written.
     """
-    name = image.replace(os.sep, "_").lstrip("._")
+    parts = ["_" if part == os.pardir else part for part in os.path.normpath(image).lstrip(os.sep).split(os.sep)]
+    name = os.path.join(*parts)
     path = Path(folder, name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
