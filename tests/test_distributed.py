@@ -15,18 +15,23 @@ import torch.distributed as dist
 from torch import nn
 from training import environment
 
+import models
+from models.layers import l2_overrides, paddleclas_names, published_names
 from utils import distributed
 from utils.distributed import (
-    CPUSyncBatchNorm,
+    CPUSyncBatchNorm1d,
+    CPUSyncBatchNorm2d,
     StopSignal,
     broadcast_object,
     check_agreement,
     gather_dict,
     process_group,
     rank,
+    synchronize_batch_norm,
     world_size,
 )
 from utils.errors import UserError
+from utils.optimizer import build_optimizer
 
 
 @pytest.mark.parametrize(
@@ -59,10 +64,14 @@ def test_processes_that_cannot_meet(monkeypatch, changes, message):
 
 
 FAILING = """
-import errno, os, signal, sys, time, torch
+import atexit, errno, os, signal, sys, time, torch
 import torch.distributed as dist
 from utils.distributed import process_group, rank
 from utils.errors import UserError, run_script
+
+# As on GPUs, while another process is in the middle of an operation.
+dist.destroy_process_group = lambda: time.sleep(300)
+atexit.register(time.sleep, 300)
 
 def main():
     with process_group(torch.device("cpu")):
@@ -147,10 +156,18 @@ def group_of_one(tmp_path):
     dist.destroy_process_group()
 
 
-def test_batch_norm_of_one_process_is_pytorchs(group_of_one):
+@pytest.mark.parametrize(
+    ("kind", "reference", "shape"),
+    [
+        (CPUSyncBatchNorm2d, nn.BatchNorm2d, (4, 3, 5, 5)),
+        (CPUSyncBatchNorm1d, nn.BatchNorm1d, (4, 3, 5)),
+        (CPUSyncBatchNorm1d, nn.BatchNorm1d, (6, 5)),
+    ],
+)
+def test_batch_norm_of_one_process_is_pytorchs(group_of_one, kind, reference, shape):
     torch.manual_seed(0)
-    own, reference = CPUSyncBatchNorm(3), nn.BatchNorm2d(3)
-    images = torch.randn(4, 3, 5, 5)
+    own, reference = kind(shape[1]), reference(shape[1])
+    images = torch.randn(shape)
     inputs = [images.clone().requires_grad_() for _ in range(2)]
     for norm, x in zip((own, reference), inputs, strict=True):
         (norm(x) * torch.arange(5.0)).square().sum().backward()
@@ -158,3 +175,30 @@ def test_batch_norm_of_one_process_is_pytorchs(group_of_one):
     for key, tensor in reference.state_dict().items():
         torch.testing.assert_close(own.state_dict()[key], tensor)
     torch.testing.assert_close(own.eval()(images), reference.eval()(images))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [("PPLCNet_x0_25", published_names), ("MobileNetV1_x0_25", published_names), ("LeViT_128S", paddleclas_names)],
+)
+def test_a_network_with_synchronized_batch_norm_trains_as_before(name, names, device):
+    """The same groups of parameters for the optimizer, published names and logits; every batch-norm takes part."""
+    model = models.build(name, class_dim=5).eval()
+    images = torch.randn(2, 3, *[models.input_config(name).image_size] * 2)
+
+    def says():
+        groups = [
+            (group["weight_decay"], [id(parameter) for parameter in group["params"]])
+            for group in build_optimizer(model, "default_decay", 0.1, 1e-4).param_groups
+        ]
+        return groups, l2_overrides(model), names(model), list(model.state_dict())
+
+    with torch.inference_mode():
+        before, logits = says(), model(images)
+        norms = sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+        synchronize_batch_norm(model, torch.device(device))
+        assert says() == before
+        torch.testing.assert_close(model(images), logits, rtol=0, atol=0)
+    kinds = (distributed._CPUSyncBatchNorm, nn.SyncBatchNorm)
+    assert sum(isinstance(module, kinds[device == "cuda"]) for module in model.modules()) == norms > 0

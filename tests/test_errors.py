@@ -43,6 +43,11 @@ def fails_with(error: BaseException):
             1,
             "script.py: error: out of memory: lower --batch_size, or --image_shape (9 GB or so)",
         ),
+        (
+            RuntimeError("InductorError: RuntimeError: Failed to find C compiler. Please specify via CC\nTraceback"),
+            1,
+            "script.py: error: --use_compile ",
+        ),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
@@ -54,6 +59,12 @@ def test_what_is_no_fault_of_the_program_is_one_line(monkeypatch, capsys, error,
     assert end.value.code == code
     assert captured.out == "so far\n"
     assert captured.err.startswith(line) and captured.err.count("\n") == bool(line)
+
+
+def test_a_script_says_what_its_flags_can_do_about_memory(capsys):
+    with pytest.raises(SystemExit):
+        run_script(fails_with(MemoryError("9 GB")), less_memory="lower --gpu_mem")
+    assert "error: out of memory: lower --gpu_mem (9 GB)\n" in capsys.readouterr().err
 
 
 def test_a_fault_of_the_program_is_not_hidden():

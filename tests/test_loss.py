@@ -32,6 +32,18 @@ def test_mixed_and_smoothed_labels(smoothing):
     torch.testing.assert_close(classification_loss(logits, Targets(labels), smoothing), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_logits_of_mixed_precision_are_widened(dtype, smoothing):
+    """Every logarithm is float32, also where autocast leaves it to the loss, as on GPUs: no autocast here."""
+    logits, labels, mixed = logits_and_labels()
+    logits = (20 * logits).to(dtype)
+    targets = Targets(labels, mixed, 0.7)
+    loss = classification_loss(logits, targets, smoothing)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, classification_loss(logits.float(), targets, smoothing), rtol=0, atol=0)
+
+
 def test_side_classifiers_count_three_tenths():
     logits, labels, _ = logits_and_labels()
     outputs = logits, 2 * logits, -logits

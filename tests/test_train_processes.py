@@ -70,7 +70,7 @@ with process_group(torch.device("cpu")):
         torch.manual_seed(0)
         model = models.build("ResNet18", class_dim=4).double()
         if world_size() > 1:
-            model = synchronize_batch_norm(model, torch.device("cpu"))
+            synchronize_batch_norm(model, torch.device("cpu"))
         network = DistributedDataParallel(model, static_graph=True) if world_size() > 1 else model
         optimizer = build_optimizer(model, "default_decay", 0.05, 1e-4)
         schedule = Schedule("default_decay", 0.05, 9, 9)

@@ -125,8 +125,11 @@ def choose_device(args: argparse.Namespace) -> torch.device:
 
 def check_train_flags(args: argparse.Namespace) -> None:
     """Raises `FlagError` for combinations of train.py's flags that cannot work, before anything is built."""
-    if args.checkpoint and args.pretrained_model:
-        raise FlagError("--checkpoint continues a run, --pretrained_model starts one from weights: give one of them")
+    if args.checkpoint and args.checkpoint != "auto" and args.pretrained_model:
+        raise FlagError(
+            "--checkpoint=FOLDER continues a run, --pretrained_model starts one from weights: give one of them, or "
+            "--checkpoint=auto, which starts from the weights if there is nothing to continue"
+        )
     if args.finetune_exclude_pretrained_params and not args.pretrained_model:
         raise FlagError("--finetune_exclude_pretrained_params needs --pretrained_model")
     if args.lower_ratio > args.upper_ratio:
@@ -168,10 +171,21 @@ def memory_format(args: argparse.Namespace, device: torch.device) -> torch.memor
 
 
 def settle_total_images(args: argparse.Namespace, images: int) -> None:
-    """Takes the list's length for --total_images, on which the schedule depends, if the flag was not given."""
+    """Settles --total_images, on which the schedule depends, if it was not given and the list is not ImageNet's.
+
+    It is what an epoch trains on, so that the schedule's epochs are as long as the run's. With a number given the
+    schedule is that of the original, which rounds up where an epoch leaves out the last images.
+
+    Args:
+        args: train.py's flags.
+        images: length of the training list, at least a batch.
+    """
     if "total_images" not in args.given and args.total_images != images:
-        args.total_images = images
-        log(f"--total_images not given: {images}, the length of the training list")
+        args.total_images = images - images % args.batch_size
+        what = "the length of the training list"
+        if args.total_images != images:
+            what = f"those of the {images} in the training list that fill whole batches"
+        log(f"--total_images not given: {args.total_images}, {what}")
 
 
 def note_unused_classes(args: argparse.Namespace, class_names: list[str] | None) -> None:
@@ -221,7 +235,7 @@ def build_train_step(args: argparse.Namespace, model: nn.Module, device: torch.d
     """Moves the network to the device and builds what trains it, by the flags."""
     model.to(device, memory_format=memory_format(args, device))
     if args.sync_bn and world_size() > 1:
-        model = synchronize_batch_norm(model, device)
+        synchronize_batch_norm(model, device)
     if args.with_mem_opt and not checkpoint_activations(model):
         warn(f"--with_mem_opt does nothing here: {args.model} has no repeated blocks to compute again")
     if args.use_compile or args.fuse_elewise_add_act_ops or args.fuse_bn_act_ops:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -64,23 +64,25 @@ def process_group(device: torch.device) -> Iterator[None]:
         yield
         dist.barrier()  # leave together: one that is gone looks like a failure to the others
     except Exception as error:
-        _end_together(error, dist.PrefixStore(f"end_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store))
-    finally:
-        dist.destroy_process_group()
+        code = _end_together(error, dist.PrefixStore(f"end_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store))
+        # Without tidying up, here or at exit: on GPUs that may wait for an operation that others will not join.
+        errors.flush_output()
+        os._exit(code)
+    dist.destroy_process_group()
 
 
-def _end_together(error: Exception, store: dist.Store) -> NoReturn:
-    """Ends this process for an error, and says why if it is the first to fail.
+def _end_together(error: Exception, store: dist.Store) -> int:
+    """Says why this process ends, if it is the first to fail; returns its exit code.
 
     The others fail with it, of the same cause or because they have lost contact: they end without a word, with its exit
-    code. An error that is neither the user's nor the machine's is raised again, in the first.
+    code. Of an error that is neither the user's nor the machine's the first shows the traceback.
     """
     try:
         if store.add("failed", 1) > 1:
             store.wait(["exit_code"], timedelta(seconds=errors.PATIENCE))  # until the first has spoken
-            sys.exit(int(store.get("exit_code")))
+            return int(store.get("exit_code"))
     except RuntimeError:  # the store has gone with the first
-        sys.exit(1)
+        return 1
     if not isinstance(error, UserError):
         if _lost_contact(error):
             error = UserError(
@@ -89,12 +91,14 @@ def _end_together(error: Exception, store: dist.Store) -> NoReturn:
             )
         elif line := errors.of_the_machine(error):
             error = UserError(line)
-    if not isinstance(error, UserError):
-        store.set("exit_code", "1")
-        raise error
-    errors.report(str(error))
-    store.set("exit_code", str(error.exit_code))
-    sys.exit(error.exit_code)
+    code = 1
+    if isinstance(error, UserError):
+        errors.report(str(error))
+        code = error.exit_code
+    else:
+        traceback.print_exception(error)
+    store.set("exit_code", str(code))
+    return code
 
 
 def _lost_contact(error: Exception) -> bool:
@@ -223,29 +227,59 @@ class _AllReduceSum(torch.autograd.Function):
         return gradient
 
 
-class CPUSyncBatchNorm(nn.BatchNorm2d):
+class _CPUSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch-norm over the batches of all processes, for the CPU; `nn.SyncBatchNorm` needs a GPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
+        axes = [0, *range(2, x.dim())]
+        channels = (-1, *[1] * (x.dim() - 2))
         count = x.numel() // x.shape[1] * world_size()
-        mean = _AllReduceSum.apply(x.sum((0, 2, 3))) / count
-        centred = x - mean[:, None, None]
-        variance = _AllReduceSum.apply((centred * centred).sum((0, 2, 3))) / count
+        mean = _AllReduceSum.apply(x.sum(axes)) / count
+        centred = x - mean.view(channels)
+        variance = _AllReduceSum.apply((centred * centred).sum(axes)) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return centred * scale[:, None, None] + self.bias[:, None, None]
+        return centred * scale.view(channels) + self.bias.view(channels)
 
 
-def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Makes every batch-norm of `model` use the statistics of all processes' batches together."""
-    if device.type != "cpu":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+class CPUSyncBatchNorm1d(_CPUSyncBatchNorm, nn.BatchNorm1d):
+    """`nn.BatchNorm1d` over the batches of all processes, on the CPU."""
+
+
+class CPUSyncBatchNorm2d(_CPUSyncBatchNorm, nn.BatchNorm2d):
+    """`nn.BatchNorm2d` over the batches of all processes, on the CPU."""
+
+
+class GPUSyncBatchNorm1d(nn.SyncBatchNorm, nn.BatchNorm1d):
+    """`nn.BatchNorm1d` over the batches of all processes, on a GPU."""
+
+    process_group = None  # all of them
+
+
+class GPUSyncBatchNorm2d(nn.SyncBatchNorm, nn.BatchNorm2d):
+    """`nn.BatchNorm2d` over the batches of all processes, on a GPU."""
+
+    process_group = None  # all of them
+
+
+# Kind of batch-norm -> what it becomes on a CPU and on a GPU.
+SYNCHRONIZED = {
+    nn.BatchNorm1d: (CPUSyncBatchNorm1d, GPUSyncBatchNorm1d),
+    nn.BatchNorm2d: (CPUSyncBatchNorm2d, GPUSyncBatchNorm2d),
+}
+
+
+def synchronize_batch_norm(model: nn.Module, device: torch.device) -> None:
+    """Makes every batch-norm of `model` use the statistics of all processes' batches together.
+
+    The modules stay the same objects of the same kind, so that what they were told (published names, L2 decay) stays;
+    `nn.SyncBatchNorm.convert_sync_batchnorm` makes new ones.
+    """
     for module in model.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = CPUSyncBatchNorm
-    return model
+        if type(module) in SYNCHRONIZED:
+            module.__class__ = SYNCHRONIZED[type(module)][device.type != "cpu"]

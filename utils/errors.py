@@ -55,7 +55,7 @@ def report(message: str, script: str | None = None) -> None:
         message: of a `UserError`.
         script: name to put before it; None: that of the script that runs.
     """
-    _flush_output()
+    flush_output()
     print(f"{script or os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr, flush=True)
 
 
@@ -113,7 +113,10 @@ def of_the_machine(error: BaseException, less_memory: str = LESS_MEMORY) -> str 
     ):
         return f"out of memory: {less_memory} ({' '.join(text.split())[:200]})"
     if "No working C++ compiler found" in text or "Failed to find C compiler" in text:  # of Inductor, of Triton
-        return "--use_compile finds no C++ compiler: install gcc and g++, or name them in the variables CC and CXX"
+        return (
+            "--use_compile (which --fuse_* turn on) finds no C++ compiler: install gcc and g++, or name them in the "
+            "variables CC and CXX"
+        )
     if isinstance(error, ModuleNotFoundError):
         return f"the package {error.name} is not installed: pip install -r requirements.txt"
     return None
@@ -137,7 +140,7 @@ def run_script(main: Callable[[], object], less_memory: str = LESS_MEMORY) -> No
         print(f"{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        _flush_output()
+        flush_output()
         sys.exit(141)
     except Exception as error:
         line = of_the_machine(error, less_memory)
@@ -148,7 +151,7 @@ def run_script(main: Callable[[], object], less_memory: str = LESS_MEMORY) -> No
     sys.exit(0)
 
 
-def _flush_output() -> None:
+def flush_output() -> None:
     """Flushes stdout; what cannot be written any more goes to nowhere, where the flush at exit would fail again."""
     try:
         if sys.stdout is not None:

@@ -50,6 +50,8 @@ def classification_loss(outputs: Tensor | tuple[Tensor, ...], targets: Targets, 
     """
 
     def mixed_loss(logits: Tensor) -> Tensor:
+        # Mixed precision on GPUs would leave the logarithms in float16.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss = F.cross_entropy(logits, targets.labels, label_smoothing=smoothing)
         if targets.mixed_labels is None:
             return loss
