@@ -121,6 +121,23 @@ def test_an_exported_network(evaluate, network, tmp_path):
         evaluate(model_file=model_file, crop_size=64)
 
 
+def test_an_exported_network_that_does_not_use_the_gpu(evaluate, network, tmp_path, monkeypatch):
+    """On a machine with a GPU and the packages of requirements-onnx.txt, batches stay on the CPU too."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("the ONNX Runtime for GPUs is installed")
+    description = Description(NETWORK, list("abcd"), [3, 32, 32], 37, 1, MEAN, STD)
+    model_file = save_inference(network, description, tmp_path / NETWORK, "onnx")
+    expected = evaluate(model_file=model_file, class_dim=None)
+    monkeypatch.setattr("eval.choose_device", lambda args: torch.device("cuda", 0))
+    assert evaluate(model_file=model_file, class_dim=None, use_gpu=None) == expected
+    with pytest.raises(UserError, match=r"CUDAExecutionProvider.*; for the CPU give --use_gpu=False"):
+        evaluate(model_file=model_file, class_dim=None, use_gpu=True)
+
+
 @pytest.mark.parametrize("crop_num", [12, 144])
 def test_many_crops_of_different_batches(evaluate, crop_num):
     results = [evaluate(crop_num=crop_num, batch_size=size, reader_buf_size=1) for size in (1, 30, 1000)]

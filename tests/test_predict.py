@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from networks import small_classifier
+from torch import nn
 
 import infer
 import predict
 from utils.errors import FlagError, UserError
+from utils.export import save_inference
+from utils.exported import Description
+from utils.flags import parse
 
 REPOSITORY = Path(__file__).parents[1]
 
 try:
     import onnx
-    import onnxruntime  # noqa: F401
+    import onnxruntime
     import onnxscript  # noqa: F401
 
     FORMATS = ["torch", "onnx"]
@@ -66,8 +73,9 @@ def run(exported, monkeypatch, capsys, tmp_path):
     """Calls predict.py with flags; returns its answers by image."""
     monkeypatch.chdir(tmp_path)
 
-    def run_predict(*flags: str, model: str = "model") -> dict[str, dict]:
-        argv = ["predict.py", f"--model_file={exported}/MobileNetV1_x0_25/{model}", "--gpu_id=-1", *flags]
+    def run_predict(*flags: str, model: str = "model", gpu_id: int | None = -1) -> dict[str, dict]:
+        device = [] if gpu_id is None else [f"--gpu_id={gpu_id}"]
+        argv = ["predict.py", f"--model_file={exported}/MobileNetV1_x0_25/{model}", *device, *flags]
         monkeypatch.setattr(sys, "argv", argv)
         predict.main()
         return answers(capsys.readouterr().out)
@@ -133,6 +141,68 @@ def test_reduced_precision(run, exported, tiny_dataset, flag):
     agreeing = sum(found[name]["class"][0] == answer["class"][0] for name, answer in expected.items())
     assert agreeing >= 14
     assert found != expected
+
+
+def test_gpu_memory_is_limited_only_on_request(monkeypatch):
+    limits = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=8000 * 2**20))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *limit: limits.append(limit))
+    for flags in ([], ["--gpu_id=1", "--gpu_mem=2000"], ["--gpu_mem=9000"]):
+        predict.choose_device(parse("predict", ["--model_file=x", "--image_path=x", *flags]))
+    assert limits == [(0.25, torch.device("cuda", 1)), (1.0, torch.device("cuda", 0))]
+
+
+def test_scores_that_are_not_finite(run, tiny_dataset, tmp_path):
+    """Half precision ends at 65504."""
+    description = Description("Large", ["a", "b"], [3, 32, 32], 32, 1, [0.0] * 3, [1.0] * 3)
+    model = nn.Sequential(nn.Conv2d(3, 2, 32), nn.Flatten())
+    nn.init.constant_(model[0].weight, 1000.0)
+    save_inference(model.eval().requires_grad_(False), description, tmp_path / "large")
+    flags = [f"--image_path={tiny_dataset}/val/red/00.jpg", f"--model_file={tmp_path}/large/model"]
+    run(*flags)
+    with pytest.raises(UserError, match=r"00.jpg: the network's scores are not finite numbers: leave out --use_fp16"):
+        run(*flags, "--use_fp16=True")
+
+
+@pytest.fixture(scope="module")
+def smallest(tmp_path_factory):
+    """The flags for a network that is compiled in seconds."""
+    folder = tmp_path_factory.mktemp("smallest")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+    description = Description("Smallest", list("abcd"), [3, 32, 32], 32, 1, [0.5] * 3, [0.25] * 3)
+    save_inference(model.eval().requires_grad_(False), description, folder)
+    return [f"--model_file={folder}/model", "--topk=4"]
+
+
+@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="needs a C++ compiler")
+def test_compiled(run, smallest, tiny_dataset):
+    flags = [*smallest, f"--image_path={tiny_dataset}/val/*/00.jpg"]
+    assert_same(run(*flags, "--use_compile=True"), run(*flags))
+
+
+def test_compiled_without_a_compiler(smallest, tiny_dataset, tmp_path):
+    command = [sys.executable, str(REPOSITORY / "predict.py"), *smallest, "--use_compile=True", "--gpu_id=-1"]
+    command += [f"--image_path={tiny_dataset}/val/red/00.jpg"]
+    environment = {**os.environ, "CXX": str(tmp_path / "g++"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr.count("\n") == 1 and "--use_compile" in run.stderr and "install gcc and g++" in run.stderr
+
+
+def test_too_little_memory_names_flags_of_its_own(tiny_dataset, monkeypatch, capsys):
+    def load_exported(*arguments, **options):
+        raise MemoryError("9 GB")
+
+    monkeypatch.setattr("utils.exported.load_exported", load_exported)
+    monkeypatch.setattr(
+        sys, "argv", ["predict.py", "--model_file=x", f"--image_path={tiny_dataset}/val", "--gpu_id=-1"]
+    )
+    with pytest.raises(SystemExit, match="1"):
+        runpy.run_path(str(REPOSITORY / "predict.py"), run_name="__main__")
+    line = "predict.py: error: out of memory: lower --batch_size, or raise --gpu_mem if it was given (9 GB)\n"
+    assert capsys.readouterr().err == line
 
 
 def test_bad_flags(run, tiny_dataset):
@@ -232,3 +302,21 @@ def test_what_an_onnx_model_cannot(run, tiny_dataset):
         run(image, "--use_tensorrt=True", model="model.onnx")
     with pytest.raises(FlagError, match="bfloat16"):
         run(image, "--use_bf16=True", "--engine=onnxruntime", model="model.onnx")
+
+
+@needs_onnx
+@pytest.mark.parametrize("engine", ["auto", "openvino"])
+def test_a_gpu_that_the_engine_does_not_use(run, exported, tiny_dataset, monkeypatch, engine):
+    """On a machine with a GPU and the packages of requirements-onnx.txt."""
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    elif "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("the ONNX Runtime for GPUs is installed")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    flags = [f"--image_path={tiny_dataset}/val", "--topk=4", f"--engine={engine}"]
+    warnings = []
+    monkeypatch.setattr("utils.exported.warn", warnings.append)
+    assert_same(run(*flags, model="model.onnx", gpu_id=None), answers((exported / "infer.txt").read_text()))
+    assert len(warnings) == 1 and warnings[0].startswith("running on the CPU: ")
+    with pytest.raises(UserError, match="; for the CPU give --gpu_id=-1"):
+        run(*flags, model="model.onnx", gpu_id=0)

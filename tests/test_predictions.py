@@ -27,6 +27,18 @@ def test_names_are_written_as_they_are():
     assert prediction.line() == 'bär\u2028.jpg\t{"score": [0.99330717], "class": [1], "class_name": ["Ü\\n"]}'
 
 
+@pytest.mark.parametrize("logit", [math.nan, math.inf])
+def test_scores_that_are_no_numbers_are_an_error(logit):
+    """NaN is no JSON. The images before are answered."""
+    logits = torch.tensor([[0.0, 1.0], [0.0, logit]])
+    predictions = top_predictions(logits, ["a.jpg", "b.jpg"], ["x", "y"], 1, "--use_fp16")
+    assert next(predictions).image == "a.jpg"
+    with pytest.raises(UserError, match=r"^b.jpg: the network's scores are not finite numbers: leave out --use_fp16$"):
+        next(predictions)
+    with pytest.raises(UserError, match="the weights are damaged"):
+        list(top_predictions(logits, ["a.jpg", "b.jpg"], ["x", "y"], 1))
+
+
 def test_results_go_on_after_the_last_whole_line(tmp_path):
     """Names that are in no encoding are told again too."""
     path = tmp_path / "new" / "results.txt"
