@@ -130,6 +130,11 @@ PYTORCH_FORMS = {
     "float64": lambda model, path: torch.save(model.double().state_dict(), path),
     "safetensors": lambda model, path: save_file(model.state_dict(), path),
     "compiled": lambda model, path: torch.save({f"_orig_mod.{k}": v for k, v in model.state_dict().items()}, path),
+    "model of a trainer": lambda model, path: torch.save(
+        {"state_dict": {f"model.{k}": v for k, v in model.state_dict().items()}, "global_step": 3}, path
+    ),
+    "net": lambda model, path: torch.save({"net": model.state_dict(), "epoch": 3}, path),
+    "params": lambda model, path: torch.save({"params": model.state_dict()}, path),
     "no counters": lambda model, path: torch.save(
         {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}, path
     ),
@@ -162,7 +167,6 @@ def test_checkpoint_of_ours(trained, tmp_path):
     assert_same(model, fresh())
 
 
-@pytest.mark.xfail(reason="utils/weights.py takes it for a pickle", strict=True)
 def test_a_safetensors_file_that_starts_as_a_pickle_does(trained, tmp_path):
     """With the length of its header: one in 32 does, the length being a multiple of 8."""
     path = tmp_path / "x.safetensors"
@@ -358,9 +362,36 @@ def test_files_that_run_code_are_refused(form, tmp_path):
     assert not trap.exists()
 
 
+class Config:
+    """What a training script may save."""
+
+
 def test_objects_beside_the_tensors_are_named(trained, tmp_path):
-    torch.save({"state_dict": trained.state_dict(), "args": argparse.Namespace(lr=1)}, tmp_path / "x.pth")
-    assert "more than tensors (argparse.Namespace)" in refused(fresh(), tmp_path / "x.pth")
+    torch.save({"state_dict": trained.state_dict(), "config": Config()}, tmp_path / "x.pth")
+    assert "more than tensors (test_weights.Config)" in refused(fresh(), tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_flags_and_figures_beside_the_tensors_are_passed_over(trained, tmp_path, legacy):
+    """As timm's and torchvision's scripts save them. What would make them is never called, whatever it is given."""
+    trap = tmp_path / "trap"
+    beside = {
+        "args": argparse.Namespace(lr=0.1, output=tmp_path),
+        "best_acc1": np.float64(76.1),
+        "count": np.int64(3),
+        "history": np.arange(3.0),
+        "dtype": np.dtype("f4"),
+    }
+    for content in ({"model": trained.state_dict(), **beside}, {**trained.state_dict(), **beside}):
+        torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy)
+        model = fresh()
+        load_pretrained(model, tmp_path / "x.pth")
+        assert_same(model, trained)
+    torch.save({"model": trained.state_dict(), "args": argparse.Namespace(x=Touch(trap))}, tmp_path / "x.pth")
+    assert "refused" in refused(fresh(), tmp_path / "x.pth")
+    assert not trap.exists()
+    torch.save(argparse.Namespace(lr=0.1), tmp_path / "x.pth")
+    assert "not a state dict" in refused(fresh(), tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def test_names_with_slashes(tmp_path):
     assert_same(model, trained)
 
 
-@pytest.mark.parametrize("ending", [".pth", ".pt", ".safetensors", ".tar", ""])
+@pytest.mark.parametrize("ending", [".pth", ".pt", ".PTH", ".safetensors", ".Tar", ".v2", ""])
 def test_what_is_written_is_read_again(ending, tmp_path):
     """With linear weights the right way round; nothing is left beside the file."""
     ours, path = fresh(), tmp_path / f"x{ending}"
@@ -33,7 +33,9 @@ def test_what_is_written_is_read_again(ending, tmp_path):
     assert os.listdir(tmp_path) == [path.name]
 
 
-@pytest.mark.parametrize("name", ["x.gz", "x.tgz", "x.zip", "x.pdparams", "x.params", "x.onnx"])
+@pytest.mark.parametrize(
+    "name", ["x.gz", "x.tar.xz", "x.tar.bz2", "x.PDPARAMS", "x.ckpt", "x.caffemodel", "x.bin", "x.pkl", "x.onnx"]
+)
 def test_kinds_that_are_only_read(name, tmp_path):
     with pytest.raises(FlagError, match=f"--output: cannot write {Path(name).suffix}: give"):
         check_output(tmp_path / name)
@@ -46,3 +48,6 @@ def test_only_an_empty_folder_is_written_to(tmp_path):
         with pytest.raises(UserError, match=f"--output: {taken} exists already: give a new folder"):
             check_output(taken)
     check_output(tmp_path / "file.pth")
+    (tmp_path / "x.pth").mkdir()
+    with pytest.raises(UserError, match=r"x\.pth is a folder: give the name of a file"):
+        check_output(tmp_path / "x.pth")

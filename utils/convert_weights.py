@@ -23,7 +23,7 @@ from utils.build import build_model
 from utils.checkpoint import dropout_mode
 from utils.logger import log
 from utils.weights import load_pretrained
-from utils.write_weights import TORCH_SUFFIXES, check_output, write_weights
+from utils.write_weights import TORCH_SUFFIXES, check_output, suffix, write_weights
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     model = build_model(args)
     published = dropout_mode(model)
     log(str(load_pretrained(model, args.input, resize=False)))
-    if output.suffix not in TORCH_SUFFIXES and dropout_mode(model) != published:
+    if suffix(output) not in TORCH_SUFFIXES and dropout_mode(model) != published:
         raise UserError(
             f"--output: {args.model} has dropout of the kind {published} in PaddlePaddle, and these weights are right "
             f"with {dropout_mode(model)} only: write .pth or .safetensors, which carry the kind"

@@ -155,6 +155,9 @@ def _read_file(path: Path) -> Weights:
         if not is_tar(content[:512]) and looks_like_caffe(content[:512]):
             return _read_caffe(content)
         return _read_variables(tar_members(content), "compressed fluid .tar")
+    # The length of a header in JSON may start as a pickle does.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < len(buffer):
+        return _read_safetensors(path)
     if head.startswith(b"\x80") and len(head) > 2:
         # The first thing in a PyTorch file of before 1.6 is a pickled magic number.
         if head[2:13] == b"\x8a\nl\xfc\x9cF\xf9 j\xa8P":
@@ -245,7 +248,37 @@ def _name_combined(arrays: Sequence[np.ndarray], programs: Iterable[Buffer], fil
 # --------------------------------------------------------------------------------------------- PyTorch, safetensors
 
 # Where training scripts put the network's state dict in their checkpoints; the first that is there counts.
-NESTED_UNDER = ("state_dict", "model", "model_state_dict", "ema", "model_ema", "state_dict_ema")
+NESTED_UNDER = (
+    *("state_dict", "model", "model_state_dict", "ema", "model_ema", "state_dict_ema"),
+    *("net", "network", "params", "weights", "module"),
+)
+
+# What comes before the names if another module had the network: DistributedDataParallel, torch.compile, a trainer's.
+_OWNERS = re.compile(r"^((module|_orig_mod|model|net|network)\.)+")
+
+
+class _Unread:
+    """Stands for plain data that training scripts save beside the network: flags, and figures as NumPy's scalars.
+
+    The unpickler gets it for the classes and functions that would make them, of which none is called.
+    """
+
+    def __init__(self, *args: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+_UNREAD = [
+    (_Unread, name)
+    for name in (
+        *("argparse.Namespace", "types.SimpleNamespace", "pathlib.PosixPath", "pathlib.WindowsPath"),
+        *("pathlib._local.PosixPath", "pathlib._local.WindowsPath"),
+        *("numpy.dtype", "numpy.ndarray", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
+        *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"),
+    )
+]
 
 
 def _read_zip(path: Path) -> Weights:
@@ -258,7 +291,7 @@ def _read_zip(path: Path) -> Weights:
 def _read_torch(path: Path, legacy: bool = False) -> Weights:
     """A file of torch.save; `legacy` ones, of PyTorch before 1.6, cannot be mapped into memory."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_UNREAD):
             warnings.simplefilter("ignore", UserWarning)  # of forms of tensors that PyTorch is going to give up
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=not legacy)
     except Exception as error:  # a damaged file makes PyTorch raise nearly anything
@@ -297,8 +330,7 @@ def _torch_weights(kind: str, content: Mapping[Any, Any], dropout: str | None, n
     tensors = {}
     for name, value in content.items():
         if isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu":
-            # What DistributedDataParallel and torch.compile put before the names.
-            tensors[re.sub(r"^((module|_orig_mod)\.)+", "", str(name))] = value
+            tensors[_OWNERS.sub("", str(name))] = value
     # A file that does not say is not of this project, and elsewhere in PyTorch there is one convention only.
     dropout = dropout if dropout in (DOWNGRADE_IN_INFER, UPSCALE_IN_TRAIN) else UPSCALE_IN_TRAIN
     skipped = len(content) - len(tensors)

@@ -19,19 +19,35 @@ from utils.weights import linear_weights
 
 TORCH_SUFFIXES = (".pth", ".pt", ".safetensors")
 
+# Endings that a folder of variables is not called by: of files that are only read, here or elsewhere.
+_READ_ONLY_SUFFIXES = frozenset(
+    (
+        *(".gz", ".bz2", ".xz", ".tgz", ".tbz", ".tbz2", ".txz", ".zip", ".7z", ".zst"),
+        *(".pdparams", ".pdopt", ".pdmodel", ".pdiparams", ".params", ".caffemodel", ".prototxt"),
+        *(".ckpt", ".bin", ".pkl", ".pickle", ".onnx", ".npy", ".npz", ".h5", ".hdf5", ".msgpack", ".json"),
+    )
+)
+
+
+def suffix(output: Path) -> str:
+    """The ending of a file's name, by which its form is told, in small letters."""
+    return output.suffix.lower()
+
 
 def check_output(output: Path) -> None:
     """Refuses an --output that `write_weights` cannot write, before there is any work to lose.
 
     Raises:
         FlagError: its suffix is of a kind of file that is only read.
-        UserError: it is a folder that holds something already.
+        UserError: it is a folder that holds something already, or is in the way of one.
     """
-    if output.suffix not in (*TORCH_SUFFIXES, ".tar"):
-        if output.suffix in (".gz", ".tgz", ".zip", ".pdparams", ".params", ".onnx"):
-            raise FlagError(f"--output: cannot write {output.suffix}: give .pth, .safetensors, .tar or a folder")
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise UserError(f"--output: {output} exists already: give a new folder")
+    if suffix(output) in _READ_ONLY_SUFFIXES:
+        raise FlagError(f"--output: cannot write {output.suffix}: give .pth, .safetensors, .tar or a folder")
+    if suffix(output) in (*TORCH_SUFFIXES, ".tar"):
+        if output.is_dir():
+            raise UserError(f"--output: {output} is a folder: give the name of a file")
+    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--output: {output} exists already: give a new folder")
 
 
 def write_weights(model: nn.Module, output: Path, name: str, class_dim: int) -> None:
@@ -44,11 +60,11 @@ def write_weights(model: nn.Module, output: Path, name: str, class_dim: int) -> 
         UserError: it cannot be written, or PaddlePaddle has no such network.
     """
     with written_whole(output, "--output") as temporary:
-        if output.suffix in (".pth", ".pt"):
+        if suffix(output) in (".pth", ".pt"):
             torch.save(model.state_dict(), temporary)
-        elif output.suffix == ".safetensors":
+        elif suffix(output) == ".safetensors":
             save_weights(model, temporary, {"model": name, "class_dim": class_dim})
-        elif output.suffix == ".tar":
+        elif suffix(output) == ".tar":
             write_tar(fluid_variables(model), temporary, output.stem)
         else:
             write_folder(fluid_variables(model), temporary)
