@@ -180,6 +180,19 @@ def test_a_gpu_that_is_not_used_is_never_silent(exported, gpu_build, capsys, tmp
     assert captured.err.count("\n") == 1
 
 
+def test_libraries_that_raise_an_error(exported, gpu_build, monkeypatch, tmp_path):
+    import onnxruntime
+
+    def session(*arguments, **options):
+        raise RuntimeError("/a/file.cc:729 Please install TensorRT libraries as mentioned in the GPU requirements page")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    assert "'s CUDAExecutionProvider does not load" in refusal(exported / "model.onnx", device="cuda")
+    options = {"device": "cuda", "use_tensorrt": True}
+    assert "'s TensorrtExecutionProvider does not load" in refusal(exported / "model.onnx", **options)
+
+
 def test_tensorrt_is_for_gpus_and_onnxruntime(exported):
     assert "--use_tensorrt needs an NVIDIA GPU" in refusal(exported / "model.onnx", use_tensorrt=True)
     options = {"engine": "openvino", "device": "cuda", "use_tensorrt": True, "may_use_cpu": True}

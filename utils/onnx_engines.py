@@ -131,12 +131,17 @@ def _onnxruntime(model: bytes, params: str, description: Description, providers:
         weights = file.read()
     # From memory: whatever the model says of folders, only this file is read.
     options.add_external_initializers_from_files_in_memory([description.params_name], [weights], [len(weights)])
-    # It would report a provider that fails on stdout, among the results, and go on with the next one.
-    session = ort.InferenceSession(model, options, providers, enable_fallback=False)
     wanted = providers[0][0]
-    if session.get_providers()[0] != wanted:
-        # One whose libraries do not load is left out all the same, without an exception.
-        raise _unusable(wanted, "does not load, for the reason that it gives above: see docs/deployment.md on GPUs")
+    why = "does not load, for the reason that it gives above (docs/deployment.md, ONNX on a GPU)"
+    try:
+        # With a fallback it would report a provider that fails on stdout, among the results, and go on with the next.
+        session = ort.InferenceSession(model, options, providers, enable_fallback=False)
+    except RuntimeError as error:
+        if "Please install" in str(error):  # libraries of TensorRT or, where CUDA_PATH is set, of CUDA
+            raise _unusable(wanted, why) from None
+        raise
+    if session.get_providers()[0] != wanted:  # CUDA's libraries: left out without an exception
+        raise _unusable(wanted, why)
     name = session.get_inputs()[0].name
 
     def run(images: Tensor) -> Tensor:
