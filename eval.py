@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from utils.errors import FlagError, explained_sizes, run_script
 from utils.flags import parse
@@ -27,7 +27,14 @@ from torch import Tensor
 
 from reader import crop_loader, val_loader
 from utils.build import build_model, choose_device, memory_format, note_idle_flags, resolve_input
-from utils.class_report import ClassMeter, draw_confusion, looks_permuted, read_label_map, write_class_table
+from utils.class_report import (
+    MAX_CONFUSION,
+    ClassMeter,
+    draw_confusion,
+    looks_permuted,
+    read_label_map,
+    write_class_table,
+)
 from utils.classmap import read_class_names
 from utils.crops import AverageOverCrops, write_sweep
 from utils.distributed import gather_dict, process_group, rank, world_size
@@ -57,17 +64,13 @@ def main() -> None:
     note_idle_flags(args)
     device = choose_device(args)
     with process_group(device), explained_sizes(args.model):
-        subject = load_exported_network(args, device) if args.model_file else load_network(args, device)
         if args.crop_sweep:
-            sizes = [at_crop_size(args, size) for size in args.crop_sweep]
-            results: Any = [run_evaluation(sized, subject) for sized in sizes]
-            if is_main_process():
-                write_sweep(Path(args.crop_sweep_path), args.crop_sweep, results, args.model)
-                log(f"accuracy over crop size: {args.crop_sweep_path}, and the plot beside it")
+            sweep(args, device)
+        elif args.model_file:
+            save(args, run_evaluation(args, load_exported_network(args, device)))
         else:
-            results = run_evaluation(args, subject)
-    if args.save_json_path and is_main_process():
-        write_text(Path(args.save_json_path), json.dumps(results) + "\n", "--save_json_path")
+            resolve_input(args)
+            save(args, run_evaluation(args, load_network(args, device)))
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -89,6 +92,26 @@ def check_outputs(args: argparse.Namespace) -> None:
             check_can_write(Path(path), f"--{flag}")
 
 
+def save(args: argparse.Namespace, results: dict[str, float] | list[dict[str, float]]) -> None:
+    """Writes --save_json_path."""
+    if args.save_json_path and is_main_process():
+        write_text(Path(args.save_json_path), json.dumps(results) + "\n", "--save_json_path")
+
+
+def sweep(args: argparse.Namespace, device: torch.device) -> None:
+    """Evaluates at each size of --crop_sweep, with a network built for that size, as some have to be.
+
+    What there is so far is written after each size: one that fails, or the end of the machine's time, loses no other.
+    """
+    results: list[dict[str, float]] = []
+    for sized in [at_crop_size(args, size) for size in args.crop_sweep]:
+        results.append(run_evaluation(sized, load_network(sized, device)))
+        if is_main_process():
+            write_sweep(Path(args.crop_sweep_path), args.crop_sweep[: len(results)], results, args.model)
+        save(args, results)
+    log(f"accuracy over crop size: {args.crop_sweep_path}, and the plot beside it")
+
+
 def at_crop_size(args: argparse.Namespace, size: int) -> argparse.Namespace:
     """The flags for one of the sizes of --crop_sweep."""
     sized = argparse.Namespace(**vars(args))
@@ -100,8 +123,6 @@ def at_crop_size(args: argparse.Namespace, size: int) -> argparse.Namespace:
 
 def load_network(args: argparse.Namespace, device: torch.device) -> Subject:
     """--model with the weights of --pretrained_model."""
-    if not args.crop_sweep:
-        resolve_input(args)
     model = build_model(args)
     log(str(load_pretrained(model, args.pretrained_model)))
     layout = memory_format(args, device)
@@ -135,6 +156,10 @@ def run_evaluation(args: argparse.Namespace, subject: Subject) -> dict[str, floa
     Returns:
         "Test_loss", "test_acc1" and "test_acc5" (or whatever the top k is with fewer classes); the numbers of images
         right, "top1" and "top5", of "labelled" ones; and the number of "images" they are over.
+
+    Raises:
+        FlagError: --confusion_path for too many classes.
+        UserError: a file of class names or labels is no such file, or no image can be read.
     """
 
     def prepare(images: Tensor) -> Tensor:
@@ -144,6 +169,14 @@ def run_evaluation(args: argparse.Namespace, subject: Subject) -> dict[str, floa
     many = args.crop_num > 1
     loader = (crop_loader if many else val_loader)(args, rank(), world_size(), pin_memory=device.type == "cuda")
     new_label = read_label_map(args.label_map, args.class_dim).to(device) if args.label_map else None
+    names = subject.class_names or [str(number) for number in range(args.class_dim)]
+    if args.class_map_path:
+        names = read_class_names(args.class_map_path, args.class_dim)
+    if args.confusion_path and args.class_dim > MAX_CONFUSION:
+        raise FlagError(
+            f"--confusion_path: a picture of {args.class_dim} classes, more than {MAX_CONFUSION}, would show nothing: "
+            "leave it out"
+        )
     meter = ClassMeter(args.class_dim, device, min(5, args.class_dim))
     batches = to_device(loader.epoch(0), device)
     if args.same_feed:
@@ -170,20 +203,17 @@ def run_evaluation(args: argparse.Namespace, subject: Subject) -> dict[str, floa
     unreadable = gather_dict(loader.unreadable)
     check_readable(unreadable, int(values["images"]))
     report_unreadable(unreadable)
-    if is_main_process():
-        report_classes(args, meter, subject.class_names)
     k = meter.topk
     results = {"Test_loss": values["loss"], "test_acc1": values["acc1"], f"test_acc{k}": values["acck"]}
     log(", ".join(f"{name} {value:.5f}" for name, value in results.items()))
+    if is_main_process():
+        report_classes(args, meter, names)
     labelled, right, right_k = meter.totals()
     return {**results, "top1": right, f"top{k}": right_k, "labelled": labelled, "images": int(values["images"])}
 
 
-def report_classes(args: argparse.Namespace, meter: ClassMeter, class_names: list[str] | None) -> None:
+def report_classes(args: argparse.Namespace, meter: ClassMeter, names: list[str]) -> None:
     """Writes what was asked for class by class, and warns if the labels seem to be in another order."""
-    names = class_names or [str(number) for number in range(args.class_dim)]
-    if args.class_map_path:
-        names = read_class_names(args.class_map_path, args.class_dim)
     if args.per_class_path:
         write_class_table(Path(args.per_class_path), meter, names)
     if args.confusion_path:

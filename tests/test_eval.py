@@ -163,6 +163,23 @@ def test_crop_sweep(evaluate, tmp_path):
     assert cv2.imread(str(tmp_path / "sweep.png")).shape[0] > 300
 
 
+def test_crop_sweep_of_a_network_built_for_a_size(evaluate, tmp_path):
+    """Its position embeddings are fitted to each size; a size that it cannot take loses none of those before."""
+    torch.manual_seed(0)
+    vit = "DeiT_tiny_patch16_224"
+    torch.save(models.build(vit, class_dim=CLASSES).state_dict(), tmp_path / "vit.pth")
+    given = {"model": vit, "pretrained_model": tmp_path / "vit.pth", "crop_sweep_path": tmp_path / "sweep.csv"}
+    result = evaluate(**given, crop_sweep="32:48:16", crop_size=None)
+    assert [entry["images"] for entry in result] == [16, 16]
+    assert result[1] == evaluate(model=vit, pretrained_model=tmp_path / "vit.pth", crop_size=48)
+
+    with pytest.raises(UserError, match="a multiple of 16, not 40"):
+        evaluate(**given, crop_sweep="32:48:8", crop_size=None)
+    assert json.loads((tmp_path / "result.json").read_text()) == result[:1]
+    (row,) = csv.DictReader((tmp_path / "sweep.csv").open())
+    assert (row["crop_size"], float(row["Test_loss"])) == ("32", result[0]["Test_loss"])
+
+
 def test_sharded_over_processes(evaluate, tiny_dataset, weights, tmp_path):
     for crop_num, batch_size in ((1, 6), (12, 48)):
         alone = evaluate(crop_num=crop_num, batch_size=batch_size)
@@ -237,6 +254,33 @@ def test_the_warning(evaluate, tiny_dataset, tmp_path, monkeypatch, capsys):
 
 
 # --------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"class_map_path": "names.txt"}, "none is class 1 of the network's 4"),
+        ({"confusion_path": "c.png", "class_dim": 5001}, "--confusion_path: a picture of 5001 classes.*leave it"),
+    ],
+)
+def test_what_reports_lack_is_found_before_the_evaluation(evaluate, tmp_path, monkeypatch, given, reason):
+    monkeypatch.chdir(tmp_path)
+    Path("names.txt").write_text("red\n")
+    evaluation = importlib.import_module("eval")
+    monkeypatch.setattr(evaluation, "load_pretrained", lambda *_: "loaded")
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_: pytest.fail("the evaluation has begun"))
+    with pytest.raises(UserError, match=reason):
+        evaluate(**given)
+
+
+def test_the_figures_are_said_before_a_report_fails(evaluate, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise UserError("--confusion_path: cannot write c.png: no space left on device")
+
+    monkeypatch.setattr(importlib.import_module("eval"), "draw_confusion", fail)
+    with pytest.raises(UserError, match="no space"):
+        evaluate(confusion_path=tmp_path / "c.png")
+    assert "Test_loss" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

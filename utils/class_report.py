@@ -89,13 +89,16 @@ def write_class_table(path: Path, meter: ClassMeter, names: Sequence[str]) -> No
 def draw_confusion(path: Path, meter: ClassMeter, names: Sequence[str]) -> None:
     """Draws the confusion matrix, each row as shares of the label's images, into a .png file.
 
+    Args:
+        path: the file.
+        meter: of no more than `MAX_CONFUSION` classes.
+        names: one per class.
+
     Raises:
-        UserError: it cannot be written, or there are too many classes.
+        UserError: it cannot be written.
     """
     from matplotlib.figure import Figure
 
-    if meter.confusion is None:
-        raise UserError(f"--confusion_path: a picture of more than {MAX_CONFUSION} classes would show nothing")
     classes = len(meter.confusion)
     shares = (meter.confusion / meter.confusion.sum(1, keepdim=True).clamp_min(1)).numpy()
     few = classes <= 40
