@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import math
 import multiprocessing
 import os
 import weakref
@@ -34,14 +33,14 @@ import torch
 
 from utils import augment
 from utils.crops import MultiCropTransform
-from utils.decode import decode
+from utils.dataset_report import Measure, describe_dataset, draw_batch
 from utils.errors import FlagError, UserError, run_script
 from utils.flags import parse
+from utils.idle_flags import note_idle_flags
 from utils.image_list import ImageList, SharedArray, open_dataset
 from utils.logger import check_readable, warn
 from utils.reader_workers import ImageRandom, Job, Transform, start_worker, terminate_with
-from utils.transforms import INTERPOLATIONS, EvalTransform, TrainTransform, normalize
-from utils.visualize import write_grid
+from utils.transforms import INTERPOLATIONS, EvalTransform, TrainTransform
 
 # ------------------------------------------------------------------------------------------------------ batches
 
@@ -597,64 +596,19 @@ def infer_loader(args: Namespace, images: ImageList, transform: EvalTransform, p
 
 
 def show(args: Namespace) -> None:
-    """Writes the first training batch, as the network gets it, to a picture with the labels below the images."""
+    """Draws the first training batch."""
     loader = train_loader(args, args.random_seed or 0)
     batch = next(loader.epoch(0))
-    inputs = normalize(batch.images, args.image_mean, args.image_std)
-    alphas = args.use_mixup * args.mixup_alpha, args.use_cutmix * args.cutmix_alpha
-    inputs, targets = augment.mix(
-        inputs, batch.labels.to(inputs.device), *alphas, np.random.default_rng(args.random_seed or 0)
-    )
-    mean, std = (
-        torch.tensor(values, device=inputs.device).view(3, 1, 1) for values in (args.image_mean, args.image_std)
-    )
-    pixels = ((inputs * std + mean) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
-
-    names = loader.images.class_names or [str(label) for label in range(args.class_dim)]
-    captions = [names[label] for label in targets.labels.tolist()]
-    if targets.mixed_labels is not None:
-        captions = [
-            f"{targets.weight:.2f} {caption} + {names[label]}"
-            for caption, label in zip(captions, targets.mixed_labels.tolist(), strict=True)
-        ]
-    write_grid(args.show, pixels, captions, columns=math.ceil(math.sqrt(2 * len(pixels))))
-    print(f"{args.show}: {len(pixels)} images")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Measure:
-    """In place of a transform: the size of the image, three bytes each for its height and its width."""
-
-    image_size: tuple[int, int] = (1, 2)
-
-    def decode(self, data: bytes, path: str, rng: np.random.Generator) -> np.ndarray:
-        height, width = decode(data, path).shape[:2]
-        return np.frombuffer(height.to_bytes(3, "big") + width.to_bytes(3, "big"), np.uint8).reshape(1, 2, 3)
+    draw_batch(args, batch.images, batch.labels, loader.images.class_names)
 
 
 def check(args: Namespace, part: str) -> None:
     """Reads every image of a part of the dataset once and reports what is there."""
     images = open_dataset(args.data_dir, part, args.class_dim)
-    loader = OpenCVLoader(images, _Measure(), 64, False, args.reader_thread, args.reader_buf_size)
-    sizes = [batch.images.numpy().astype(np.int64) @ [65536, 256, 1] for batch in loader.epoch(0)]
+    loader = OpenCVLoader(images, Measure(), 64, False, args.reader_thread, args.reader_buf_size)
+    sizes = [Measure.sizes(batch.images) for batch in loader.epoch(0)]
     check_readable(loader.unreadable, len(sizes))
-    heights, widths = np.concatenate(sizes)[:, 0].T
-
-    print(f"{part}: {len(images)} images, {len(loader.unreadable)} of them unreadable")
-    for path, reason in loader.unreadable.items():
-        print(f"  unreadable: {path}: {reason}")
-    counts = np.bincount(images.labels, minlength=args.class_dim)
-    print(f"  classes: {np.count_nonzero(counts)} of {args.class_dim} have images, {_spread(counts[counts > 0])} each")
-    ranked = np.argsort(counts, kind="stable")
-    for what, labels in (("fewest", ranked[:5]), ("most", ranked[::-1][:5])):
-        print(f"  {what} images: " + ", ".join(f"class {label} has {counts[label]}" for label in labels))
-    print(f"  height: {_spread(heights)} pixels")
-    print(f"  width: {_spread(widths)} pixels")
-
-
-def _spread(values: np.ndarray) -> str:
-    low, first, median, last, high = np.percentile(values, [0, 5, 50, 95, 100], method="nearest")
-    return f"{low} to {high} (5%: {first}, median: {median}, 95%: {last})"
+    describe_dataset(part, images, args.class_dim, np.concatenate(sizes), loader.unreadable)
 
 
 def main() -> None:
@@ -663,6 +617,7 @@ def main() -> None:
         raise FlagError(f"--check={args.check}: give train or val, or nothing for both")
     if not args.show and not args.check:
         raise FlagError("nothing to do: give --show=FILE.png or --check")
+    note_idle_flags(args)
     if args.show:
         show(args)
     if args.check:

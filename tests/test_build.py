@@ -12,7 +12,14 @@ from networks import network
 from torch import nn
 
 from models.layers import DropPath
-from utils.build import build_model, build_train_step, check_train_flags, resolve_input
+from utils.build import (
+    build_model,
+    build_schedule,
+    build_train_step,
+    check_train_flags,
+    resolve_input,
+    settle_total_images,
+)
 from utils.errors import FlagError
 from utils.flags import parse
 
@@ -42,6 +49,43 @@ def test_means(name, bgr_mean, bgr_std):
     args = parse("infer", [f"--model={name}", "--pretrained_model=x", "--image_mean", "0.1", "0.2", "0.3"])
     resolve_input(args)
     assert args.image_mean == [0.1, 0.2, 0.3]
+
+
+NOTED = {
+    "image_shape": [3, 32, 32],
+    "resize_short_size": 40,
+    "interpolation": 2,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.25, 0.25, 0.25],
+}
+
+
+def test_input_of_the_training_counts_where_no_flag_is_given(capsys):
+    words = ["--model=ResNet50", "--pretrained_model=best"]
+    args = parse("infer", words)
+    resolve_input(args, NOTED)
+    assert {name: getattr(args, name) for name in NOTED} == NOTED
+    assert capsys.readouterr().out == (
+        "not given, and therefore as in the training of best: --image_shape 3 32 32, --resize_short_size 40, "
+        "--interpolation 2, --image_mean 0.5 0.5 0.5, --image_std 0.25 0.25 0.25\n"
+    )
+    args = parse("infer", [*words, "--image_shape=3,64,64", "--interpolation=0", "--image_std=1,1,1"])
+    resolve_input(args, NOTED)  # the crop keeps its share of the image, 32 / 40 of a side
+    assert (args.image_shape, args.resize_short_size, args.interpolation) == ([3, 64, 64], 80, 0)
+    assert (args.image_mean, args.image_std) == ([0.5] * 3, [1, 1, 1])
+    args = parse("infer", ["--model=DeiT_tiny_patch16_224", "--pretrained_model=best"])
+    resolve_input(args, NOTED)
+    assert build_model(args).pos_embed.shape[1] == 1 + (32 // 16) ** 2  # built for that size
+
+
+def test_published_input_that_was_noted_is_not_worth_a_word(capsys):
+    args = parse("infer", ["--model=ResNet50", "--pretrained_model=best"])
+    resolve_input(args)
+    usual = {name: getattr(args, name) for name in NOTED}
+    args = parse("infer", ["--model=ResNet50", "--pretrained_model=best"])
+    resolve_input(args, usual)
+    assert {name: getattr(args, name) for name in NOTED} == usual and "image_shape" not in args.given
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
@@ -123,24 +167,50 @@ def test_a_teacher_needs_no_drop_path():
 # ---------------------------------------------------------------------------------------------------------------- flags
 
 
+def test_the_last_rate_is_not_above_the_first():
+    with pytest.raises(FlagError, match=r"--min_lr 0.2 is above --lr 0.1"):
+        check_train_flags(parse("train", ["--lr_strategy=cosine_decay", "--lr=0.1", "--min_lr=0.2"]))
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--optimizer=adamw", "--l2_decay=1e-4"], "--l2_decay does nothing here"),
-        (["--weight_decay=0.1"], "--weight_decay does nothing here"),
-        (["--min_lr=1e-5"], "--min_lr does nothing here"),
-        (["--optimizer=adamw", "--weight_decay=0.1", "--lr_strategy=cosine_decay", "--min_lr=1e-5"], ""),
+        (
+            ["--lr_strategy=cosine_decay_warmup", "--num_epochs=5"],
+            "--warm_up_epochs 5 is not over within --num_epochs 5",
+        ),
+        (
+            ["--lr_strategy=exponential_decay_warmup", "--num_epochs=2", "--warm_up_epochs=2.5"],
+            "--lr 0.1 is never reached",
+        ),
+        (["--lr_strategy=cosine_decay_warmup", "--num_epochs=6"], ""),
+        (["--lr_strategy=cosine_decay", "--num_epochs=5"], ""),
     ],
 )
-def test_flags_without_effect_are_named(flags, said, capsys):
+def test_a_rate_that_is_never_reached(flags, said, capsys):
     check_train_flags(parse("train", flags))
     warnings = capsys.readouterr().err
     assert said in warnings and warnings.count("\n") == bool(said)
 
 
-def test_the_last_rate_is_not_above_the_first():
-    with pytest.raises(FlagError, match=r"--min_lr 0.2 is above --lr 0.1"):
-        check_train_flags(parse("train", ["--lr_strategy=cosine_decay", "--lr=0.1", "--min_lr=0.2"]))
+def test_a_flag_of_the_student_alone_is_not_missed_in_its_teacher(capsys):
+    args = parse("train", ["--model=EfficientNetB0", "--drop_connect_rate=0.1", "--class_dim=5"])
+    with torch.device("meta"):
+        build_model(args)
+        build_model(args, "MobileNetV1_x0_25")
+        assert capsys.readouterr().err == ""
+        args.model = "MobileNetV1_x0_25"
+        build_model(args)
+    assert capsys.readouterr().err.startswith(
+        "warning: --drop_connect_rate does nothing here: MobileNetV1_x0_25 has no"
+    )
+
+
+@pytest.mark.parametrize("flag", ["use_compile", "fuse_elewise_add_act_ops", "fuse_bn_act_ops"])
+def test_no_checkpointing_in_a_compiled_network(flag):
+    with pytest.raises(FlagError, match=r"--with_mem_opt cannot be had in a compiled network: leave out --use_compile"):
+        check_train_flags(parse("train", [f"--{flag}=True", "--with_mem_opt=True"]))
+    check_train_flags(parse("train", [f"--{flag}=False", "--with_mem_opt=True"]))
 
 
 @pytest.mark.parametrize("flag", ["use_compile", "fuse_elewise_add_act_ops", "fuse_bn_act_ops"])
@@ -153,3 +223,22 @@ def test_flags_that_compile(flag, monkeypatch):
         model = network("MobileNetV1_x0_25")
         build_train_step(args, model, torch.device("cpu"))
     assert calls == [model]
+
+
+# ------------------------------------------------------------------------------------------------------- the schedule
+
+
+@pytest.mark.parametrize(
+    ("words", "images", "steps"),
+    [
+        (["--batch_size=32"], 48, 1),  # as an epoch of the reader
+        (["--batch_size=16"], 48, 3),
+        (["--batch_size=32", "--total_images=48"], 48, 2),  # the original's
+        (["--batch_size=8", "--total_images=30"], 48, 4),
+        (["--batch_size=256"], 1281167, 5005),
+    ],
+)
+def test_steps_of_an_epoch_of_the_schedule(words, images, steps):
+    args = parse("train", words)
+    settle_total_images(args, images)
+    assert build_schedule(args).steps_per_epoch == steps

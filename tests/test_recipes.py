@@ -49,10 +49,11 @@ def flags_of(recorder: Path, name: str, *flags: str, **environment: str) -> argp
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipe_is_a_valid_command_line(recorder, name):
+def test_recipe_is_a_valid_command_line(recorder, name, capsys):
     args = flags_of(recorder, name)
     models.check_name(args.model)
     check_train_flags(args)
+    assert capsys.readouterr().err == ""  # every flag has an effect
     size = args.image_shape
     resolve_input(args)
     if "image_shape" in args.given and "data_dir" not in args.given:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import numpy as np
@@ -13,8 +14,10 @@ from utils.seed import random_state, seed_everything, set_random_state
 
 
 @pytest.fixture(autouse=True)
-def settings_restored():
+def settings_restored(monkeypatch):
     benchmark, deterministic = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     yield
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, deterministic
@@ -42,6 +45,19 @@ def test_without_a_seed_one_is_drawn_unless_all_is_to_repeat():
     assert not torch.are_deterministic_algorithms_enabled()
     assert seed_everything(None, deterministic=True) == 0
     assert torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.deterministic
+
+
+def test_deterministic_operations_of_a_gpu(monkeypatch):
+    """cuBLAS is told by the environment, unless the user told it; cuDNN's fastest algorithms are for other runs."""
+    seed_everything(1)
+    assert torch.backends.cudnn.benchmark and not torch.backends.cudnn.deterministic
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    seed_everything(1, deterministic=True)
+    assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    seed_everything(1, deterministic=True)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
 def test_a_state_is_taken_up():

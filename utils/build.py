@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import inspect
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +18,7 @@ from utils.distributed import synchronize_batch_norm, world_size
 from utils.ema import ExponentialMovingAverage
 from utils.engine import Distillation, TrainStep
 from utils.errors import FlagError, UserError
+from utils.idle_flags import WARM_UP_STRATEGIES, note_idle_flags
 from utils.logger import log, warn
 from utils.memory import checkpoint_activations
 from utils.optimizer import Schedule, build_optimizer
@@ -23,16 +26,33 @@ from utils.weights import load_pretrained
 
 # Flags that only some networks have; the constructors take them under the same names.
 NETWORK_OPTIONS = ("padding_type", "use_se", "drop_connect_rate", "deploy")
-COSINE_STRATEGIES = ("cosine_decay", "cosine_decay_warmup", "cosine_decay_RMSProp")
 
 
-def resolve_input(args: argparse.Namespace) -> None:
+def resolve_input(args: argparse.Namespace, noted: Mapping[str, Any] | None = None) -> None:
     """Fills in the flags on the network's input that were not given, from the network's published ones.
 
     A size given without its --resize_short_size keeps the network's share of the image: 224/256 of a side, as a rule.
+
+    Args:
+        args: the flags; changed in place.
+        noted: those that the network's weights were trained with, which come before the published ones; see
+            `utils.weights.read_input_notes`.
+
+    Raises:
+        FlagError: sizes that cannot be.
     """
     config = models.input_config(args.model)
-    own = [3, config.image_size, config.image_size]
+    usual = {
+        "image_shape": [3, config.image_size, config.image_size],
+        "resize_short_size": config.resize_short_size,
+        "interpolation": config.interpolation,
+        "image_mean": list(config.mean),
+        "image_std": list(config.std),
+    }
+    own = usual | dict(noted or {})
+    if unusual := {name: value for name, value in own.items() if value != usual[name] and name not in args.given}:
+        flags = (f"--{name} {' '.join(map(str, v)) if isinstance(v, list) else v}" for name, v in unusual.items())
+        log(f"not given, and therefore as in the training of {args.pretrained_model}: {', '.join(flags)}")
     if "crop_size" in args.given:
         square = [3, args.crop_size, args.crop_size]
         if "image_shape" in args.given and args.image_shape != square:
@@ -40,13 +60,15 @@ def resolve_input(args: argparse.Namespace) -> None:
         args.image_shape = square
         args.given.add("image_shape")
     if "image_shape" not in args.given:
-        args.image_shape = own
+        args.image_shape = own["image_shape"]
+        if "image_shape" in unusual:
+            args.given.add("image_shape")  # a network that depends on it is to be built for it
     if args.image_shape[0] != 3:
         raise FlagError(f"--image_shape: images are read as RGB, so the first number is 3, not {args.image_shape[0]}")
     if "resize_short_size" not in args.given:
-        args.resize_short_size = config.resize_short_size
-        if args.image_shape != own:
-            share = config.resize_short_size / config.image_size
+        args.resize_short_size = own["resize_short_size"]
+        if args.image_shape != own["image_shape"]:
+            share = own["resize_short_size"] / max(own["image_shape"][1:])
             args.resize_short_size = round(max(args.image_shape[1:]) * share)
             shape = " ".join(map(str, args.image_shape))
             log(f"--resize_short_size not given: {args.resize_short_size} for --image_shape {shape}")
@@ -56,11 +78,11 @@ def resolve_input(args: argparse.Namespace) -> None:
             f"{args.image_shape[1]} x {args.image_shape[2]}: give at least {max(args.image_shape[1:])}"
         )
     if args.interpolation is None:
-        args.interpolation = config.interpolation
+        args.interpolation = own["interpolation"]
     if "image_mean" not in args.given:
-        args.image_mean = list(config.mean)
+        args.image_mean = own["image_mean"]
     if "image_std" not in args.given:
-        args.image_std = list(config.std)
+        args.image_std = own["image_std"]
 
 
 def build_model(args: argparse.Namespace, name: str | None = None) -> nn.Module:
@@ -82,7 +104,7 @@ def build_model(args: argparse.Namespace, name: str | None = None) -> nn.Module:
     for option in NETWORK_OPTIONS:
         if option in accepted and hasattr(args, option):
             options[option] = getattr(args, option)
-        elif option in args.given:
+        elif student and option in args.given:
             warn(f"--{option} does nothing here: {name} has no such option")
     if "image_size" in accepted and "image_shape" in args.given:
         height, width = args.image_shape[1:]
@@ -138,12 +160,6 @@ def check_train_flags(args: argparse.Namespace) -> None:
         raise FlagError(f"--step_epochs: {' '.join(map(str, args.step_epochs))} is not in increasing order")
     if args.min_lr > args.lr:
         raise FlagError(f"--min_lr {args.min_lr:g} is above --lr {args.lr:g}")
-    if args.min_lr and args.lr_strategy not in COSINE_STRATEGIES:
-        warn(f"--min_lr does nothing here: --lr_strategy={args.lr_strategy} does not follow a cosine")
-    if args.optimizer == "adamw" and "l2_decay" in args.given:
-        warn("--l2_decay does nothing here: --optimizer=adamw decays weights by --weight_decay")
-    if args.optimizer != "adamw" and "weight_decay" in args.given:
-        warn("--weight_decay does nothing here: it is of --optimizer=adamw; others take --l2_decay")
     if args.use_distill and not (args.teacher_model and args.teacher_pretrained_model):
         raise FlagError("--use_distill needs --teacher_model and --teacher_pretrained_model")
     if args.use_distill:
@@ -152,14 +168,21 @@ def check_train_flags(args: argparse.Namespace) -> None:
         raise FlagError(f"--unlabeled_list: {args.unlabeled_list} is no list file (.txt)")
     if args.unlabeled_list and not (args.use_distill and args.distill_loss == "js"):
         raise FlagError("--unlabeled_list needs --use_distill=True --distill_loss=js: other losses need labels")
-    if args.use_distill and args.distill_loss == "js" and args.use_label_smoothing:
-        warn("--use_label_smoothing does nothing here: --distill_loss=js has no hard labels")
+    if args.with_mem_opt and _compiles(args):
+        raise FlagError(
+            "--with_mem_opt cannot be had in a compiled network: leave out --use_compile and --fuse_*, or it"
+        )
+    note_idle_flags(args)
+    if args.lr_strategy in WARM_UP_STRATEGIES and args.num_epochs <= args.warm_up_epochs:
+        warn(
+            f"--lr {args.lr:g} is never reached: the warm-up of --warm_up_epochs {args.warm_up_epochs:g} is not over "
+            f"within --num_epochs {args.num_epochs}; lower --warm_up_epochs"
+        )
 
 
-def note_idle_flags(args: argparse.Namespace) -> None:
-    """Says which of the given flags do nothing without training."""
-    if args.with_mem_opt:
-        warn("--with_mem_opt does nothing here: activations are only kept for training")
+def _compiles(args: argparse.Namespace) -> bool:
+    """Whether train.py's flags ask for a compiled network."""
+    return args.use_compile or args.fuse_elewise_add_act_ops or args.fuse_bn_act_ops
 
 
 def memory_format(args: argparse.Namespace, device: torch.device) -> torch.memory_format:
@@ -238,7 +261,7 @@ def build_train_step(args: argparse.Namespace, model: nn.Module, device: torch.d
         synchronize_batch_norm(model, device)
     if args.with_mem_opt and not checkpoint_activations(model):
         warn(f"--with_mem_opt does nothing here: {args.model} has no repeated blocks to compute again")
-    if args.use_compile or args.fuse_elewise_add_act_ops or args.fuse_bn_act_ops:
+    if _compiles(args):
         model.compile()
     network = model
     if world_size() > 1:

@@ -295,7 +295,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "js: a second list of images, relative to --data_dir, whose labels (if any) are ignored."),
     ),
     "Measuring and debugging": (
-        Flag("enable_ce", boolean, False, T, "Fix every seed and print the kpis lines at the end."),
+        Flag("enable_ce", boolean, False, T,
+             "Fix every seed, take deterministic operations where PyTorch has them, and print the kpis lines at "
+             "the end."),
         Flag("random_seed", number(int, 0, 2**63 - 1), None, TR, "Fix every source of randomness."),
         Flag("is_profiler", boolean, False, T,
              "Profile five steps from step --print_step of the first epoch on, then stop."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
 from typing import Any
@@ -18,6 +19,7 @@ def seed_everything(seed: int | None, deterministic: bool = False) -> int:
     Args:
         seed: of the run; None: one is drawn, the same for all processes.
         deterministic: have PyTorch choose deterministic operations where it has them, and 0 for a seed of None.
+            Without it cuDNN chooses the fastest for each size it meets.
 
     Returns:
         The seed of the run. (Each process draws its own numbers, from seed + rank; the order of the images, the crops
@@ -30,9 +32,11 @@ def seed_everything(seed: int | None, deterministic: bool = False) -> int:
     np.random.seed(own % 2**32)
     torch.manual_seed(own)
     if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS has to know before it starts
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = deterministic
+    # Trying cuDNN's algorithms out pays where sizes recur: training's, validation's and its last batch's are three.
+    torch.backends.cudnn.benchmark = not deterministic
     return seed
 
 
