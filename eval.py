@@ -44,7 +44,7 @@ from utils.files import check_can_write, write_text
 from utils.logger import check_readable, is_main_process, log, progress, report_unreadable, warn
 from utils.metrics import describe, means, total
 from utils.transforms import normalize
-from utils.weights import load_pretrained
+from utils.weights import load_pretrained, read_input_notes
 
 
 class Subject(NamedTuple):
@@ -69,7 +69,7 @@ def main() -> None:
         elif args.model_file:
             save(args, run_evaluation(args, load_exported_network(args, device)))
         else:
-            resolve_input(args)
+            resolve_input(args, read_input_notes(args.pretrained_model))
             save(args, run_evaluation(args, load_network(args, device)))
 
 
@@ -117,7 +117,7 @@ def at_crop_size(args: argparse.Namespace, size: int) -> argparse.Namespace:
     sized = argparse.Namespace(**vars(args))
     sized.given = args.given | {"crop_size"}
     sized.crop_size = size
-    resolve_input(sized)
+    resolve_input(sized, read_input_notes(args.pretrained_model))
     return sized
 
 

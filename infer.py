@@ -35,14 +35,14 @@ from utils.predictions import Prediction, ResultFile, top_predictions
 from utils.quantize import quantize
 from utils.transforms import normalize
 from utils.visualize import draw, grad_cam, save_picture
-from utils.weights import load_pretrained
+from utils.weights import load_pretrained, read_input_notes
 
 
 def main() -> None:
     args = parse("infer")
     check_flags(args)
     note_idle_flags(args)
-    resolve_input(args)
+    resolve_input(args, read_input_notes(args.pretrained_model))
     device = torch.device("cpu") if args.save_inference else choose_device(args)
     class_names = choose_class_names(args)
     calibration_images = choose_calibration_images(args) if args.calibration_dir else None

@@ -16,6 +16,7 @@ from networks import small_classifier
 
 import infer
 import models
+from utils.checkpoint import save_weights
 from utils.decode import decode
 from utils.errors import FlagError, UserError
 from utils.transforms import EvalTransform, normalize
@@ -103,6 +104,20 @@ def test_lists_and_patterns(run, tiny_dataset, tmp_path):
         f"{tiny_dataset}/val/blue/01.jpg",
     ]
     assert len(results(run(f"--image_path={tiny_dataset}/val/*/0[01].jpg"))) == 8
+
+
+def test_images_are_prepared_as_in_training(run, weights, tiny_dataset, tmp_path, monkeypatch, capsys):
+    """By what train.py notes in its weights, where no flag says otherwise."""
+    model = models.build("MobileNetV1_x0_25", class_dim=4)
+    model.load_state_dict(torch.load(weights, weights_only=True))
+    noted = {"image_shape": [3, 32, 32], "resize_short_size": 36, "interpolation": 1}
+    save_weights(model, tmp_path / "weights.safetensors", {**noted, "image_mean": MEAN, "image_std": STD})
+    image = tiny_dataset / "val/red/01.jpg"
+    command = ["infer.py", "--model=MobileNetV1_x0_25", "--class_dim=4", "--use_gpu=0", "--topk=4"]
+    monkeypatch.setattr(sys, "argv", [*command, f"--pretrained_model={tmp_path}", f"--image_path={image}"])
+    infer.main()
+    (answer,) = results(capsys.readouterr().out.splitlines()).values()
+    assert answer["score"] == pytest.approx(expected(weights, image).sort(descending=True)[0].tolist(), abs=1e-6)
 
 
 def test_without_a_class_map_of_another_number_of_classes(run, weights, tiny_dataset, monkeypatch, capsys):
@@ -208,6 +223,7 @@ def test_grey_and_transparent_images(run, tmp_path):
         (["--grad_cam=True"], "--vis_dir"),
         (["--vis_dir=x", "--features_path=x.npy"], "give one of them"),
         (["--calibration_dir=x"], "--inference_format=onnx"),
+        (["--calibration_dir=nope", "--save_inference=1", "--inference_format=onnx"], "nope"),
     ],
 )
 def test_bad_flags(run, flags, message):
@@ -215,6 +231,7 @@ def test_bad_flags(run, flags, message):
         run(*flags)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+    assert not Path("MobileNetV1_x0_25").exists()  # nothing was exported before
 
 
 def test_an_error_is_one_line_and_an_exit_code(tmp_path):

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from training import NETWORK, ROOT, environment, losses
 
 import models
-from utils.weights import load_pretrained
+from utils.weights import load_pretrained, read_input_notes
 
 # ------------------------------------------------------------------------------------------------- a run's results
 
@@ -39,6 +39,7 @@ def test_a_run_writes_checkpoints_curves_and_lines(train_here, tiny_dataset, tmp
     with safe_open(folder / "1" / "weights.safetensors", "pt") as file:
         assert set(file.keys()) == set(models.build(NETWORK, class_dim=4).state_dict())
         assert file.metadata()["model"] == NETWORK
+    assert read_input_notes(folder / "1")["image_shape"] == [3, 32, 32]
     assert any(path.name.startswith("events.out") for path in (folder / "tensorboard").iterdir())
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     curves = json.loads((folder / "curves.json").read_text())

@@ -32,7 +32,8 @@ from models.layers import DOWNGRADE_IN_INFER, UPSCALE_IN_TRAIN, Dropout, paddlec
 from utils.checkpoint import save_weights
 from utils.errors import UserError
 from utils.torchvision_compat import import_torchvision
-from utils.weights import linear_weights, load_pretrained
+from utils.transforms import INPUT_FLAGS
+from utils.weights import linear_weights, load_pretrained, read_input_notes
 from utils.write_weights import write_weights
 
 
@@ -470,3 +471,21 @@ def test_large_tar_is_quick_and_lean(tmp_path):
         figures[path.suffix] = [float(figure) for figure in done.stdout.split()]
     assert figures[".tar"][0] < 2 * figures[".pth"][0]
     assert figures[".tar"][1] < 1.1 * size
+
+
+def test_notes_on_the_input(tmp_path, capsys):
+    """What train.py notes beside weights; nothing from other files, whatever they are."""
+    path = tmp_path / "weights.safetensors"
+    values = ([3, 32, 48], 50, None, [0.5, 0.25, 0.125], [0.1, 0.2, 0.3])
+    noted = dict(zip(INPUT_FLAGS, values, strict=True))
+    save_weights(fresh(), path, {"model": NAME, **noted})
+    assert read_input_notes(path) == read_input_notes(tmp_path) == noted
+    for name, value in (("image_shape", [3, 0, 32]), ("image_std", [0, 1, 1]), ("interpolation", "x")):
+        save_weights(fresh(), path, {**noted, name: value})
+        assert read_input_notes(path) == {}
+        assert "its notes on the network's input make no sense" in capsys.readouterr().err
+    save_weights(fresh(), path, {"model": NAME})
+    (tmp_path / "text").write_text("x")
+    for other in (path, tmp_path / "text", tmp_path / "none", PUBLISHED):
+        assert read_input_notes(other) == {}
+    assert capsys.readouterr().err == ""

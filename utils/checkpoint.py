@@ -84,13 +84,13 @@ def save_weights(model: nn.Module, path: Path, notes: dict[str, Any]) -> None:
     """Writes a network's state dict as a .safetensors file, with its dropout convention.
 
     Args:
-        notes: more to write beside it, such as the network's name and class count.
+        notes: more to write beside it, such as the network's name and class count; what is no text, as JSON.
     """
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
     metadata = {"format": "pt", "dropout": dropout_mode(model), **notes}
     path.touch()
     permissions = path.stat().st_mode  # those of any new file here; safetensors keeps its files from other users
-    save_file(tensors, str(path), {key: str(value) for key, value in metadata.items()})
+    save_file(tensors, str(path), {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()})
     path.chmod(permissions)
 
 
@@ -186,7 +186,7 @@ class RunFolder:
             position: how far the run is.
             training: state of `utils.engine.TrainStep`: optimizer, scaler, "step" (the number of steps done).
             ema_model: the averaged network, if there is one.
-            notes: "model" and "class_dim", written into the weight files.
+            notes: "model", "class_dim" and `INPUT_FLAGS`, written into the weight files.
 
         Returns:
             Whether it was written. If not (a full disk), a warning has said so, what was there before is untouched,

@@ -22,7 +22,7 @@ if __name__ == "__main__":
 from utils.build import build_model
 from utils.checkpoint import dropout_mode
 from utils.logger import log
-from utils.weights import load_pretrained
+from utils.weights import load_pretrained, read_input_notes
 from utils.write_weights import TORCH_SUFFIXES, check_output, suffix, write_weights
 
 
@@ -38,7 +38,7 @@ def main() -> None:
             f"--output: {args.model} has dropout of the kind {published} in PaddlePaddle, and these weights are right "
             f"with {dropout_mode(model)} only: write .pth or .safetensors, which carry the kind"
         )
-    write_weights(model, output, args.model, args.class_dim)
+    write_weights(model, output, args.model, args.class_dim, read_input_notes(args.input))
     log(f"wrote {output}")
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -26,6 +25,7 @@ from utils.errors import FlagError, UserError, reason
 from utils.logger import warn
 from utils.onednn import can_fuse, fuse_convolutions
 from utils.program import Program, ProgramError, build_graph, read_program
+from utils.transforms import INPUT_FLAGS, check_input
 
 DESCRIPTION = "description.json"
 FORMAT = 1
@@ -86,16 +86,9 @@ class Description:
                     "export the network again"
                 )
             description = cls(**{field.name: values[field.name] for field in fields(cls)})
-            sizes = [*description.image_shape, description.resize_short_size]
-            means, stds = (list(map(float, v)) for v in (description.image_mean, description.image_std))
-            if [len(description.image_shape), len(means), len(stds)] != [3, 3, 3]:
-                raise ValueError("not three channels")
-            if not all(type(size) is int and 0 < size < 1 << 16 for size in sizes):
-                raise ValueError("not sizes")
-            if not all(map(math.isfinite, means + stds)) or min(stds) <= 0:
-                raise ValueError("not means and standard deviations")
-            if description.interpolation not in (None, *range(5)) or type(description.params_bytes) is not int:
-                raise ValueError("not numbers")
+            check_input(**{name: values[name] for name in INPUT_FLAGS})
+            if type(description.params_bytes) is not int:
+                raise ValueError("not a number")
             if not description.class_names or not all(isinstance(name, str) for name in description.class_names):
                 raise ValueError("not names")
         except (ValueError, KeyError, TypeError):

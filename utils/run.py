@@ -31,6 +31,7 @@ from utils.logger import Curves, is_main_process, log, progress, warn
 from utils.metrics import Meter, describe, total
 from utils.profiler import StepProfiler
 from utils.seed import random_state, set_random_state
+from utils.transforms import INPUT_FLAGS
 from utils.weights import load_pretrained
 
 # Under loss scaling a bad step is skipped and the scale lowered; so many in an epoch are no accident of the scale.
@@ -337,7 +338,7 @@ class Run:
         position.random = [random for random, _ in states]
         position.sums = torch.stack([sums for _, sums in states]).sum(0) if position.step_in_epoch else None
         ema_model = step.ema.model if step.ema is not None else None
-        notes = {"model": self.args.model, "class_dim": self.args.class_dim}
+        notes = {name: getattr(self.args, name) for name in ("model", "class_dim", *INPUT_FLAGS)}
         self._saved = self._folder.save(names, step.model, position, step.state_dict(), ema_model, notes)
 
     def finish(self) -> None:

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +20,9 @@ import torch
 from utils.augment import ImageOperation
 from utils.decode import Jpeg, decode, decode_region, decode_rows, parse_jpeg
 from utils.errors import FlagError
+
+# The flags that say how images become a network's input, which its weights are right with.
+INPUT_FLAGS = ("image_shape", "resize_short_size", "interpolation", "image_mean", "image_std")
 
 # Flag numbering of --interpolation; None is bilinear.
 INTERPOLATIONS = {
@@ -29,6 +33,23 @@ INTERPOLATIONS = {
     3: cv2.INTER_AREA,
     4: cv2.INTER_LANCZOS4,
 }
+
+
+def check_input(image_shape: Any, resize_short_size: Any, interpolation: Any, image_mean: Any, image_std: Any) -> None:
+    """Refuses values of `INPUT_FLAGS`, read from a file, that are none.
+
+    Raises:
+        ValueError, TypeError: what is wrong.
+    """
+    means, stds = (list(map(float, values)) for values in (image_mean, image_std))
+    if [len(image_shape), len(means), len(stds)] != [3, 3, 3]:
+        raise ValueError("not three channels")
+    if not all(type(size) is int and 0 < size < 1 << 16 for size in (*image_shape, resize_short_size)):
+        raise ValueError("not sizes")
+    if not all(map(math.isfinite, means + stds)) or min(stds) <= 0:
+        raise ValueError("not means and standard deviations")
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError("not an interpolation")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import math
 import mmap
 import os
@@ -39,6 +40,7 @@ from utils.caffe_format import looks_like_caffe, read_caffemodel
 from utils.errors import FormatError, UserError
 from utils.logger import warn
 from utils.paddle_format import Buffer, program_variables, read_pickle, read_variables
+from utils.transforms import INPUT_FLAGS, check_input
 
 # The counter of PyTorch's batch-norm layers. Only PyTorch's files may have it, and nothing depends on it.
 COUNTER = "num_batches_tracked"
@@ -324,6 +326,34 @@ def _read_safetensors(path: Path) -> Weights:
     except (SafetensorError, ValueError) as error:
         raise FormatError(f"not a .safetensors file, or damaged ({error})") from None
     return _torch_weights(".safetensors file", tensors, notes.get("dropout"), notes.get("model"))
+
+
+def read_input_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The flags on the network's input that weights were trained with, which train.py notes in its files.
+
+    Args:
+        path: a file or folder of weights, of any kind.
+
+    Returns:
+        The values of `INPUT_FLAGS`; nothing if they are not noted.
+    """
+    file = Path(path, "weights.safetensors") if os.path.isdir(path) else Path(path)
+    if not file.is_file():
+        return {}
+    try:
+        with safe_open(file, framework="pt") as content:
+            notes = content.metadata() or {}
+    except (SafetensorError, ValueError, OSError):
+        return {}  # of another kind, or damaged: whoever reads its tensors says so
+    if not notes.keys() >= set(INPUT_FLAGS):
+        return {}
+    try:
+        noted = {name: json.loads(notes[name]) for name in INPUT_FLAGS}
+        check_input(**noted)
+    except (ValueError, TypeError):
+        warn(f"{file}: its notes on the network's input make no sense: give --image_shape and the like as in training")
+        return {}
+    return noted
 
 
 def _torch_weights(kind: str, content: Mapping[Any, Any], dropout: str | None, network: str | None = None) -> Weights:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,11 +52,14 @@ def check_output(output: Path) -> None:
         raise UserError(f"--output: {output} exists already: give a new folder")
 
 
-def write_weights(model: nn.Module, output: Path, name: str, class_dim: int) -> None:
+def write_weights(
+    model: nn.Module, output: Path, name: str, class_dim: int, input_notes: Mapping[str, Any] | None = None
+) -> None:
     """Writes `model` to a .pth, .pt or .safetensors file, a fluid .tar, or, for any other name, a fluid folder.
 
     Args:
-        name, class_dim: of the network, noted in a .safetensors file.
+        name, class_dim, input_notes: of the network, noted in a .safetensors file; see
+            `utils.weights.read_input_notes`.
 
     Raises:
         UserError: it cannot be written, or PaddlePaddle has no such network.
@@ -63,7 +68,7 @@ def write_weights(model: nn.Module, output: Path, name: str, class_dim: int) -> 
         if suffix(output) in (".pth", ".pt"):
             torch.save(model.state_dict(), temporary)
         elif suffix(output) == ".safetensors":
-            save_weights(model, temporary, {"model": name, "class_dim": class_dim})
+            save_weights(model, temporary, {"model": name, "class_dim": class_dim, **(input_notes or {})})
         elif suffix(output) == ".tar":
             write_tar(fluid_variables(model), temporary, output.stem)
         else:
