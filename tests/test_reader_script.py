@@ -14,7 +14,7 @@ import torch
 import reader
 from reader import OpenCVLoader, train_loader, val_loader
 from utils.augment import AutoAugment
-from utils.errors import FlagError
+from utils.errors import FlagError, UserError
 from utils.flags import parse
 
 ROOT = Path(reader.__file__).resolve().parent
@@ -55,7 +55,23 @@ def test_show_writes_what_the_network_sees(folder, tmp_path, monkeypatch, capsys
     assert mixed < 200  # two colours at about half their strength
 
 
+def test_show_says_which_images_are_unlabeled(folder, tmp_path, monkeypatch):
+    (folder / "train_list.txt").write_text("0.png 0\n1.png 1\n")
+    (folder / "more.txt").write_text("2.png\n3.png\n")
+    captions = []
+    monkeypatch.setattr("utils.dataset_report.write_grid", lambda path, pictures, texts, **_: captions.append(texts))
+    flags = f"--data_dir={folder} --class_dim=3 --batch_size=4 --reader_thread=0 --image_shape 3 32 32".split()
+    flags += [f"--show={tmp_path}/grid.png", "--unlabeled_list=more.txt"]
+    run(monkeypatch, *flags)
+    assert sorted(captions.pop()) == ["0", "1", "unlabeled", "unlabeled"]
+    run(monkeypatch, *flags, "--use_mixup=True")
+    assert sorted(caption.split()[1] for caption in captions.pop()) == ["0", "1", "unlabeled", "unlabeled"]
+
+
 def test_check_reports_files_labels_and_sizes(folder, monkeypatch, capsys):
+    run(monkeypatch, f"--data_dir={folder}", "--class_dim=3", "--check")
+    report = capsys.readouterr().out
+    assert "train: 12 images" in report and "val: 12 images" in report
     (folder / "4.png").write_bytes(b"")
     run(monkeypatch, f"--data_dir={folder}", "--class_dim=4", "--check=val", "--reader_thread=1")
     report = capsys.readouterr().out
@@ -64,9 +80,10 @@ def test_check_reports_files_labels_and_sizes(folder, monkeypatch, capsys):
     assert "3 of 4 have images, 4 to 4" in report and "class 3 has 0" in report
     assert "height: 60 to 71" in report and "width: 100 to 100" in report
     assert "train" not in report
-    run(monkeypatch, f"--data_dir={folder}", "--class_dim=3", "--check")
-    report = capsys.readouterr().out
-    assert "train: 12 images" in report and "val: 12 images" in report
+    for number in range(12):
+        (folder / f"{number}.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"none of the 12 images can be read; the first: .*: the file is empty"):
+        run(monkeypatch, f"--data_dir={folder}", "--class_dim=4", "--check=val", "--reader_thread=1")
 
 
 @pytest.mark.parametrize(
