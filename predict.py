@@ -84,6 +84,7 @@ def choose_device(args: argparse.Namespace) -> torch.device:
     if not 0 <= args.gpu_id < count:
         return torch.device("cpu")
     device = torch.device("cuda", args.gpu_id)
+    torch.cuda.set_device(device)  # the reader's copies and events go to the current one
     if "gpu_mem" in args.given:
         share = args.gpu_mem * 2**20 / torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)

@@ -17,6 +17,7 @@ point image crosses a process or the bus.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import multiprocessing
@@ -175,13 +176,16 @@ class OpenCVLoader(Loader):
 
     The workers start with the first epoch and stay. A batch's images are the memory that the workers wrote (page-locked
     if they are for a GPU), lent: when the tensor is freed, and the copies queued on the current CUDA stream by then are
-    done, the memory is used for another batch. At least three batches are ahead of the caller or with it.
+    done, the memory is used for another batch. At least three batches are ahead of the caller or with it, four
+    if they are for a GPU.
     """
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        # One batch in use, one ready, one being made. Tasks are messages in a pipe, whose number must be limited.
-        slots = max(3, min(256, len(self), self.read_ahead_images // self.batch_size)) if self.workers else 1
+        # One batch in use, one on its way to the GPU if there is one, one ready, one being made. Tasks are messages in
+        # a pipe, whose number must be limited.
+        least = 4 if self.pin_memory else 3
+        slots = max(least, min(256, len(self), self.read_ahead_images // self.batch_size)) if self.workers else 1
         share = -(-self.batch_size // (2 * max(1, self.workers)))
         self._task_size = max(1, min(16, share), slots * self.batch_size // 512)
         self._job = Job(
@@ -283,6 +287,8 @@ class OpenCVLoader(Loader):
         error = int(cuda.cudaHostRegister(slots.ctypes.data, slots.nbytes, 0))
         if error:
             warn(f"the reader's memory cannot be page-locked (CUDA error {error}): copies to the GPU take longer")
+            with contextlib.suppress(RuntimeError):  # CUDA keeps the error for the next kernel: let it be this one
+                torch.zeros(1, device="cuda")
         else:
             weakref.finalize(self, cuda.cudaHostUnregister, slots.ctypes.data)
         self._page_locked = True

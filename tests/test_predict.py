@@ -144,13 +144,15 @@ def test_reduced_precision(run, exported, tiny_dataset, flag):
 
 
 def test_gpu_memory_is_limited_only_on_request(monkeypatch):
-    limits = []
+    limits, current = [], []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: current.append(device.index))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=8000 * 2**20))
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *limit: limits.append(limit))
     for flags in ([], ["--gpu_id=1", "--gpu_mem=2000"], ["--gpu_mem=9000"]):
         predict.choose_device(parse("predict", ["--model_file=x", "--image_path=x", *flags]))
     assert limits == [(0.25, torch.device("cuda", 1)), (1.0, torch.device("cuda", 0))]
+    assert current == [0, 1, 0]  # which the reader takes
 
 
 def test_scores_that_are_not_finite(run, tiny_dataset, tmp_path):

@@ -11,7 +11,7 @@ import torch
 from loading import SIZE, contents, evaluation, numbered_images, save_picture, training
 
 import reader
-from reader import Loader
+from reader import Batch, Loader
 from utils.decode import decode
 from utils.errors import FlagError, UserError
 from utils.transforms import EvalTransform
@@ -105,54 +105,100 @@ def test_a_batch_is_the_workers_memory(folder):
         assert start <= batch.images.data_ptr() < start + slots.nbytes
 
 
-def test_memory_waits_for_copies_to_the_gpu(folder, monkeypatch):
-    """A freed batch's memory is used again only when the event behind its copy has come; with a stand-in for CUDA."""
+class Event:
+    """In place of CUDA's: whether what was queued before it is done."""
 
-    class Event:
-        copied = False
+    copied = True
 
-        def record(self):
-            pass
+    def record(self):
+        pass
 
-        def query(self):
-            return Event.copied
+    def query(self):
+        return Event.copied
 
-    class Cuda:
-        registered: list = []  # noqa: RUF012
 
-        def cudaHostRegister(self, address, size, flags):
-            self.registered.append((address, size))
-            return 0
+class Cuda:
+    """In place of CUDA's library."""
 
-        def cudaHostUnregister(self, address):
-            self.registered.remove(next(entry for entry in self.registered if entry[0] == address))
+    def __init__(self) -> None:
+        self.error = 0
+        self.registered: list[tuple[int, int]] = []
 
+    def cudaHostRegister(self, address, size, flags):
+        self.registered.append((address, size))
+        return self.error
+
+    def cudaHostUnregister(self, address):
+        self.registered.remove(next(entry for entry in self.registered if entry[0] == address))
+
+
+@pytest.fixture
+def cuda(monkeypatch):
     cuda = Cuda()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "cudart", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    return cuda
 
+
+def slot_of(batch: Batch, loader: Loader) -> int | None:
+    """Which slot a batch is in; None for a copy."""
+    slots = loader._job.slots.array
+    slot = (batch.images.data_ptr() - slots.ctypes.data) // slots[0].nbytes
+    return slot if 0 <= slot < len(slots) else None
+
+
+def test_memory_waits_for_copies_to_the_gpu(folder, cuda, monkeypatch):
+    """A freed batch's memory is used again only when the event behind its copy has come."""
+    monkeypatch.setattr(Event, "copied", False)
     loader = training(folder, batch_size=4, workers=1, read_ahead_images=12, pin_memory=True)
     expected = contents(training(folder, batch_size=4))
 
     def lent(loader: Loader, epoch: int) -> list[int]:
-        """Which slots the batches of an epoch are in, as far as they are not copies."""
-        slots = loader._job.slots.array
-        addresses = [batch.images.data_ptr() - slots.ctypes.data for batch in loader.epoch(epoch)]
-        return [address // slots[0].nbytes for address in addresses if 0 <= address < slots.nbytes]
+        return [slot for batch in loader.epoch(epoch) if (slot := slot_of(batch, loader)) is not None]
 
     first = lent(loader, 0)
     assert len(cuda.registered) == 1 and cuda.registered[0][1] == loader._job.slots.array.nbytes
-    assert len(first) == len(set(first)) == 2  # the third is the workers'
+    assert len(first) == len(set(first)) == 3  # the fourth is the workers'
     assert lent(loader, 1) == []
     Event.copied = True
-    assert len(lent(loader, 2)) > 3
+    assert len(lent(loader, 2)) > 4
     assert contents(loader) == expected
     loader.close()
     del loader
     gc.collect()
     assert not cuda.registered
+
+
+def test_large_batches_for_a_gpu_are_page_locked(folder, cuda):
+    """Also where few are read ahead, while one is copied and the one before is computed on: as `to_device` has it."""
+    loader = training(folder, batch_size=4, workers=1, read_ahead_images=1, pin_memory=True)
+    copied = None
+    for batch in loader.epoch(0):
+        assert slot_of(batch, loader) is not None
+        computed_on, copied = copied, batch
+    assert len(loader) > 4 and computed_on is not copied
+
+
+def test_memory_that_cannot_be_page_locked(folder, cuda, monkeypatch, capsys):
+    """A warning, and CUDA's error is spent on a kernel that nobody needs."""
+    kernels = []
+
+    def kernel(size, device):
+        kernels.append(device)
+        raise RuntimeError("CUDA error: out of memory")
+
+    cuda.error = 2
+    expected = contents(training(folder))
+    loader = training(folder, workers=1, pin_memory=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "zeros", kernel)
+        assert contents(loader) == expected == contents(loader)
+    assert kernels == ["cuda"]
+    assert capsys.readouterr().err == (
+        "warning: the reader's memory cannot be page-locked (CUDA error 2): copies to the GPU take longer\n"
+    )
 
 
 def test_given_up_epochs_leave_nothing_behind(folder):
