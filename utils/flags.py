@@ -179,7 +179,8 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "Number of training images, for the schedule. Not given: the length of the training list."),
         Flag("class_dim", number(int, 2), 1000, (*TEI, *CONVERSION, "reader"), "Number of classes."),
         Flag("image_shape", positive_int, [3, 224, 224], (*TEIR, "convert_weights"),
-             "Channels, height, width of the network's input. Not given: the network's own size.", length=3),
+             "Channels, height, width of the network's input. Not given: in eval and infer what train.py noted in the "
+             "weights, else the network's own size.", length=3),
         Flag("num_epochs", positive_int, 120, T, "Number of epochs."),
         Flag("batch_size", positive_int, 8, TEIPR,
              "Images per step over all devices and processes; must divide evenly.",
@@ -218,7 +219,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("lower_ratio", positive, 3 / 4, TR, "Smallest aspect ratio of a training crop."),
         Flag("upper_ratio", positive, 4 / 3, TR, "Largest aspect ratio of a training crop."),
         Flag("resize_short_size", positive_int, 256, TEI,
-             "Evaluation: length of the short side before the centre crop. Not given: the network's own.",
+             "Evaluation: length of the short side before the centre crop. Not given: as for --image_shape.",
              aliases=("base_size",)),
         Flag("use_mixup", boolean, False, TR, "Mixup."),
         Flag("mixup_alpha", positive, 0.2, TR, "Mixup: both parameters of the beta distribution."),
