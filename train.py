@@ -76,11 +76,11 @@ def train(args: argparse.Namespace, device: torch.device, run: Run) -> None:
     check_agreement({**vars(args), "data_dir": (len(loader.images), test_loader and len(test_loader.images))})
 
     model = build_model(args)
-    if args.pretrained_model:
-        excluded = (args.finetune_exclude_pretrained_params or "").split(",")
+    if args.pretrained_model and not run.resumed:
+        excluded = [name.strip() for name in (args.finetune_exclude_pretrained_params or "").split(",")]
         log(str(load_pretrained(model, args.pretrained_model, exclude=excluded)))
     step = build_train_step(args, model, device)
-    run.attach(step)
+    run.attach(step, len(loader.images))
 
     started, steps_before, results = time.perf_counter(), step.step, {}
     for epoch in run.epochs():
@@ -93,16 +93,19 @@ def train(args: argparse.Namespace, device: torch.device, run: Run) -> None:
             images, targets = mix(args, images, labels, (position.seed, epoch, position.step_in_epoch))
             loss, logits = step(images, targets)
             run.after_step(loss, logits, labels)
-        results = {"train": run.train_results()}
+        training = run.train_results()
         if run.ended:
+            results = results or {"train": training}
             break
+        results = {"train": training}
         if test_loader is not None:
             results |= validate(args, device, test_loader, step, run)
         run.after_epoch(results)
 
     report_unreadable(gather_dict({**loader.unreadable, **(test_loader.unreadable if test_loader else {})}))
     if args.enable_ce and results:
-        speed = (step.step - steps_before) * args.batch_size / (time.perf_counter() - started)
+        images = (step.step - steps_before) * (args.same_feed * world_size() or args.batch_size)
+        speed = images / (time.perf_counter() - started)
         log_kpis(results, speed)
     run.finish()
 

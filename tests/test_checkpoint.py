@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 import socket
@@ -17,7 +18,7 @@ from training import NETWORK, environment
 
 import models
 from utils import checkpoint
-from utils.checkpoint import Position, RunFolder, find_checkpoint, read_state
+from utils.checkpoint import Position, RunFolder, find_checkpoint, holds_others, read_state
 from utils.errors import UserError
 
 
@@ -121,8 +122,36 @@ def test_old_checkpoints_are_deleted(tmp_path):
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"10", "11", "latest"}
 
 
+def test_another_run_deletes_the_oldest(tmp_path):
+    """By the order of the saves: never what was just written."""
+    model = models.build(NETWORK, class_dim=4)
+    for names in ("0", "1", "2", "step_16", "step_18"), ("0", "1", "step_3", "step_8"):
+        with RunFolder(tmp_path, keep=2) as run_folder:
+            for step, name in enumerate(names):
+                run_folder.save([name], model, Position(8), {"step": step}, None, {})
+                assert (tmp_path / name).is_dir()
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"0", "1", "step_3", "step_8"}
+
+
+def test_the_newest_is_the_one_written_last(folder):
+    """Another run with fewer steps comes after one of the first versions, whose saves have no number."""
+    for path in folder.glob("*/manifest.json"):
+        manifest = {name: value for name, value in json.loads(path.read_text()).items() if name != "save"}
+        path.unlink()  # a hard link
+        path.write_text(json.dumps(manifest))
+    shutil.rmtree(folder / "latest")
+    assert find_checkpoint("auto", folder) == folder / "step_2"
+    assert holds_others(folder, None) and holds_others(folder, folder / "step_1")
+    assert not holds_others(folder, folder / "step_2")
+    with RunFolder(folder) as run_folder:
+        run_folder.save(["step_1"], models.build(NETWORK, class_dim=4), Position(8), {"step": 1}, None, {})
+    assert find_checkpoint("auto", folder) == folder / "step_1"
+    assert holds_others(folder, folder / "step_2") and not holds_others(folder, folder / "step_1")
+    assert not holds_others(folder / "step_1", None)
+
+
 def test_clocks_do_not_matter(folder):
-    """The newest checkpoint is the one of the most steps, though the clock jumped back while it was written."""
+    """The newest checkpoint is the one of the last save, though the clock jumped back while it was written."""
     shutil.rmtree(folder / "latest")
     for name, time in (("step_1", 4e9), ("step_2", 1.0)):
         for path in (*(folder / name).iterdir(), folder / name):

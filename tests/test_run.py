@@ -14,6 +14,7 @@ import pytest
 import torch
 from training import NETWORK, SMALL, assert_same_checkpoint, losses
 
+import utils.run
 from utils.checkpoint import find_checkpoint, read_state
 from utils.errors import run_script
 
@@ -31,6 +32,39 @@ def test_max_iter_stops_and_saves(train_here, tiny_dataset, tmp_path):
     assert len(losses(result.out)) == 4
     assert re.search(r"^saved in .*: latest, best_model \(test_acc1 [\d.]+\), curves.png$", result.out, re.MULTILINE)
     assert {"0", "step_4", "latest"} <= {path.name for path in (tmp_path / NETWORK).iterdir()}
+
+
+def test_max_iter_counts_the_steps_of_all_its_runs(train_here, tiny_dataset, tmp_path):
+    assert len(losses(train_here(tiny_dataset, tmp_path, max_iter=2, checkpoint="auto").out)) == 2
+    again = train_here(tiny_dataset, tmp_path, max_iter=2, checkpoint="auto")
+    assert again.code == 0 and not losses(again.out)
+    assert "nothing is left to do: the run has its --max_iter=2 steps" in again.out
+
+
+def test_kpis_of_a_run_that_stops_within_an_epoch(train_here, tiny_dataset, tmp_path):
+    """They are those of the last whole epoch."""
+    result = train_here(tiny_dataset, tmp_path, num_epochs=2, max_iter=4, enable_ce=True, random_seed=None)
+    (loss,) = re.findall(r"\[End pass 0\].* test_loss ([\d.]+)", result.out)
+    assert f"kpis  test_cost_card1  {loss}\n" in result.out
+
+
+def test_images_per_second_are_those_of_same_feed(train_here, tiny_dataset, tmp_path):
+    result = train_here(tiny_dataset, tmp_path, same_feed=4, validate=False, max_iter=2)
+    for seconds, rate in re.findall(r"elapse ([\d.]+) sec, ([\d.]+) img/s", result.out):
+        assert float(seconds) * float(rate) == pytest.approx(4, rel=0.2)
+
+
+def test_lines_go_to_a_file_though_there_is_a_bar(train_here, tiny_dataset, tmp_path, monkeypatch):
+    """As in `python train.py > log` in a terminal: the bar is on stderr."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    result = train_here(tiny_dataset, tmp_path, validate=False)
+    assert len(losses(result.out)) == 3 and "epoch 0" in result.err
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    result = train_here(tiny_dataset, tmp_path / "terminal", validate=False)
+    assert not losses(result.out) and "epoch 0" in result.err
+
+
+# ----------------------------------------------------------------------------------------------------- what goes wrong
 
 
 def test_a_loss_that_explodes_names_step_rate_and_images(train_here, tiny_dataset, tmp_path):
@@ -53,9 +87,54 @@ def test_an_epoch_without_a_finite_loss_is_not_saved(train_here, tiny_dataset, t
     before = (tmp_path / NETWORK / "latest" / "state.pt").read_bytes()
     result = train_here(tiny_dataset, tmp_path, **flags, lr=1e30, num_epochs=9, checkpoint="auto")
     assert "[End pass 1]" in result.out  # its first loss was finite
-    assert "no loss of epoch 2 was finite (learning rate 1e+30): lower --lr" in result.error
+    assert "no loss of epoch 2 was finite (learning rate 1e+30, loss scale " in result.error
+    assert "): lower --lr, or try --amp_dtype=bfloat16" in result.error
     assert not (tmp_path / NETWORK / "2").exists()
     assert (tmp_path / NETWORK / "0" / "state.pt").read_bytes() == before
+
+
+FLOAT16 = {"use_fp16": True, "amp_dtype": "float16", "validate": False}
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        (2, "3 steps of epoch 0 were skipped, as their gradients were not finite"),
+        (3, "every step of epoch 0 was skipped: no gradients were finite"),
+    ],
+)
+def test_a_loss_scale_that_stays_too_high(train_here, tiny_dataset, tmp_path, monkeypatch, limit, expected):
+    """Though the losses are finite, nothing would be trained."""
+    monkeypatch.setattr(utils.run, "HOPELESS_STEPS", limit)
+    flags = FLOAT16 | {"scale_loss": 1e12, "use_dynamic_loss_scaling": False}
+    result = train_here(tiny_dataset, tmp_path, **flags)
+    assert result.code == 1 and f"{expected} (learning rate 0.01, loss scale 1e+12): lower --scale_loss" in result.error
+    assert "loss scale 1e+12, skipped 1\n" in result.out
+    assert not (tmp_path / NETWORK / "latest").exists()
+
+
+def test_a_loss_scale_that_comes_down(train_here, tiny_dataset, tmp_path):
+    """The skipped steps of the part before the interruption count too."""
+    flags = FLOAT16 | {"scale_loss": 2.0**50}
+    assert train_here(tiny_dataset, tmp_path, **flags, max_iter=2).code == 0
+    result = train_here(tiny_dataset, tmp_path, **flags, checkpoint="auto")
+    assert result.code == 0
+    assert "warning: every step of epoch 0 was skipped: no gradients were finite" in result.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"lr": 1e30}, r"test_loss of epoch 0 is not finite \(learning rate 1e\+30\): lower --lr"),
+        ({"lr": 1e300, "validate": False}, r"the parameters are not finite after step 0 \(learning rate 1e\+300\)"),
+    ],
+    ids=["validation", "parameters"],
+)
+def test_a_network_that_is_lost_is_not_saved(train_here, tiny_dataset, tmp_path, flags, expected):
+    """With one step an epoch no loss in training tells."""
+    result = train_here(tiny_dataset, tmp_path, batch_size=48, **flags)
+    assert result.code == 1 and re.search(expected, result.error)
+    assert not list((tmp_path / NETWORK).glob("*/manifest.json"))
 
 
 # ------------------------------------------------------------------------------------------------------ taking up a run
@@ -76,6 +155,67 @@ def test_resuming_in_this_process_changes_nothing(train_here, tiny_dataset, tmp_
     assert (whole / "curves.json").read_text() == (parts / "curves.json").read_text()
     again = train_here(tiny_dataset, tmp_path / "parts", **flags, checkpoint="auto")
     assert again.code == 0 and "nothing is left to do: the run has its --num_epochs=2" in again.out
+
+
+def rates(output: str) -> list[float]:
+    """The learning rates of the training steps printed."""
+    return [float(rate) for rate in re.findall(r", lr ([\d.]+)", output)]
+
+
+def test_the_schedule_goes_on_by_epochs(train_here, tiny_dataset, tmp_path):
+    """With another batch size after an epoch: and an interruption within the next one takes that size."""
+    flags = {"num_epochs": 4, "step_epochs": "2,3", "validate": False, "checkpoint": "auto"}
+    first = train_here(tiny_dataset, tmp_path, **flags | {"num_epochs": 1}, batch_size=4)
+    assert rates(first.out) == [0.01] * 12
+    second = train_here(tiny_dataset, tmp_path, **flags, batch_size=16, max_iter=17)
+    assert rates(second.out) == [0.01] * 3 + [0.001] * 2
+    third = train_here(tiny_dataset, tmp_path, **flags, batch_size=16)
+    assert rates(third.out) == [0.001] + [0.0001] * 3
+
+
+def test_another_list_within_an_epoch(train_here, data, tmp_path):
+    assert train_here(data, tmp_path / "out", max_iter=1).code == 0
+    lines = (data / "train_list.txt").read_text().splitlines(keepends=True)
+    (data / "train_list.txt").write_text("".join(lines[:-1]))
+    error = train_here(data, tmp_path / "out", checkpoint="auto").error
+    assert "is in the middle of an epoch of 48 images" in error and "has 47: resume with the same list" in error
+
+
+def test_finetuning_is_resumed(train_here, finished, tiny_dataset, tmp_path):
+    """--checkpoint=auto goes with --pretrained_model, which is looked at if there is nothing to resume."""
+    weights = finished / NETWORK / "best_model"
+    flags = {"checkpoint": "auto", "finetune_exclude_pretrained_params": "fc.weight, fc.bias"}
+    first = train_here(tiny_dataset, tmp_path, **flags, pretrained_model=weights, max_iter=1)
+    assert first.code == 0 and "nothing to resume" in first.out and str(weights) in first.out
+    second = train_here(tiny_dataset, tmp_path, **flags, pretrained_model="/no/file", max_iter=2)
+    assert second.code == 0 and "resumed from" in second.out
+
+
+def test_a_second_run_in_the_folder(train_here, finished, tiny_dataset, tmp_path):
+    """It says what becomes of the first one's checkpoints; auto goes on from its own, though they have fewer steps."""
+    folder = Path(shutil.copytree(finished, tmp_path / "run")) / NETWORK
+    second = train_here(tiny_dataset, tmp_path / "run", num_epochs=3, max_iter=1, lr=0.001)
+    assert second.code == 0 and "best_model" not in second.out
+    assert second.err == (
+        f"warning: {folder} holds checkpoints of an earlier run, which --checkpoint=auto would continue: this run "
+        "replaces them as it saves; --model_save_dir=OTHER keeps them\n"
+    )
+    third = train_here(tiny_dataset, tmp_path / "run", num_epochs=1, checkpoint="auto")
+    assert third.err == "" and ": epoch 0, step 1 of it" in third.out
+    best = read_state(folder / "best_model")["position"].best["best_model"]
+    assert f"best_model (test_acc1 {best:.5f})" in third.out
+    assert read_state(folder / "best_model")["training"]["step"] == 3
+
+
+def test_going_back(train_here, finished, tiny_dataset, tmp_path):
+    """From an earlier checkpoint: the steps from there on are what auto continues."""
+    folder = Path(shutil.copytree(finished, tmp_path / "run")) / NETWORK
+    flags = {"num_epochs": 2, "use_ema": True, "max_iter": 4}
+    result = train_here(tiny_dataset, tmp_path / "run", **flags, checkpoint=folder / "0")
+    assert result.code == 0 and "best_model" not in result.out
+    assert f"warning: {folder} holds later checkpoints than {folder / '0'}: this run replaces them" in result.err
+    result = train_here(tiny_dataset, tmp_path / "run", **flags | {"max_iter": 5}, checkpoint="auto")
+    assert result.err == "" and "epoch 1, step 1 of it" in result.out
 
 
 def test_checkpoints_of_other_runs_are_refused(train_here, tiny_dataset, tmp_path):

@@ -8,7 +8,8 @@
 
 Each holds `weights.safetensors` (parameters and batch-norm statistics, loadable anywhere), `ema_weights.safetensors`
 when an average is kept, `state.pt` (optimizer, schedule, scaler, random states, position) and `manifest.json`, which
-is written last and has the checksums of the others.
+is written last and has the checksums of the others, and the number of the save: every save in a folder has a higher
+one than those before, whichever run it is of and whatever the clock says.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import time
@@ -47,6 +49,9 @@ MANIFEST = "manifest.json"
 # Folders of steps within an epoch that are kept: the newest, and one more should it be damaged.
 KEPT_STEPS = 2
 
+# Stands for the number of the save and the steps of a checkpoint whose manifest cannot be read.
+UNREADABLE = (-1, -1)
+
 # Seconds to wait for a folder: the reader workers of a run that was killed hold its lock until they notice.
 LOCK_PATIENCE = 3.0
 
@@ -57,15 +62,17 @@ class Position:
 
     Attributes:
         batch_size: images per step over all processes; a position within an epoch means nothing with another.
+        images: length of the training list, once it is known; the same holds for it.
         seed: of the run, once it is known.
         epoch, step_in_epoch: the step to do next.
         sums: of the processes' `Meter`s, over the epoch so far; None at its start.
         random: each process's random state.
-        best: the best accuracy so far, by checkpoint name.
+        best: the best accuracy so far, by checkpoint name; of checkpoints in the run's folder only.
         history: the figures of the finished epochs.
     """
 
     batch_size: int
+    images: int | None = None
     seed: int | None = None
     epoch: int = 0
     step_in_epoch: int = 0
@@ -144,6 +151,7 @@ class RunFolder:
             self._lock.truncate(0)
             self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             self._lock.flush()
+        self._saves = max((save for save, _ in _orders(path).values()), default=0)
 
     def _take_lock(self) -> bool:
         """Takes the folder for this process, if need be after a short wait."""
@@ -204,7 +212,8 @@ class RunFolder:
                 torch.save({"position": asdict(position), "training": training, "notes": notes}, file)
             files = sorted(temporary.iterdir())
             checksums = {file.name: _checksum(file) for file in files}
-            manifest = {"step": training["step"], "crc32": checksums}
+            self._saves += 1
+            manifest = {"save": self._saves, "step": training["step"], "crc32": checksums}
             (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
             for file in (*files, temporary / MANIFEST, temporary):
                 sync(file)
@@ -238,13 +247,41 @@ class RunFolder:
         _put_in_place(temporary, self.path / other)
 
     def _prune(self) -> None:
-        """Deletes the oldest folders beyond the number to keep."""
-        names = [entry.name for entry in self.path.iterdir() if entry.is_dir()]
-        epochs = sorted((name for name in names if name.isdecimal()), key=int)
-        numbers = [name.removeprefix("step_") for name in names if name.startswith("step_")]
-        steps = [f"step_{number}" for number in sorted(filter(str.isdecimal, numbers), key=int)]
-        for name in [*(epochs[: -self.keep] if self.keep else []), *steps[:-KEPT_STEPS]]:
-            shutil.rmtree(self.path / name, ignore_errors=True)
+        """Deletes the folders written first beyond the number to keep, of whichever run they are."""
+        orders = _orders(self.path)
+        oldest_first = sorted(orders, key=orders.__getitem__)
+        epochs = [folder for folder in oldest_first if folder.name.isdecimal()]
+        steps = [folder for folder in oldest_first if re.fullmatch(r"step_\d+", folder.name)]
+        for folder in [*(epochs[: -self.keep] if self.keep else []), *steps[:-KEPT_STEPS]]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _orders(run_folder: Path) -> dict[Path, tuple[float, float]]:
+    """The checkpoints in a run's folder, and what orders them: the number of their save, and their steps.
+
+    Those of the first versions have no number, and come before all that have one. A manifest that cannot be read comes
+    first of all.
+    """
+    orders = {}
+    for manifest in run_folder.glob("*/" + MANIFEST):
+        try:
+            values = json.loads(manifest.read_text())
+            orders[manifest.parent] = int(values.get("save", 0)), int(values["step"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
+            orders[manifest.parent] = UNREADABLE
+    return orders
+
+
+def holds_others(run_folder: Path, resumed: Path | None) -> bool:
+    """Whether a run that is to write to `run_folder` will meet checkpoints there that are not of its past.
+
+    Args:
+        run_folder: `output/<model>` of the run.
+        resumed: the checkpoint that it goes on from; None if it starts afresh.
+    """
+    orders = {folder.resolve(): order for folder, order in _orders(run_folder).items()}
+    past = orders.get(resumed.resolve(), UNREADABLE) if resumed is not None else UNREADABLE
+    return any(order > past for order in orders.values())
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -255,6 +292,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             if os.path.basename(name) != name or _checksum(folder / name) != checksum:
                 raise UserError(f"{folder / name} is damaged (wrong checksum)")
         int(manifest["step"])
+        int(manifest.get("save", 0))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{folder} is no complete checkpoint ({error})") from None
     return manifest
@@ -268,8 +306,8 @@ def find_checkpoint(checkpoint: str, run_folder: Path) -> Path | None:
         run_folder: `output/<model>` of this run.
 
     Returns:
-        The named checkpoint, or the newest complete one of the folder; a damaged one is passed over with a warning.
-        None for "auto" in a folder without any.
+        The named checkpoint, or the complete one of the folder that was written last; a damaged one is passed over with
+        a warning. None for "auto" in a folder without any.
 
     Raises:
         UserError: there is nothing to resume from.
@@ -279,12 +317,10 @@ def find_checkpoint(checkpoint: str, run_folder: Path) -> Path | None:
         _read_manifest(folder)
         return folder
     candidates = []
-    for manifest in [*folder.glob("*/" + MANIFEST), *folder.glob(".*/" + MANIFEST)]:
-        try:
-            step = int(json.loads(manifest.read_text())["step"])
-        except (OSError, ValueError, KeyError, TypeError, OverflowError):
-            step = math.inf  # looked at first, to say that it is damaged
-        candidates.append((step, not manifest.parent.name.startswith("."), manifest.parent))
+    for candidate, order in _orders(folder).items():
+        # One that cannot be read is looked at first, to say that it is damaged.
+        order = (math.inf, math.inf) if order == UNREADABLE else order
+        candidates.append((order, not candidate.name.startswith("."), candidate))
     for _, _, candidate in sorted(candidates, reverse=True):
         try:
             _read_manifest(candidate)

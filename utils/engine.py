@@ -122,6 +122,12 @@ class TrainStep:
         ema: average to keep.
         distillation: teacher to learn from.
         accumulate_steps: parts of a batch that go through the network one after the other.
+
+    Attributes:
+        step: steps done.
+        shift: by how many steps the schedule is ahead of `step`; not 0 after a change of the steps per epoch.
+        skipped: 1 if loss scaling skipped the last step, its gradients not being finite, else 0; a scalar on the
+            device. 0.0 without loss scaling.
     """
 
     def __init__(
@@ -157,6 +163,18 @@ class TrainStep:
             self.device_type, init_scale=loss_scale, growth_interval=1000, enabled=amp_dtype == torch.float16
         )
         self.step = 0
+        self.shift = 0
+        self.skipped: Tensor | float = 0.0
+        optimizer.register_step_post_hook(self._note_skipped)
+
+    def _note_skipped(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        """Keeps what GradScaler tells fused optimizers, and only while they take their step."""
+        found = getattr(optimizer, "found_inf", None)
+        self.skipped = 0.0 if found is None else (found > 0).squeeze()
+
+    def rate(self, step: int) -> float:
+        """The learning rate of the step after `step` steps."""
+        return self.schedule(step + self.shift)
 
     @property
     def scaling(self) -> bool:
@@ -177,7 +195,7 @@ class TrainStep:
         Returns:
             The batch's mean loss, a scalar on the device, and the main logits (N, classes).
         """
-        set_lr(self.optimizer, self.schedule(self.step))
+        set_lr(self.optimizer, self.rate(self.step))
         losses, logits = [], []
         parts = list(_parts(images, targets, self.accumulate_steps))
         for number, (part, part_targets) in enumerate(parts, 1):
@@ -221,6 +239,8 @@ class TrainStep:
         """What a resumed run needs beside the networks' weights."""
         return {
             "step": self.step,
+            "shift": self.shift,
+            "steps_per_epoch": self.schedule.steps_per_epoch,
             "optimizer": self.optimizer.state_dict(),
             "optimizer_kind": type(self.optimizer).__name__,
             "scaler": self.scaler.state_dict(),
@@ -229,6 +249,8 @@ class TrainStep:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up where the run that saved `state` was; options such as the weight decay are those of this run.
+
+        The schedule goes on at the same epoch, or part of one, though it may have another number of steps now.
 
         Raises:
             ValueError: the state is another optimizer's.
@@ -241,6 +263,10 @@ class TrainStep:
         saved = ("params", "lr")
         options = [{k: v for k, v in group.items() if k not in saved} for group in self.optimizer.param_groups]
         self.step = state["step"]
+        now = self.schedule.steps_per_epoch
+        # Neither is in the checkpoints of the first versions.
+        scheduled, before = self.step + state.get("shift", 0), state.get("steps_per_epoch", now)
+        self.shift = round(scheduled * now / before) - self.step
         self.optimizer.load_state_dict(state["optimizer"])
         for group, own in zip(self.optimizer.param_groups, options, strict=True):
             group.update(own)

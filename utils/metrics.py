@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-FIELDS = ("loss", "finite", "acc1", "acck", "labelled", "images", "bad")
+FIELDS = ("loss", "finite", "acc1", "acck", "labelled", "images", "bad", "skipped")
 
 
 class Meter:
@@ -19,7 +19,7 @@ class Meter:
     Attributes:
         sums: float64, one per name in `FIELDS`: loss times images of the batches whose loss is finite, and their
             images; hits in the top 1 and the top k, and the images that have labels; images; batches whose loss is
-            not finite.
+            not finite; steps that loss scaling skipped.
         first_bad: number of the first such batch since the last `take`, on the device; -1 without one.
     """
 
@@ -29,7 +29,7 @@ class Meter:
         self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)
 
     @torch.no_grad()
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor, number: int = 0) -> None:
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor, number: int = 0, skipped: Tensor | float = 0.0) -> None:
         """Adds a batch.
 
         Args:
@@ -37,6 +37,7 @@ class Meter:
             logits: (N, classes).
             labels: int64 (N,); -1 where there is none.
             number: of the batch, for `first_bad`.
+            skipped: 1 if loss scaling skipped the step on it, a scalar on the device; 0.0 where none can be.
         """
         images = labels.shape[0]
         hits = logits.topk(min(self.topk, logits.shape[1]), dim=1).indices == labels[:, None]
@@ -51,6 +52,7 @@ class Meter:
             (labels >= 0).sum(),
             torch.full_like(bad, images, dtype=self.sums.dtype),
             bad,
+            skipped if isinstance(skipped, Tensor) else torch.full_like(bad, skipped, dtype=self.sums.dtype),
         ]
         self.sums += torch.stack([value.to(self.sums.dtype) for value in values])
 
@@ -62,7 +64,7 @@ class Meter:
 
 
 def total(sums: Tensor) -> dict[str, float]:
-    """Sums of a `Meter`, over all processes, as means per image; "images" and "bad" stay sums.
+    """Sums of a `Meter`, over all processes, as means per image; "images", "bad" and "skipped" stay sums.
 
     Waits for the device. Every process has to call it.
     """
@@ -74,13 +76,14 @@ def total(sums: Tensor) -> dict[str, float]:
 
 def means(sums: Tensor) -> dict[str, float]:
     """Sums of a `Meter` of this process, as `total` gives them over all. Waits for the device."""
-    loss, finite, acc1, acck, labelled, images, bad = sums.tolist()
+    loss, finite, acc1, acck, labelled, images, bad, skipped = sums.tolist()
     return {
         "loss": loss / finite if finite else float("nan"),
         "acc1": acc1 / max(labelled, 1.0),
         "acck": acck / max(labelled, 1.0),
         "images": images,
         "bad": bad,
+        "skipped": skipped,
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,7 @@ from utils.checkpoint import (
     Position,
     RunFolder,
     find_checkpoint,
+    holds_others,
     read_state,
 )
 from utils.distributed import StopSignal, broadcast_module, broadcast_object, gather_objects, rank
@@ -34,7 +36,7 @@ from utils.seed import random_state, set_random_state
 from utils.transforms import INPUT_FLAGS
 from utils.weights import load_pretrained
 
-# Under loss scaling a bad step is skipped and the scale lowered; so many in an epoch are no accident of the scale.
+# Under loss scaling a bad step is skipped and the scale lowered; more in an epoch are no accident of the scale.
 HOPELESS_STEPS = 100
 
 
@@ -58,6 +60,7 @@ class Run:
 
     Attributes:
         position: how far the run is.
+        resumed: the checkpoint that it goes on from, or None.
         ended: why the run ended before its last epoch ("signal", "max_iter", "profiler"), or None.
         signal: number of the signal that ended it, or 0.
     """
@@ -77,7 +80,9 @@ class Run:
                 self._folder = resources.enter_context(RunFolder(self.path, args.keep_checkpoints))
             # One process looks and tells the others, which need not see the folder.
             self._resumed = broadcast_object(self._find_resumed() if is_main_process() else None)
+            self.resumed: Path | None = self._resumed["folder"] if self._resumed else None
             self.position: Position = self._resumed["position"] if self._resumed else Position(args.batch_size)
+            self.position.batch_size = args.batch_size
             if self._profiler is not None:
                 resources.callback(self._profiler.close)
             self._stop = resources.enter_context(StopSignal())
@@ -112,25 +117,59 @@ class Run:
                 f"--checkpoint: {folder} is in the middle of an epoch of batches of {position.batch_size}; "
                 f"resume with --batch_size={position.batch_size}"
             )
+        if not self._is_own(folder) or (self.args.checkpoint != "auto" and holds_others(self.path, folder)):
+            position.best = {}  # the best ones in the run's folder, if any, are not of this run's past
         return {**state, "folder": folder}
 
-    def attach(self, step: TrainStep) -> None:
+    def _is_own(self, checkpoint: Path) -> bool:
+        """Whether a checkpoint is in this run's folder."""
+        return checkpoint.resolve().parent == self.path.resolve()
+
+    def attach(self, step: TrainStep, images: int) -> None:
         """Takes the network and its training along: restores them if the run is resumed, saves them from now on.
 
+        Args:
+            step: what trains the network.
+            images: length of the training list.
+
         Raises:
-            UserError: the run was saved with another optimizer, or the folder is not to be had.
+            UserError: the run was saved with another optimizer, or in the middle of an epoch of another list; or the
+                folder is not to be had.
         """
         self._step = step
         if self._resumed:
+            self._check_list(images)
             self._restore(step)
+            self._resumed = None
+        self.position.images = images
         if is_main_process():
+            self._warn_of_others()
             if self._folder is None:
                 self._folder = self._resources.enter_context(RunFolder(self.path, self.args.keep_checkpoints))
             self._curves = self._resources.enter_context(Curves(self.path, self.position.history))
 
+    def _check_list(self, images: int) -> None:
+        """Raises `UserError` if the run stopped in the middle of an epoch of another list."""
+        position = self.position
+        if position.step_in_epoch and position.images not in (None, images):
+            raise UserError(
+                f"--checkpoint: {self.resumed} is in the middle of an epoch of {position.images} images, "
+                f"--data_dir={self.args.data_dir} has {images}: resume with the same list, or from a checkpoint at the "
+                "end of an epoch"
+            )
+
+    def _warn_of_others(self) -> None:
+        """Says what will happen to checkpoints in the folder that are not of this run's past."""
+        if self.args.checkpoint == "auto" or not holds_others(self.path, self.resumed):
+            return
+        others = "checkpoints of an earlier run, which --checkpoint=auto would continue"
+        if self.resumed is not None and self._is_own(self.resumed):
+            others = f"later checkpoints than {self.resumed}"
+        warn(f"{self.path} holds {others}: this run replaces them as it saves; --model_save_dir=OTHER keeps them")
+
     def _restore(self, step: TrainStep) -> None:
         """Gives a resumed run its network and training back."""
-        folder, position = self._resumed["folder"], self.position
+        folder, position = self.resumed, self.position
         if is_main_process():
             load_pretrained(step.model, folder / WEIGHTS, resize=False)
             if step.ema is not None:
@@ -147,14 +186,20 @@ class Run:
         log(f"resumed from {folder}: epoch {position.epoch}, step {position.step_in_epoch} of it")
         if position.epoch >= self.args.num_epochs:
             log(f"nothing is left to do: the run has its --num_epochs={self.args.num_epochs}")
-        self._resumed = None
+        elif self._at_max_iter():
+            log(f"nothing is left to do: the run has its --max_iter={self.args.max_iter} steps")
 
     # ----------------------------------------------------------------------------------------------- an epoch
 
     def epochs(self) -> Iterator[int]:
         """The epochs still to do, until the run is ended."""
+        if self._at_max_iter():
+            self.ended = "max_iter"
         while self.position.epoch < self.args.num_epochs and not self.ended:
             yield self.position.epoch
+
+    def _at_max_iter(self) -> bool:
+        return 0 < self.args.max_iter <= self._step.step
 
     def steps(
         self, batches: Iterable[tuple[Tensor, Tensor, HostBatch]], count: int, images: FileList
@@ -173,7 +218,7 @@ class Run:
         self._meter = Meter(self.device, self.topk)
         self._epoch_sums = self._meter.take()
         if position.sums is not None and is_main_process():
-            self._epoch_sums += position.sums.to(self.device)
+            self._epoch_sums[: len(position.sums)] += position.sums.to(self.device)  # the first versions had fewer
         position.sums = None
         self._recent: deque[tuple[int, Tensor]] = deque(maxlen=self.args.print_step)
         self._waited, self._steps, self._clock = 0.0, 0, time.perf_counter()
@@ -197,7 +242,8 @@ class Run:
             UserError: the loss is not finite and no loss scaling can mend it.
         """
         args, position, step = self.args, self.position, self._step.step
-        self._meter.add(loss, logits, labels, step - 1)
+        # All processes skip a step together: one of them counts it.
+        self._meter.add(loss, logits, labels, step - 1, self._step.skipped if is_main_process() else 0.0)
         self._recent.append((step - 1, self._batch.indices))
         self._steps += 1
         number = position.step_in_epoch
@@ -207,7 +253,7 @@ class Run:
         self._bar.update()
         if self._profiler is not None and self._profiler.after_step():
             self.ended = "profiler"
-        elif args.max_iter and step >= args.max_iter:
+        elif self._at_max_iter():
             self.ended = "max_iter"
         elif caught := self._stop.poll():
             self.ended, self.signal = "signal", caught
@@ -221,23 +267,25 @@ class Run:
 
     def _print(self, number: int) -> None:
         """Prints the line of a step: means since the last one."""
-        args, position = self.args, self.position
+        position = self.position
         self._check_finite()
         sums = self._meter.take()
         self._epoch_sums += sums
         values = total(sums)
         seconds = time.perf_counter() - self._clock
         lr = self._step.optimizer.param_groups[0]["lr"]
-        rate = self._steps * args.batch_size / seconds
+        rate = values["images"] / seconds
         fields = describe(values, self.topk, accuracy=self.accuracy)
         elapsed, waited = seconds / self._steps, self._waited / self._steps
         line = f"[Pass {position.epoch}, train batch {number}]  {fields}, lr {lr:.5f}, elapse {elapsed:.4f} sec"
         line += f", {rate:.1f} img/s, reader {waited:.4f} sec"
         if self._step.scaling:
             line += f", loss scale {self._step.scaler.get_scale():g}"
-        if self._bar.disable:
+        if values["skipped"]:
+            line += f", skipped {values['skipped']:.0f}"
+        if self._bar.disable or not sys.stdout.isatty():  # the bar is on stderr, the lines may go to a file
             log(line)
-        else:
+        if not self._bar.disable:
             self._bar.set_postfix_str(f"{fields}, {rate:.0f} img/s")
         if self._curves is not None:
             figures = {"loss": values["loss"], "lr": lr, "images_per_second": rate, "reader_seconds": waited}
@@ -253,18 +301,38 @@ class Run:
 
     def _check_finite(self) -> None:
         """Raises `UserError`, in every process, if a loss since the last look was not finite and will not mend."""
+        if self._step.scaling:
+            skipped = total(self._epoch_sums + self._meter.sums)["skipped"]
+            if skipped > HOPELESS_STEPS:
+                raise UserError(
+                    f"{skipped:.0f} steps of epoch {self.position.epoch} were skipped, as their gradients were not "
+                    f"finite ({self._circumstances()}): lower --scale_loss or --lr, or try --amp_dtype=bfloat16; what "
+                    "was saved before is untouched"
+                )
+            return
         found = int(self._meter.first_bad)
-        bad = int(self._epoch_sums[-1] + self._meter.sums[-1])
-        if self._step.scaling and bad < HOPELESS_STEPS:
-            found = -1
         findings = [f for f in gather_objects((found, self._names(found) if found >= 0 else [])) if f[0] >= 0]
         if findings:
             number = min(findings)[0]
             names = [name for first, names in findings if first == number for name in names]
             raise UserError(
-                f"the loss of step {number} is not finite (learning rate {self._step.schedule(number):g}): lower --lr; "
+                f"the loss of step {number} is not finite (learning rate {self._step.rate(number):g}): lower --lr; "
                 f"what was saved before is untouched. The batch's images: {', '.join(names)}"
             )
+
+    def _circumstances(self) -> str:
+        """The rate of the last step and, where there is one, the loss scale, for messages."""
+        rate = f"learning rate {self._step.rate(self._step.step - 1):g}"
+        return f"{rate}, loss scale {self._step.scaler.get_scale():g}" if self._step.scaling else rate
+
+    def _check_validation(self, results: dict[str, dict[str, float]]) -> None:
+        """Raises `UserError`, in every process, if the network of this epoch gives losses that are not finite."""
+        for name in ("test", "test_ema"):
+            if name in results and results[name]["bad"]:
+                raise UserError(
+                    f"{name}_loss of epoch {self.position.epoch} is not finite ({self._circumstances()}): lower --lr; "
+                    "what was saved before is untouched"
+                )
 
     def _names(self, number: int) -> list[str]:
         """Files of the batch of a recent step."""
@@ -274,16 +342,23 @@ class Run:
         """The epoch's training figures over all processes.
 
         Raises:
-            UserError: no loss of a whole epoch was finite, whatever its loss scale.
+            UserError: no loss of a whole epoch was finite, or loss scaling skipped all its steps and always will.
         """
         self._check_finite()
         values = total(self._epoch_sums + self._meter.sums)
-        if math.isnan(values["loss"]) and not self.ended:
+        if self.ended or not self._step.scaling:
+            return values
+        epoch = self.position.epoch
+        if math.isnan(values["loss"]):
             raise UserError(
-                f"no loss of epoch {self.position.epoch} was finite (learning rate "
-                f"{self._step.schedule(self._step.step - 1):g}): lower --lr, or try --amp_dtype=bfloat16; what was "
-                "saved before the epoch is untouched"
+                f"no loss of epoch {epoch} was finite ({self._circumstances()}): lower --lr, or try "
+                "--amp_dtype=bfloat16; what was saved before the epoch is untouched"
             )
+        if values["skipped"] >= self.position.step_in_epoch:
+            line = f"every step of epoch {epoch} was skipped: no gradients were finite ({self._circumstances()})"
+            if not self.args.use_dynamic_loss_scaling:
+                raise UserError(f"{line}: lower --scale_loss; what was saved before the epoch is untouched")
+            warn(f"{line}; the scale comes down by itself, a lower --scale_loss is faster")
         return values
 
     def after_epoch(self, results: dict[str, dict[str, float]]) -> None:
@@ -292,12 +367,16 @@ class Run:
         Args:
             results: means of the "train" images, and of the "test" images by the network and by its average
                 ("test_ema"), where there are any.
+
+        Raises:
+            UserError: a validation loss or a parameter is not finite.
         """
         args, position = self.args, self.position
         if caught := self._stop.agree():  # during the validation: it is done again when the run is resumed
             self.ended, self.signal = "signal", caught
             self.save_step()
             return
+        self._check_validation(results)
         epoch = position.epoch
         fields, figures = [], {"lr": self._step.optimizer.param_groups[0]["lr"]}
         for name, values in results.items():
@@ -330,13 +409,23 @@ class Run:
         self._save([f"step_{self._step.step}", "latest"])
 
     def _save(self, names: list[str]) -> None:
-        """Writes a checkpoint under `names`; if it cannot be written there is a warning, and the next one is tried."""
+        """Writes a checkpoint under `names`; if it cannot be written there is a warning, and the next one is tried.
+
+        Raises:
+            UserError: in every process, if a parameter is not finite.
+        """
         position, step = self.position, self._step
-        states = gather_objects((random_state(self.device), (self._epoch_sums + self._meter.sums).cpu()))
+        finite = torch.stack([parameter.isfinite().all() for parameter in step.model.parameters()]).all()
+        states = gather_objects((random_state(self.device), (self._epoch_sums + self._meter.sums).cpu(), bool(finite)))
+        if not all(finite for _, _, finite in states):
+            raise UserError(
+                f"the parameters are not finite after step {step.step - 1} ({self._circumstances()}): lower --lr; what "
+                "was saved before is untouched"
+            )
         if self._folder is None:
             return
-        position.random = [random for random, _ in states]
-        position.sums = torch.stack([sums for _, sums in states]).sum(0) if position.step_in_epoch else None
+        position.random = [random for random, _, _ in states]
+        position.sums = torch.stack([sums for _, sums, _ in states]).sum(0) if position.step_in_epoch else None
         ema_model = step.ema.model if step.ema is not None else None
         notes = {name: getattr(self.args, name) for name in ("model", "class_dim", *INPUT_FLAGS)}
         self._saved = self._folder.save(names, step.model, position, step.state_dict(), ema_model, notes)
