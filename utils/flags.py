@@ -163,20 +163,21 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "Comma-separated names: parameters whose published or PyTorch name contains one of them are not loaded "
              "from --pretrained_model."),
         Flag("checkpoint", str, None, T,
-             "Saved training state to resume from: a checkpoint folder, or auto for the newest complete one of this "
-             "run (none: start afresh). Not together with --pretrained_model."),
+             "Saved training state to resume from: a checkpoint folder, or auto for the complete one of this run that "
+             "was written last; where there is none it starts afresh, from --pretrained_model if that is given."),
         Flag("print_step", positive_int, 10, TE, "Steps between log lines.", defaults={"eval": 1}),
         Flag("save_step", positive_int, 1, T, "Epochs between checkpoints."),
         Flag("save_iter", non_negative_int, 0, T, "Steps between checkpoints within an epoch; 0: none."),
         Flag("keep_checkpoints", non_negative_int, 0, T,
-             "Epoch checkpoints to keep, newest first, beside best_model and latest; 0: all."),
+             "Epoch checkpoints to keep, the last written first, beside best_model and latest; 0: all."),
     ),
     "Network and solver": (
         Flag("model", str, "ResNet50", (*TEI, *CONVERSION), "Network name.", required=CONVERSION),
         Flag("list_models", str, None, T,
              "Print the networks, or those whose names match a pattern such as 'ResNet*_vd', and end.", length="?"),
         Flag("total_images", positive_int, 1281167, T,
-             "Number of training images, for the schedule. Not given: the length of the training list."),
+             "Number of training images, for the schedule, whose epochs have that over --batch_size steps, rounded up. "
+             "Not given and the list is not ImageNet's: the images that an epoch trains on."),
         Flag("class_dim", number(int, 2), 1000, (*TEI, *CONVERSION, "reader"), "Number of classes."),
         Flag("image_shape", positive_int, [3, 224, 224], (*TEIR, "convert_weights"),
              "Channels, height, width of the network's input. Not given: in eval and infer what train.py noted in the "
@@ -280,7 +281,8 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("label_smoothing_epsilon", fraction, 0.1, T, "Label smoothing: share spread over all classes."),
         Flag("use_ema", boolean, False, T, "Keep an exponential moving average of the parameters."),
         Flag("ema_decay", fraction, 0.9999, T, "EMA: decay d; step t (from 0) uses min(d, (1 + t) / (10 + t))."),
-        Flag("with_mem_opt", boolean, False, TEI, "Activation checkpointing: less memory for more compute."),
+        Flag("with_mem_opt", boolean, False, TEI,
+             "Activation checkpointing: less memory for more compute. Not in a compiled network."),
         Flag("with_inplace", boolean, True, TEI, "In-place activations."),
     ),
     "Distillation": (
