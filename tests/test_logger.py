@@ -24,7 +24,7 @@ def test_only_the_main_process_speaks(monkeypatch, capsys):
 def test_nothing_readable_at_all():
     check_readable({}, 0)
     check_readable({"a.jpg": "is empty"}, 1)
-    with pytest.raises(UserError, match="^none of the 2 images can be read; the first: a.jpg: is empty$"):
+    with pytest.raises(UserError, match=r"^none of the 2 images can be read; the first: a\.jpg: is empty$"):
         check_readable({"a.jpg": "is empty", "b.jpg": "no such file"}, 0)
 
 
