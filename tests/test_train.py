@@ -110,7 +110,7 @@ def test_pretrained_weights_of_other_classes(train_here, tiny_dataset, tmp_path)
     [
         ({"model": "ResNet50_vb"}, 2, "ResNet50_vd"),
         ({"batch_size": 49}, 1, "--batch_size 49 is larger than the 48 training images"),
-        ({"checkpoint": "auto", "pretrained_model": "x"}, 2, "--checkpoint"),
+        ({"checkpoint": "x", "pretrained_model": "x"}, 2, "--checkpoint=auto, which"),
         ({"pretrained_model": "/no/such/file"}, 1, "/no/such/file"),
         ({"checkpoint": "/no/such/folder"}, 1, "/no/such/folder does not exist"),
         ({"image_shape": "1,32,32"}, 2, "--image_shape"),
