@@ -216,11 +216,16 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")
-@pytest.mark.parametrize("to", ["process", "group"])
-@pytest.mark.parametrize("how", ["exit", "error", signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("how", "to"),
+    [
+        ("exit", "itself"),
+        ("error", "itself"),
+        *((number, to) for number in (signal.SIGINT, signal.SIGTERM) for to in ("process", "group")),
+        (signal.SIGKILL, "process"),
+    ],
+)
 def test_no_worker_outlives_its_process(folder, how, to):
-    if to == "group" and how not in (signal.SIGINT, signal.SIGTERM):
-        pytest.skip("is of one process")
     script = [sys.executable, "-c", LOOP, str(folder), str(how)]
     root = os.path.dirname(os.path.abspath(reader.__file__))
     with subprocess.Popen(
@@ -228,7 +233,7 @@ def test_no_worker_outlives_its_process(folder, how, to):
     ) as process:
         workers = [int(pid) for pid in process.stdout.readline().split()]
         assert len(workers) == 2
-        if not isinstance(how, str):
+        if to != "itself":
             (os.killpg if to == "group" else os.kill)(process.pid, how)
         process.wait(20)
     limit = time.monotonic() + 20
