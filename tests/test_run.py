@@ -210,10 +210,11 @@ def test_a_second_run_in_the_folder(train_here, finished, tiny_dataset, tmp_path
 def test_going_back(train_here, finished, tiny_dataset, tmp_path):
     """From an earlier checkpoint: the steps from there on are what auto continues."""
     folder = Path(shutil.copytree(finished, tmp_path / "run")) / NETWORK
-    flags = {"num_epochs": 2, "use_ema": True, "max_iter": 4}
+    flags = {"num_epochs": 2, "use_ema": True, "max_iter": 4, "keep_checkpoints": 3}
     result = train_here(tiny_dataset, tmp_path / "run", **flags, checkpoint=folder / "0")
     assert result.code == 0 and "best_model" not in result.out
-    assert f"warning: {folder} holds later checkpoints than {folder / '0'}: this run replaces them" in result.err
+    expected = "this run replaces them and deletes those beyond --keep_checkpoints=3 as it saves"
+    assert f"warning: {folder} holds later checkpoints than {folder / '0'}: {expected}" in result.err
     result = train_here(tiny_dataset, tmp_path / "run", **flags | {"max_iter": 5}, checkpoint="auto")
     assert result.err == "" and "epoch 1, step 1 of it" in result.out
 

@@ -165,7 +165,11 @@ class Run:
         others = "checkpoints of an earlier run, which --checkpoint=auto would continue"
         if self.resumed is not None and self._is_own(self.resumed):
             others = f"later checkpoints than {self.resumed}"
-        warn(f"{self.path} holds {others}: this run replaces them as it saves; --model_save_dir=OTHER keeps them")
+        kept = self.args.keep_checkpoints
+        deletes = f" and deletes those beyond --keep_checkpoints={kept}" if kept else ""
+        warn(
+            f"{self.path} holds {others}: this run replaces them{deletes} as it saves; --model_save_dir=OTHER keeps them"
+        )
 
     def _restore(self, step: TrainStep) -> None:
         """Gives a resumed run its network and training back."""
