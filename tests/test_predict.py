@@ -315,6 +315,7 @@ def test_a_gpu_that_the_engine_does_not_use(run, exported, tiny_dataset, monkeyp
     elif "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("the ONNX Runtime for GPUs is installed")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     flags = [f"--image_path={tiny_dataset}/val", "--topk=4", f"--engine={engine}"]
     warnings = []
     monkeypatch.setattr("utils.exported.warn", warnings.append)

@@ -55,17 +55,22 @@ def to_device(batches: Iterable[HostBatch], device: torch.device) -> Iterator[tu
         labels.record_stream(compute)
         return images, labels
 
+    batches = iter(batches)
     waiting: tuple[HostBatch, tuple[Tensor, Tensor, torch.cuda.Event]] | None = None
-    for batch in batches:
+    while True:
+        # The reader's own work on a GPU is part of it: it uses memory again once the copies before are done, and would
+        # wait for the network on the other stream.
         with torch.cuda.stream(copies):
-            images = batch.images.to(device, non_blocking=True)
-            labels = batch.labels.to(device, non_blocking=True)
-            copied = copies.record_event()
+            batch = next(batches, None)
+            if batch is not None:
+                images = batch.images.to(device, non_blocking=True)
+                labels = batch.labels.to(device, non_blocking=True)
+                copied = copies.record_event()
         if waiting is not None:
             yield *ready(*waiting[1]), waiting[0]
+        if batch is None:
+            return
         waiting = batch, (images, labels, copied)
-    if waiting is not None:
-        yield *ready(*waiting[1]), waiting[0]
 
 
 def copies_of_first(
