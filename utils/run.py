@@ -166,10 +166,8 @@ class Run:
         if self.resumed is not None and self._is_own(self.resumed):
             others = f"later checkpoints than {self.resumed}"
         kept = self.args.keep_checkpoints
-        deletes = f" and deletes those beyond --keep_checkpoints={kept}" if kept else ""
-        warn(
-            f"{self.path} holds {others}: this run replaces them{deletes} as it saves; --model_save_dir=OTHER keeps them"
-        )
+        fate = f"replaces them and deletes those beyond --keep_checkpoints={kept}" if kept else "replaces them"
+        warn(f"{self.path} holds {others}: this run {fate} as it saves; --model_save_dir=OTHER keeps them")
 
     def _restore(self, step: TrainStep) -> None:
         """Gives a resumed run its network and training back."""
