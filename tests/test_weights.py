@@ -168,14 +168,15 @@ def test_checkpoint_of_ours(trained, tmp_path):
     assert_same(model, fresh())
 
 
-def test_a_safetensors_file_that_starts_as_a_pickle_does(trained, tmp_path):
-    """With the length of its header: one in 32 does, the length being a multiple of 8."""
+@pytest.mark.parametrize("start", [b"\x80", b"PK"], ids=["pickle", "zip"])
+def test_a_safetensors_file_that_starts_as_another(trained, tmp_path, start):
+    """With the length of its header, a multiple of 8: one file in 32 starts as a pickle does."""
     path = tmp_path / "x.safetensors"
-    for padding in range(0, 256, 8):
-        save_file(trained.state_dict(), path, {"padding": "x" * padding})
-        if path.read_bytes().startswith(b"\x80"):
-            break
-    assert path.read_bytes().startswith(b"\x80")
+    save_file(trained.state_dict(), path, {"padding": ""})
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    padding = (int.from_bytes(start, "little") - length) % 256 ** len(start)
+    save_file(trained.state_dict(), path, {"padding": "x" * padding})
+    assert path.read_bytes().startswith(start)
     model = fresh()
     load_pretrained(model, path)
     assert_same(model, trained)

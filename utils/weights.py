@@ -150,7 +150,7 @@ def _read_file(path: Path) -> Weights:
     head = bytes(buffer[:512])
     if not head:
         raise FormatError("the file is empty")
-    if head.startswith(b"PK"):
+    if head.startswith(b"PK\3\4"):
         return _read_zip(path)
     if is_compressed(head):
         content = decompress(path)
