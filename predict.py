@@ -37,7 +37,7 @@ def main() -> None:
         batch_size=min(args.batch_size, len(images)),
         use_compile=args.use_compile,
         use_tensorrt=args.use_tensorrt,
-        gpu_mem=args.gpu_mem * 2**20 if "gpu_mem" in args.given else None,
+        gpu_mem=args.gpu_mem and args.gpu_mem * 2**20,
         may_use_cpu="gpu_id" not in args.given,
         cpu_flag="--gpu_id=-1",
     )
@@ -85,7 +85,7 @@ def choose_device(args: argparse.Namespace) -> torch.device:
         return torch.device("cpu")
     device = torch.device("cuda", args.gpu_id)
     torch.cuda.set_device(device)  # the reader's copies and events go to the current one
-    if "gpu_mem" in args.given:
+    if args.gpu_mem:
         share = args.gpu_mem * 2**20 / torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
     return device

@@ -49,7 +49,8 @@ INFER = {
     "image_path": None,
     "save_json_path": "test_res.json",
 }
-PREDICT = {"gpu_id": 0, "gpu_mem": 2000}
+# The original's gpu_mem of 2000 was no limit: it took more where it had to.
+PREDICT = {"gpu_id": 0}
 REQUIRED = {
     "train": [],
     "eval": ["--pretrained_model=w"],

@@ -349,7 +349,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "openvino on a CPU in bfloat16 or int8 if it is installed.",
              choices=("auto", "pytorch", "onnxruntime", "openvino")),
         Flag("gpu_id", int, 0, ("predict",), "GPU to use; below 0: the CPU."),
-        Flag("gpu_mem", positive_int, 2000, ("predict",),
+        Flag("gpu_mem", positive_int, None, ("predict",),
              "GPU memory that PyTorch or ONNX Runtime may allocate, in MB. Not given: all there is."),
     ),
     "Evaluation": (
