@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import ConvBNAct, Dropout, conv2d, global_average, linear, relu
+from models.layers import ConvBNAct, conv2d, global_average, linear, relu
 
 
 class SplitAttention(nn.Module):
@@ -79,7 +79,6 @@ class ResNeSt(nn.Module):
         stem_width: channels of the first two convolutions; the third has twice as many.
         radix: as in `SplitAttention`.
         pool_first: as in `Bottleneck`.
-        dropout: probability before the classifier.
     """
 
     def __init__(
@@ -90,7 +89,6 @@ class ResNeSt(nn.Module):
         stem_width: int = 64,
         radix: int = 2,
         pool_first: bool = False,
-        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.stem = nn.Sequential(
@@ -108,7 +106,6 @@ class ResNeSt(nn.Module):
                 blocks.append(Bottleneck(channels, width, stride, radix, pool_first, project=index == 0))
                 channels = 4 * width
             setattr(self, f"layer{stage}", nn.Sequential(*blocks))
-        self.dropout = Dropout(dropout)
         self.fc = linear(channels, class_dim)
 
     def paddleclas_path(self, path: str) -> str:
@@ -127,7 +124,7 @@ class ResNeSt(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
-        return self.fc(self.dropout(self.forward_features(images)))
+        return self.fc(self.forward_features(images))
 
 
 def ResNeSt50_fast_1s1x64d(class_dim: int = 1000) -> ResNeSt:
