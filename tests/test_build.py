@@ -71,6 +71,10 @@ def test_input_of_the_training_counts_where_no_flag_is_given(capsys):
     )
     args = parse("infer", [*words, "--image_shape=3,64,64", "--interpolation=0", "--image_std=1,1,1"])
     resolve_input(args, NOTED)  # the crop keeps its share of the image, 32 / 40 of a side
+    assert capsys.readouterr().out == (
+        "--resize_short_size not given: 80 for --image_shape 3 64 64\n"
+        "not given, and therefore as in the training of best: --image_mean 0.5 0.5 0.5\n"
+    )
     assert (args.image_shape, args.resize_short_size, args.interpolation) == ([3, 64, 64], 80, 0)
     assert (args.image_mean, args.image_std) == ([0.5] * 3, [1, 1, 1])
     args = parse("infer", ["--model=DeiT_tiny_patch16_224", "--pretrained_model=best"])

@@ -18,7 +18,7 @@ from training import NETWORK, environment
 
 import models
 from utils import checkpoint
-from utils.checkpoint import Position, RunFolder, find_checkpoint, holds_others, read_state
+from utils.checkpoint import Position, RunFolder, find_checkpoint, holds_others, is_past, read_state
 from utils.errors import UserError
 
 
@@ -131,6 +131,24 @@ def test_another_run_deletes_the_oldest(tmp_path):
                 run_folder.save([name], model, Position(8), {"step": step}, None, {})
                 assert (tmp_path / name).is_dir()
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"0", "1", "step_3", "step_8"}
+
+
+def test_a_folder_that_is_being_deleted_is_no_checkpoint(tmp_path, monkeypatch):
+    """Killed in the middle of it, the next run goes on with it."""
+    model = models.build(NETWORK, class_dim=4)
+    with RunFolder(tmp_path, keep=1) as run_folder, monkeypatch.context() as patch:
+        run_folder.save(["0"], model, Position(8), {"step": 3}, None, {})
+        patch.setattr(shutil, "rmtree", lambda path, **_: (path / "manifest.json").unlink(missing_ok=True))
+        run_folder.save(["1"], model, Position(8), {"step": 6}, None, {})
+    assert not (tmp_path / "0").exists() and (tmp_path / ".0.deleted" / "state.pt").exists()
+    with RunFolder(tmp_path):
+        assert {path.name for path in tmp_path.iterdir()} == {".lock", "1"}
+
+
+def test_what_was_saved_before(folder):
+    assert is_past(folder / "step_1", folder / "step_2") and is_past(folder / "step_1", folder / "step_1")
+    assert not is_past(folder / "step_2", folder / "step_1")
+    assert not is_past(folder / "best_model", folder / "step_2")
 
 
 def test_the_newest_is_the_one_written_last(folder):

@@ -20,6 +20,8 @@ from paddle_files import (
 
 import models
 from utils import convert_weights
+from utils.build import usual_input
+from utils.checkpoint import save_weights
 from utils.errors import FlagError, UserError
 from utils.torchvision_compat import import_torchvision
 
@@ -53,6 +55,17 @@ def test_converted_files_load_without_this_project(trained, monkeypatch, tmp_pat
     model = fresh()
     model.load_state_dict(torch.load(tmp_path / "x.pth", weights_only=True), strict=True)
     assert_same(model, trained)
+
+
+@pytest.mark.parametrize(
+    ("size", "ending", "warned"), [(32, "x.pth", True), (32, "x.safetensors", False), (224, "x.pth", False)]
+)
+def test_notes_that_a_form_cannot_hold_are_said(trained, monkeypatch, tmp_path, capsys, size, ending, warned):
+    notes = usual_input(NAME) | {"image_shape": [3, size, size]}
+    save_weights(trained, tmp_path / "weights.safetensors", {"model": NAME, **notes})
+    run(convert_weights, monkeypatch, model=NAME, input=tmp_path, output=tmp_path / ending)
+    warning = f"with {tmp_path / ending} give --image_shape 3 32 32 --resize_short_size 256 "
+    assert (warning in capsys.readouterr().err) == warned
 
 
 def test_conversion_does_not_overwrite(monkeypatch, tmp_path):

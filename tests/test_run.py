@@ -82,7 +82,7 @@ def test_a_loss_that_explodes_names_step_rate_and_images(train_here, tiny_datase
 
 def test_an_epoch_without_a_finite_loss_is_not_saved(train_here, tiny_dataset, tmp_path):
     """Float16 skips such steps, as the loss scale may mend them; it has not mended any of these."""
-    flags = {"use_fp16": True, "amp_dtype": "float16", "validate": False}
+    flags = {"use_fp16": True, "amp_dtype": "float16", "validate": False, "batch_size": 48}
     assert train_here(tiny_dataset, tmp_path, **flags).code == 0
     before = (tmp_path / NETWORK / "latest" / "state.pt").read_bytes()
     result = train_here(tiny_dataset, tmp_path, **flags, lr=1e30, num_epochs=9, checkpoint="auto")
@@ -97,15 +97,17 @@ FLOAT16 = {"use_fp16": True, "amp_dtype": "float16", "validate": False}
 
 
 @pytest.mark.parametrize(
-    ("limit", "expected"),
+    ("limit", "share", "expected"),
     [
-        (2, "3 steps of epoch 0 were skipped, as their gradients were not finite"),
-        (3, "every step of epoch 0 was skipped: no gradients were finite"),
+        (2, 0.05, "3 steps of epoch 0 were skipped, as their gradients were not finite"),
+        (3, 0.05, "every step of epoch 0 was skipped: no gradients were finite"),
+        (0, 1.0, "every step of epoch 0 was skipped: no gradients were finite"),
     ],
 )
-def test_a_loss_scale_that_stays_too_high(train_here, tiny_dataset, tmp_path, monkeypatch, limit, expected):
+def test_a_loss_scale_that_stays_too_high(train_here, tiny_dataset, tmp_path, monkeypatch, limit, share, expected):
     """Though the losses are finite, nothing would be trained."""
     monkeypatch.setattr(utils.run, "HOPELESS_STEPS", limit)
+    monkeypatch.setattr(utils.run, "HOPELESS_SHARE", share)
     flags = FLOAT16 | {"scale_loss": 1e12, "use_dynamic_loss_scaling": False}
     result = train_here(tiny_dataset, tmp_path, **flags)
     assert result.code == 1 and f"{expected} (learning rate 0.01, loss scale 1e+12): lower --scale_loss" in result.error
@@ -126,7 +128,10 @@ def test_a_loss_scale_that_comes_down(train_here, tiny_dataset, tmp_path):
     ("flags", "expected"),
     [
         ({"lr": 1e30}, r"test_loss of epoch 0 is not finite \(learning rate 1e\+30\): lower --lr"),
-        ({"lr": 1e300, "validate": False}, r"the parameters are not finite after step 0 \(learning rate 1e\+300\)"),
+        (
+            {"lr": 1e300, "validate": False},
+            r"parameters or batch-norm statistics are not finite after step 0 \(learning rate 1e\+300\)",
+        ),
     ],
     ids=["validation", "parameters"],
 )

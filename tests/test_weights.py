@@ -168,6 +168,13 @@ def test_checkpoint_of_ours(trained, tmp_path):
     assert_same(model, fresh())
 
 
+def test_two_networks_in_one_file_are_told_apart_by_nobody(trained, tmp_path):
+    state = {f"{owner}.{key}": value for owner in ("model", "net") for key, value in trained.state_dict().items()}
+    torch.save(state, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"x\.pth.* of two networks: save the state dict of one of them"):
+        load_pretrained(fresh(), tmp_path / "x.pth")
+
+
 @pytest.mark.parametrize("start", [b"\x80", b"PK"], ids=["pickle", "zip"])
 def test_a_safetensors_file_that_starts_as_another(trained, tmp_path, start):
     """With the length of its header, a multiple of 8: one file in 32 starts as a pickle does."""

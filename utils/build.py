@@ -28,6 +28,23 @@ from utils.weights import load_pretrained
 NETWORK_OPTIONS = ("padding_type", "use_se", "drop_connect_rate", "deploy")
 
 
+def usual_input(name: str) -> dict[str, Any]:
+    """The `INPUT_FLAGS` of a network's published weights."""
+    config = models.input_config(name)
+    return {
+        "image_shape": [3, config.image_size, config.image_size],
+        "resize_short_size": config.resize_short_size,
+        "interpolation": config.interpolation,
+        "image_mean": list(config.mean),
+        "image_std": list(config.std),
+    }
+
+
+def as_flags(values: Mapping[str, Any]) -> list[str]:
+    """Values by the names of flags, as they are given: {"image_shape": [3, 32, 32]} is --image_shape 3 32 32."""
+    return [f"--{k} {' '.join(map(str, v)) if isinstance(v, list) else v}" for k, v in values.items()]
+
+
 def resolve_input(args: argparse.Namespace, noted: Mapping[str, Any] | None = None) -> None:
     """Fills in the flags on the network's input that were not given, from the network's published ones.
 
@@ -41,18 +58,8 @@ def resolve_input(args: argparse.Namespace, noted: Mapping[str, Any] | None = No
     Raises:
         FlagError: sizes that cannot be.
     """
-    config = models.input_config(args.model)
-    usual = {
-        "image_shape": [3, config.image_size, config.image_size],
-        "resize_short_size": config.resize_short_size,
-        "interpolation": config.interpolation,
-        "image_mean": list(config.mean),
-        "image_std": list(config.std),
-    }
+    usual, given = usual_input(args.model), frozenset(args.given)
     own = usual | dict(noted or {})
-    if unusual := {name: value for name, value in own.items() if value != usual[name] and name not in args.given}:
-        flags = (f"--{name} {' '.join(map(str, v)) if isinstance(v, list) else v}" for name, v in unusual.items())
-        log(f"not given, and therefore as in the training of {args.pretrained_model}: {', '.join(flags)}")
     if "crop_size" in args.given:
         square = [3, args.crop_size, args.crop_size]
         if "image_shape" in args.given and args.image_shape != square:
@@ -61,7 +68,7 @@ def resolve_input(args: argparse.Namespace, noted: Mapping[str, Any] | None = No
         args.given.add("image_shape")
     if "image_shape" not in args.given:
         args.image_shape = own["image_shape"]
-        if "image_shape" in unusual:
+        if args.image_shape != usual["image_shape"]:
             args.given.add("image_shape")  # a network that depends on it is to be built for it
     if args.image_shape[0] != 3:
         raise FlagError(f"--image_shape: images are read as RGB, so the first number is 3, not {args.image_shape[0]}")
@@ -83,6 +90,11 @@ def resolve_input(args: argparse.Namespace, noted: Mapping[str, Any] | None = No
         args.image_mean = own["image_mean"]
     if "image_std" not in args.given:
         args.image_std = own["image_std"]
+    taken = {
+        name: value for name, value in own.items() if name not in given and getattr(args, name) == value != usual[name]
+    }
+    if taken:
+        log(f"not given, and therefore as in the training of {args.pretrained_model}: {', '.join(as_flags(taken))}")
 
 
 def build_model(args: argparse.Namespace, name: str | None = None) -> nn.Module:

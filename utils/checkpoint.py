@@ -49,6 +49,9 @@ MANIFEST = "manifest.json"
 # Folders of steps within an epoch that are kept: the newest, and one more should it be damaged.
 KEPT_STEPS = 2
 
+# Ends the name of a folder that is about to be deleted.
+DELETED = ".deleted"
+
 # Stands for the number of the save and the steps of a checkpoint whose manifest cannot be read.
 UNREADABLE = (-1, -1)
 
@@ -152,6 +155,7 @@ class RunFolder:
             self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             self._lock.flush()
         self._saves = max((save for save, _ in _orders(path).values()), default=0)
+        self._delete()
 
     def _take_lock(self) -> bool:
         """Takes the folder for this process, if need be after a short wait."""
@@ -253,6 +257,13 @@ class RunFolder:
         epochs = [folder for folder in oldest_first if folder.name.isdecimal()]
         steps = [folder for folder in oldest_first if re.fullmatch(r"step_\d+", folder.name)]
         for folder in [*(epochs[: -self.keep] if self.keep else []), *steps[:-KEPT_STEPS]]:
+            with contextlib.suppress(OSError):
+                folder.rename(folder.with_name(f".{folder.name}{DELETED}"))
+        self._delete()
+
+    def _delete(self) -> None:
+        """Deletes what was renamed to be deleted: a kill in between leaves no part of a checkpoint under its name."""
+        for folder in self.path.glob(f".*{DELETED}"):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -282,6 +293,13 @@ def holds_others(run_folder: Path, resumed: Path | None) -> bool:
     orders = {folder.resolve(): order for folder, order in _orders(run_folder).items()}
     past = orders.get(resumed.resolve(), UNREADABLE) if resumed is not None else UNREADABLE
     return any(order > past for order in orders.values())
+
+
+def is_past(checkpoint: Path, resumed: Path) -> bool:
+    """Whether a checkpoint was written no later than the one beside it that a run goes on from."""
+    orders = _orders(checkpoint.parent)
+    past = orders.get(checkpoint.parent / resumed.resolve().name, UNREADABLE)
+    return checkpoint in orders and orders[checkpoint] <= past
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

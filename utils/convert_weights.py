@@ -19,9 +19,9 @@ from utils.flags import parse
 if __name__ == "__main__":
     parse("convert_weights")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
 
-from utils.build import build_model
+from utils.build import as_flags, build_model, usual_input
 from utils.checkpoint import dropout_mode
-from utils.logger import log
+from utils.logger import log, warn
 from utils.weights import load_pretrained, read_input_notes
 from utils.write_weights import TORCH_SUFFIXES, check_output, suffix, write_weights
 
@@ -38,7 +38,10 @@ def main() -> None:
             f"--output: {args.model} has dropout of the kind {published} in PaddlePaddle, and these weights are right "
             f"with {dropout_mode(model)} only: write .pth or .safetensors, which carry the kind"
         )
-    write_weights(model, output, args.model, args.class_dim, read_input_notes(args.input))
+    notes = read_input_notes(args.input)
+    if notes and notes != usual_input(args.model) and suffix(output) != ".safetensors":
+        warn(f"only .safetensors notes the network's input: with {output} give {' '.join(as_flags(notes))}")
+    write_weights(model, output, args.model, args.class_dim, notes)
     log(f"wrote {output}")
 
 

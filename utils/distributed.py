@@ -95,6 +95,8 @@ def _end_together(error: Exception, store: dist.Store) -> int:
     if isinstance(error, UserError):
         errors.report(str(error))
         code = error.exit_code
+    elif isinstance(error, BrokenPipeError):  # the reader of stdout (`| head`) has seen enough
+        code = 141
     else:
         traceback.print_exception(error)
     store.set("exit_code", str(code))
@@ -233,6 +235,8 @@ class _CPUSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
+        dtype = x.dtype
+        x = x.to(torch.promote_types(dtype, torch.float32))  # sums in half precision would be rounded
         axes = [0, *range(2, x.dim())]
         channels = (-1, *[1] * (x.dim() - 2))
         count = x.numel() // x.shape[1] * world_size()
@@ -244,7 +248,7 @@ class _CPUSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return centred * scale.view(channels) + self.bias.view(channels)
+        return (centred * scale.view(channels) + self.bias.view(channels)).to(dtype)
 
 
 class CPUSyncBatchNorm1d(_CPUSyncBatchNorm, nn.BatchNorm1d):

@@ -90,7 +90,8 @@ def _moved_into(folder: Path) -> Iterator[Path]:
                 sync(path)
             for path in sorted(temporary.iterdir()):
                 os.replace(path, folder / path.name)
-            sync(folder)
+            with suppress(OSError):  # not all file systems do that
+                sync(folder)
     finally:
         if not existed:
             with suppress(OSError):  # it is not empty if all went well

@@ -24,6 +24,7 @@ from utils.checkpoint import (
     RunFolder,
     find_checkpoint,
     holds_others,
+    is_past,
     read_state,
 )
 from utils.distributed import StopSignal, broadcast_module, broadcast_object, gather_objects, rank
@@ -36,8 +37,9 @@ from utils.seed import random_state, set_random_state
 from utils.transforms import INPUT_FLAGS
 from utils.weights import load_pretrained
 
-# Under loss scaling a bad step is skipped and the scale lowered; more in an epoch are no accident of the scale.
-HOPELESS_STEPS = 100
+# Under loss scaling a bad step is skipped and the scale lowered. A scale that rises again every thousand steps has one
+# of them skipped each time; more than so many in an epoch that are also more than such a share of it are no accident.
+HOPELESS_STEPS, HOPELESS_SHARE = 100, 0.05
 
 
 class FileList(Protocol):
@@ -117,8 +119,13 @@ class Run:
                 f"--checkpoint: {folder} is in the middle of an epoch of batches of {position.batch_size}; "
                 f"resume with --batch_size={position.batch_size}"
             )
-        if not self._is_own(folder) or (self.args.checkpoint != "auto" and holds_others(self.path, folder)):
-            position.best = {}  # the best ones in the run's folder, if any, are not of this run's past
+        # Best ones in the run's folder that are not of this run's past do not count.
+        if not self._is_own(folder):
+            position.best = {}
+        elif self.args.checkpoint != "auto" and holds_others(self.path, folder):
+            position.best.pop(BEST_EMA, None)  # which does not tell when it was saved
+            if not is_past(self.path / BEST, folder):
+                position.best.pop(BEST, None)
         return {**state, "folder": folder}
 
     def _is_own(self, checkpoint: Path) -> bool:
@@ -305,7 +312,7 @@ class Run:
         """Raises `UserError`, in every process, if a loss since the last look was not finite and will not mend."""
         if self._step.scaling:
             skipped = total(self._epoch_sums + self._meter.sums)["skipped"]
-            if skipped > HOPELESS_STEPS:
+            if skipped > max(HOPELESS_STEPS, HOPELESS_SHARE * self.position.step_in_epoch):
                 raise UserError(
                     f"{skipped:.0f} steps of epoch {self.position.epoch} were skipped, as their gradients were not "
                     f"finite ({self._circumstances()}): lower --scale_loss or --lr, or try --amp_dtype=bfloat16; what "
@@ -414,15 +421,18 @@ class Run:
         """Writes a checkpoint under `names`; if it cannot be written there is a warning, and the next one is tried.
 
         Raises:
-            UserError: in every process, if a parameter is not finite.
+            UserError: in every process, if a parameter or a statistic of a batch-norm is not finite.
         """
         position, step = self.position, self._step
-        finite = torch.stack([parameter.isfinite().all() for parameter in step.model.parameters()]).all()
+        tensors = list(step.model.parameters())
+        if is_main_process():  # whose statistics are saved
+            tensors += [buffer for buffer in step.model.buffers() if buffer.is_floating_point()]
+        finite = torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
         states = gather_objects((random_state(self.device), (self._epoch_sums + self._meter.sums).cpu(), bool(finite)))
         if not all(finite for _, _, finite in states):
             raise UserError(
-                f"the parameters are not finite after step {step.step - 1} ({self._circumstances()}): lower --lr; what "
-                "was saved before is untouched"
+                f"parameters or batch-norm statistics are not finite after step {step.step - 1} "
+                f"({self._circumstances()}): lower --lr; what was saved before is untouched"
             )
         if self._folder is None:
             return

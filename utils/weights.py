@@ -357,10 +357,13 @@ def read_input_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _torch_weights(kind: str, content: Mapping[Any, Any], dropout: str | None, network: str | None = None) -> Weights:
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, value in content.items():
         if isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu":
-            tensors[_OWNERS.sub("", str(name))] = value
+            own = _OWNERS.sub("", str(name))
+            if own in tensors:
+                raise FormatError(f"it holds {own} of two networks: save the state dict of one of them")
+            tensors[own] = value
     # A file that does not say is not of this project, and elsewhere in PyTorch there is one convention only.
     dropout = dropout if dropout in (DOWNGRADE_IN_INFER, UPSCALE_IN_TRAIN) else UPSCALE_IN_TRAIN
     skipped = len(content) - len(tensors)
