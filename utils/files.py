@@ -62,7 +62,8 @@ def written_together(folder: Path, flag: str) -> Iterator[Path]:
     """Lends a temporary folder, and moves the files that were written there into `folder` at the end.
 
     Raises:
-        UserError: naming `flag`, if they cannot be written; what was in `folder` before is untouched then.
+        UserError: naming `flag`, if they cannot be written, or put in place; only in the second case, which a folder of
+            the name of one of the files can cause, may some be in `folder`.
     """
     with _explained(folder, flag), _moved_into(folder) as temporary:
         yield temporary
