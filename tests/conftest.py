@@ -1,10 +1,13 @@
-"""What tests share: the --all option, a small data set, and train.py on it."""
+"""What tests share: the --all option, a small data set, train.py on it, and published weights."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 # Tests run side by side, and their networks are small: more threads would only wait for each other. The processes that
 # tests start inherit it.
@@ -63,3 +66,30 @@ def train_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     from training import InProcess  # it imports PyTorch, which many a file of tests does without
 
     return InProcess(monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module")
+def variables() -> dict[str, bytes]:
+    """The variable files of a published network."""
+    from paddle_files import published_variables  # imports PyTorch, as above
+
+    return published_variables()
+
+
+@pytest.fixture(scope="module")
+def trained() -> object:
+    """That network, with its weights."""
+    from paddle_files import published_network  # imports PyTorch, as above
+
+    return published_network()
+
+
+@pytest.fixture
+def run_script_here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs a script's `main` in this process: script, flags."""
+
+    def run(script: ModuleType, **flags: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["script.py", *(f"--{name}={value}" for name, value in flags.items())])
+        script.main()
+
+    return run

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from paddle_files import (
     FORMS,
-    published_variables,
     write_tar,
     write_zip,
 )
@@ -18,11 +17,6 @@ from paddle_files import (
 from utils import archive
 from utils.errors import UserError
 from utils.weights import read_weights
-
-
-@pytest.fixture(scope="module")
-def variables():
-    return published_variables()
 
 
 def refused(path: Path) -> str:

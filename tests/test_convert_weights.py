@@ -13,8 +13,6 @@ from paddle_files import (
     PUBLISHED,
     assert_same,
     fresh,
-    published_network,
-    published_variables,
     write_folder,
 )
 
@@ -26,32 +24,17 @@ from utils.errors import FlagError, UserError
 from utils.torchvision_compat import import_torchvision
 
 
-@pytest.fixture(scope="module")
-def variables():
-    return published_variables()
-
-
-@pytest.fixture(scope="module")
-def trained():
-    return published_network()
-
-
-def run(script, monkeypatch, **flags):
-    monkeypatch.setattr(sys, "argv", ["script.py", *(f"--{name}={value}" for name, value in flags.items())])
-    script.main()
-
-
-def test_round_trip_is_byte_identical(variables, monkeypatch, tmp_path):
+def test_round_trip_is_byte_identical(variables, run_script_here, tmp_path):
     write_folder(variables, tmp_path / "0")
     for number, ending in enumerate(("x.pth", "1", "x.safetensors", "x.tar", "2")):
         source = tmp_path / ("0", "x.pth", "1", "x.safetensors", "x.tar")[number]
-        run(convert_weights, monkeypatch, model=NAME, input=source, output=tmp_path / ending)
+        run_script_here(convert_weights, model=NAME, input=source, output=tmp_path / ending)
     for folder in ("1", "2"):
         assert {file.name: file.read_bytes() for file in (tmp_path / folder).iterdir()} == variables
 
 
-def test_converted_files_load_without_this_project(trained, monkeypatch, tmp_path):
-    run(convert_weights, monkeypatch, model=NAME, input=PUBLISHED, output=tmp_path / "x.pth")
+def test_converted_files_load_without_this_project(trained, run_script_here, tmp_path):
+    run_script_here(convert_weights, model=NAME, input=PUBLISHED, output=tmp_path / "x.pth")
     model = fresh()
     model.load_state_dict(torch.load(tmp_path / "x.pth", weights_only=True), strict=True)
     assert_same(model, trained)
@@ -60,34 +43,34 @@ def test_converted_files_load_without_this_project(trained, monkeypatch, tmp_pat
 @pytest.mark.parametrize(
     ("size", "ending", "warned"), [(32, "x.pth", True), (32, "x.safetensors", False), (224, "x.pth", False)]
 )
-def test_notes_that_a_form_cannot_hold_are_said(trained, monkeypatch, tmp_path, capsys, size, ending, warned):
+def test_notes_that_a_form_cannot_hold_are_said(trained, run_script_here, tmp_path, capsys, size, ending, warned):
     notes = usual_input(NAME) | {"image_shape": [3, size, size]}
     save_weights(trained, tmp_path / "weights.safetensors", {"model": NAME, **notes})
-    run(convert_weights, monkeypatch, model=NAME, input=tmp_path, output=tmp_path / ending)
+    run_script_here(convert_weights, model=NAME, input=tmp_path, output=tmp_path / ending)
     warning = f"with {tmp_path / ending} give --image_shape 3 32 32 --resize_short_size 256 "
     assert (warning in capsys.readouterr().err) == warned
 
 
-def test_conversion_does_not_overwrite(monkeypatch, tmp_path):
+def test_conversion_does_not_overwrite(run_script_here, tmp_path):
     (tmp_path / "full" / "x").mkdir(parents=True)
     with pytest.raises(UserError, match="full exists already"):
-        run(convert_weights, monkeypatch, model=NAME, input=PUBLISHED, output=tmp_path / "full")
+        run_script_here(convert_weights, model=NAME, input=PUBLISHED, output=tmp_path / "full")
     with pytest.raises(FlagError, match=r"cannot write .pdparams"):
-        run(convert_weights, monkeypatch, model=NAME, input=PUBLISHED, output=tmp_path / "x.pdparams")
+        run_script_here(convert_weights, model=NAME, input=PUBLISHED, output=tmp_path / "x.pdparams")
 
 
-def test_fluid_cannot_say_another_dropout(monkeypatch, tmp_path):
+def test_fluid_cannot_say_another_dropout(run_script_here, tmp_path):
     torch.save(import_torchvision().models.squeezenet1_1(weights=None).state_dict(), tmp_path / "x.pth")
     with pytest.raises(UserError, match="downgrade_in_infer in PaddlePaddle"):
-        run(convert_weights, monkeypatch, model="SqueezeNet1_1", input=tmp_path / "x.pth", output=tmp_path / "fluid")
+        run_script_here(convert_weights, model="SqueezeNet1_1", input=tmp_path / "x.pth", output=tmp_path / "fluid")
     assert not (tmp_path / "fluid").exists()
 
 
-def test_fluid_has_no_names_for_class_tokens(monkeypatch, tmp_path):
+def test_fluid_has_no_names_for_class_tokens(run_script_here, tmp_path):
     name = "DeiT_tiny_patch16_224"
     torch.save(models.build(name).state_dict(), tmp_path / "x.pth")
     with pytest.raises(UserError, match=r"cls_token has no published name\): write \.pth or \.safetensors"):
-        run(convert_weights, monkeypatch, model=name, input=tmp_path / "x.pth", output=tmp_path / "fluid")
+        run_script_here(convert_weights, model=name, input=tmp_path / "x.pth", output=tmp_path / "fluid")
     assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
 
 

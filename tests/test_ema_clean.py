@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 from paddle_files import (
@@ -11,7 +9,6 @@ from paddle_files import (
     PUBLISHED,
     assert_same,
     fresh,
-    published_network,
 )
 
 import ema_clean
@@ -20,18 +17,8 @@ from utils.errors import UserError
 from utils.weights import load_pretrained, read_weights
 
 
-@pytest.fixture(scope="module")
-def trained():
-    return published_network()
-
-
-def run(script, monkeypatch, **flags):
-    monkeypatch.setattr(sys, "argv", ["script.py", *(f"--{name}={value}" for name, value in flags.items())])
-    script.main()
-
-
-def test_ema_of_the_original(monkeypatch, tmp_path):
-    run(ema_clean, monkeypatch, ema_model_dir=FILES / "trained_with_ema.tar", cleaned_model_dir=tmp_path / "clean")
+def test_ema_of_the_original(run_script_here, tmp_path):
+    run_script_here(ema_clean, ema_model_dir=FILES / "trained_with_ema.tar", cleaned_model_dir=tmp_path / "clean")
     before, after = (read_weights(path).tensors for path in (FILES / "trained_with_ema.tar", tmp_path / "clean"))
     names = ["conv1_bn_mean", "conv1_bn_offset", "conv1_bn_scale", "conv1_bn_variance", "conv1_weights"]
     assert sorted(after) == names
@@ -40,18 +27,18 @@ def test_ema_of_the_original(monkeypatch, tmp_path):
         assert not torch.equal(after[name], before[name])
 
 
-def test_ema_of_ours(trained, monkeypatch, tmp_path):
+def test_ema_of_ours(trained, run_script_here, tmp_path):
     (tmp_path / "latest").mkdir()
     save_weights(fresh(), tmp_path / "latest" / "weights.safetensors", {})
     flags = {"ema_model_dir": tmp_path / "latest", "cleaned_model_dir": tmp_path / "clean"}
     with pytest.raises(UserError, match="trained without --use_ema=True"):
-        run(ema_clean, monkeypatch, **flags)
+        run_script_here(ema_clean, **flags)
     save_weights(trained, tmp_path / "latest" / "ema_weights.safetensors", {})
-    run(ema_clean, monkeypatch, **flags)
+    run_script_here(ema_clean, **flags)
     model = fresh()
     load_pretrained(model, tmp_path / "clean")
     assert_same(model, trained)
     with pytest.raises(UserError, match="exists already"):
-        run(ema_clean, monkeypatch, **flags)
+        run_script_here(ema_clean, **flags)
     with pytest.raises(UserError, match="no averaged parameters"):
-        run(ema_clean, monkeypatch, ema_model_dir=PUBLISHED, cleaned_model_dir=tmp_path / "other")
+        run_script_here(ema_clean, ema_model_dir=PUBLISHED, cleaned_model_dir=tmp_path / "other")

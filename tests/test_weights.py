@@ -22,8 +22,6 @@ from paddle_files import (
     combined,
     fresh,
     program,
-    published_network,
-    published_variables,
     write_folder,
 )
 from safetensors.torch import save_file
@@ -35,17 +33,6 @@ from utils.torchvision_compat import import_torchvision
 from utils.transforms import INPUT_FLAGS
 from utils.weights import linear_weights, load_pretrained, read_input_notes
 from utils.write_weights import write_weights
-
-
-@pytest.fixture(scope="module")
-def variables():
-    return published_variables()
-
-
-@pytest.fixture(scope="module")
-def trained():
-    return published_network()
-
 
 # ---------------------------------------------------------------------------------------------- the original's files
 
