@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from reader import crop_loader, val_loader
-from utils.build import build_model, choose_device, memory_format, note_idle_flags, resolve_input
+from utils.build import build_model, choose_device, memory_format, resolve_input
 from utils.class_report import (
     MAX_CONFUSION,
     ClassMeter,
@@ -41,6 +41,7 @@ from utils.distributed import gather_dict, process_group, rank, world_size
 from utils.engine import copies_of_first, evaluate, to_device
 from utils.exported import load_exported
 from utils.files import check_can_write, write_text
+from utils.idle_flags import note_idle_flags
 from utils.logger import check_readable, is_main_process, log, progress, report_unreadable, warn
 from utils.metrics import describe, means, total
 from utils.transforms import normalize

@@ -24,11 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from reader import eval_transform, infer_loader
-from utils.build import build_model, choose_device, memory_format, note_idle_flags, resolve_input
+from utils.build import build_model, choose_device, memory_format, resolve_input
 from utils.classmap import read_class_names
 from utils.export import save_inference
 from utils.exported import Description
 from utils.features import FeatureFile
+from utils.idle_flags import note_idle_flags
 from utils.image_list import ImageList
 from utils.logger import check_readable, log, progress, report_unreadable
 from utils.predictions import Prediction, ResultFile, top_predictions
