@@ -17,10 +17,10 @@ from utils.flags import parse
 if __name__ == "__main__":
     parse("ema_clean")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
 
-from utils.checkpoint import EMA_WEIGHTS, WEIGHTS
+from utils.console import log
 from utils.files import written_whole
-from utils.logger import log
-from utils.paddle_format import write_variable
+from utils.formats.paddle import write_variable
+from utils.training.checkpoint import EMA_WEIGHTS, WEIGHTS
 from utils.weights import BYPRODUCTS, read_weights
 
 # What fluid appends to a variable's name for its average.

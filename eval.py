@@ -26,8 +26,10 @@ import torch
 from torch import Tensor
 
 from reader import crop_loader, val_loader
-from utils.build import build_model, choose_device, memory_format, resolve_input
-from utils.class_report import (
+from utils.console import check_readable, is_main_process, log, progress, report_unreadable, warn
+from utils.deploy.exported import load_exported
+from utils.devices import choose_device, memory_format
+from utils.evaluation.class_report import (
     MAX_CONFUSION,
     ClassMeter,
     draw_confusion,
@@ -35,17 +37,17 @@ from utils.class_report import (
     read_label_map,
     write_class_table,
 )
-from utils.classmap import read_class_names
-from utils.crops import AverageOverCrops, write_sweep
-from utils.distributed import gather_dict, process_group, rank, world_size
-from utils.engine import copies_of_first, evaluate, to_device
-from utils.exported import load_exported
+from utils.evaluation.crops import AverageOverCrops, write_sweep
+from utils.evaluation.metrics import describe, means, total
+from utils.evaluation.validation import evaluate
 from utils.files import check_can_write, write_text
-from utils.idle_flags import note_idle_flags
-from utils.logger import check_readable, is_main_process, log, progress, report_unreadable, warn
-from utils.metrics import describe, means, total
-from utils.transforms import normalize
+from utils.flags.idle import note_idle_flags
+from utils.processes import gather_dict, process_group, rank, world_size
+from utils.reading.class_names import read_class_names
+from utils.reading.to_device import copies_of_first, to_device
+from utils.reading.transforms import normalize
 from utils.weights import load_pretrained, read_input_notes
+from utils.weights.network import build_model, resolve_input
 
 
 class Subject(NamedTuple):

@@ -24,19 +24,20 @@ import torch
 from torch import Tensor, nn
 
 from reader import eval_transform, infer_loader
-from utils.build import build_model, choose_device, memory_format, resolve_input
-from utils.classmap import read_class_names
-from utils.export import save_inference
-from utils.exported import Description
-from utils.features import FeatureFile
-from utils.idle_flags import note_idle_flags
-from utils.image_list import ImageList
-from utils.logger import check_readable, log, progress, report_unreadable
-from utils.predictions import Prediction, ResultFile, top_predictions
-from utils.quantize import quantize
-from utils.transforms import normalize
-from utils.visualize import draw, grad_cam, save_picture
+from utils.console import check_readable, log, progress, report_unreadable
+from utils.deploy.export import save_inference
+from utils.deploy.exported import Description
+from utils.deploy.quantize import quantize
+from utils.devices import choose_device, memory_format
+from utils.evaluation.features import FeatureFile
+from utils.evaluation.pictures import draw, grad_cam, save_picture
+from utils.evaluation.predictions import Prediction, ResultFile, top_predictions
+from utils.flags.idle import note_idle_flags
+from utils.reading.class_names import read_class_names
+from utils.reading.image_list import ImageList
+from utils.reading.transforms import normalize
 from utils.weights import load_pretrained, read_input_notes
+from utils.weights.network import build_model, resolve_input
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ As a script it shows what the network sees, or checks a dataset:
     python reader.py --data_dir=data/ILSVRC2012 --use_aa=True --show=grid.png
     python reader.py --data_dir=data/ILSVRC2012 --check
 
-What is done to an image is in utils/transforms.py, what a worker process does in utils/reader_workers.py. No floating
-point image crosses a process or the bus.
+What is done to an image is in utils/reading/transforms.py, what a worker process does in utils/reading/workers.py. No
+floating point image crosses a process or the bus.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils import augment
-from utils.crops import MultiCropTransform
-from utils.dataset_report import Measure, describe_dataset, draw_batch
+from utils.console import check_readable, warn
 from utils.errors import FlagError, UserError, run_script
 from utils.flags import parse
-from utils.idle_flags import note_idle_flags
-from utils.image_list import ImageList, SharedArray, open_dataset
-from utils.logger import check_readable, warn
-from utils.reader_workers import ImageRandom, Job, Transform, start_worker, terminate_with
-from utils.transforms import INTERPOLATIONS, EvalTransform, TrainTransform
+from utils.flags.idle import note_idle_flags
+from utils.reading import augment
+from utils.reading.crops import MultiCropTransform
+from utils.reading.dataset_report import Measure, describe_dataset, draw_batch
+from utils.reading.image_list import ImageList, SharedArray, open_dataset
+from utils.reading.transforms import INTERPOLATIONS, EvalTransform, TrainTransform
+from utils.reading.workers import ImageRandom, Job, Transform, start_worker, terminate_with
 
 # ------------------------------------------------------------------------------------------------------ batches
 
@@ -143,7 +143,7 @@ class Loader:
 
         Raises:
             UserError: a worker was killed, or in training no image can be read. In evaluation it is for the caller to
-                judge, who knows of other processes: `utils.logger.check_readable`.
+                judge, who knows of other processes: `utils.console.check_readable`.
         """
         raise NotImplementedError
 

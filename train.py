@@ -21,18 +21,11 @@ import torch
 from torch import Tensor
 
 from reader import Loader, train_loader, val_loader
-from utils import augment
-from utils.build import (
-    build_model,
-    build_train_step,
-    check_train_flags,
-    choose_device,
-    memory_format,
-    note_unused_classes,
-    resolve_input,
-    settle_total_images,
-)
-from utils.distributed import (
+from utils.console import check_readable, log, report_unreadable
+from utils.devices import choose_device, memory_format
+from utils.evaluation.metrics import Meter, describe, means, total
+from utils.evaluation.validation import evaluate
+from utils.processes import (
     broadcast_buffers,
     check_agreement,
     gather_dict,
@@ -41,14 +34,16 @@ from utils.distributed import (
     rank,
     world_size,
 )
-from utils.engine import TrainStep, copies_of_first, evaluate, to_device
-from utils.logger import check_readable, log, report_unreadable
-from utils.loss import Targets
-from utils.metrics import Meter, describe, means, total
-from utils.run import Run
-from utils.seed import seed_everything
-from utils.transforms import normalize
+from utils.reading import augment
+from utils.reading.to_device import copies_of_first, to_device
+from utils.reading.transforms import normalize
+from utils.training.build import build_train_step, check_train_flags, note_unused_classes, settle_total_images
+from utils.training.loss import Targets
+from utils.training.run import Run
+from utils.training.seed import seed_everything
+from utils.training.step import TrainStep
 from utils.weights import load_pretrained
+from utils.weights.network import build_model, resolve_input
 
 
 def main() -> None:

@@ -25,10 +25,10 @@ from torch import Tensor
 import models
 from benchmarks.reader import write_pictures
 from reader import crop_loader
-from utils.allocator import keep_freed_memory
-from utils.crops import AverageOverCrops
-from utils.engine import to_device
-from utils.transforms import normalize
+from utils.devices import keep_freed_memory
+from utils.evaluation.crops import AverageOverCrops
+from utils.reading.to_device import to_device
+from utils.reading.transforms import normalize
 
 CROPS = 12
 MADE_UP = 21  # one batch of crops

@@ -26,7 +26,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
-from utils import catalogue
+from models import catalogue
 from utils.errors import FlagError
 
 DEFAULT = (

@@ -40,11 +40,11 @@ import torch
 from torch import Tensor, nn
 
 import models
+from utils.deploy.export import save_inference
+from utils.deploy.exported import Description, load_exported
+from utils.deploy.onnx_engines import choose_engine
+from utils.deploy.quantize import quantize
 from utils.errors import UserError
-from utils.export import save_inference
-from utils.exported import Description, load_exported
-from utils.onnx_engines import choose_engine
-from utils.quantize import quantize
 from utils.torchvision_compat import import_torchvision
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.float32}

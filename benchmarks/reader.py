@@ -32,12 +32,12 @@ from PIL import Image
 
 import reader
 from reader import DaliLoader, OpenCVLoader
-from utils.decode import read_file
 from utils.errors import FlagError
-from utils.image_list import ImageList
-from utils.reader_workers import ImageRandom, Job
+from utils.reading.decode import read_file
+from utils.reading.image_list import ImageList
+from utils.reading.transforms import TrainTransform, random_crop_box
+from utils.reading.workers import ImageRandom, Job
 from utils.torchvision_compat import import_torchvision
-from utils.transforms import TrainTransform, random_crop_box
 
 SIZE = (224, 224)
 MEAN = (0.485, 0.456, 0.406)

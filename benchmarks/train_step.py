@@ -26,12 +26,13 @@ from torch.nn import functional as F
 
 import models
 from reader import Batch
-from utils.allocator import keep_freed_memory
-from utils.engine import TrainStep, to_device
-from utils.loss import Targets
-from utils.metrics import Meter, means
-from utils.optimizer import Schedule, build_optimizer
-from utils.transforms import normalize
+from utils.devices import keep_freed_memory
+from utils.evaluation.metrics import Meter, means
+from utils.reading.to_device import to_device
+from utils.reading.transforms import normalize
+from utils.training.loss import Targets
+from utils.training.optimizer import Schedule, build_optimizer
+from utils.training.step import TrainStep
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}

@@ -186,7 +186,7 @@ def prepare(house: Path, used: str) -> None:
     photos/, cat.jpg              images
     NAME_pretrained.tar           random weights of each network of which `used` has that file
     """
-    from utils.write_weights import write_weights
+    from utils.weights.write import write_weights
 
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from sklearn.datasets import load_sample_image
 
-from utils import augment
-from utils.transforms import EvalTransform, TrainTransform
-from utils.visualize import write_grid
+from utils.reading import augment
+from utils.reading.grid import write_grid
+from utils.reading.transforms import EvalTransform, TrainTransform
 
 DOCS = Path(__file__).resolve().parent
 SIZE = (224, 224)

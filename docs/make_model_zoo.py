@@ -18,8 +18,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
-from utils import catalogue
-from utils.catalogue import Facts
+from models import catalogue
+from models.catalogue import Facts
 
 DOCS = Path(__file__).resolve().parent
 

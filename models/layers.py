@@ -491,3 +491,8 @@ def sum_branches_(conv: nn.Conv2d, branches: Sequence[tuple[nn.Conv2d | None, nn
     conv.weight.copy_(weight)
     conv.bias.copy_(bias)
     return conv
+
+
+def main_output(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """The main classifier's logits, of a network that may have side classifiers."""
+    return outputs if isinstance(outputs, Tensor) else outputs[0]

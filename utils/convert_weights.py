@@ -19,11 +19,10 @@ from utils.flags import parse
 if __name__ == "__main__":
     parse("convert_weights")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
 
-from utils.build import as_flags, build_model, usual_input
-from utils.checkpoint import dropout_mode
-from utils.logger import log, warn
+from utils.console import log, warn
 from utils.weights import load_pretrained, read_input_notes
-from utils.write_weights import TORCH_SUFFIXES, check_output, suffix, write_weights
+from utils.weights.network import as_flags, build_model, usual_input
+from utils.weights.write import TORCH_SUFFIXES, check_output, dropout_mode, suffix, write_weights
 
 
 def main() -> None:

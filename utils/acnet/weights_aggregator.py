@@ -20,10 +20,10 @@ if __name__ == "__main__":
 
 import models
 from models.layers import fuse
-from utils.build import build_model
-from utils.logger import log
+from utils.console import log
 from utils.weights import load_pretrained
-from utils.write_weights import check_output, write_weights
+from utils.weights.network import build_model
+from utils.weights.write import check_output, write_weights
 
 
 def main() -> None:

@@ -1,0 +1,232 @@
+"""Exported networks: the same logits as the network, the files' form, and what is folded."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from exports import build, describe, export_tiny, images
+from torch import nn
+
+import models
+from utils.deploy.export import export_program, fold_batch_norms, relative_difference, save_inference
+from utils.errors import UserError
+
+REPOSITORY = Path(__file__).parents[2]
+BAR = 1e-4
+
+# Of each family the first network is exported, or the one named here where that is quicker, at a size that is quick.
+MEMBERS = {
+    "darts": "DARTS_4M",
+    "mobilenet_v1": "MobileNetV1_x0_25",
+    "mobilenet_v2": "MobileNetV2_x0_25",
+    "mobilenet_v3": "MobileNetV3_small_x0_35",
+    "shufflenet_v2": "ShuffleNetV2_x0_25",
+    "squeezenet": "SqueezeNet1_1",
+}
+SIZES = {
+    "AlexNet": 224,
+    "CSWinTransformer_tiny_224": 112,
+    "GoogLeNet": 224,
+    "InceptionResNetV2": 139,
+    "InceptionV3": 139,
+    "InceptionV4": 139,
+    "VGG11": 32,
+    "alt_gvt_small": 224,
+}
+# Their smallest members are too large for every run of the suite.
+HUGE_FAMILIES = {"resnext_wsl", "senet_vd"}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A small network exported: its folder and the network."""
+    folder = tmp_path_factory.mktemp("tiny")
+    return folder, export_tiny(folder)
+
+
+# ------------------------------------------------------------------------------------------------- same logits
+
+# Runs where there is no models/: exported networks are read and run in one process, which takes a while to start.
+RELOAD = """
+import sys, torch
+from utils.deploy.exported import load_exported
+assert "models" not in sys.modules
+cases = torch.load(sys.argv[1], weights_only=True)
+for network, (model_file, images, expected) in cases.items():
+    logits = load_exported(model_file)(images)
+    difference = ((logits - expected).abs().max() / expected.abs().max()).item()
+    print(network, difference)
+assert "models" not in sys.modules
+"""
+
+
+def check_in_a_fresh_process(networks: dict[str, int], tmp_path: Path, inference_format: str = "torch") -> None:
+    cases = {}
+    for network, size in networks.items():
+        model = build(network, size)
+        model_file = save_inference(model, describe(network, size), tmp_path / network, inference_format)
+        with torch.inference_mode():
+            # Another number of images than the two of the export.
+            cases[network] = str(model_file), images(3, size), model(images(3, size)).clone()
+    torch.save(cases, tmp_path / "cases.pt")
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(REPOSITORY / "utils", elsewhere / "utils", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-c", RELOAD, str(tmp_path / "cases.pt")]
+    run = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    differences = dict(line.split() for line in run.stdout.splitlines())
+    assert differences.keys() == networks.keys()
+    assert {network: d for network, d in differences.items() if not float(d) < BAR} == {}
+
+
+def size_of(network: str) -> int:
+    """A size that is quick, or the network's own if it takes no other."""
+    if "image_size" in inspect.signature(getattr(models, network)).parameters:
+        return models.input_config(network).image_size
+    return SIZES.get(network, 64)
+
+
+def in_groups(networks: list[str], size: int = 8) -> pytest.MarkDecorator:
+    """Runs a test on so many networks at a time: each alone would pay for an import of PyTorch in a new process."""
+    groups = [networks[n : n + size] for n in range(0, len(networks), size)]
+    return pytest.mark.parametrize("networks", groups, ids=[f"{group[0]}-{group[-1]}" for group in groups])
+
+
+@in_groups([MEMBERS.get(family, names[0]) for family, names in models.FAMILIES.items() if family not in HUGE_FAMILIES])
+def test_exported_networks_give_the_same_logits_without_models(networks, tmp_path):
+    check_in_a_fresh_process({network: size_of(network) for network in networks}, tmp_path)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("inference_format", ["torch", "onnx"])
+@in_groups(models.list_models())
+def test_every_network_gives_the_same_logits_when_exported(networks, inference_format, tmp_path):
+    if inference_format == "onnx":
+        pytest.importorskip("onnxruntime")
+    sizes = {network: models.input_config(network).image_size for network in networks}
+    check_in_a_fresh_process(sizes, tmp_path, inference_format)
+
+
+def test_onnx_models_give_the_same_logits(tmp_path):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    networks = ("MobileNetV3_small_x0_35", "ResNet18_vd", "EfficientNetB0")
+    check_in_a_fresh_process(dict.fromkeys(networks, 64), tmp_path, "onnx")
+
+
+# ------------------------------------------------------------------------------------------------------- files
+
+
+def test_the_model_file_holds_no_weights_and_no_paths(tiny):
+    folder, model = tiny
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert (folder / "model").stat().st_size < parameters
+    with zipfile.ZipFile(folder / "model") as archive:
+        members = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    assert all(len(data) <= 8 for name, data in members.items() if name.startswith("data/weights/weight_"))
+    text = b"".join(members.values())
+    for secret in (str(REPOSITORY), "site-packages", "models/", os.path.expanduser("~")):
+        assert secret.encode() not in text
+    assert (folder / "params").stat().st_size > 4 * parameters * 0.9
+
+
+def test_torch_reads_the_program(tiny):
+    from safetensors.torch import load_file
+
+    folder, model = tiny
+    program = torch.export.load(io.BytesIO((folder / "model").read_bytes()))
+    weights = load_file(folder / "params")
+    program.state_dict.update({name: nn.Parameter(weights[name]) for name in program.state_dict})
+    with torch.inference_mode():
+        assert relative_difference(program.module()(images(3, 64)), model(images(3, 64))) < 1e-5
+
+
+@pytest.mark.parametrize("inference_format", ["torch", "onnx"])
+def test_what_is_not_exact_is_not_exported_and_replaces_nothing(tmp_path, inference_format):
+    if inference_format == "onnx":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+    model, description = build("MobileNetV1_x0_25"), describe("MobileNetV1_x0_25", 64)
+    weight = model.fc.weight[0, 0].clone()
+    for good in (False, True):  # into a new folder, and over an export
+        if good:
+            save_inference(model, description, tmp_path / "net", inference_format)
+        before = {path.name: path.read_bytes() for path in tmp_path.glob("net/*")}
+        model.fc.weight[0, 0] = torch.nan
+        with pytest.raises(UserError, match=r"MobileNetV1_x0_25 is not written.*differs.*finite"):
+            save_inference(model, description, tmp_path / "net", inference_format)
+        model.fc.weight[0, 0] = weight
+        assert {path.name: path.read_bytes() for path in tmp_path.glob("net/*")} == before
+        assert [path.name for path in tmp_path.iterdir()] == ["net"] * good
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write"):
+        save_inference(build("MobileNetV1_x0_25"), describe("MobileNetV1_x0_25", 64), tmp_path / "file")
+
+
+# ----------------------------------------------------------------------------------------------------- folding
+
+
+def batch_norm_nodes(model: nn.Module, size: int) -> int:
+    program = export_program(model, images(2, size))
+    return len(program.graph.find_nodes(op="call_function", target=torch.ops.aten.batch_norm.default))
+
+
+def test_every_batch_norm_of_a_resnet_is_folded():
+    model = build("ResNet18")
+    folded = fold_batch_norms(model, images(2, 64))
+    assert batch_norm_nodes(model, 64) == 21
+    assert batch_norm_nodes(folded, 64) == 0
+    with torch.inference_mode():
+        assert relative_difference(folded(images(3, 64)), model(images(3, 64))) < 1e-5
+    # The network itself is left as it was.
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+def test_acnet_is_exported_in_its_deploy_form():
+    model = build("ResNet18_ACNet")
+    folded = fold_batch_norms(model, images(2, 64))
+    convolutions = [module for module in folded.modules() if isinstance(module, nn.Conv2d)]
+    deployed = models.build("ResNet18_ACNet", deploy=True)
+    assert len(convolutions) == sum(isinstance(module, nn.Conv2d) for module in deployed.modules())
+    assert batch_norm_nodes(folded, 64) == 0
+
+
+class Unfoldable(nn.Module):
+    """Batch-norms that must not be folded: of a result that is used elsewhere, and of a convolution used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.branch, self.shared, self.plain = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+        self.bn1, self.bn2, self.bn3, self.bn4 = (nn.BatchNorm2d(3) for _ in range(4))
+
+    def forward(self, x):
+        y = self.branch(x)
+        y = y + self.bn1(y)
+        z = self.bn2(self.shared(y)) + self.bn3(self.shared(x))
+        return self.bn4(self.plain(z)).mean((2, 3))
+
+
+def test_only_what_can_be_folded_is():
+    torch.manual_seed(0)
+    model = Unfoldable().eval().requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-1, 1)
+            module.running_var.uniform_(0.5, 2)
+    folded = fold_batch_norms(model, images(2, 16))
+    kept = [name for name, module in folded.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    assert kept == ["bn1", "bn2", "bn3"]
+    with torch.inference_mode():
+        assert relative_difference(folded(images(3, 16)), model(images(3, 16))) < 1e-5

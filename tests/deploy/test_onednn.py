@@ -1,0 +1,105 @@
+"""Convolutions fused with what follows them: where they may be, with the same logits."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from exports import images
+from torch import nn
+from torch.nn import functional as F
+
+from utils.deploy.export import export_program, relative_difference
+from utils.deploy.onednn import can_fuse, fuse_convolutions
+from utils.formats.torch_program import build_graph, read_program
+
+
+class Residuals(nn.Module):
+    """Sums that may, and sums that must not, be put into the memory of what is added."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(8))
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, x):
+        conv = self.convs
+        x = F.relu(self.stem(x))
+        a = F.relu(conv[0](x) + x)  # x is not used again
+        b = conv[1](a) + a  # a is
+        c = F.relu_(conv[2](b)) + a.flatten(1).view_as(b)  # this convolution has an activation of its own
+        view = c.permute(0, 1, 3, 2)
+        d = conv[3](c) + c  # c lives on in a view
+        e = F.silu(conv[4](d) + d) + view
+        f = conv[5](e)
+        f += e.mean((2, 3), keepdim=True)  # another shape
+        g = conv[6](f) + conv[7](f)  # two convolutions
+        g += f
+        return torch.cat([g.mean((2, 3)), d.amax((2, 3))], 1)
+
+
+def operators_once_fused(model: nn.Module) -> list[str]:
+    """What a network's graph calls after fusion, which is checked not to change the logits."""
+    from utils.deploy.export import _take_weights
+
+    model.eval().requires_grad_(False)
+    program = export_program(model, images(2, 16))
+    file = io.BytesIO()
+    weights = _take_weights(program)
+    torch.export.save(program, file)
+    described, _ = read_program(file)
+    module = build_graph(described, weights, torch.device("cpu"))
+    plain = build_graph(described, weights, torch.device("cpu"))
+    fuse_convolutions(module, 2)
+    with torch.inference_mode():
+        expected = model(images(3, 16))
+        channels_last = images(3, 16).to(memory_format=torch.channels_last)
+        assert relative_difference(plain(images(3, 16)), expected) < 1e-6
+        assert relative_difference(module(images(3, 16)), expected) < 1e-5
+        assert relative_difference(module(channels_last), expected) < 1e-5
+    return [str(node.target) for node in module.graph.nodes if node.op == "call_function"]
+
+
+needs_fusion = pytest.mark.skipif(not can_fuse(torch.float32), reason="this PyTorch has no oneDNN operators")
+
+
+@needs_fusion
+def test_fused_sums_do_not_overwrite_what_is_still_needed():
+    torch.manual_seed(1)
+    operators = operators_once_fused(Residuals())
+    assert "aten.conv2d.default" not in operators
+    assert "mkldnn._convolution_pointwise_.binary" in operators
+    assert "mkldnn._convolution_pointwise.binary" in operators
+
+
+class Padded(nn.Module):
+    """Padding, given as F.pad's arguments, before a convolution without."""
+
+    def __init__(self, groups: int, *padding):
+        super().__init__()
+        self.padding = padding
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.conv = nn.Conv2d(8, 8, 5, stride=2, groups=groups)
+
+    def forward(self, x):
+        return self.conv(F.pad(F.silu(self.stem(x)), *self.padding)).flatten(1)
+
+
+@needs_fusion
+@pytest.mark.parametrize(
+    ("groups", "padding", "is_absorbed"),
+    [
+        (8, ((1, 2, 1, 2),), True),
+        (8, ((0, 3, 1, 1),), True),
+        (8, ((2, 1, 1, 2),), False),  # more before than after
+        (8, ((1, 2, -1, 2),), False),
+        (8, ((1, 2, 1, 2), "constant", 1.0), False),
+        (8, ((1, 2, 1, 2), "reflect"), False),
+        (1, ((1, 2, 1, 2),), False),  # more zeros in the kernel would take longer than the copy
+    ],
+)
+def test_padding_goes_into_depthwise_convolutions(groups, padding, is_absorbed):
+    torch.manual_seed(1)
+    operators = operators_once_fused(Padded(groups, *padding))
+    assert ("aten.pad.default" not in operators) == is_absorbed

@@ -1,0 +1,123 @@
+"""The documents: their commands parse, their tables are today's, and the two READMEs say the same.
+
+`bash run.sh check-docs` also runs the commands.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs"))
+
+import check
+import make_readme
+
+ROOT = Path(__file__).resolve().parents[2]
+
+READMES = ("README.md", "README_cn.md")
+
+
+@pytest.mark.parametrize("document", check.documents(), ids=lambda path: path.name)
+def test_commands_parse(document):
+    assert list(check.problems(document)) == []
+
+
+@pytest.mark.parametrize("document", check.documents(), ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    text = document.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_tables_are_todays(readme):
+    assert (ROOT / readme).read_text(encoding="utf-8") == make_readme.generated(readme), (
+        "run: python docs/make_readme.py"
+    )
+
+
+def test_the_readmes_link_the_same_documents():
+    def links(readme: str) -> set[str]:
+        targets = re.findall(r"\]\(([^)#\s]+)", (ROOT / readme).read_text(encoding="utf-8"))
+        return set(targets) - set(READMES)
+
+    assert links("README.md") == links("README_cn.md")
+
+
+def test_the_readmes_have_the_same_sections_and_code():
+    def outline(readme: str) -> tuple[list[int], list[tuple[str, str, list[str]]]]:
+        text = (ROOT / readme).read_text(encoding="utf-8")
+        prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+        headings = [len(marks) for marks in re.findall(r"^(#+) ", prose, re.MULTILINE)]
+        return headings, [
+            (block.language, block.reason, check.commands(block.text))
+            for block in check.blocks(ROOT / readme)
+            if block.language != "text"
+        ]
+
+    english, chinese = map(outline, READMES)
+    assert english == chinese
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong"),
+    [
+        ("python train.py --modle=ResNet50", "did you mean --model"),
+        ("python train.py --model=ResNet5O", "unknown network"),
+        ("python -m torch.distributed.run --nproc_per_node=2 train.py --lrr=1", "unknown flag --lrr"),
+        ("bash run.sh train ResNet5O", "no recipe ResNet5O"),
+        ("bash run.sh eval --pretrained_model=w --lr=1", "unknown flag --lr"),
+        ("bash run.sh trian", "no trian"),
+        ("python trian.py", "no trian.py"),
+        ("echo 'half", "unexpected EOF"),
+    ],
+)
+def test_a_wrong_command_is_found(command, wrong):
+    assert wrong in check.parse(command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "OMP_NUM_THREADS=1 python eval.py --model=ResNet50 --pretrained_model=w",
+        "bash run.sh train ResNet50_vd --lr=0.1",
+        "python benchmarks/reader.py FOLDER",
+        "curl -O https://example.com/file",
+    ],
+)
+def test_a_right_command_passes(command):
+    assert check.parse(command) is None
+
+
+def test_blocks_and_commands(tmp_path):
+    document = tmp_path / "page.md"
+    document.write_text(
+        "text\n\n<!-- check-docs: needs a GPU -->\n```bash\npython a.py \\\n    --b  # c\n\n# d\ne\n```\n"
+        "```python\nf = 1\n```\n",
+        encoding="utf-8",
+    )
+    first, second = check.blocks(document)
+    assert (first.line, first.language, first.reason) == (5, "bash", "needs a GPU")
+    assert check.commands(first.text) == ["python a.py --b", "e"]
+    assert (second.line, second.language, second.reason, second.text) == (12, "python", "", "f = 1\n")
+
+
+def test_a_block_that_fails_is_told(tmp_path):
+    def block(text: str, language: str = "bash") -> check.Block:
+        return check.Block(ROOT / "README.md", 1, language, text, "")
+
+    assert check.run(block("true\necho done > file\n"), tmp_path) is None
+    assert (tmp_path / "file").read_text() == "done\n"
+    assert "exit code 3" in check.run(block("(exit 3)\ntrue\n"), tmp_path)
+    assert "ZeroDivisionError" in check.run(block("1 / 0\n", "python"), tmp_path)
+
+
+def test_what_cannot_run_here_is_parsed_or_skipped():
+    text = "pip install nothing\npython train.py --model=ResNet18\nfalse\n"
+    done = list(check.check(check.Block(ROOT / "README.md", 1, "bash", text, "needs a GPU"), ROOT))
+    assert [how for how, _, _ in done] == ["skipped", "parsed", "skipped"]
+    assert {note for _, _, note in done} == {"needs a GPU"}

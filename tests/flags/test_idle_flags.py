@@ -1,0 +1,95 @@
+"""Flags that do nothing with the others given are named, and no others are."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from utils.flags import parse
+from utils.flags.idle import CONDITIONS, note_idle_flags
+
+ADAMW, ADAM = "--optimizer=adamw", "--lr_strategy=adam_decay"
+TEACHER = "--use_distill=True"
+
+# A flag of train.py, what makes it idle, what gives it an effect.
+CASES = [
+    ("--min_lr=1e-5", [], ["--lr_strategy=cosine_decay"]),
+    ("--step_epochs=3", ["--lr_strategy=cosine_decay"], []),
+    ("--warm_up_epochs=2", ["--lr_strategy=cosine_decay"], ["--lr_strategy=cosine_decay_warmup"]),
+    ("--warm_up_epochs=2", [], ["--lr_strategy=exponential_decay_warmup"]),
+    ("--decay_epochs=2", ["--lr_strategy=cosine_decay_warmup"], ["--lr_strategy=exponential_decay_warmup"]),
+    ("--decay_rate=0.9", [], ["--lr_strategy=exponential_decay_warmup"]),
+    ("--total_images=100", ["--lr_strategy=default_decay"], []),
+    ("--l2_decay=1e-4", [ADAMW], []),
+    ("--l2_decay=1e-4", [ADAM], [ADAM, "--optimizer=momentum"]),
+    ("--momentum_rate=0.8", [ADAM], []),
+    ("--momentum_rate=0.8", [ADAM, ADAMW], []),
+    ("--weight_decay=0.1", [], [ADAMW]),
+    ("--mixup_alpha=0.2", [], ["--use_mixup=True"]),
+    ("--cutmix_alpha=0.2", ["--use_mixup=True"], ["--use_cutmix=True"]),
+    ("--ra_num_ops=3", [], ["--use_ra=True"]),
+    ("--ra_magnitude=3", ["--use_aa=True"], ["--use_ra=True"]),
+    ("--cutout_length=16", [], ["--use_cutout=True"]),
+    ("--test_batch_size=8", ["--validate=False"], []),
+    ("--amp_dtype=bfloat16", [], ["--use_fp16=True"]),
+    ("--scale_loss=128", [], ["--use_fp16=True"]),
+    ("--scale_loss=128", ["--use_fp16=True", "--amp_dtype=bfloat16"], ["--use_fp16=True", "--amp_dtype=float16"]),
+    ("--use_dynamic_loss_scaling=True", [], ["--use_fp16=True"]),
+    ("--label_smoothing_epsilon=0.2", [], ["--use_label_smoothing=True"]),
+    ("--use_label_smoothing=True", [TEACHER, "--distill_loss=js"], [TEACHER]),
+    ("--ema_decay=0.9", [], ["--use_ema=True"]),
+    ("--teacher_model=ResNet50", [], [TEACHER]),
+    ("--teacher_pretrained_model=w", [], [TEACHER]),
+    ("--distill_loss=soft", [], [TEACHER]),
+    ("--distill_temperature=2", [], [TEACHER]),
+    ("--distill_weight=0.2", [TEACHER, "--distill_loss=js"], [TEACHER]),
+    ("--profiler_path=x", [], ["--is_profiler=True"]),
+]
+OTHERS = [
+    ("eval", "--with_mem_opt=True", []),
+    ("infer", "--with_mem_opt=True", []),
+    ("eval", "--crop_sweep_path=x", ["--crop_sweep=32:64:32"]),
+    ("infer", "--inference_format=onnx", ["--save_inference=True"]),
+    ("infer", "--calibration_images=9", ["--calibration_dir=x"]),
+    ("reader", "--mixup_alpha=0.2", ["--use_mixup=True"]),
+]
+
+
+def named(capsys, script, words) -> list[str]:
+    """The flags that are said to do nothing."""
+    note_idle_flags(parse(script, [*words, *(["--pretrained_model=w"] if script == "infer" else [])]))
+    lines = capsys.readouterr().err.splitlines()
+    found = [re.fullmatch(r"warning: --(\w+) does nothing here: [^{}]+", line) for line in lines]
+    assert all(found), lines
+    return [match[1] for match in found]
+
+
+@pytest.mark.parametrize(("flag", "idle", "active"), CASES, ids=str)
+def test_a_flag_without_effect_is_named_once(flag, idle, active, capsys):
+    name = flag.removeprefix("--").split("=")[0]
+    assert named(capsys, "train", [flag, *idle]) == [name]
+    assert named(capsys, "train", [flag, *active]) == []
+
+
+@pytest.mark.parametrize(("script", "flag", "active"), OTHERS, ids=str)
+def test_flags_of_other_scripts(script, flag, active, capsys):
+    assert named(capsys, script, [flag]) == [flag.removeprefix("--").split("=")[0]]
+    if active:
+        assert named(capsys, script, [flag, *active]) == []
+
+
+def test_statistics_over_one_process(capsys, monkeypatch):
+    assert named(capsys, "train", ["--sync_bn=True"]) == ["sync_bn"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert named(capsys, "train", ["--sync_bn=True"]) == []
+
+
+def test_what_was_not_given_or_is_off_is_not_named(capsys):
+    assert named(capsys, "train", []) == []
+    assert named(capsys, "train", ["--sync_bn=False", "--use_dynamic_loss_scaling=False", "--with_mem_opt=True"]) == []
+
+
+def test_every_condition_is_tested():
+    tested = {flag.removeprefix("--").split("=")[0] for flag in (*(c[0] for c in CASES), *(o[1] for o in OTHERS))}
+    assert {name for names, *_ in CONDITIONS for name in names} == tested | {"sync_bn"}

@@ -1,0 +1,125 @@
+"""Training in two processes does what one process does with the same global batch."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from training import NETWORK, environment, losses, run, start
+
+import models
+
+
+def test_two_processes_are_one(tiny_dataset, tmp_path):
+    """With batch-norm over all processes, and a rate so small that rounding is not amplified from step to step.
+
+    (At --lr=1e-4 a difference of 3e-5 after the first step has become 3e-4 after the fifth; in float64, below, it is
+    none. Mixing differs, too: a process pairs the images of its own part of the batch.)
+    """
+    torch.manual_seed(0)
+    torch.save(models.build("ResNet18", class_dim=4).state_dict(), tmp_path / "start.pth")
+    flags = {"model": "ResNet18", "image_shape": "3,64,64", "resize_short_size": 64, "sync_bn": True, "lr": 1e-6}
+    flags |= {"num_epochs": 2, "save_step": 2, "pretrained_model": tmp_path / "start.pth"}
+    outputs = [run(tiny_dataset, tmp_path / str(count), processes=count, **flags) for count in (1, 2)]
+    one, two = map(losses, outputs)
+    assert len(one) == len(two) == 6
+    np.testing.assert_allclose(two, one, rtol=0, atol=2e-5)  # printed with five digits after the point
+
+    # Each validation image counts once, however many processes there are.
+    accuracies = [re.findall(r"test_acc1 ([\d.]+)", output) for output in outputs]
+    assert accuracies[0] == accuracies[1]
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"accumulate_steps": 2}, {"accumulate_steps": 2, "js": True}], ids=["whole", "in parts", "js in parts"]
+)
+def test_side_classifiers_in_two_processes(tiny_dataset, tmp_path, more):
+    """GoogLeNet: its side classifiers train with it, on labels and from a teacher."""
+    torch.manual_seed(0)
+    model = models.build("GoogLeNet", class_dim=4)
+    torch.save(model.state_dict(), tmp_path / "start.pth")
+    flags = {"model": "GoogLeNet", "image_shape": "3,96,96", "resize_short_size": 96, "batch_size": 8, "max_iter": 3}
+    flags |= {"validate": False, "pretrained_model": tmp_path / "start.pth", "l2_decay": 0} | more
+    if flags.pop("js", False):
+        torch.save(models.build(NETWORK, class_dim=4).state_dict(), tmp_path / "teacher.pth")
+        flags |= {"use_distill": True, "distill_loss": "js"}
+        flags |= {"teacher_model": NETWORK, "teacher_pretrained_model": tmp_path / "teacher.pth"}
+    output = run(tiny_dataset, tmp_path, processes=2, **flags)
+    assert len(losses(output)) == 3 and np.isfinite(losses(output)).all()
+    trained = load_file(tmp_path / "GoogLeNet" / "latest" / "weights.safetensors")
+    assert [name for name, before in model.named_parameters() if torch.equal(trained[name], before)] == []
+
+
+IN_FLOAT64 = """
+import sys, torch, models
+from torch.nn.parallel import DistributedDataParallel
+from utils.processes import process_group, rank, world_size
+from utils.training.sync_batch_norm import synchronize_batch_norm
+from utils.training.step import TrainStep
+from utils.training.loss import Targets
+from utils.training.optimizer import Schedule, build_optimizer
+
+ends = {}
+with process_group(torch.device("cpu")):
+    for clip_norm in (0.0, 0.5):
+        torch.manual_seed(0)
+        model = models.build("ResNet18", class_dim=4).double()
+        if world_size() > 1:
+            synchronize_batch_norm(model, torch.device("cpu"))
+        network = DistributedDataParallel(model, static_graph=True) if world_size() > 1 else model
+        optimizer = build_optimizer(model, "default_decay", 0.05, 1e-4)
+        schedule = Schedule("default_decay", 0.05, 9, 9)
+        step = TrainStep(model, optimizer, schedule, network=network, clip_norm=clip_norm)
+        for _ in range(2):
+            images, labels = torch.randn(8, 3, 64, 64, dtype=torch.float64), torch.randint(4, (8,))
+            share = slice(rank(), None, world_size())
+            step(images[share], Targets(labels[share]))
+        ends[clip_norm] = model.state_dict()
+    if rank() == 0:
+        torch.save(ends, sys.argv[1])
+"""
+
+
+def test_two_processes_take_the_same_steps_in_float64(tmp_path):
+    """Where rounding does not matter parameters and running statistics agree closely, at an ordinary rate.
+
+    With clipping, too: its norm is that of the gradient over all processes.
+    """
+    (tmp_path / "script.py").write_text(IN_FLOAT64)
+    ends = []
+    for count in (1, 2):
+        path = tmp_path / f"{count}.pth"
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
+        command = [sys.executable, *launcher, str(tmp_path / "script.py"), str(path)]
+        subprocess.run(command, env=environment(), check=True, timeout=120)
+        ends.append(torch.load(path))
+    one, two = ends
+    for clip_norm, state in one.items():
+        for name, tensor in state.items():
+            torch.testing.assert_close(two[clip_norm][name], tensor, rtol=1e-8, atol=1e-10, msg=f"{clip_norm} {name}")
+    assert (one[0.5]["fc.weight"] - one[0.0]["fc.weight"]).abs().max() > 1e-3  # it does clip
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"batch_size": 15}, "--batch_size 15 does not divide evenly over 2 processes"),
+        ({"test_batch_size": 3}, "--test_batch_size 3 does not divide evenly over 2 processes"),
+        ({"bach_size": 16}, "unknown flag --bach_size: did you mean --batch_size?"),
+        ({"lower_ratio": 2}, "--lower_ratio 2 is above --upper_ratio 1.33333"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_an_error_of_all_processes_is_one_line(tiny_dataset, tmp_path, flags, message):
+    process = start(tiny_dataset, tmp_path / "out", processes=2, **flags)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert re.findall(r"^train\.py: error: (.*)", output, re.MULTILINE) == [message]
+    assert 'File "' + str(Path(__file__).parents[2] / "train.py") not in output  # no traceback of ours
+    assert not (tmp_path / "out").exists()

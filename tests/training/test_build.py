@@ -1,0 +1,242 @@
+"""From flags to objects: the network and its input, and which flags do nothing or cannot go together."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+import numpy as np
+import pytest
+import torch
+from networks import network
+from torch import nn
+
+from models.layers import DropPath
+from utils.errors import FlagError
+from utils.flags import parse
+from utils.training.build import build_schedule, build_train_step, check_train_flags, settle_total_images
+from utils.weights.network import build_model, resolve_input
+
+# -------------------------------------------------------------------------------------------------- the network's input
+
+
+@pytest.mark.parametrize(
+    ("name", "bgr_mean", "bgr_std"),
+    [
+        ("ResNet101_v2", (102.9801, 115.9465, 122.7717), (1, 1, 1)),
+        ("ResNet269_v2", (102.9801, 115.9465, 122.7717), (1, 1, 1)),
+        ("InceptionV3_caffe", (128, 128, 128), (128, 128, 128)),
+        ("InceptionV4_caffe", (128, 128, 128), (128, 128, 128)),
+        ("InceptionResNetV2_caffe", (128, 128, 128), (128, 128, 128)),
+        ("InceptionResNetV2", (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+        ("ResNeXt50_32x4d", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)),
+        ("WideResNet50_2", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)),
+        ("InceptionV3", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)),
+        ("ResNet50_vd_v2", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)),
+    ],
+)
+def test_means(name, bgr_mean, bgr_std):
+    args = parse("infer", [f"--model={name}", "--pretrained_model=x"])
+    resolve_input(args)
+    assert args.image_mean == pytest.approx([value / 255 for value in reversed(bgr_mean)])
+    assert args.image_std == pytest.approx([value / 255 for value in reversed(bgr_std)])
+    args = parse("infer", [f"--model={name}", "--pretrained_model=x", "--image_mean", "0.1", "0.2", "0.3"])
+    resolve_input(args)
+    assert args.image_mean == [0.1, 0.2, 0.3]
+
+
+NOTED = {
+    "image_shape": [3, 32, 32],
+    "resize_short_size": 40,
+    "interpolation": 2,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.25, 0.25, 0.25],
+}
+
+
+def test_input_of_the_training_counts_where_no_flag_is_given(capsys):
+    words = ["--model=ResNet50", "--pretrained_model=best"]
+    args = parse("infer", words)
+    resolve_input(args, NOTED)
+    assert {name: getattr(args, name) for name in NOTED} == NOTED
+    assert capsys.readouterr().out == (
+        "not given, and therefore as in the training of best: --image_shape 3 32 32, --resize_short_size 40, "
+        "--interpolation 2, --image_mean 0.5 0.5 0.5, --image_std 0.25 0.25 0.25\n"
+    )
+    args = parse("infer", [*words, "--image_shape=3,64,64", "--interpolation=0", "--image_std=1,1,1"])
+    resolve_input(args, NOTED)  # the crop keeps its share of the image, 32 / 40 of a side
+    assert capsys.readouterr().out == (
+        "--resize_short_size not given: 80 for --image_shape 3 64 64\n"
+        "not given, and therefore as in the training of best: --image_mean 0.5 0.5 0.5\n"
+    )
+    assert (args.image_shape, args.resize_short_size, args.interpolation) == ([3, 64, 64], 80, 0)
+    assert (args.image_mean, args.image_std) == ([0.5] * 3, [1, 1, 1])
+    args = parse("infer", ["--model=DeiT_tiny_patch16_224", "--pretrained_model=best"])
+    resolve_input(args, NOTED)
+    assert build_model(args).pos_embed.shape[1] == 1 + (32 // 16) ** 2  # built for that size
+
+
+def test_published_input_that_was_noted_is_not_worth_a_word(capsys):
+    args = parse("infer", ["--model=ResNet50", "--pretrained_model=best"])
+    resolve_input(args)
+    usual = {name: getattr(args, name) for name in NOTED}
+    args = parse("infer", ["--model=ResNet50", "--pretrained_model=best"])
+    resolve_input(args, usual)
+    assert {name: getattr(args, name) for name in NOTED} == usual and "image_shape" not in args.given
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [
+        (["--model=DeiT_tiny_distilled_patch16_224"], 224),
+        (["--model=DeiT_base_distilled_patch16_384", "--image_shape", "3", "224", "224"], 224),
+        (["--model=ViT_base_patch32_384"], 384),
+        (["--model=SwinTransformer_tiny_patch4_window7_224", "--image_shape=3,384,384"], 384),
+        (["--model=LeViT_128S", "--image_shape=3,256,256"], 256),
+        (["--model=TNT_small", "--image_shape=3,384,384"], 384),
+    ],
+)
+def test_the_network_is_built_for_image_shape(words, size):
+    with torch.device("meta"):
+        assert build_model(arguments(*words)).image_size == size
+
+
+def arguments(*words):
+    return parse("infer", ["--pretrained_model=x", "--image_path=x", "--class_dim=7", *words])
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [
+        ("3,224,256", "--image_shape: DeiT_tiny_patch16_224 is built for square images, not 224 x 256"),
+        ("3,100,100", "--image_shape: a transformer with patches of 16 x 16 takes images whose size is a multiple of"),
+    ],
+)
+def test_sizes_that_a_network_cannot_have(shape, reason):
+    with pytest.raises(FlagError, match=re.escape(reason)):
+        build_model(arguments("--model=DeiT_tiny_patch16_224", f"--image_shape={shape}"))
+
+
+def test_only_square_networks_ask_for_squares():
+    args = argparse.Namespace(model="MobileNetV1_x0_25", class_dim=7, image_shape=[3, 32, 64], given={"image_shape"})
+    assert build_model(args)(torch.zeros(1, 3, 32, 64)).shape == (1, 7)
+
+
+# ----------------------------------------------------------------------------------------------------- stochastic depth
+
+
+TRANSFORMER = "DeiT_tiny_distilled_patch16_224"
+
+
+def rates(model: nn.Module) -> list[float]:
+    return [module.p for module in model.modules() if isinstance(module, DropPath)]
+
+
+@pytest.mark.parametrize("name", [TRANSFORMER, "SwinTransformer_tiny_patch4_window7_224", "ConvNeXt_tiny"])
+def test_drop_path_grows_linearly_with_depth(name):
+    size = "--image_shape=3,32,32" if name == TRANSFORMER else "--class_dim=5"
+    model = build_model(parse("train", [f"--model={name}", "--drop_path=0.33", size]))
+    found = rates(model)
+    np.testing.assert_allclose(found, np.linspace(0.0, 0.33, len(found)), atol=1e-12)
+    assert len(found) == {TRANSFORMER: 12, "ConvNeXt_tiny": 18}.get(name, 12)
+
+
+def test_the_networks_own_drop_path():
+    flags = ["--model=DeiT_tiny_patch16_224", "--image_shape=3,32,32"]
+    assert rates(build_model(parse("train", flags)))[-1] == pytest.approx(0.1)
+    assert set(rates(build_model(parse("train", [*flags, "--drop_path=0"])))) == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("ResNet18", "leave the flag out"), ("EfficientNetB0", "give --drop_connect_rate")]
+)
+def test_drop_path_of_a_network_without(name, remedy):
+    args = parse("train", [f"--model={name}", "--drop_path=0.1"])
+    with pytest.raises(FlagError, match=f"--drop_path: {name} drops no paths: {remedy}"):
+        build_model(args)
+
+
+def test_a_teacher_needs_no_drop_path():
+    args = parse("train", ["--model=DeiT_tiny_patch16_224", "--image_shape=3,32,32", "--drop_path=0.1"])
+    build_model(args, "MobileNetV1_x0_25")
+
+
+# ---------------------------------------------------------------------------------------------------------------- flags
+
+
+def test_the_last_rate_is_not_above_the_first():
+    with pytest.raises(FlagError, match=r"--min_lr 0.2 is above --lr 0.1"):
+        check_train_flags(parse("train", ["--lr_strategy=cosine_decay", "--lr=0.1", "--min_lr=0.2"]))
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (
+            ["--lr_strategy=cosine_decay_warmup", "--num_epochs=5"],
+            "--warm_up_epochs 5 is not over within --num_epochs 5",
+        ),
+        (
+            ["--lr_strategy=exponential_decay_warmup", "--num_epochs=2", "--warm_up_epochs=2.5"],
+            "--lr 0.1 is never reached",
+        ),
+        (["--lr_strategy=cosine_decay_warmup", "--num_epochs=6"], ""),
+        (["--lr_strategy=cosine_decay", "--num_epochs=5"], ""),
+    ],
+)
+def test_a_rate_that_is_never_reached(flags, said, capsys):
+    check_train_flags(parse("train", flags))
+    warnings = capsys.readouterr().err
+    assert said in warnings and warnings.count("\n") == bool(said)
+
+
+def test_a_flag_of_the_student_alone_is_not_missed_in_its_teacher(capsys):
+    args = parse("train", ["--model=EfficientNetB0", "--drop_connect_rate=0.1", "--class_dim=5"])
+    with torch.device("meta"):
+        build_model(args)
+        build_model(args, "MobileNetV1_x0_25")
+        assert capsys.readouterr().err == ""
+        args.model = "MobileNetV1_x0_25"
+        build_model(args)
+    assert capsys.readouterr().err.startswith(
+        "warning: --drop_connect_rate does nothing here: MobileNetV1_x0_25 has no"
+    )
+
+
+@pytest.mark.parametrize("flag", ["use_compile", "fuse_elewise_add_act_ops", "fuse_bn_act_ops"])
+def test_no_checkpointing_in_a_compiled_network(flag):
+    with pytest.raises(FlagError, match=r"--with_mem_opt cannot be had in a compiled network: leave out --use_compile"):
+        check_train_flags(parse("train", [f"--{flag}=True", "--with_mem_opt=True"]))
+    check_train_flags(parse("train", [f"--{flag}=False", "--with_mem_opt=True"]))
+
+
+@pytest.mark.parametrize("flag", ["use_compile", "fuse_elewise_add_act_ops", "fuse_bn_act_ops"])
+def test_flags_that_compile(flag, monkeypatch):
+    """They compile the network before its first step, and nothing else does."""
+    calls = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module: calls.append(module))
+    for given in (f"--{flag}=False", f"--{flag}=True"):
+        args = parse("train", [given, "--model=MobileNetV1_x0_25", "--class_dim=5"])
+        model = network("MobileNetV1_x0_25")
+        build_train_step(args, model, torch.device("cpu"))
+    assert calls == [model]
+
+
+# ------------------------------------------------------------------------------------------------------- the schedule
+
+
+@pytest.mark.parametrize(
+    ("words", "images", "steps"),
+    [
+        (["--batch_size=32"], 48, 1),  # as an epoch of the reader
+        (["--batch_size=16"], 48, 3),
+        (["--batch_size=32", "--total_images=48"], 48, 2),  # the original's
+        (["--batch_size=8", "--total_images=30"], 48, 4),
+        (["--batch_size=256"], 1281167, 5005),
+    ],
+)
+def test_steps_of_an_epoch_of_the_schedule(words, images, steps):
+    args = parse("train", words)
+    settle_total_images(args, images)
+    assert build_schedule(args).steps_per_epoch == steps

@@ -1,0 +1,126 @@
+"""Optimizers, what they decay, and learning rates by step."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import models
+from utils.training.optimizer import RMSProp, Schedule, build_optimizer
+
+
+def adamw(model: nn.Module, lr: float = 0.01, weight_decay: float = 0.05) -> torch.optim.Optimizer:
+    return build_optimizer(model, "default_decay", lr, 1e-4, optimizer="adamw", weight_decay=weight_decay)
+
+
+def small_network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.LayerNorm(6), nn.GELU(), nn.Linear(6, 5))
+
+
+# ---------------------------------------------------------------------------------------------------------------- AdamW
+
+
+def test_adamw_is_the_papers():
+    """Algorithm 2 of arXiv:1711.05101 in NumPy, float64: the decay is times the rate and passes the moments by."""
+    model = small_network().double()
+    optimizer = adamw(model, lr=0.01, weight_decay=0.3)
+    state = {name: (p.detach().numpy().copy(), 0.0, 0.0) for name, p in model.named_parameters()}
+    rng = np.random.default_rng(0)
+    for step, lr in enumerate((0.01, 0.003, 0.02, 0.001), 1):
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        for name, parameter in model.named_parameters():
+            gradient = rng.normal(size=parameter.shape)
+            parameter.grad = torch.from_numpy(gradient)
+            value, first, second = state[name]
+            first = 0.9 * first + 0.1 * gradient
+            second = 0.999 * second + 0.001 * gradient**2
+            change = first / (1 - 0.9**step) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+            decay = 0.3 if value.ndim > 1 else 0.0
+            state[name] = value - lr * (change + decay * value), first, second
+        optimizer.step()
+        for name, parameter in model.named_parameters():
+            np.testing.assert_allclose(parameter.detach().numpy(), state[name][0], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("name", "decayed", "kept"),
+    [
+        (
+            "DeiT_tiny_distilled_patch16_224",
+            ["patch_embed.proj.weight", "blocks.3.attn.qkv.weight", "blocks.0.mlp.fc1.weight", "head_dist.weight"],
+            ["cls_token", "dist_token", "pos_embed", "norm.weight", "blocks.3.attn.qkv.bias", "blocks.0.norm1.weight"],
+        ),
+        (
+            "SwinTransformer_tiny_patch4_window7_224",
+            ["layers.0.downsample.reduction.weight", "head.weight"],
+            ["layers.2.blocks.5.attn.relative_position_bias_table", "patch_embed.norm.weight", "head.bias"],
+        ),
+        (
+            "ConvNeXt_tiny",
+            ["downsample_layers.0.0.weight", "stages.1.0.dwconv.weight"],
+            ["stages.1.0.gamma", "stages.1.0.norm.weight", "stages.1.0.dwconv.bias", "norm.bias"],
+        ),
+        ("TNT_small", ["head.weight"], ["cls_token", "patch_pos", "pixel_pos"]),
+    ],
+)
+def test_what_is_decayed(name, decayed, kept):
+    model = models.build(name, class_dim=5)
+    names = {parameter: key for key, parameter in model.named_parameters()}
+    groups = {names[p]: group["weight_decay"] for group in adamw(model).param_groups for p in group["params"]}
+    assert groups.keys() == set(names.values())
+    assert {key: groups[key] for key in decayed} == dict.fromkeys(decayed, 0.05)
+    assert {key: groups[key] for key in kept} == dict.fromkeys(kept, 0.0)
+    assert all(groups[key] == 0.0 for key in groups if key.endswith("bias"))
+
+
+def test_the_optimizer_goes_before_that_of_the_strategy():
+    model = small_network()
+    assert isinstance(build_optimizer(model, "cosine_decay_RMSProp", 0.1, 0.0), RMSProp)
+    assert type(build_optimizer(model, "cosine_decay_RMSProp", 0.1, 0.0, optimizer="momentum")) is torch.optim.SGD
+    assert type(build_optimizer(model, "adam_decay", 0.1, 0.0, optimizer="adamw")) is torch.optim.AdamW
+
+
+# -------------------------------------------------------------------------------------------------------------- RMSProp
+
+
+def test_rmsprop_leaves_out_steps_with_infinite_gradients():
+    """Told by GradScaler as a fused optimizer is: a bad step changes nothing, a good one is the unscaled one."""
+    torch.manual_seed(0)
+    start = torch.randn(7)
+    scaled, plain = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    optimizers = [RMSProp([p], lr=0.1, epsilon=0.001, weight_decay=0.01) for p in (scaled, plain)]
+    for step in range(4):
+        gradient = torch.randn(7)
+        bad = step in (0, 2)
+        optimizers[0].grad_scale, optimizers[0].found_inf = torch.tensor([64.0]), torch.tensor([float(bad)])
+        scaled.grad = gradient * 64
+        if bad:
+            scaled.grad[3] = torch.inf
+        optimizers[0].step()
+        if not bad:
+            plain.grad = gradient
+            optimizers[1].step()
+        torch.testing.assert_close(scaled, plain)
+    assert torch.isfinite(scaled).all()
+
+
+# ------------------------------------------------------------------------------------------------------------- schedule
+
+
+def test_warm_up_and_cosine_down_to_a_rate():
+    schedule = Schedule("cosine_decay_warmup", 1e-3, 50, 30, warm_up_epochs=5, min_lr=1e-5)
+    for step in (0, 1, 100, 249):
+        assert schedule(step) == pytest.approx(1e-3 * step / 250, rel=1e-12)
+    for step in (250, 251, 700, 875, 1400, 1499):
+        expected = 1e-5 + (1e-3 - 1e-5) * (1 + math.cos(math.pi * (step - 250) / 1250)) / 2
+        assert schedule(step) == pytest.approx(expected, rel=1e-5)
+    assert schedule(250) == 1e-3 and schedule(875) == pytest.approx(5.05e-4) and schedule(1500) == 1e-5
+    by_epoch = Schedule("cosine_decay", 1e-3, 50, 30, min_lr=1e-5)
+    assert by_epoch(0) == by_epoch(49) == 1e-3
+    assert by_epoch(15 * 50) == by_epoch(16 * 50 - 1) == pytest.approx(5.05e-4)

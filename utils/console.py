@@ -1,0 +1,62 @@
+"""What a run says: lines for people and scripts, a progress bar, TensorBoard events and a picture of the curves."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from utils.errors import UserError
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that speaks and writes (rank 0; the only one without a launcher)."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def log(line: str) -> None:
+    """Prints a line, from the main process only, above the progress bar if there is one."""
+    if is_main_process():
+        bar = sys.modules.get("tqdm")
+        if bar is not None and sys.stderr.isatty():
+            bar.tqdm.write(line)
+        else:
+            print(line, flush=True)
+
+
+def warn(line: str) -> None:
+    """Prints a warning on stderr, from the main process only."""
+    if is_main_process():
+        print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+def progress(total: int, description: str, initial: int = 0) -> Any:
+    """A tqdm bar on a terminal; where there is none (a pipe, a file, another process) one that shows nothing."""
+    from tqdm import tqdm
+
+    shown = is_main_process() and sys.stderr.isatty()
+    return tqdm(total=total, desc=description, initial=initial, disable=not shown, leave=False, dynamic_ncols=True)
+
+
+def report_unreadable(unreadable: dict[str, str]) -> None:
+    """Says how many files could not be read, and why for the first few.
+
+    Args:
+        unreadable: path -> reason, of all processes.
+    """
+    if unreadable:
+        shown = "; ".join(f"{path}: {reason}" for path, reason in list(unreadable.items())[:5])
+        more = ", ..." if len(unreadable) > 5 else ""
+        warn(f"{len(unreadable)} unreadable image files were left out: {shown}{more}")
+
+
+def check_readable(unreadable: dict[str, str], read: int) -> None:
+    """Raises `UserError` if there were images and none of them could be read.
+
+    Args:
+        unreadable: path -> reason, of all processes.
+        read: number of images that could be read, in all processes.
+    """
+    if unreadable and not read:
+        path, reason = next(iter(unreadable.items()))
+        raise UserError(f"none of the {len(unreadable)} images can be read; the first: {path}: {reason}")

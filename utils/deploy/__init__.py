@@ -1,0 +1,1 @@
+"""Exported networks: writing them, reading them, and the engines that run them."""

@@ -1,0 +1,237 @@
+"""Export of networks for predict.py: see utils/deploy/exported.py for the files."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib.util
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from models.layers import fuse
+from utils.console import warn
+from utils.deploy.exported import DESCRIPTION, Description, load_exported, sha256
+from utils.errors import UserError
+from utils.files import written_together
+
+# Share of the largest logit by which an exported network may differ from the one it was made of.
+TOLERANCE = 1e-4
+
+# What utils/deploy/quantize.py makes of model.onnx.
+QUANTIZED = "model_int8.onnx"
+
+
+def save_inference(model: nn.Module, description: Description, folder: Path, inference_format: str = "torch") -> Path:
+    """Exports a network and checks that what was written gives the same logits.
+
+    Args:
+        model: the network with its weights, float32, on the CPU. It is put into evaluation mode.
+        description: of the network; what it says of the file of weights is filled in.
+        folder: where to write model and params, or model.onnx and model.onnx.data; what was there before is replaced
+            when the new files have been checked. (An int8 model goes, as it is of the old weights.)
+        inference_format: torch or onnx, as in --inference_format.
+
+    Returns:
+        The model file.
+
+    Raises:
+        UserError: it cannot be written, what it needs is not installed, or the network cannot be exported exactly.
+    """
+    if inference_format == "onnx":
+        require("onnx", "onnxscript", "onnxruntime")
+    model.eval().requires_grad_(False)
+    images = _test_images(description.image_shape)
+    program = export_program(fold_batch_norms(model, images), images)
+    with torch.inference_mode():
+        expected = model(images)
+    write = {"torch": _write_program, "onnx": _write_onnx}[inference_format]
+    with written_together(folder, "--save_inference") as temporary:
+        model_file = write(program, description, temporary)
+        difference = relative_difference(load_exported(str(model_file))(images), expected)
+        if not difference <= TOLERANCE:
+            raise UserError(
+                f"--save_inference: {description.network} is not written to {folder}: its export differs from it by "
+                f"{difference:.1e} of the largest logit; are the weights those of this network, and finite?"
+            )
+    if inference_format == "onnx":
+        # It was made of the model that has just been replaced.
+        for name in (QUANTIZED, f"{QUANTIZED}.data"):
+            (folder / name).unlink(missing_ok=True)
+    return folder / model_file.name
+
+
+def _test_images(image_shape: list[int]) -> Tensor:
+    """Two images as a normalization leaves them. (A batch of one would be exported as one of exactly one.)"""
+    return torch.randn(2, *image_shape, generator=torch.Generator().manual_seed(0))
+
+
+def relative_difference(logits: Tensor, expected: Tensor) -> float:
+    """Largest difference as a share of the largest absolute value expected; NaN if there is one anywhere."""
+    return ((logits - expected).abs().max() / expected.abs().max()).item()
+
+
+def export_program(model: nn.Module, images: Tensor) -> ExportedProgram:
+    """Exports a network in evaluation mode, for any number of images of the size of `images`."""
+    return torch.export.export(model, (images,), dynamic_shapes=({0: Dim("batch")},))
+
+
+# ------------------------------------------------------------------------------------------------------ folding
+
+
+def fold_batch_norms(model: nn.Module, images: Tensor) -> nn.Module:
+    """A copy of `model` in which batch-norms are folded into the convolutions before them; the logits are the same.
+
+    In evaluation a batch-norm is y = a x + b per channel, which a convolution's weights and bias can take over. Which
+    convolution is before which batch-norm is seen when the network runs, so networks need no code for it.
+    """
+    folded = fuse(model)  # what networks fold themselves
+    for conv_path, bn_path in _foldable_pairs(folded, images):
+        # In float64, so that nothing but the last rounding is lost.
+        conv, bn = (folded.get_submodule(path).double() for path in (conv_path, bn_path))
+        folded.set_submodule(conv_path, fuse_conv_bn_eval(conv, bn).float())
+        folded.set_submodule(bn_path, nn.Identity())
+    with torch.inference_mode():
+        difference = relative_difference(folded(images), model(images))
+    if not difference <= TOLERANCE:
+        warn(f"batch-norms are not folded: that would change the logits by {difference:.1e} of the largest")
+        return model
+    return folded
+
+
+class _Uses(TorchDispatchMode):
+    """Notes what computes each tensor, and how often it is used.
+
+    Attributes:
+        source: id of a tensor -> the weight of the convolution that computed it.
+        count: id of a tensor -> operations that take it.
+        norms: (input, weight) of every batch-norm.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source: dict[int, Tensor] = {}
+        self.count: Counter[int] = Counter()
+        self.norms: list[tuple[Tensor, Tensor]] = []
+        self._kept: list[Any] = []  # the id of a tensor that is gone could become another's
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = operator(*args, **(kwargs or {}))
+        self._kept.append(result)
+        self.count.update(id(tensor) for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor))
+        if operator is torch.ops.aten.convolution.default:
+            self.source[id(result)] = args[1]
+        elif operator.overloadpacket in (torch.ops.aten.native_batch_norm, torch.ops.aten.cudnn_batch_norm):
+            self.norms.append((args[0], args[1]))
+        return result
+
+
+def _foldable_pairs(model: nn.Module, images: Tensor) -> list[tuple[str, str]]:
+    """Paths of each convolution of `model` and the batch-norm that alone uses its result."""
+    # Shapes are enough: on the meta device nothing is computed.
+    ghost = copy.deepcopy(model).to("meta")
+    with torch.no_grad(), _Uses() as uses:
+        ghost(images.to("meta"))
+    paths = {
+        id(module.weight): path
+        for path, module in ghost.named_modules()
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d)
+    }
+    pairs = []
+    for conv_output, bn_weight in uses.norms:
+        conv_weight = uses.source.get(id(conv_output))
+        layers = id(conv_weight), id(bn_weight)
+        # A layer that is used twice cannot be folded into two others.
+        if all(uses.count[key] == 1 for key in (id(conv_output), *layers)) and all(key in paths for key in layers):
+            pairs.append((paths[layers[0]], paths[layers[1]]))
+    return pairs
+
+
+# -------------------------------------------------------------------------------------------------------- files
+
+
+def _write_program(program: ExportedProgram, description: Description, folder: Path) -> Path:
+    """Writes a program to `folder`/model and its weights to `folder`/params."""
+    weights = _take_weights(program)
+    program.example_inputs = None
+    for node in program.graph.nodes:
+        # Where the network's code lay on this machine is nobody's business.
+        for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node"):
+            node.meta.pop(key, None)
+    params, model_file = folder / "params", folder / "model"
+    params.write_bytes(save(weights, {"format": "pt", "network": description.network}))
+    texts = {DESCRIPTION: _with_params(description, params).to_json()}
+    with open(model_file, "wb") as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No complete tensor found")
+        torch.export.save(program, file, extra_files=texts)
+    return model_file
+
+
+def _take_weights(program: ExportedProgram) -> dict[str, Tensor]:
+    """Takes the weights out of a program, and leaves zeros of the same shapes that need no memory."""
+    weights = {}
+    for tensors in (program.state_dict, program.constants):
+        for name, tensor in tensors.items():
+            weights[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
+            empty = torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            tensors[name] = nn.Parameter(empty, requires_grad=False) if is_parameter else empty
+    return weights
+
+
+def _with_params(description: Description, params: Path) -> Description:
+    """The description, with what it says of the file of weights."""
+    return dataclasses.replace(
+        description, params_name=params.name, params_bytes=params.stat().st_size, params_sha256=sha256(str(params))
+    )
+
+
+def _write_onnx(program: ExportedProgram, description: Description, folder: Path) -> Path:
+    """Writes a program as an ONNX model to `folder`/model.onnx and its weights to `folder`/model.onnx.data."""
+    model_file = folder / "model.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            program,
+            (),
+            str(model_file),
+            input_names=["images"],
+            output_names=["logits"],
+            external_data=True,
+            verbose=False,
+        )
+    describe_onnx(model_file, description)
+    return model_file
+
+
+def require(*packages: str) -> None:
+    """Raises `UserError` if an optional package is not installed."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"ONNX models need {package}: pip install -r requirements-onnx.txt")
+
+
+def describe_onnx(model_file: Path, description: Description) -> None:
+    """Stores a description in an ONNX model with external weights (MODEL_FILE.data), which it names and has the
+    checksum of, and leaves out what is nobody's business."""
+    import onnx
+
+    data = model_file.with_name(f"{model_file.name}.data")
+    data.touch()  # there is none if all weights are tiny
+    model = onnx.load(model_file, load_external_data=False)
+    onnx.helper.set_model_props(model, {DESCRIPTION: _with_params(description, data).to_json()})
+    for node in model.graph.node:
+        # Where the network's code lay on this machine.
+        node.ClearField("doc_string")
+        node.ClearField("metadata_props")
+    onnx.save(model, model_file)
+    data.chmod(model_file.stat().st_mode)  # some writers make files of their own user's only

@@ -1,0 +1,282 @@
+"""Exported networks: what infer.py --save_inference=True writes, read back and run without models/.
+
+    NAME/model         a torch.export program without weights, which carries a `Description` of the network
+    NAME/params        its weights, safetensors
+    NAME/model.onnx    (--inference_format=onnx) an ONNX model, which carries the same description
+    NAME/model.onnx.data    its weights
+
+`torch.export.load` reads such a program too; its weights are then zeros, to be replaced in `state_dict`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from utils.console import warn
+from utils.deploy.onednn import can_fuse, fuse_convolutions
+from utils.devices import keep_freed_memory
+from utils.errors import FlagError, UserError, reason
+from utils.flags.inputs import INPUT_FLAGS, check_input
+from utils.formats.torch_program import Program, ProgramError, build_graph, read_program
+
+DESCRIPTION = "description.json"
+FORMAT = 1
+
+Run = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an exported network is, and how its images are prepared.
+
+    Attributes:
+        network: its name, as in --model.
+        class_names: one per class.
+        image_shape: channels, height, width.
+        resize_short_size, interpolation: as the flags; see `utils.reading.transforms.EvalTransform`.
+        image_mean, image_std: per channel, RGB, for pixels scaled to 0..1; see `utils.reading.transforms.normalize`.
+        precision: of its arithmetic as exported, float32 or int8.
+        params_name: name of the file of weights that belongs to the model file.
+        params_bytes, params_sha256: its size and checksum.
+        format: version of this description.
+    """
+
+    network: str
+    class_names: list[str]
+    image_shape: list[int]
+    resize_short_size: int
+    interpolation: int
+    image_mean: list[float]
+    image_std: list[float]
+    precision: str = "float32"
+    params_name: str = ""
+    params_bytes: int = 0
+    params_sha256: str = ""
+    format: int = FORMAT
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.image_shape[1], self.image_shape[2]
+
+    def to_json(self) -> str:
+        """The description as `from_json` reads it."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str, path: str) -> Description:
+        """Reads a description; `path` is the file that holds it, for errors.
+
+        Raises:
+            UserError: not a description, or one of another version.
+        """
+        try:
+            values = json.loads(text)
+            if values["format"] != FORMAT:
+                raise UserError(
+                    f"--model_file {path} has format {values['format']}, and {FORMAT} is the one that can be read: "
+                    "export the network again"
+                )
+            description = cls(**{field.name: values[field.name] for field in fields(cls)})
+            check_input(**{name: values[name] for name in INPUT_FLAGS})
+            if type(description.params_bytes) is not int:
+                raise ValueError("not a number")
+            if not description.class_names or not all(isinstance(name, str) for name in description.class_names):
+                raise ValueError("not names")
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"--model_file {path} is damaged: its description cannot be read") from None
+        return description
+
+
+@dataclass(frozen=True)
+class ExportedNetwork:
+    """A network that is ready to run: call it with images to get logits.
+
+    Attributes:
+        description: what it is, and how its images are prepared.
+        engine: what runs it.
+        device: where it runs, and where the images have to be.
+        dtype: of the images.
+        memory_format: of the images.
+    """
+
+    description: Description
+    engine: str
+    device: torch.device
+    dtype: torch.dtype
+    memory_format: torch.memory_format
+    run: Run
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalized images (N, 3, H, W) to logits, float32 (N, classes)."""
+        logits = self.run(images).float()
+        if logits.ndim != 2 or len(logits) != len(images):
+            raise UserError(
+                f"--model_file ({self.description.network}) is damaged: what it makes of {len(images)} images is of "
+                f"shape {list(logits.shape)}; export the network again"
+            )
+        if logits.shape[1] != len(self.description.class_names):
+            raise UserError(
+                f"--model_file ({self.description.network}): the model has {logits.shape[1]} classes and names for "
+                f"{len(self.description.class_names)}: export the network again"
+            )
+        return logits
+
+
+def load_exported(
+    model_file: str,
+    params_file: str | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    engine: str = "auto",
+    batch_size: int = 8,
+    use_compile: bool = False,
+    use_tensorrt: bool = False,
+    gpu_mem: int | None = None,
+    may_use_cpu: bool = False,
+    cpu_flag: str = 'device="cpu"',
+) -> ExportedNetwork:
+    """Loads what infer.py --save_inference=True wrote, of either format.
+
+    Args:
+        model_file: NAME/model or NAME/model.onnx.
+        params_file: its weights; None: the file that was written beside it.
+        device: where to run it.
+        dtype: to compute in: float32, bfloat16 or float16.
+        engine: pytorch, onnxruntime, openvino or auto, which is PyTorch for a program and, for an ONNX model, ONNX
+            Runtime, or OpenVINO where that is faster (in bfloat16 and int8 on a CPU) and installed.
+        batch_size: images that a batch will usually have; with TensorRT, images that it will have at most.
+        use_compile: compile a program with torch.compile.
+        use_tensorrt: run an ONNX model with ONNX Runtime's TensorRT provider.
+        gpu_mem: bytes that ONNX Runtime may allocate on a GPU; None: all there are.
+        may_use_cpu: where the engine for an ONNX model cannot use the GPU `device`, use the CPU, with a warning.
+        cpu_flag: what the user would have to give for the CPU, for errors.
+
+    Raises:
+        UserError: files that are missing, damaged, of another version or do not belong together, or an engine that
+            is not installed or cannot do what is asked.
+    """
+    device = torch.device(device)
+    try:
+        with open(model_file, "rb") as file:
+            is_archive = file.read(4) == b"PK\3\4"
+    except OSError as error:
+        raise UserError(f"--model_file {model_file}: {reason(error)}") from None
+    if is_archive:
+        if engine not in ("auto", "pytorch") or use_tensorrt:
+            wanted = "--use_tensorrt" if use_tensorrt else f"--engine={engine}"
+            raise FlagError(f"{wanted} runs ONNX models: export the network with --inference_format=onnx")
+        return _load_program(model_file, params_file, device, dtype, batch_size, use_compile)
+    if engine == "pytorch" or use_compile:
+        wanted = "--use_compile" if use_compile else "--engine=pytorch"
+        raise FlagError(f"{wanted} runs programs of PyTorch: export the network with --inference_format=torch")
+    # Not at the top: that module needs this one.
+    from utils.deploy.onnx_engines import NoGpuError, load_onnx
+
+    def load(device: torch.device) -> ExportedNetwork:
+        return load_onnx(model_file, params_file, device, dtype, engine, batch_size, use_tensorrt, gpu_mem)
+
+    try:
+        return load(device)
+    except NoGpuError as error:
+        if not may_use_cpu:
+            raise UserError(f"{error}; for the CPU give {cpu_flag}", error.exit_code) from None
+        warn(f"running on the CPU: {error}")
+    return load(torch.device("cpu"))
+
+
+def _load_program(
+    model_file: str,
+    params_file: str | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    batch_size: int,
+    use_compile: bool,
+) -> ExportedNetwork:
+    """A program of torch.export, run by PyTorch."""
+    try:
+        program, texts = read_program(model_file, DESCRIPTION)
+        if DESCRIPTION not in texts:
+            raise ProgramError(
+                "a program without a description of the network: infer.py --save_inference=True writes it"
+            )
+        description = Description.from_json(texts[DESCRIPTION], model_file)
+        weights = _read_weights(checked_params(description, model_file, params_file), device, dtype)
+        run = _build(program, weights, device, dtype, batch_size, use_compile)
+    except ProgramError as error:
+        raise UserError(f"--model_file {model_file} is {error}") from None
+    return ExportedNetwork(description, "pytorch", device, dtype, torch.channels_last, run)
+
+
+def checked_params(description: Description, model_file: str, params_file: str | None) -> str:
+    """Path of the file of weights, which is checked to be the one that was written with the model file.
+
+    Raises:
+        UserError: it is not, or there is none.
+    """
+    path = params_file or os.path.join(os.path.dirname(model_file), os.path.basename(description.params_name))
+    try:
+        size = os.path.getsize(path)
+        if size < description.params_bytes:
+            problem = f"has {size} bytes of {description.params_bytes}: it is cut short, or belongs to another model"
+        elif size > description.params_bytes or sha256(path) != description.params_sha256:
+            problem = "does not belong to it, or is damaged"
+        else:
+            return path
+    except OSError as error:
+        problem = reason(error)
+    raise UserError(
+        f"--params_file {path}, for --model_file {model_file} ({description.network}): {problem}; give the two files "
+        "that were written together"
+    )
+
+
+def sha256(path: str) -> str:
+    """Checksum of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _read_weights(path: str, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, in `dtype` if they are floating."""
+    try:
+        with safe_open(path, "pt", device=str(device)) as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise UserError(f"--params_file {path} is not a .safetensors file: {error}") from None
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+
+
+def _build(
+    program: Program,
+    weights: dict[str, Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+    batch_size: int,
+    use_compile: bool,
+) -> Run:
+    """A program with its weights, made fast for the device."""
+    module = build_graph(program, weights, device)
+    if device.type == "cpu" and not use_compile:
+        keep_freed_memory()
+        if can_fuse(dtype):
+            fuse_convolutions(module, batch_size)
+            return module
+    module.to(memory_format=torch.channels_last)
+    if use_compile:
+        # Freezing lets the compiler lay the weights out anew, and fold what depends on them alone.
+        return torch.compile(module, dynamic=True, options={"freezing": True})
+    return module

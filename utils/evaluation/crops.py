@@ -1,0 +1,74 @@
+"""Evaluation with many crops of an image, and over crop sizes."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models.layers import main_output
+from utils.files import write_text, written_whole
+
+
+class AverageOverCrops:
+    """A network that answers for an image with the mean of its scores over many crops.
+
+    Args:
+        network: images to logits.
+        normalize: uint8 (n, height, width, 3) to the network's input.
+        batch_size: inputs that go through the network at once.
+    """
+
+    def __init__(
+        self, network: Callable[[Tensor], Tensor], normalize: Callable[[Tensor], Tensor], batch_size: int
+    ) -> None:
+        self.network = network
+        self.normalize = normalize
+        self.batch_size = batch_size
+
+    def __call__(self, crops: Tensor) -> Tensor:
+        """Crops, uint8 (images, crops, height, width, 3), without their mirror images, to the logarithm of the mean
+        probabilities, (images, classes), of all crops and their mirror images."""
+        images, count = crops.shape[:2]
+        scores = []
+        for part in crops.flatten(0, 1).split(max(1, self.batch_size // 2)):
+            both = self.normalize(torch.cat((part, part.flip(2))))
+            straight, mirrored = main_output(self.network(both)).float().softmax(1).chunk(2)
+            scores.append(straight + mirrored)
+        mean = torch.cat(scores).view(images, count, -1).mean(1) / 2
+        # Far below the smallest probability that counts: a class must not make the loss infinite by rounding to 0.
+        return mean.clamp_min(1e-30).log()
+
+
+def write_sweep(path: Path, sizes: Sequence[int], rows: Sequence[dict[str, float]], title: str) -> None:
+    """Writes accuracy over crop size: `path`, a CSV file, and a plot beside it, .png.
+
+    Args:
+        path: the CSV file.
+        sizes: sides of the crops.
+        rows: the figures of each.
+        title: of the plot.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["crop_size", *rows[0]])
+    writer.writerows([size, *row.values()] for size, row in zip(sizes, rows, strict=True))
+    write_text(path, text.getvalue(), "--crop_sweep_path")
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for name in [name for name in rows[0] if name.startswith("test_acc")]:
+        axes.plot(sizes, [100 * row[name] for row in rows], marker="o", label=name.replace("test_acc", "top-"))
+    axes.set(xlabel="crop size", ylabel="accuracy (%)", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with written_whole(path.with_suffix(".png"), "--crop_sweep_path") as temporary:
+        figure.savefig(temporary, format="png", dpi=150)

@@ -1,0 +1,130 @@
+"""Pictures of what a network is shown, of what it says of an image, and of where it looked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from utils.errors import FlagError, UserError
+from utils.evaluation.predictions import Prediction
+
+PANEL_WIDTH = 300
+ROW_HEIGHT = 44
+INK, BAR, TRACK, PAPER = (30, 30, 30), (66, 103, 172), (230, 232, 238), (255, 255, 255)
+
+
+def grad_cam(model: nn.Module, images: Tensor, classes: Sequence[int]) -> Tensor:
+    """Where a network saw what speaks for a class (Grad-CAM, Selvaraju et al., arXiv:1610.02391).
+
+    The last feature map's channels are summed, each weighted by the mean of the class's gradient to it; what is
+    negative speaks for other classes and is left out.
+
+    Args:
+        model: in evaluation mode.
+        images: (N, 3, H, W), normalized.
+        classes: N class numbers.
+
+    Returns:
+        (N, H, W), from 0 to 1, the largest of each image (unless nothing speaks for the class).
+
+    Raises:
+        FlagError: the network ends without a feature map.
+    """
+    maps: list[Tensor] = []
+
+    def note(module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor) and output.dim() > 2 and output.shape[2:].numel() > 1:
+            maps[:] = [output]
+
+    hooks = [module.register_forward_hook(note) for module in model.modules() if module is not model]
+    try:
+        with torch.enable_grad():
+            logits = model(images.detach().requires_grad_())
+            if not maps or maps[0].dim() != 4:
+                raise FlagError(f"--grad_cam: {type(model).__name__} does not end with a feature map")
+            score = logits.gather(1, torch.as_tensor(classes, device=logits.device)[:, None]).sum()
+            (gradient,) = torch.autograd.grad(score, maps)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    features = maps[0].detach()
+    if features.shape[1] == features.shape[2] != features.shape[3]:  # (N, H, W, C)
+        features, gradient = features.permute(0, 3, 1, 2), gradient.permute(0, 3, 1, 2)
+    heat = (features * gradient.mean((2, 3), keepdim=True)).sum(1, keepdim=True).relu().float()
+    heat = F.interpolate(heat, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+    return heat / heat.amax((1, 2), keepdim=True).clamp_min(torch.finfo(heat.dtype).tiny)
+
+
+def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """An image, uint8 (H, W, 3) RGB, under a map of colours for `heat`, (H, W) from 0 to 1."""
+    colours = cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
+    opacity = 0.55 * heat[..., None]
+    return (pixels * (1 - opacity) + colours * opacity).astype(np.uint8)
+
+
+def draw(pixels: np.ndarray, prediction: Prediction, heat: np.ndarray | None = None) -> Image.Image:
+    """An image as the network saw it, with its best classes as bars beside it.
+
+    Args:
+        pixels: uint8 (H, W, 3), RGB.
+        prediction: of that image.
+        heat: (H, W) from 0 to 1; the image is shown once more, under it.
+    """
+    views = [pixels] if heat is None else [pixels, overlay(pixels, heat)]
+    scale = max(1, round(224 / len(pixels)))  # digits of 8 pixels should be seen, too
+    views = [view.repeat(scale, 0).repeat(scale, 1) for view in views]
+    width = sum(view.shape[1] for view in views)
+    height = max(views[0].shape[0], ROW_HEIGHT * len(prediction.score) + 34)
+    picture = Image.new("RGB", (width + PANEL_WIDTH, height), PAPER)
+    left = 0
+    for view in views:
+        picture.paste(Image.fromarray(view), (left, 0))
+        left += view.shape[1]
+    pen = ImageDraw.Draw(picture)
+    font, small = ImageFont.load_default(15), ImageFont.load_default(12)
+    left, right = width + 12, width + PANEL_WIDTH - 12
+    pen.text((left, 8), _fitted(prediction.image, small, right - left), INK, small)
+    for row, (score, name) in enumerate(zip(prediction.score, prediction.class_name, strict=True)):
+        top = 30 + row * ROW_HEIGHT
+        percent = f"{score:.1%}"
+        room = right - left - font.getlength(percent) - 8
+        pen.text((left, top), _fitted(name, font, room), INK, font)
+        pen.text((right - font.getlength(percent), top), percent, INK, font)
+        pen.rectangle((left, top + 22, right, top + 32), TRACK)
+        if score > 0:
+            pen.rectangle((left, top + 22, left + score * (right - left), top + 32), BAR)
+    return picture
+
+
+def _fitted(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """`text`, cut short if it is wider than `width` pixels."""
+    text = " ".join(text.split())
+    while font.getlength(text) > width:
+        text = text[:-2].rstrip(" ,") + "…"
+    return text
+
+
+def save_picture(picture: Image.Image, folder: str, image: str) -> None:
+    """Writes a picture to `folder`, named after the image file `image`, in the folders that its name has.
+
+    The picture of an image elsewhere stays below `folder`, too: `/a/b.jpg` becomes a/b.jpg, and `../b.jpg` _/b.jpg.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    parts = ["_" if part == os.pardir else part for part in os.path.normpath(image).lstrip(os.sep).split(os.sep)]
+    name = os.path.join(*parts)
+    path = Path(folder, name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path, quality=92)
+    except OSError as error:
+        raise UserError(f"--vis_dir: cannot write {path}: {error.strerror or error}") from None

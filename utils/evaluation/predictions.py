@@ -1,0 +1,152 @@
+"""What infer.py and predict.py say of an image: one line of its name, a tab, and JSON.
+
+A name is written as it is, but for what would break the line: a backslash becomes `\\\\`, a tab `\\t`, a newline `\\n`,
+a carriage return `\\r`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from torch import Tensor
+
+from utils.console import log
+from utils.errors import UserError, reason
+
+_ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
+_UNESCAPES = {escape: character for character, escape in _ESCAPES.items()}
+
+
+def escaped(name: str) -> str:
+    """A file name as a part of a line."""
+    return name.translate(str.maketrans(_ESCAPES))
+
+
+def unescaped(text: str) -> str:
+    """The file name that `escaped` made `text` of."""
+    return re.sub(r"\\.", lambda found: _UNESCAPES.get(found[0], found[0]), text)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The best classes of an image.
+
+    Attributes:
+        image: its file name.
+        score: probabilities, best first.
+        classes: their class numbers.
+        class_name: their names.
+    """
+
+    image: str
+    score: list[float]
+    classes: list[int]
+    class_name: list[str]
+
+    def line(self) -> str:
+        """`NAME<tab>{"score": [...], "class": [...], "class_name": [...]}`."""
+        result = {"score": self.score, "class": self.classes, "class_name": self.class_name}
+        return f"{escaped(self.image)}\t{json.dumps(result, ensure_ascii=False)}"
+
+
+def top_predictions(
+    logits: Tensor, images: Sequence[str], class_names: Sequence[str], topk: int, precision_flag: str | None = None
+) -> Iterator[Prediction]:
+    """The `topk` best classes of each image of a batch.
+
+    Args:
+        logits: (N, classes).
+        images: N file names.
+        class_names: one per class.
+        topk: no more than there are classes.
+        precision_flag: the flag by which the network computes in less than float32, for errors.
+
+    Raises:
+        UserError: the logits of an image are not finite numbers.
+    """
+    scores, classes = (found.tolist() for found in logits.float().softmax(1).topk(topk))
+    for image, score, numbers in zip(images, scores, classes, strict=True):
+        if not math.isfinite(score[0]):
+            why = f"leave out {precision_flag}" if precision_flag else "the weights are damaged, or of another network"
+            raise UserError(f"{image}: the network's scores are not finite numbers: {why}")
+        yield Prediction(image, [round(s, 8) for s in score], numbers, [class_names[number] for number in numbers])
+
+
+class ResultFile:
+    """The file of results, a line per image.
+
+    Args:
+        path: the file; None: nothing is written.
+        topk: scores per image.
+        resume: keep the lines that an interrupted run left, and add to them.
+
+    Attributes:
+        done: names of the images that the file had results of.
+
+    Raises:
+        UserError: the file cannot be written, is not one of results, or has another number of scores per image.
+    """
+
+    def __init__(self, path: str | None, topk: int, resume: bool = False) -> None:
+        self.path = path
+        self.topk = topk
+        self.done: set[str] = set()
+        self._file = None
+        if path is None:
+            return
+        try:
+            complete = self._complete_part() if resume and Path(path).exists() else 0
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(path, "r+b" if complete else "wb")  # noqa: SIM115 (closed by __exit__)
+            self._file.truncate(complete)
+            self._file.seek(complete)
+        except OSError as error:
+            raise UserError(f"--save_json_path {path}: {reason(error)}") from None
+        if resume:
+            log(f"{len(self.done)} results kept from {path}")
+
+    def _complete_part(self) -> int:
+        """Notes the images of an earlier run's results; returns where its last whole line ends."""
+        end = 0
+        with open(self.path, "rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                name, _, result = line.partition(b"\t")
+                try:
+                    count = len(json.loads(result)["score"])
+                except (ValueError, TypeError, KeyError):
+                    raise UserError(
+                        f"--save_json_path {self.path} is not a file of results: give another one"
+                    ) from None
+                if count != self.topk:
+                    raise UserError(
+                        f"--resume: the results in {self.path} have {count} classes per image: give --topk={count}, or "
+                        "another --save_json_path"
+                    )
+                self.done.add(unescaped(name.decode(errors="surrogateescape")))
+                end += len(line)
+        return end
+
+    def write(self, prediction: Prediction) -> None:
+        """Adds an image's line."""
+        if self._file is not None:
+            self._file.write(prediction.line().encode(errors="surrogateescape") + b"\n")
+
+    def flush(self) -> None:
+        """Hands what was written to the system, so that an interrupted run can be resumed from there."""
+        if self._file is not None:
+            self._file.flush()
+
+    def __enter__(self) -> ResultFile:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._file is not None:
+            self._file.close()

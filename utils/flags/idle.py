@@ -1,0 +1,111 @@
+"""Flags that were given and do nothing, because another flag that they go with was not: they are named."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Callable
+
+from utils.console import warn
+
+COSINE_STRATEGIES = ("cosine_decay", "cosine_decay_warmup", "cosine_decay_RMSProp")
+WARM_UP_STRATEGIES = ("cosine_decay_warmup", "exponential_decay_warmup")
+CONSTANT_STRATEGIES = ("adam_decay", "default_decay")
+
+
+def _uses_adamw(args: Namespace) -> bool:
+    return args.optimizer == "adamw"
+
+
+def _uses_adam(args: Namespace) -> bool:
+    return args.optimizer is None and args.lr_strategy == "adam_decay"
+
+
+# Flags, when they have an effect, and else why not. (Those that only some networks have are `build_model`'s to name.)
+CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...] = (
+    (
+        ("min_lr",),
+        lambda args: args.lr_strategy in COSINE_STRATEGIES,
+        "--lr_strategy={lr_strategy} does not follow a cosine",
+    ),
+    (
+        ("step_epochs",),
+        lambda args: args.lr_strategy == "piecewise_decay",
+        "it is of --lr_strategy=piecewise_decay, and that is {lr_strategy}",
+    ),
+    (
+        ("warm_up_epochs",),
+        lambda args: args.lr_strategy in WARM_UP_STRATEGIES,
+        "--lr_strategy={lr_strategy} has no warm-up",
+    ),
+    (
+        ("decay_epochs", "decay_rate"),
+        lambda args: args.lr_strategy == "exponential_decay_warmup",
+        "it is of --lr_strategy=exponential_decay_warmup, and that is {lr_strategy}",
+    ),
+    (
+        ("total_images",),
+        lambda args: args.lr_strategy not in CONSTANT_STRATEGIES,
+        "the rate of --lr_strategy={lr_strategy} does not change",
+    ),
+    (("l2_decay",), lambda args: not _uses_adamw(args), "--optimizer=adamw decays weights by --weight_decay"),
+    (
+        ("l2_decay", "momentum_rate"),
+        lambda args: not _uses_adam(args),
+        "the optimizer of --lr_strategy=adam_decay has none",
+    ),
+    (("momentum_rate",), lambda args: not _uses_adamw(args), "--optimizer=adamw has none"),
+    (("weight_decay",), _uses_adamw, "it is of --optimizer=adamw; others take --l2_decay"),
+    (("mixup_alpha",), lambda args: args.use_mixup, "it needs --use_mixup=True"),
+    (("cutmix_alpha",), lambda args: args.use_cutmix, "it needs --use_cutmix=True"),
+    (("ra_num_ops", "ra_magnitude"), lambda args: args.use_ra, "it needs --use_ra=True"),
+    (("cutout_length",), lambda args: args.use_cutout, "it needs --use_cutout=True"),
+    (("test_batch_size",), lambda args: args.validate, "--validate=False validates nothing"),
+    (
+        ("amp_dtype", "scale_loss", "use_dynamic_loss_scaling"),
+        lambda args: args.use_fp16,
+        "it needs --use_fp16=True",
+    ),
+    (
+        ("scale_loss", "use_dynamic_loss_scaling"),
+        lambda args: args.amp_dtype != "bfloat16",
+        "--amp_dtype=bfloat16 needs no loss scale",
+    ),
+    (
+        ("sync_bn",),
+        lambda args: os.environ.get("WORLD_SIZE", "1") != "1",
+        "a single process has all batches",
+    ),
+    (("label_smoothing_epsilon",), lambda args: args.use_label_smoothing, "it needs --use_label_smoothing=True"),
+    (
+        ("use_label_smoothing",),
+        lambda args: not (args.use_distill and args.distill_loss == "js"),
+        "--distill_loss=js has no hard labels",
+    ),
+    (("ema_decay",), lambda args: args.use_ema, "it needs --use_ema=True"),
+    (
+        ("teacher_model", "teacher_pretrained_model", "distill_loss", "distill_temperature", "distill_weight"),
+        lambda args: args.use_distill,
+        "it needs --use_distill=True",
+    ),
+    (
+        ("distill_temperature", "distill_weight"),
+        lambda args: args.distill_loss == "soft",
+        "it is of --distill_loss=soft, and that is {distill_loss}",
+    ),
+    (("profiler_path",), lambda args: args.is_profiler, "it needs --is_profiler=True"),
+    (("with_mem_opt",), lambda args: "use_ema" in args, "activations are only kept for training"),
+    (("crop_sweep_path",), lambda args: args.crop_sweep, "it needs --crop_sweep"),
+    (("inference_format",), lambda args: args.save_inference, "it needs --save_inference=True"),
+    (("calibration_images",), lambda args: args.calibration_dir, "it needs --calibration_dir"),
+)
+
+
+def note_idle_flags(args: Namespace) -> None:
+    """Says which of the given flags, switched off ones aside, do nothing with the others; once for each."""
+    named = set()
+    for names, has_effect, why in CONDITIONS:
+        for name in names:
+            if name in args.given - named and getattr(args, name) is not False and not has_effect(args):
+                warn(f"--{name} does nothing here: {why.format(**vars(args))}")
+                named.add(name)

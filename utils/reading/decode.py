@@ -1,0 +1,279 @@
+"""Encoded images to pixels: what is accepted, what is refused, and how to decode only the part of a JPEG that a
+training crop needs.
+
+Everything becomes uint8, (height, width, 3), RGB, as OpenCV has it:
+
+- JPEG (baseline, progressive), PNG, WebP, BMP, TIFF, PNM, GIF (first frame).
+- EXIF orientation is applied, as in the original.
+- Grey and palette images are expanded, CMYK is converted, 16 bits become the upper 8.
+- Alpha is dropped: a transparent pixel shows the colour stored under it.
+- A truncated file is unreadable. Damage inside a JPEG's compressed data that the decoder bridges goes unnoticed.
+"""
+
+from __future__ import annotations
+
+import functools
+import mmap
+import os
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from utils.console import warn
+from utils.errors import UserError, reason
+
+# What is wrong with a file is said once, by our own error.
+if hasattr(cv2, "setLogLevel"):  # OpenCV 4
+    cv2.setLogLevel(0)
+else:
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+class UnreadableImage(UserError):
+    """A file that is not an image we can decode. `path` is the file, `reason` says what is wrong with it."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+def read_file(path: str) -> bytes:
+    """The bytes of a file; raises `UnreadableImage`."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
+    except OSError as error:
+        raise UnreadableImage(path, reason(error)) from None
+    except ValueError as error:  # a null byte in the name
+        raise UnreadableImage(path, str(error)) from None
+
+
+def decode(data: bytes, path: str) -> np.ndarray:
+    """Decodes an image file held in memory.
+
+    Args:
+        data: the file's bytes.
+        path: its name, for the error.
+
+    Returns:
+        uint8 (height, width, 3), RGB.
+
+    Raises:
+        UnreadableImage: the bytes are not a whole image.
+    """
+    if not data:
+        raise UnreadableImage(path, "the file is empty")
+    if data[:2] == _START_OF_IMAGE and _end_of_jpeg(data) < 0:
+        raise UnreadableImage(path, "the JPEG is truncated")
+    return _imdecode(data, path, cv2.IMREAD_COLOR_RGB)
+
+
+def _imdecode(data: bytes | bytearray, path: str, flags: int) -> np.ndarray:
+    try:
+        rgb = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise UnreadableImage(path, f"cannot be decoded: {error.err}") from None
+    if rgb is None:
+        raise UnreadableImage(path, "not an image, or a damaged one")
+    return rgb
+
+
+# ---------------------------------------------------------------------------------------- a region of a JPEG file
+
+_START_OF_IMAGE = b"\xff\xd8"
+_END_OF_IMAGE = b"\xff\xd9"
+# Frames that are progressive, arithmetic or lossless; a restart interval. (An MPF segment: more images follow.)
+_OTHER_KINDS = frozenset(range(0xC2, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xDD}
+# The orientation entry of an EXIF directory in either byte order: tag 0x0112, type SHORT, one value, the value.
+_ORIENTATION = re.compile(
+    rb"\x01\x12\x00\x03\x00\x00\x00\x01\x00(.)|\x12\x01\x03\x00\x01\x00\x00\x00(.)\x00", re.DOTALL
+)
+
+
+@dataclass(frozen=True)
+class Jpeg:
+    """A JPEG file whose rows can be decoded from the top to any row: sequential Huffman coding in a single scan
+    without restart markers, grey or three components of 8 bits, upright, alone in its file: nearly every photograph.
+
+    Attributes:
+        data: the file.
+        path: its name, for errors.
+        height, width: in pixels.
+        height_at: where the frame header holds the height, two bytes.
+        end: where the end-of-image marker is.
+        row_height: pixel rows per row of coding units (MCUs).
+    """
+
+    data: bytes
+    path: str
+    height: int
+    width: int
+    height_at: int
+    end: int
+    row_height: int
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, start of its contents, end) of each segment up to the first start of scan (ITU-T T.81, annex B)."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        end = at + 2 + (data[at + 2] << 8 | data[at + 3])
+        yield marker, at + 4, end
+        if marker == 0xDA:
+            return
+        at = end
+
+
+def _end_of_jpeg(data: bytes) -> int:
+    """Where the last end-of-image marker behind the start of the first scan is, -1 if none: the file is truncated.
+
+    Before that scan another JPEG may have its end, an EXIF thumbnail. In compressed data the marker cannot occur.
+    """
+    scan = next((end for marker, _, end in _segments(data) if marker == 0xDA), None)
+    return -1 if scan is None else data.rfind(_END_OF_IMAGE, scan)
+
+
+def parse_jpeg(data: bytes, path: str) -> Jpeg | None:
+    """Reads a JPEG's headers; None if it is not of the kind that `Jpeg` describes.
+
+    Raises:
+        UnreadableImage: the JPEG is truncated.
+    """
+    if data[:2] != _START_OF_IMAGE:
+        return None
+    frame = None
+    for marker, start, end in _segments(data):
+        if marker in (0xC0, 0xC1):  # sequential, Huffman
+            frame = start
+        elif marker in _OTHER_KINDS or (marker == 0xE2 and data.startswith(b"MPF\0", start)):
+            return None
+        elif marker == 0xE1:  # EXIF
+            orientation = _ORIENTATION.search(data, start, min(end, len(data)))
+            if orientation and (orientation[1] or orientation[2]) != b"\x01":
+                return None
+        elif marker == 0xDA:
+            if frame is None or max(end, frame + 15) > len(data):
+                return None
+            precision, height, width, components = struct.unpack_from(">BHHB", data, frame)
+            if precision != 8 or not height or not width or components not in (1, 3) or data[start] != components:
+                return None
+            row_height = 8 * max(data[frame + 7 + 3 * component] & 15 for component in range(components))
+            end_of_image = data.rfind(_END_OF_IMAGE, end)
+            if end_of_image < 0:
+                raise UnreadableImage(path, "the JPEG is truncated")
+            return Jpeg(data, path, height, width, frame + 1, end_of_image, row_height)
+    return None
+
+
+def decode_region(jpeg: Jpeg, box: tuple[int, int, int, int], decoder: str = "auto") -> np.ndarray:
+    """Decodes a part of a JPEG: exactly the pixels that a full decode has there.
+
+    nvImageCodec, where it is installed, decodes only the rows of the box; OpenCV those from the top to the end of it.
+
+    Args:
+        jpeg: the file.
+        box: top, left, height, width.
+        decoder: "cv2", "nvimgcodec", or "auto" for the faster one that is there.
+
+    Returns:
+        uint8 (height, width, 3), RGB.
+
+    Raises:
+        UnreadableImage: the bytes cannot be decoded.
+    """
+    if decoder != "cv2":
+        region = _decode_with_nvimgcodec(jpeg, box)
+        if region is not None:
+            return region
+    top, left, height, width = box
+    return decode_rows(jpeg, top + height)[top : top + height, left : left + width]
+
+
+# The bits that ask for a reduced size are the grey flags; IMREAD_REDUCED_COLOR_2 would add "BGR", which excludes "RGB".
+_REDUCED = {
+    1: 0,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
+
+
+def decode_rows(jpeg: Jpeg, bottom: int, reduction: int = 1) -> np.ndarray:
+    """Decodes a JPEG from the top to at least row `bottom`; what follows is not looked at.
+
+    The file is given to OpenCV with a lower height in its frame header.
+
+    Args:
+        jpeg: the file.
+        bottom: in rows of the full size.
+        reduction: 1, 2, 4 or 8: decode at this fraction of the size. The inverse DCT is scaled, so every pixel is the
+            average of those that it stands for.
+
+    Returns:
+        uint8 (at least bottom / reduction, width / reduction rounded up, 3), RGB.
+
+    Raises:
+        UnreadableImage: the bytes cannot be decoded.
+    """
+    # One more row of coding units than needed: chroma is interpolated across their border.
+    rows = (-(-bottom // jpeg.row_height) + 1) * jpeg.row_height
+    data = jpeg.data
+    if rows < jpeg.height:
+        # Without the end marker the decoder runs out of data where it would warn of skipped bytes; zeros instead, for
+        # the few bytes that it reads ahead.
+        data = bytearray(data[: jpeg.end]) + bytes(16)
+        data[jpeg.height_at : jpeg.height_at + 2] = rows.to_bytes(2, "big")
+    return _imdecode(data, jpeg.path, _REDUCED[reduction] | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+
+
+# Whether it was said that nvImageCodec does not start: shared with forked workers, so that it is said once.
+_warned = mmap.mmap(-1, 1)
+
+
+@functools.lru_cache(maxsize=1)
+def _nvimgcodec(process: int) -> tuple[Any, Any, Any] | None:
+    """nvImageCodec's module, decoder and parameters, for the CPU; None without the package, or if it does not start.
+
+    The decoder has a thread, which a forked process lacks: `process` makes it one per process.
+    """
+    try:
+        from nvidia import nvimgcodec
+
+        decoder = nvimgcodec.Decoder(
+            device_id=nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY,
+            max_num_cpu_threads=1,
+            backends=[nvimgcodec.Backend(nvimgcodec.CPU_ONLY)],
+        )
+        return nvimgcodec, decoder, nvimgcodec.DecodeParams(apply_exif_orientation=False)
+    except ImportError:
+        return None
+    except Exception as error:  # of a package that is there, whatever it is: OpenCV decodes the same pixels
+        if not _warned[0]:
+            _warned[0] = 1
+            warn(f"nvImageCodec does not start, OpenCV decodes everything ({' '.join(str(error).split())})")
+        return None
+
+
+def _decode_with_nvimgcodec(jpeg: Jpeg, box: tuple[int, int, int, int]) -> np.ndarray | None:
+    """The box of a JPEG, or None: the package is not there, or does not take this file."""
+    available = _nvimgcodec(os.getpid())
+    if available is None:
+        return None
+    nvimgcodec, decoder, params = available
+    top, left, height, width = box
+    region = nvimgcodec.Region(top, left, top + height, left + width)
+    try:
+        image = decoder.decode(nvimgcodec.CodeStream(jpeg.data).get_sub_code_stream(region=region), params=params)
+    except RuntimeError:
+        return None
+    return None if image is None else np.asarray(image)

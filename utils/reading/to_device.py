@@ -1,0 +1,66 @@
+"""Batches on their way to the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class HostBatch(Protocol):
+    """A batch as the reader yields it: uint8 images (N, H, W, 3), labels (N,) and list indices (N,)."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+def to_device(batches: Iterable[HostBatch], device: torch.device) -> Iterator[tuple[Tensor, Tensor, HostBatch]]:
+    """Moves batches to the device, each while the one before is computed on.
+
+    Yields:
+        Images, labels (both on the device), and the batch they came from.
+    """
+    if device.type != "cuda":
+        for batch in batches:
+            yield batch.images, batch.labels, batch
+        return
+    copies = torch.cuda.Stream(device)
+    compute = torch.cuda.current_stream(device)
+
+    def ready(images: Tensor, labels: Tensor, copied: torch.cuda.Event) -> tuple[Tensor, Tensor]:
+        compute.wait_event(copied)
+        images.record_stream(compute)
+        labels.record_stream(compute)
+        return images, labels
+
+    batches = iter(batches)
+    waiting: tuple[HostBatch, tuple[Tensor, Tensor, torch.cuda.Event]] | None = None
+    while True:
+        # The reader's own work on a GPU is part of it: it uses memory again once the copies before are done, and would
+        # wait for the network on the other stream.
+        with torch.cuda.stream(copies):
+            batch = next(batches, None)
+            if batch is not None:
+                images = batch.images.to(device, non_blocking=True)
+                labels = batch.labels.to(device, non_blocking=True)
+                copied = copies.record_event()
+        if waiting is not None:
+            yield *ready(*waiting[1]), waiting[0]
+        if batch is None:
+            return
+        waiting = batch, (images, labels, copied)
+
+
+def copies_of_first(
+    batches: Iterable[tuple[Tensor, Tensor, HostBatch]], copies: int
+) -> Iterator[tuple[Tensor, Tensor, HostBatch]]:
+    """The same number of batches, each of so many copies of the very first image (--same_feed)."""
+    first = None
+    for images, labels, batch in batches:
+        if first is None:
+            repeat = (copies, *[1] * (images.dim() - 1))
+            first = images[:1].repeat(repeat), labels[:1].repeat(copies)
+        yield *first, batch

@@ -1,0 +1,200 @@
+"""The reader's worker processes: what they are told, what they write into shared memory, how they end."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from multiprocessing import connection, util
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from utils.errors import UserError
+from utils.reading.decode import UnreadableImage
+from utils.reading.image_list import ImageList, SharedArray
+
+# Seconds that a forked worker has to come up, which takes it milliseconds, and how many are tried.
+PATIENCE = 10.0
+ATTEMPTS = 3
+
+
+class Transform(Protocol):
+    """What is done to an image, as `utils.reading.transforms` and `utils.reading.crops` have it."""
+
+    image_size: tuple[int, int]
+
+    def decode(self, data: bytes, path: str, rng: np.random.Generator) -> np.ndarray:
+        """Makes uint8 pixels of an encoded image; raises `UnreadableImage`."""
+
+
+class ImageRandom:
+    """The random numbers of each image, by (seed, epoch, image): they depend on neither the worker nor the resume.
+
+    Philox is counter-based (Salmon et al., 2011): the image's place is the upper half of the counter, so no state has
+    to be derived from it. Building a generator instead would cost a twentieth of decoding a photograph.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._bits = np.random.Philox(key=seed)
+        self._generator = np.random.Generator(self._bits)
+        self._state = self._bits.state
+
+    def of_image(self, epoch: int, index: int) -> np.random.Generator:
+        """The generator of an image, the same object every time, set to that image's numbers."""
+        self._state["state"]["counter"][:] = 0, 0, epoch, index
+        self._bits.state = self._state
+        return self._generator
+
+
+@dataclasses.dataclass
+class Job:
+    """What a worker needs to fill rows of batches; everything large in it is shared memory.
+
+    Attributes:
+        slots: uint8 (slots, batch, height, width, 3), the batches being made.
+        indices: int64 (slots, batch): the images wanted, and when the rows are done those that are there (-1: none).
+        generation: int64 (1,): tasks of another generation belong to an epoch that was given up, and are skipped.
+    """
+
+    images: ImageList
+    transform: Transform
+    training: bool
+    seed: int
+    slots: SharedArray
+    indices: SharedArray
+    generation: SharedArray
+
+    def __post_init__(self) -> None:
+        self.random = ImageRandom(self.seed)
+
+    def fill(self, slot: int, start: int, stop: int, epoch: int) -> list[tuple[int, str]]:
+        """Makes rows start..stop of a batch; returns (index, reason) of each unreadable image met."""
+        problems: list[tuple[int, str]] = []
+        for row in range(start, stop):
+            wanted = int(self.indices.array[slot, row])
+            index, pixels = self._readable(wanted, self.random.of_image(epoch, wanted), problems)
+            self.indices.array[slot, row] = index
+            if pixels is not None:
+                self.slots.array[slot, row] = pixels
+        return problems
+
+    def _readable(
+        self, wanted: int, rng: np.random.Generator, problems: list[tuple[int, str]]
+    ) -> tuple[int, np.ndarray | None]:
+        """The wanted image; if it is unreadable: in training another one, in evaluation (-1, None)."""
+        for index in self._candidates(wanted):
+            try:
+                return index, self.transform.decode(self.images.read(index), self.images.path(index), rng)
+            except UnreadableImage as error:
+                problems.append((index, error.reason))
+            except cv2.error as error:
+                problems.append((index, f"OpenCV cannot process it: {error.err}"))
+        if self.training:
+            raise UserError(
+                f"no readable image among the {len(problems)} tried; "
+                f"the first: {self.images.path(problems[0][0])}: {problems[0][1]}"
+            )
+        return -1, None
+
+    def _candidates(self, wanted: int) -> Iterator[int]:
+        """The wanted image, then in training others spread over the list, always the same for the same image."""
+        yield wanted
+        if self.training:
+            count = len(self.images)
+            stride = max(1, int(count * 0.618))
+            while math.gcd(stride, count) > 1:
+                stride += 1
+            for step in range(1, min(count, 1000)):
+                yield (wanted + step * stride) % count
+
+
+def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
+    """Ends this worker when its parent has ended, however that came."""
+    parent.join()
+    os._exit(1)
+
+
+def work(
+    up: multiprocessing.synchronize.Semaphore | None,
+    job: Job,
+    tasks: multiprocessing.SimpleQueue,
+    results: connection.Connection,
+    results_lock: multiprocessing.synchronize.Lock,
+) -> None:
+    """A worker process: says that it is up, takes tasks, fills rows, reports. Runs until it is killed."""
+    if up is not None:
+        up.release()
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    cv2.setNumThreads(0)  # the workers are the parallelism
+    while True:
+        generation, slot, start, stop, epoch = tasks.get()
+        problems, failure = [], None
+        if generation == job.generation.array[0]:
+            try:
+                problems = job.fill(slot, start, stop, epoch)
+            except UserError as error:
+                failure = error
+            except Exception:
+                failure = RuntimeError("in a reader worker:\n" + traceback.format_exc())
+        with results_lock:
+            results.send((slot, problems, failure))
+
+
+def start_worker(
+    processes: list[multiprocessing.process.BaseProcess],
+    context: multiprocessing.context.BaseContext,
+    *arguments: object,
+) -> None:
+    """Starts a process that does `work(..., *arguments)`, and appends it to `processes`.
+
+    A fork copies locks as they are. One of the interpreter's that another thread holds at that moment (PyTorch's, which
+    tidies up after a collective) is never released in the copy, which then waits for ever before it runs a line
+    (Python 3.11 and before). Such a worker is given up, and another one started.
+
+    Raises:
+        UserError: no worker comes up.
+    """
+    for _ in range(ATTEMPTS):
+        # A spawned worker has no such locks, and takes its time to come up.
+        up = context.Semaphore(0) if context.get_start_method() == "fork" else None
+        process = context.Process(target=work, args=(up, *arguments), daemon=True)
+        processes.append(process)  # before it starts: whatever comes in between, it will be ended
+        # Who stops a run often tells its whole process group. What that means is the main process's to decide, and it
+        # may need one more batch: the workers are deaf to it, from their first moment on.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if up is None or up.acquire(timeout=PATIENCE):
+            return
+        terminate([process])
+        processes.remove(process)
+    raise UserError(
+        f"no reader worker came up within {PATIENCE:g} seconds, {ATTEMPTS} times over: lower --reader_thread, or free "
+        "the machine of other work"
+    )
+
+
+def terminate(processes: list[multiprocessing.process.BaseProcess]) -> None:
+    """Ends worker processes, and waits until they have ended."""
+    started = [process for process in processes if process.pid is not None]
+    for process in started:
+        process.kill()
+    for process in started:
+        process.join()
+
+
+def terminate_with(owner: object, processes: list[multiprocessing.process.BaseProcess]) -> Callable[[], None]:
+    """Has worker processes ended when the object is freed, or at exit; returns what ends them at once.
+
+    At exit before multiprocessing ends what is left: it would wait for ever for SIGTERM to do so.
+    """
+    return util.Finalize(owner, terminate, args=(processes,), exitpriority=10)

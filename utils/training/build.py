@@ -1,0 +1,173 @@
+"""From flags to objects: the network and its input, the device, the training step; and the flags that go together."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import models
+from models.activation_checkpointing import checkpoint_activations
+from utils.console import log, warn
+from utils.devices import memory_format
+from utils.errors import FlagError
+from utils.flags.idle import WARM_UP_STRATEGIES, note_idle_flags
+from utils.processes import world_size
+from utils.training.distillation import Distillation
+from utils.training.ema import ExponentialMovingAverage
+from utils.training.optimizer import Schedule, build_optimizer
+from utils.training.step import TrainStep
+from utils.training.sync_batch_norm import synchronize_batch_norm
+from utils.weights import load_pretrained
+from utils.weights.network import build_model
+
+
+def check_train_flags(args: argparse.Namespace) -> None:
+    """Raises `FlagError` for combinations of train.py's flags that cannot work, before anything is built."""
+    if args.checkpoint and args.checkpoint != "auto" and args.pretrained_model:
+        raise FlagError(
+            "--checkpoint=FOLDER continues a run, --pretrained_model starts one from weights: give one of them, or "
+            "--checkpoint=auto, which starts from the weights if there is nothing to continue"
+        )
+    if args.finetune_exclude_pretrained_params and not args.pretrained_model:
+        raise FlagError("--finetune_exclude_pretrained_params needs --pretrained_model")
+    if args.lower_ratio > args.upper_ratio:
+        raise FlagError(f"--lower_ratio {args.lower_ratio:g} is above --upper_ratio {args.upper_ratio:g}")
+    if args.step_epochs != sorted(set(args.step_epochs)):
+        raise FlagError(f"--step_epochs: {' '.join(map(str, args.step_epochs))} is not in increasing order")
+    if args.min_lr > args.lr:
+        raise FlagError(f"--min_lr {args.min_lr:g} is above --lr {args.lr:g}")
+    if args.use_distill and not (args.teacher_model and args.teacher_pretrained_model):
+        raise FlagError("--use_distill needs --teacher_model and --teacher_pretrained_model")
+    if args.use_distill:
+        models.check_name(args.teacher_model, "--teacher_model")
+    if args.unlabeled_list and not args.unlabeled_list.endswith(".txt"):
+        raise FlagError(f"--unlabeled_list: {args.unlabeled_list} is no list file (.txt)")
+    if args.unlabeled_list and not (args.use_distill and args.distill_loss == "js"):
+        raise FlagError("--unlabeled_list needs --use_distill=True --distill_loss=js: other losses need labels")
+    if args.with_mem_opt and _compiles(args):
+        raise FlagError(
+            "--with_mem_opt cannot be had in a compiled network: leave out --use_compile and --fuse_*, or it"
+        )
+    note_idle_flags(args)
+    if args.lr_strategy in WARM_UP_STRATEGIES and args.num_epochs <= args.warm_up_epochs:
+        warn(
+            f"--lr {args.lr:g} is never reached: the warm-up of --warm_up_epochs {args.warm_up_epochs:g} is not over "
+            f"within --num_epochs {args.num_epochs}; lower --warm_up_epochs"
+        )
+
+
+def _compiles(args: argparse.Namespace) -> bool:
+    """Whether train.py's flags ask for a compiled network."""
+    return args.use_compile or args.fuse_elewise_add_act_ops or args.fuse_bn_act_ops
+
+
+def settle_total_images(args: argparse.Namespace, images: int) -> None:
+    """Settles --total_images, on which the schedule depends, if it was not given and the list is not ImageNet's.
+
+    It is what an epoch trains on, so that the schedule's epochs are as long as the run's. With a number given the
+    schedule is that of the original, which rounds up where an epoch leaves out the last images.
+
+    Args:
+        args: train.py's flags.
+        images: length of the training list, at least a batch.
+    """
+    if "total_images" not in args.given and args.total_images != images:
+        args.total_images = images - images % args.batch_size
+        what = "the length of the training list"
+        if args.total_images != images:
+            what = f"those of the {images} in the training list that fill whole batches"
+        log(f"--total_images not given: {args.total_images}, {what}")
+
+
+def note_unused_classes(args: argparse.Namespace, class_names: list[str] | None) -> None:
+    """Says so where --class_dim was left at its default and there are fewer class folders: it trains all the same."""
+    if class_names and "class_dim" not in args.given and len(class_names) < args.class_dim:
+        warn(
+            f"--class_dim not given: {args.class_dim}, of which only {len(class_names)} have a folder in --data_dir "
+            f"{args.data_dir}; for a network of these alone give --class_dim={len(class_names)}"
+        )
+
+
+def build_schedule(args: argparse.Namespace) -> Schedule:
+    """The learning-rate schedule by the flags; an epoch has --total_images / --batch_size steps, rounded up."""
+    return Schedule(
+        strategy=args.lr_strategy,
+        lr=args.lr,
+        steps_per_epoch=-(-args.total_images // args.batch_size),
+        num_epochs=args.num_epochs,
+        step_epochs=tuple(args.step_epochs),
+        warm_up_epochs=args.warm_up_epochs,
+        decay_epochs=args.decay_epochs,
+        decay_rate=args.decay_rate,
+        min_lr=args.min_lr,
+    )
+
+
+def amp_dtype(args: argparse.Namespace, device: torch.device) -> torch.dtype | None:
+    """Type of mixed precision's operations, None without it."""
+    if not args.use_fp16:
+        return None
+    if args.amp_dtype == "float16" or (args.amp_dtype == "auto" and device.type == "cuda"):
+        return torch.float16
+    return torch.bfloat16
+
+
+def build_distillation(args: argparse.Namespace, device: torch.device) -> Distillation | None:
+    """The teacher by the flags, None without --use_distill."""
+    if not args.use_distill:
+        return None
+    teacher = build_model(args, args.teacher_model)
+    log(f"teacher: {load_pretrained(teacher, args.teacher_pretrained_model)}")
+    teacher.to(device, memory_format=memory_format(args, device)).eval().requires_grad_(False)
+    return Distillation(teacher, args.distill_loss, args.distill_temperature, args.distill_weight)
+
+
+def build_train_step(args: argparse.Namespace, model: nn.Module, device: torch.device) -> TrainStep:
+    """Moves the network to the device and builds what trains it, by the flags."""
+    model.to(device, memory_format=memory_format(args, device))
+    if args.sync_bn and world_size() > 1:
+        synchronize_batch_norm(model, device)
+    if args.with_mem_opt and not checkpoint_activations(model):
+        warn(f"--with_mem_opt does nothing here: {args.model} has no repeated blocks to compute again")
+    if _compiles(args):
+        model.compile()
+    network = model
+    if world_size() > 1:
+        # Batch-norm statistics stay with their process; those of rank 0 are handed round before they are used.
+        # (PyTorch 2.13 renamed the option.)
+        options = inspect.signature(DistributedDataParallel).parameters
+        option = "forward_sync_buffers" if "forward_sync_buffers" in options else "broadcast_buffers"
+        network = DistributedDataParallel(
+            model,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            **{option: False},
+            gradient_as_bucket_view=True,
+            static_graph=args.accumulate_steps == 1,
+        )
+    dtype = amp_dtype(args, device)
+    return TrainStep(
+        model,
+        build_optimizer(
+            model,
+            args.lr_strategy,
+            args.lr,
+            args.l2_decay,
+            args.momentum_rate,
+            optimizer=args.optimizer,
+            weight_decay=args.weight_decay,
+        ),
+        build_schedule(args),
+        network=network,
+        smoothing=args.label_smoothing_epsilon if args.use_label_smoothing else 0.0,
+        amp_dtype=dtype,
+        loss_scale=args.scale_loss,
+        dynamic_loss_scaling=args.use_dynamic_loss_scaling,
+        clip_norm=args.clip_norm,
+        ema=ExponentialMovingAverage(model, args.ema_decay) if args.use_ema else None,
+        distillation=build_distillation(args, device),
+        accumulate_steps=args.accumulate_steps,
+    )

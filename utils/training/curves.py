@@ -1,0 +1,101 @@
+"""The figures of a run over its epochs: curves.json, curves.png and TensorBoard events."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from utils.console import warn
+from utils.errors import UserError
+from utils.files import written_whole
+
+
+class Curves:
+    """The figures of a run by epoch: curves.json and curves.png in its folder, and TensorBoard events.
+
+    A context manager; what was recorded is on disk at the end of the block.
+
+    Args:
+        folder: of the run.
+        history: epochs of an earlier part of the run, when it is resumed.
+    """
+
+    def __init__(self, folder: Path, history: list[dict[str, float]] | None = None) -> None:
+        self.folder = folder
+        self.history = list(history or [])
+        self.writer = None
+        self._warned = False
+        self._excepthook = threading.excepthook
+        threading.excepthook = self._thread_failed
+        with self._spared():
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(folder / "tensorboard"))
+
+    @contextlib.contextmanager
+    def _spared(self) -> Iterator[None]:
+        """Neither a full disk nor a missing package ends a run for its curves: one warning, then they are left out."""
+        try:
+            yield
+        except (OSError, UserError, ImportError) as error:
+            if not self._warned:
+                warn(f"the curves in {self.folder} are not complete: {error}")
+            self._warned = True
+
+    def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+        """Keeps TensorBoard's thread, which hands its errors on to `_spared`, from printing them too."""
+        if not type(failure.thread).__module__.startswith("tensorboard."):
+            self._excepthook(failure)
+
+    def step(self, step: int, values: dict[str, float]) -> None:
+        """Records values at a training step."""
+        if self.writer is None:
+            return
+        with self._spared():
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+
+    def epoch(self, epoch: int, values: dict[str, float]) -> None:
+        """Records the values of a finished epoch and draws the curves anew."""
+        self.history = [past for past in self.history if past["epoch"] < epoch]
+        self.history.append({"epoch": epoch, **values})
+        with self._spared(), written_whole(self.folder / "curves.json", "--model_save_dir") as file:
+            file.write_text(json.dumps(self.history, indent=1) + "\n")
+        with self._spared(), written_whole(self.folder / "curves.png", "--model_save_dir") as file:
+            draw_curves(self.history, file)
+        if self.writer is None:
+            return
+        with self._spared():
+            for name, value in values.items():
+                self.writer.add_scalar(f"epoch/{name}", value, epoch)
+            self.writer.flush()
+
+    def __enter__(self) -> Curves:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.writer is not None:
+            with self._spared():
+                self.writer.close()
+        threading.excepthook = self._excepthook
+
+
+def draw_curves(history: list[dict[str, float]], path: Path) -> None:
+    """Draws loss, accuracy and learning rate by epoch into a PNG file."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    for axes, title in zip(figure.subplots(1, 3), ("loss", "acc", "lr"), strict=True):
+        for name in dict.fromkeys(name for epoch in history for name in epoch):
+            if title in name.split("_")[-1]:
+                points = [(epoch["epoch"], epoch[name]) for epoch in history if name in epoch]
+                axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 30 else None)
+        axes.set_xlabel("epoch")
+        axes.set_title({"acc": "accuracy", "lr": "learning rate"}.get(title, title))
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(fontsize="small")
+    figure.savefig(path, dpi=110, format="png")

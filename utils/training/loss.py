@@ -1,0 +1,78 @@
+"""The training loss: cross entropy with label smoothing, mixed labels, auxiliary outputs and a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+AUXILIARY_WEIGHT = 0.3  # of GoogLeNet's two side classifiers (Szegedy et al., arXiv:1409.4842)
+
+
+@dataclass
+class Targets:
+    """What a batch is trained towards.
+
+    Attributes:
+        labels: classes, int64 (N,).
+        mixed_labels: classes of the images mixed in (mixup, CutMix), int64 (N,); None without mixing.
+        weight: share of `labels` in a mixed batch.
+    """
+
+    labels: Tensor
+    mixed_labels: Tensor | None = None
+    weight: float = 1.0
+
+
+def loss_of_outputs(loss: Callable[[Tensor], Tensor], outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """A `loss` of logits, for the main classifier's and for those of side classifiers, which count 0.3 each."""
+    if isinstance(outputs, Tensor):
+        return loss(outputs)
+    main, *sides = map(loss, outputs)
+    return main + AUXILIARY_WEIGHT * sum(sides)
+
+
+def classification_loss(outputs: Tensor | tuple[Tensor, ...], targets: Targets, smoothing: float = 0.0) -> Tensor:
+    """Mean cross entropy of a batch.
+
+    Args:
+        outputs: logits (N, classes), or those of the main classifier and of side classifiers.
+        targets: labels; for mixed ones the loss is weight L(labels) + (1 - weight) L(mixed_labels).
+        smoothing: epsilon of label smoothing, (1 - epsilon) one-hot + epsilon / classes (arXiv:1512.00567).
+    """
+
+    def mixed_loss(logits: Tensor) -> Tensor:
+        # Mixed precision on GPUs would leave the logarithms in float16.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss = F.cross_entropy(logits, targets.labels, label_smoothing=smoothing)
+        if targets.mixed_labels is None:
+            return loss
+        mixed = F.cross_entropy(logits, targets.mixed_labels, label_smoothing=smoothing)
+        return targets.weight * loss + (1.0 - targets.weight) * mixed
+
+    return loss_of_outputs(mixed_loss, outputs)
+
+
+def soft_label_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Cross entropy of the student against the teacher's softened probabilities (Hinton et al., arXiv:1503.02531).
+
+    Times temperature^2, which keeps the gradients' size. Logits (N, classes) both.
+    """
+    soft = F.softmax(teacher.float() / temperature, dim=1)
+    return temperature**2 * F.cross_entropy(student.float() / temperature, soft)
+
+
+def jensen_shannon_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean Jensen-Shannon divergence of two batches of logits (N, classes), the loss of the SSLD recipe.
+
+    JS(p, q) = (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2.
+    """
+    log_p = F.log_softmax(student.float(), dim=1)
+    log_q = F.log_softmax(teacher.float(), dim=1)
+    log_m = torch.logaddexp(log_p, log_q) - torch.log(torch.tensor(2.0))
+    to_student = F.kl_div(log_m, log_p, reduction="batchmean", log_target=True)
+    to_teacher = F.kl_div(log_m, log_q, reduction="batchmean", log_target=True)
+    return 0.5 * (to_student + to_teacher)

@@ -1,0 +1,70 @@
+"""Mixing of the images of a batch, on the device: mixup and CutMix."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.training.loss import Targets
+
+
+def mixup(images: Tensor, labels: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor, Targets]:
+    """Mixes each image of a batch with another one of it (Zhang et al., arXiv:1710.09412).
+
+    Args:
+        images: float (N, 3, H, W).
+        labels: int64 (N,).
+        alpha: one weight is drawn from Beta(alpha, alpha) for the whole batch, as in the original.
+        rng: source of the weight and of the pairs.
+
+    Returns:
+        weight images + (1 - weight) others, and what they are trained towards.
+    """
+    weight = float(rng.beta(alpha, alpha))
+    others = _pairs(images, rng)
+    mixed = torch.lerp(images[others], images, weight)
+    return mixed, Targets(labels, labels[others], weight)
+
+
+def cutmix(images: Tensor, labels: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor, Targets]:
+    """Puts a box of another image of the batch into each (Yun et al., arXiv:1905.04899).
+
+    Args:
+        images: float (N, 3, H, W).
+        labels: int64 (N,).
+        alpha: the box's share of the area, the same for the whole batch, is 1 - Beta(alpha, alpha), less what lies
+            outside the image about the box's centre.
+        rng: source of the box and of the pairs.
+
+    Returns:
+        The images with the boxes, and what they are trained towards: the weight is the share of the area kept.
+    """
+    height, width = images.shape[2:]
+    side = math.sqrt(1 - rng.beta(alpha, alpha))
+    box_height, box_width = int(height * side), int(width * side)
+    top, left = int(rng.integers(height)) - box_height // 2, int(rng.integers(width)) - box_width // 2
+    bottom, right = min(height, top + box_height), min(width, left + box_width)
+    top, left = max(0, top), max(0, left)
+    others = _pairs(images, rng)
+    mixed = images.clone()
+    mixed[:, :, top:bottom, left:right] = images[others, :, top:bottom, left:right]
+    kept = 1 - (bottom - top) * (right - left) / (height * width)
+    return mixed, Targets(labels, labels[others], kept)
+
+
+def _pairs(images: Tensor, rng: np.random.Generator) -> Tensor:
+    return torch.from_numpy(rng.permutation(len(images))).to(images.device, non_blocking=True)
+
+
+def mix(
+    images: Tensor, labels: Tensor, mixup_alpha: float, cutmix_alpha: float, rng: np.random.Generator
+) -> tuple[Tensor, Targets]:
+    """Mixes a batch with `mixup`, with `cutmix`, or with either at even chances, as far as their alphas are not 0."""
+    if mixup_alpha and (not cutmix_alpha or rng.random() < 0.5):
+        return mixup(images, labels, mixup_alpha, rng)
+    if cutmix_alpha:
+        return cutmix(images, labels, cutmix_alpha, rng)
+    return images, Targets(labels)

@@ -1,0 +1,208 @@
+"""One training step, as train.py does it.
+
+Nothing here waits for the device: losses and hits are summed there (`utils.evaluation.metrics`), and the loss scale is
+adapted there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from models.layers import main_output
+from utils.training.distillation import Distillation
+from utils.training.ema import ExponentialMovingAverage
+from utils.training.loss import Targets, classification_loss
+from utils.training.optimizer import Schedule, set_lr
+
+
+class TrainStep:
+    """Forward, loss, backward, optimizer, average: all that happens to a network in one step.
+
+    Args:
+        model: the network; `network` may be its distributed wrapper.
+        optimizer, schedule: see `utils.training.optimizer`.
+        network: what is called, if not `model` itself.
+        smoothing: epsilon of label smoothing.
+        amp_dtype: type of mixed precision's operations; None for float32.
+        loss_scale: initial loss scale of float16.
+        dynamic_loss_scaling: adapt the scale; otherwise it stays, and steps with infinite gradients are skipped.
+        clip_norm: largest norm of all gradients together (Pascanu et al., arXiv:1211.5063); 0: no limit.
+        ema: average to keep.
+        distillation: teacher to learn from.
+        accumulate_steps: parts of a batch that go through the network one after the other.
+
+    Attributes:
+        step: steps done.
+        shift: by how many steps the schedule is ahead of `step`; not 0 after a change of the steps per epoch.
+        skipped: 1 if loss scaling skipped the last step, its gradients not being finite, else 0; a scalar on the
+            device. 0.0 without loss scaling.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        *,
+        network: nn.Module | None = None,
+        smoothing: float = 0.0,
+        amp_dtype: torch.dtype | None = None,
+        loss_scale: float = 1.0,
+        dynamic_loss_scaling: bool = True,
+        clip_norm: float = 0.0,
+        ema: ExponentialMovingAverage | None = None,
+        distillation: Distillation | None = None,
+        accumulate_steps: int = 1,
+    ) -> None:
+        self.model = model
+        self.network = network or model
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.smoothing = smoothing
+        self.clip_norm = clip_norm
+        self.ema = ema
+        self.distillation = distillation
+        self.accumulate_steps = accumulate_steps
+        self.device_type = next(model.parameters()).device.type
+        self.amp_dtype = amp_dtype
+        self.fixed_scale = None if dynamic_loss_scaling else loss_scale
+        # fluid doubles the scale after 1,000 good steps.
+        self.scaler = torch.amp.GradScaler(
+            self.device_type, init_scale=loss_scale, growth_interval=1000, enabled=amp_dtype == torch.float16
+        )
+        self.step = 0
+        self.shift = 0
+        self.skipped: Tensor | float = 0.0
+        optimizer.register_step_post_hook(self._note_skipped)
+
+    def _note_skipped(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        """Keeps what GradScaler tells fused optimizers, and only while they take their step."""
+        found = getattr(optimizer, "found_inf", None)
+        self.skipped = 0.0 if found is None else (found > 0).squeeze()
+
+    def rate(self, step: int) -> float:
+        """The learning rate of the step after `step` steps."""
+        return self.schedule(step + self.shift)
+
+    @property
+    def scaling(self) -> bool:
+        """Whether steps with infinite gradients are skipped."""
+        return self.scaler.is_enabled()
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Mixed precision, or nothing."""
+        return torch.autocast(self.device_type, self.amp_dtype, enabled=self.amp_dtype is not None)
+
+    def __call__(self, images: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Trains on a batch.
+
+        Args:
+            images: normalised (N, 3, H, W).
+            targets: what they are trained towards.
+
+        Returns:
+            The batch's mean loss, a scalar on the device, and the main logits (N, classes).
+        """
+        set_lr(self.optimizer, self.rate(self.step))
+        losses, logits = [], []
+        parts = list(_parts(images, targets, self.accumulate_steps))
+        for number, (part, part_targets) in enumerate(parts, 1):
+            share = len(part) / len(images)
+            with self._no_sync(number < len(parts)):
+                with self.autocast():
+                    outputs = self.network(part)
+                    loss = self._loss(part, outputs, part_targets) * share
+                self.scaler.scale(loss).backward()
+            losses.append(loss.detach())
+            logits.append(main_output(outputs).detach())
+        if self.clip_norm:
+            self.scaler.unscale_(self.optimizer)  # the limit is for gradients as they are without the loss scale
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        self.scaler.step(self.optimizer)
+        if self.scaling:
+            self.scaler.update(self.fixed_scale)
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update()
+        self.step += 1
+        if len(parts) == 1:
+            return losses[0], logits[0]
+        return torch.stack(losses).sum(), torch.cat(logits)
+
+    def _loss(self, images: Tensor, outputs: Tensor | tuple[Tensor, ...], targets: Targets) -> Tensor:
+        if self.distillation is None:
+            return classification_loss(outputs, targets, self.smoothing)
+        with torch.no_grad():
+            teacher = main_output(self.distillation.teacher(images))
+        hard = classification_loss(outputs, targets, self.smoothing) if self.distillation.loss != "js" else None
+        return self.distillation(hard, outputs, teacher)
+
+    def _no_sync(self, wanted: bool) -> contextlib.AbstractContextManager:
+        """Keeps the processes from exchanging gradients that are not complete yet."""
+        if wanted and isinstance(self.network, DistributedDataParallel):
+            return self.network.no_sync()
+        return contextlib.nullcontext()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside the networks' weights."""
+        return {
+            "step": self.step,
+            "shift": self.shift,
+            "steps_per_epoch": self.schedule.steps_per_epoch,
+            "optimizer": self.optimizer.state_dict(),
+            "optimizer_kind": type(self.optimizer).__name__,
+            "scaler": self.scaler.state_dict(),
+            "ema_step": self.ema.step if self.ema is not None else 0,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up where the run that saved `state` was; options such as the weight decay are those of this run.
+
+        The schedule goes on at the same epoch, or part of one, though it may have another number of steps now.
+
+        Raises:
+            ValueError: the state is another optimizer's.
+        """
+        kind = type(self.optimizer).__name__
+        if state["optimizer_kind"] != kind:
+            raise ValueError(
+                f"it was trained with {state['optimizer_kind']}, --lr_strategy and --optimizer ask for {kind}"
+            )
+        saved = ("params", "lr")
+        options = [{k: v for k, v in group.items() if k not in saved} for group in self.optimizer.param_groups]
+        self.step = state["step"]
+        now = self.schedule.steps_per_epoch
+        # Neither is in the checkpoints of the first versions.
+        scheduled, before = self.step + state.get("shift", 0), state.get("steps_per_epoch", now)
+        self.shift = round(scheduled * now / before) - self.step
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group, own in zip(self.optimizer.param_groups, options, strict=True):
+            group.update(own)
+        # Fused optimizers pair values as they lie in memory: those saved in another memory format take this run's.
+        for parameter, values in self.optimizer.state.items():
+            for name, value in values.items():
+                if not isinstance(value, Tensor) or not value.dim():
+                    continue
+                if value.shape != parameter.shape:  # which they do not check, and write beyond its end
+                    raise ValueError(f"its {name} is {list(value.shape)} for a tensor of {list(parameter.shape)}")
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        if self.scaling and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None:
+            self.ema.step = state["ema_step"]
+
+
+def _parts(images: Tensor, targets: Targets, count: int) -> Iterator[tuple[Tensor, Targets]]:
+    """A batch in `count` parts of about the same size."""
+    if count == 1:
+        yield images, targets
+        return
+    mixed = targets.mixed_labels.chunk(count) if targets.mixed_labels is not None else [None] * count
+    for part, labels, mixed_labels in zip(images.chunk(count), targets.labels.chunk(count), mixed, strict=False):
+        yield part, Targets(labels, mixed_labels, targets.weight)

@@ -1,0 +1,120 @@
+"""From flags to the network, and to the input that its weights want."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+import models
+from utils.console import log, warn
+from utils.errors import FlagError
+
+# Flags that only some networks have; the constructors take them under the same names.
+NETWORK_OPTIONS = ("padding_type", "use_se", "drop_connect_rate", "deploy")
+
+
+def usual_input(name: str) -> dict[str, Any]:
+    """The `INPUT_FLAGS` of a network's published weights."""
+    config = models.input_config(name)
+    return {
+        "image_shape": [3, config.image_size, config.image_size],
+        "resize_short_size": config.resize_short_size,
+        "interpolation": config.interpolation,
+        "image_mean": list(config.mean),
+        "image_std": list(config.std),
+    }
+
+
+def as_flags(values: Mapping[str, Any]) -> list[str]:
+    """Values by the names of flags, as they are given: {"image_shape": [3, 32, 32]} is --image_shape 3 32 32."""
+    return [f"--{k} {' '.join(map(str, v)) if isinstance(v, list) else v}" for k, v in values.items()]
+
+
+def resolve_input(args: argparse.Namespace, noted: Mapping[str, Any] | None = None) -> None:
+    """Fills in the flags on the network's input that were not given, from the network's published ones.
+
+    A size given without its --resize_short_size keeps the network's share of the image: 224/256 of a side, as a rule.
+
+    Args:
+        args: the flags; changed in place.
+        noted: those that the network's weights were trained with, which come before the published ones; see
+            `utils.weights.read_input_notes`.
+
+    Raises:
+        FlagError: sizes that cannot be.
+    """
+    usual, given = usual_input(args.model), frozenset(args.given)
+    own = usual | dict(noted or {})
+    if "crop_size" in args.given:
+        square = [3, args.crop_size, args.crop_size]
+        if "image_shape" in args.given and args.image_shape != square:
+            raise FlagError("--crop_size and --image_shape say different sizes: give one of them")
+        args.image_shape = square
+        args.given.add("image_shape")
+    if "image_shape" not in args.given:
+        args.image_shape = own["image_shape"]
+        if args.image_shape != usual["image_shape"]:
+            args.given.add("image_shape")  # a network that depends on it is to be built for it
+    if args.image_shape[0] != 3:
+        raise FlagError(f"--image_shape: images are read as RGB, so the first number is 3, not {args.image_shape[0]}")
+    if "resize_short_size" not in args.given:
+        args.resize_short_size = own["resize_short_size"]
+        if args.image_shape != own["image_shape"]:
+            share = own["resize_short_size"] / max(own["image_shape"][1:])
+            args.resize_short_size = round(max(args.image_shape[1:]) * share)
+            shape = " ".join(map(str, args.image_shape))
+            log(f"--resize_short_size not given: {args.resize_short_size} for --image_shape {shape}")
+    if args.resize_short_size < max(args.image_shape[1:]):
+        raise FlagError(
+            f"--resize_short_size: {args.resize_short_size} is smaller than the crop of --image_shape "
+            f"{args.image_shape[1]} x {args.image_shape[2]}: give at least {max(args.image_shape[1:])}"
+        )
+    if args.interpolation is None:
+        args.interpolation = own["interpolation"]
+    if "image_mean" not in args.given:
+        args.image_mean = own["image_mean"]
+    if "image_std" not in args.given:
+        args.image_std = own["image_std"]
+    taken = {
+        name: value for name, value in own.items() if name not in given and getattr(args, name) == value != usual[name]
+    }
+    if taken:
+        log(f"not given, and therefore as in the training of {args.pretrained_model}: {', '.join(as_flags(taken))}")
+
+
+def build_model(args: argparse.Namespace, name: str | None = None) -> nn.Module:
+    """The network --model (or `name`), with the options that its constructor takes of those in the flags.
+
+    Raises:
+        FlagError: there is no such network, it takes no images of --image_shape, or has no --drop_path.
+    """
+    student = name is None
+    name = name or args.model
+    models.check_name(name)
+    accepted = inspect.signature(getattr(models, name)).parameters
+    options = {}
+    if student and "drop_path" in args.given:
+        if "drop_path_rate" not in accepted:
+            remedy = "give --drop_connect_rate" if "drop_connect_rate" in accepted else "leave the flag out"
+            raise FlagError(f"--drop_path: {name} drops no paths: {remedy}")
+        options["drop_path_rate"] = args.drop_path
+    for option in NETWORK_OPTIONS:
+        if option in accepted and hasattr(args, option):
+            options[option] = getattr(args, option)
+        elif student and option in args.given:
+            warn(f"--{option} does nothing here: {name} has no such option")
+    if "image_size" in accepted and "image_shape" in args.given:
+        height, width = args.image_shape[1:]
+        if height != width:
+            raise FlagError(f"--image_shape: {name} is built for square images, not {height} x {width}")
+        options["image_size"] = height
+    model = models.build(name, class_dim=args.class_dim, **options)
+    if not getattr(args, "with_inplace", True):  # what only converts weights does not ask
+        for module in model.modules():
+            if getattr(module, "inplace", False):
+                module.inplace = False
+    return model

@@ -1,0 +1,127 @@
+"""Writes a network's weights in any of the forms that PyTorch, PaddlePaddle and this project read."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from models.layers import UPSCALE_IN_TRAIN, Dropout, published_names
+from utils.errors import FlagError, UserError
+from utils.files import written_whole
+from utils.formats.paddle import variable_header, write_variable
+from utils.weights import linear_weights
+
+TORCH_SUFFIXES = (".pth", ".pt", ".safetensors")
+
+# Endings that a folder of variables is not called by: of files that are only read, here or elsewhere.
+_READ_ONLY_SUFFIXES = frozenset(
+    (
+        *(".gz", ".bz2", ".xz", ".tgz", ".tbz", ".tbz2", ".txz", ".zip", ".7z", ".zst"),
+        *(".pdparams", ".pdopt", ".pdmodel", ".pdiparams", ".params", ".caffemodel", ".prototxt"),
+        *(".ckpt", ".bin", ".pkl", ".pickle", ".onnx", ".npy", ".npz", ".h5", ".hdf5", ".msgpack", ".json"),
+    )
+)
+
+
+def suffix(output: Path) -> str:
+    """The ending of a file's name, by which its form is told, in small letters."""
+    return output.suffix.lower()
+
+
+def check_output(output: Path) -> None:
+    """Refuses an --output that `write_weights` cannot write, before there is any work to lose.
+
+    Raises:
+        FlagError: its suffix is of a kind of file that is only read.
+        UserError: it is a folder that holds something already, or is in the way of one.
+    """
+    if suffix(output) in _READ_ONLY_SUFFIXES:
+        raise FlagError(f"--output: cannot write {output.suffix}: give .pth, .safetensors, .tar or a folder")
+    if suffix(output) in (*TORCH_SUFFIXES, ".tar"):
+        if output.is_dir():
+            raise UserError(f"--output: {output} is a folder: give the name of a file")
+    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--output: {output} exists already: give a new folder")
+
+
+def write_weights(
+    model: nn.Module, output: Path, name: str, class_dim: int, input_notes: Mapping[str, Any] | None = None
+) -> None:
+    """Writes `model` to a .pth, .pt or .safetensors file, a fluid .tar, or, for any other name, a fluid folder.
+
+    Args:
+        name, class_dim, input_notes: of the network, noted in a .safetensors file; see
+            `utils.weights.read_input_notes`.
+
+    Raises:
+        UserError: it cannot be written, or PaddlePaddle has no such network.
+    """
+    with written_whole(output, "--output") as temporary:
+        if suffix(output) in (".pth", ".pt"):
+            torch.save(model.state_dict(), temporary)
+        elif suffix(output) == ".safetensors":
+            save_weights(model, temporary, {"model": name, "class_dim": class_dim, **(input_notes or {})})
+        elif suffix(output) == ".tar":
+            write_tar(fluid_variables(model), temporary, output.stem)
+        else:
+            write_folder(fluid_variables(model), temporary)
+
+
+def fluid_variables(model: nn.Module) -> dict[str, np.ndarray]:
+    """The tensors of a network as fluid has them: under their published names, linear weights as [in, out].
+
+    Raises:
+        UserError: the network was never published in fluid.
+    """
+    state, transposed = model.state_dict(), linear_weights(model)
+    try:
+        names = published_names(model)
+    except ValueError as error:
+        raise UserError(
+            f"--output: no variables of PaddlePaddle's fluid can be written ({error}): write .pth or .safetensors"
+        ) from None
+    return {name: (state[key].t() if key in transposed else state[key]).numpy() for key, name in names.items()}
+
+
+def write_folder(variables: dict[str, np.ndarray], folder: Path) -> None:
+    """Writes a fluid folder: a file per variable, under its name."""
+    for name, array in variables.items():
+        write_variable(array, folder / name)
+
+
+def write_tar(variables: dict[str, np.ndarray], path: Path, folder: str) -> None:
+    """Writes a .tar of a fluid folder, the form that PaddlePaddle's weights are published in."""
+    with tarfile.open(path, "w") as archive:
+        for name, array in variables.items():
+            content = variable_header(array) + array.tobytes()
+            member = tarfile.TarInfo(f"{folder}/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def dropout_mode(model: nn.Module) -> str:
+    """The dropout convention that the weights of `model` are right under."""
+    return next((module.mode for module in model.modules() if isinstance(module, Dropout)), UPSCALE_IN_TRAIN)
+
+
+def save_weights(model: nn.Module, path: Path, notes: dict[str, Any]) -> None:
+    """Writes a network's state dict as a .safetensors file, with its dropout convention.
+
+    Args:
+        notes: more to write beside it, such as the network's name and class count; what is no text, as JSON.
+    """
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    metadata = {"format": "pt", "dropout": dropout_mode(model), **notes}
+    path.touch()
+    permissions = path.stat().st_mode  # those of any new file here; safetensors keeps its files from other users
+    save_file(tensors, str(path), {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()})
+    path.chmod(permissions)
