@@ -24,8 +24,8 @@ Written by docs/make_parity.py. For each network of the originals: the largest d
 as a share of the largest absolute logit, for two images and the same weights, in float32 on a CPU. The weights are made
 from the tensors' names (see tests/support/zoo.py), so that every layer and every offset counts.
 
-The bar is 1e-5. It is 1e-4 for those few where rounding is amplified, `AMPLIFIED` in tests/support/zoo.py: very deep networks,
-and those that multiply activations by activations, as squeeze-and-excitation (SE_HRNet, EfficientNet, GhostNet,
+The bar is 1e-5. It is 1e-4 for those few where rounding is amplified, `AMPLIFIED` in tests/support/zoo.py: very deep
+networks, and those that multiply activations by activations, as squeeze-and-excitation (SE_HRNet, EfficientNet, GhostNet,
 PP-LCNet), involution (RedNet) and attention between two streams (DSNet) do. For them the table has, too, how far the
 original's float32 logits are from ours in float64, which is the rounding of the original itself: where an error is
 above 1e-5, that is as large.
