@@ -25,6 +25,7 @@ import mmap
 import pickletools
 import re
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,9 +54,11 @@ DATA_TYPES = {
 _DATA_TYPE_NUMBERS = {dtype: number for number, dtype in DATA_TYPES.items()}
 
 _MAX_DIMENSIONS = 16
+_MAX_DESCRIPTION = 1000  # bytes; 16 dimensions take 180
+_MAX_LEVELS = 100  # of LoD; a tensor of parameters has none
 
 
-def _tensor_description(message: memoryview) -> tuple[np.dtype, tuple[int, ...]]:
+def _tensor_description(message: memoryview, data_types: Mapping[int, np.dtype]) -> tuple[np.dtype, tuple[int, ...]]:
     """Data type and shape."""
     number = None
     shape: list[int] = []
@@ -66,19 +69,22 @@ def _tensor_description(message: memoryview) -> tuple[np.dtype, tuple[int, ...]]
             shape.append(value)
         elif field == 2:
             shape += itertools.islice(read_varints(value), _MAX_DIMENSIONS + 1)
-    if number not in DATA_TYPES:
+    if number not in data_types:
         raise FormatError(f"its data type {number} is not supported")
     if len(shape) > _MAX_DIMENSIONS:
         raise FormatError(f"it has more than {_MAX_DIMENSIONS} dimensions")
-    return DATA_TYPES[number], tuple(shape)
+    return data_types[number], tuple(shape)
 
 
-def read_variable(buffer: Buffer, offset: int = 0) -> tuple[np.ndarray, int]:
+def read_variable(
+    buffer: Buffer, offset: int = 0, data_types: Mapping[int, np.dtype] = DATA_TYPES
+) -> tuple[np.ndarray, int]:
     """Reads one variable.
 
     Args:
         buffer: the file.
         offset: where the variable starts.
+        data_types: those that are known, by fluid's number.
 
     Returns:
         The tensor, a view of the buffer (perhaps not aligned), and the offset behind it.
@@ -91,8 +97,10 @@ def read_variable(buffer: Buffer, offset: int = 0) -> tuple[np.ndarray, int]:
         version, levels = struct.unpack_from("<IQ", view, offset)
         if version != 0:
             raise FormatError(f"not a fluid variable (version {version})")
+        if levels > _MAX_LEVELS:
+            raise FormatError(f"not a tensor of weights ({levels} LoD levels)")
         offset += 12
-        for _ in range(min(levels, len(view))):
+        for _ in range(levels):
             (size,) = struct.unpack_from("<Q", view, offset)
             offset += 8 + min(size, len(view))
         version, size = struct.unpack_from("<Ii", view, offset)
@@ -103,7 +111,9 @@ def read_variable(buffer: Buffer, offset: int = 0) -> tuple[np.ndarray, int]:
     offset += 8
     if not 0 < size <= len(view) - offset:
         raise FormatError(f"the description should be {size} bytes long, {len(view) - offset} are there")
-    dtype, shape = _tensor_description(view[offset : offset + size])
+    if size > _MAX_DESCRIPTION:
+        raise FormatError(f"the description is {size} bytes long, which no tensor needs")
+    dtype, shape = _tensor_description(view[offset : offset + size], data_types)
     offset += size
     count = math.prod(shape)
     if count * dtype.itemsize > len(view) - offset or max(shape, default=0) > len(view):
