@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.errors import FlagError, explained_sizes, run_script
+from utils.errors import FlagError, run_script
 from utils.flags import parse
 
 if __name__ == "__main__":
@@ -47,7 +47,7 @@ from utils.reading.class_names import read_class_names
 from utils.reading.to_device import copies_of_first, to_device
 from utils.reading.transforms import normalize
 from utils.weights import load_pretrained, read_input_notes
-from utils.weights.network import build_model, resolve_input
+from utils.weights.network import build_model, explained_sizes, resolve_input
 
 
 class Subject(NamedTuple):

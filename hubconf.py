@@ -30,21 +30,25 @@ if _t.TYPE_CHECKING:
 dependencies = ["torch", "numpy", "safetensors"]
 
 
-def _entrypoint(name: str) -> _t.Callable[..., nn.Module]:
-    """The entrypoint that builds network `name`."""
+class _Entrypoint:
+    """Builds one network, whose module is imported when it, or what `torch.hub.help` says of it, is asked for."""
 
-    def build(
-        weights: str | _os.PathLike[str] | None = None, exclude: Sequence[str] = (), **options: _t.Any
+    def __init__(self, name: str) -> None:
+        self.__name__ = self.__qualname__ = name
+
+    def __call__(
+        self, weights: str | _os.PathLike[str] | None = None, exclude: Sequence[str] = (), **options: _t.Any
     ) -> nn.Module:
-        model = _models.build(name, **options)
+        model = _models.build(self.__name__, **options)
         if weights is not None:
             _weights.load_pretrained(model, weights, exclude)
         return model
 
-    size, short, interpolation, mean, std = _models.input_config(name)
-    method = ("nearest", "bilinear", "bicubic", "area", "Lanczos")[interpolation]
-    build.__name__ = build.__qualname__ = name
-    build.__doc__ = f"""{name}, in training mode.
+    @property
+    def __doc__(self) -> str:
+        size, short, interpolation, mean, std = _models.input_config(self.__name__)
+        method = ("nearest", "bilinear", "bicubic", "area", "Lanczos")[interpolation]
+        return f"""{self.__name__}, in training mode.
 
     Its input is float (N, 3, {size}, {size}), RGB: pixels / 255, less the mean {_numbers(mean)}, by the standard
     deviation {_numbers(std)}; evaluated with a short side of {short} ({method}) and the centre crop. It returns logits
@@ -56,13 +60,13 @@ def _entrypoint(name: str) -> _t.Callable[..., nn.Module]:
         **options: of the network's constructor, such as class_dim (1000 by default).
 
     Raises:
+        ValueError: the network cannot be built with these options.
         utils.errors.UserError: the weights cannot be read or do not fit.
     """
-    return build
 
 
 def _numbers(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:.6g}" for value in values)
 
 
-globals().update({_name: _entrypoint(_name) for _name in _models.list_models()})
+globals().update({_name: _Entrypoint(_name) for _name in _models.list_models()})

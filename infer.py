@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from utils.errors import FlagError, explained_sizes, run_script
+from utils.errors import FlagError, run_script
 from utils.flags import parse
 
 if __name__ == "__main__":
@@ -37,7 +37,7 @@ from utils.reading.class_names import read_class_names
 from utils.reading.image_list import ImageList
 from utils.reading.transforms import normalize
 from utils.weights import load_pretrained, read_input_notes
-from utils.weights.network import build_model, resolve_input
+from utils.weights.network import build_model, explained_sizes, resolve_input
 
 
 def main() -> None:

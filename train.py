@@ -10,7 +10,7 @@ import argparse
 import sys
 import time
 
-from utils.errors import explained_sizes, run_script
+from utils.errors import run_script
 from utils.flags import parse
 
 if __name__ == "__main__":
@@ -43,7 +43,7 @@ from utils.training.run import Run
 from utils.training.seed import seed_everything
 from utils.training.step import TrainStep
 from utils.weights import load_pretrained
-from utils.weights.network import build_model, resolve_input
+from utils.weights.network import build_model, explained_sizes, resolve_input
 
 
 def main() -> None:

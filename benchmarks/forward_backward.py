@@ -27,7 +27,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import models
 from models import catalogue
-from utils.errors import FlagError
 
 DEFAULT = (
     "AlexNet,VGG16,GoogLeNet,InceptionV3,MobileNetV1,MobileNetV2,MobileNetV3_large_x1_0,ShuffleNetV2_x1_0,SqueezeNet1_1,"
@@ -142,7 +141,7 @@ def main() -> None:
                 continue
             try:
                 row = measure(name, size, args, device)
-            except (FlagError, RuntimeError) as error:
+            except (ValueError, RuntimeError) as error:
                 print(f"| {name} | {size} | {str(error).splitlines()[0]} |")
                 continue
             rows.append(row)

@@ -170,7 +170,7 @@ def _parse_flags(script: str, words: list[str]) -> str | None:
                     models.check_name(getattr(args, name))
         except SystemExit as end:
             return said.getvalue().strip() if end.code else None
-        except FlagError as error:
+        except (FlagError, ValueError) as error:
             return str(error)
     return None
 

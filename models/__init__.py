@@ -8,9 +8,10 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import importlib
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from utils.errors import FlagError
+from models.inputs import InputConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -335,92 +336,6 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 _MODULES = {name: module for module, names in FAMILIES.items() for name in names}
 
 
-class InputConfig(NamedTuple):
-    """How a network was published to be evaluated.
-
-    Attributes:
-        image_size: height and width of the network's input.
-        resize_short_size: length of the image's short side before the centre crop.
-        interpolation: of the resizing, as in --interpolation.
-        mean, std: per channel, RGB, for pixels scaled to 0..1, as in --image_mean and --image_std.
-    """
-
-    image_size: int = 224
-    resize_short_size: int = 256
-    interpolation: int = 1
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-
-
-# A network that was trained on pixels normalised otherwise has a name of its own: the means go with the name, so that
-# no file of weights has to be looked at to know them. Caffe counts pixels from 0 to 255, and BGR.
-_CAFFE_RESNET_V2 = (122.7717 / 255, 115.9465 / 255, 102.9801 / 255), (1 / 255,) * 3
-_CAFFE_INCEPTION = (128 / 255,) * 3, (128 / 255,) * 3
-_EFFICIENTNET_V2 = (128 / 255,) * 3, (128 / 255,) * 3
-_HALF = (0.5,) * 3, (0.5,) * 3
-
-
-# pattern of names -> input; the first match counts, all others take the default
-INPUTS: tuple[tuple[str, InputConfig], ...] = (
-    ("alt_gvt_*", InputConfig(224, 256, 2)),
-    ("ConvNeXt_*", InputConfig(224, 256, 2)),
-    ("CSPDarkNet53", InputConfig(256, 288)),
-    ("CSWinTransformer_*", InputConfig(224, 256, 2)),
-    ("CvT_*", InputConfig(224, 256, 2)),
-    ("DarkNet53", InputConfig(256, 256)),
-    ("DeiT_*_384", InputConfig(384, 438, 2)),
-    ("DeiT_*", InputConfig(224, 256, 2)),
-    ("DSNet_*", InputConfig(224, 248, 2)),
-    ("EfficientNet", InputConfig(224, 256, 2)),
-    ("EfficientNetB0*", InputConfig(224, 256, 2)),
-    ("EfficientNetB1", InputConfig(240, 272, 2)),
-    ("EfficientNetB2", InputConfig(260, 292, 2)),
-    ("EfficientNetB3", InputConfig(300, 332, 2)),
-    ("EfficientNetB4", InputConfig(380, 412, 2)),
-    ("EfficientNetB5", InputConfig(456, 488, 2)),
-    ("EfficientNetB6", InputConfig(528, 560, 2)),
-    ("EfficientNetB7", InputConfig(600, 632, 2)),
-    ("EfficientNetV2_S", InputConfig(384, 416, 1, *_EFFICIENTNET_V2)),
-    ("FasterNet_*", InputConfig(224, 248, 2)),
-    ("Fix_*", InputConfig(320, 320)),
-    ("InceptionResNetV2", InputConfig(299, 320, 1, *_HALF)),
-    ("InceptionV3_torchvision", InputConfig(299, 320, 1, *_HALF)),
-    ("Inception*_caffe", InputConfig(299, 320, 1, *_CAFFE_INCEPTION)),
-    ("Inception*", InputConfig(299, 320)),
-    ("MobileNetV4_conv_large", InputConfig(448, 448, 2)),
-    ("MobileNetV4_conv_medium", InputConfig(320, 320, 2)),
-    ("MobileNetV4_conv_small", InputConfig(256, 256, 2)),
-    ("MobileNetV4_hybrid_large", InputConfig(448, 448, 2)),
-    ("MobileNetV4_hybrid_medium", InputConfig(256, 256, 2)),
-    ("MobileViT_*", InputConfig(256, 292, 1, (0.0,) * 3, (1.0,) * 3)),
-    ("MobileViTV2_*", InputConfig(256, 288, 2, (0.0,) * 3, (1.0,) * 3)),
-    ("MobileViTV3_*", InputConfig(256, 288, 1, (0.0,) * 3, (1.0,) * 3)),
-    ("NextViT_*", InputConfig(224, 256, 2)),
-    ("pcpvt_*", InputConfig(224, 256, 2)),
-    ("PPHGNet_*", InputConfig(224, 236, 2)),
-    ("PPHGNetV2_*", InputConfig(224, 232, 2)),
-    ("PVT_V2_*", InputConfig(224, 256, 2)),
-    ("RepVGG_D2se", InputConfig(320, 320, 2)),
-    ("ResNeSt200", InputConfig(320, 320)),
-    ("ResNeSt269", InputConfig(416, 416)),
-    ("ResNet???_v2", InputConfig(224, 256, 1, *_CAFFE_RESNET_V2)),
-    ("StarNet_*", InputConfig(224, 256, 2)),
-    ("SwinTransformer_*_384", InputConfig(384, 438, 2)),
-    ("SwinTransformer_*", InputConfig(224, 256, 2)),
-    ("TinyNet_A*", InputConfig(192, 219, 2)),
-    ("TinyNet_B*", InputConfig(188, 214, 2)),
-    ("TinyNet_C*", InputConfig(184, 210, 2)),
-    ("TinyNet_D*", InputConfig(152, 173, 2)),
-    ("TinyNet_E*", InputConfig(106, 121, 2)),
-    ("TNT_*", InputConfig(224, 248, 2, *_HALF)),
-    ("UniFormer_*", InputConfig(224, 248, 2)),
-    ("VAN_*", InputConfig(224, 248, 2, *_HALF)),
-    ("ViT_*_384", InputConfig(384, 384, 1, *_HALF)),
-    ("ViT_*", InputConfig(224, 256, 1, *_HALF)),
-    ("Xception*", InputConfig(299, 320)),
-)
-
-
 def list_models(pattern: str = "*") -> list[str]:
     """The names of all networks that match a shell pattern such as `ResNet*_vd`, sorted."""
     return sorted(fnmatch.filter(_MODULES, pattern))
@@ -433,31 +348,40 @@ def _unknown(name: str) -> str:
     return f"unknown network {name!r}: {hint}"
 
 
-def check_name(name: str, flag: str = "--model") -> None:
-    """Raises `FlagError`, with the nearest names, if there is no network `name`; `flag` is the flag that names it."""
+def check_name(name: str) -> None:
+    """Raises `ValueError`, with the nearest names, if there is no network `name`."""
     if name not in _MODULES:
-        raise FlagError(f"{flag}: {_unknown(name)}")
+        raise ValueError(_unknown(name))
+
+
+def _module(name: str) -> ModuleType:
+    """The module that builds network `name`."""
+    check_name(name)
+    return importlib.import_module(f"models.{_MODULES[name]}")
 
 
 def input_config(name: str) -> InputConfig:
-    """The input that network `name` was published with."""
-    check_name(name)
-    return next((config for pattern, config in INPUTS if fnmatch.fnmatchcase(name, pattern)), InputConfig())
+    """The input that network `name` was published with, as its module says; see `models.inputs`.
+
+    Raises:
+        ValueError: there is no such network.
+    """
+    inputs: dict[str, InputConfig] = vars(_module(name)).get("INPUTS", {})
+    return next((config for pattern, config in inputs.items() if fnmatch.fnmatchcase(name, pattern)), InputConfig())
 
 
 def build(name: str, **options: Any) -> nn.Module:
     """Builds network `name`; `options` are those of its constructor, `class_dim` among them.
 
     Raises:
-        FlagError: there is no such network.
+        ValueError: there is no such network, or it cannot be built with these options (an `OptionError`).
     """
-    check_name(name)
-    return getattr(importlib.import_module(f"models.{_MODULES[name]}"), name)(**options)
+    return getattr(_module(name), name)(**options)
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return getattr(importlib.import_module(f"models.{_MODULES[name]}"), name)
+        return getattr(_module(name), name)
     raise AttributeError(f"models: {_unknown(name)}")
 
 

@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from models.inputs import BICUBIC, InputConfig
 from models.layers import DropPath, conv2d, global_average
 from models.transformer import (
     LayerNorm2d,
@@ -90,3 +91,5 @@ class ConvNeXt(nn.Module):
 ConvNeXt_tiny = partial(ConvNeXt, (3, 3, 9, 3), (96, 192, 384, 768), drop_path_rate=0.1)
 ConvNeXt_small = partial(ConvNeXt, (3, 3, 27, 3), (96, 192, 384, 768), drop_path_rate=0.4)
 ConvNeXt_base_224 = partial(ConvNeXt, (3, 3, 27, 3), (128, 256, 512, 1024), drop_path_rate=0.5)
+
+INPUTS = {"*": InputConfig(interpolation=BICUBIC)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from models.inputs import InputConfig
 from models.layers import ConvBNAct, global_average, linear
 
 # (output channels, blocks) of the stages
@@ -85,3 +86,6 @@ class CSPDarkNet(nn.Module):
 
 def CSPDarkNet53(class_dim: int = 1000) -> CSPDarkNet:
     return CSPDarkNet(class_dim)
+
+
+INPUTS = {"*": InputConfig(256, 288)}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.inputs import BICUBIC, InputConfig
 from models.layers import DropPath, conv2d
 from models.transformer import (
     Mlp,
@@ -169,3 +170,5 @@ CSWinTransformer_small_224 = partial(CSWinTransformer, depths=(2, 4, 32, 2), dro
 CSWinTransformer_base_224 = partial(
     CSWinTransformer, channels=96, depths=(2, 4, 32, 2), heads=(4, 8, 16, 32), drop_path_rate=0.5
 )
+
+INPUTS = {"*": InputConfig(interpolation=BICUBIC)}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.inputs import BICUBIC, InputConfig
 from models.layers import ConvBNAct, DropPath, conv2d, override_l2_decay
 from models.transformer import (
     Mlp,
@@ -149,3 +150,5 @@ class CvT(nn.Module):
 
 CvT_13_224 = partial(CvT, (1, 2, 10))
 CvT_21_224 = partial(CvT, (1, 4, 16))
+
+INPUTS = {"*": InputConfig(interpolation=BICUBIC)}

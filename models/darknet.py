@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from models.inputs import InputConfig
 from models.layers import ConvBNAct, global_average, linear, publish, relu
 
 DEPTHS = (1, 2, 8, 8, 4)
@@ -74,3 +75,6 @@ class DarkNet53(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
         return self.fc(self.forward_features(images))
+
+
+INPUTS = {"*": InputConfig(256, 256)}

@@ -6,6 +6,7 @@ from functools import partial
 
 from torch import Tensor
 
+from models.inputs import BICUBIC, InputConfig
 from models.vit import VisionTransformer
 
 
@@ -33,3 +34,8 @@ DeiT_tiny_distilled_patch16_224 = partial(DistilledVisionTransformer, **TINY)
 DeiT_small_distilled_patch16_224 = partial(DistilledVisionTransformer, **SMALL)
 DeiT_base_distilled_patch16_224 = partial(DistilledVisionTransformer, **BASE)
 DeiT_base_distilled_patch16_384 = partial(DistilledVisionTransformer, image_size=384, **BASE)
+
+INPUTS = {
+    "*_384": InputConfig(384, 438, BICUBIC),
+    "*": InputConfig(interpolation=BICUBIC),
+}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.inputs import BICUBIC, InputConfig
 from models.layers import DropPath, batch_norm, conv2d, global_average
 from models.transformer import dense, drop_path_rates, merge_heads, split_heads
 
@@ -161,3 +162,5 @@ class DSNet(nn.Module):
 DSNet_tiny = partial(DSNet, (2, 2, 4, 1))
 DSNet_small = partial(DSNet, (3, 4, 8, 3))
 DSNet_base = partial(DSNet, (3, 4, 28, 3))
+
+INPUTS = {"*": InputConfig(224, 248, BICUBIC)}

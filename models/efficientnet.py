@@ -10,6 +10,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.errors import OptionError
+from models.inputs import BICUBIC, InputConfig
 from models.layers import (
     UPSCALE_IN_TRAIN,
     ConvSqueezeExcitation,
@@ -22,7 +24,6 @@ from models.layers import (
     make_divisible,
     swish,
 )
-from utils.errors import FlagError
 
 
 class Stage(NamedTuple):
@@ -151,7 +152,7 @@ class EfficientNetNet(nn.Module):
         scale_ends: whether `width` counts for the first and the last convolution too.
 
     Raises:
-        FlagError: `padding_type` is neither SAME nor DYNAMIC.
+        OptionError: `padding_type` is neither SAME nor DYNAMIC.
     """
 
     # Of a scaled stage: how many blocks.
@@ -171,9 +172,10 @@ class EfficientNetNet(nn.Module):
     ) -> None:
         super().__init__()
         if padding_type not in ("SAME", "DYNAMIC"):
-            raise FlagError(
-                f"--padding_type: EfficientNet cannot be built with {padding_type!r}: its residual blocks keep "
-                "the size of the image; give SAME or DYNAMIC"
+            raise OptionError(
+                "padding_type",
+                f"EfficientNet cannot be built with {padding_type!r}: its residual blocks keep the size of the image; "
+                "give SAME or DYNAMIC",
             )
         same = padding_type == "SAME"
         self.depths = [self.round_depth(depth * stage.depth) for stage in STAGES]
@@ -245,3 +247,14 @@ def EfficientNetB0_small(class_dim: int = 1000, *, drop_connect_rate: float = 0.
 
 
 EfficientNet = EfficientNetB0
+
+INPUTS = {
+    "*B1": InputConfig(240, 272, BICUBIC),
+    "*B2": InputConfig(260, 292, BICUBIC),
+    "*B3": InputConfig(300, 332, BICUBIC),
+    "*B4": InputConfig(380, 412, BICUBIC),
+    "*B5": InputConfig(456, 488, BICUBIC),
+    "*B6": InputConfig(528, 560, BICUBIC),
+    "*B7": InputConfig(600, 632, BICUBIC),
+    "*": InputConfig(interpolation=BICUBIC),
+}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models import efficientnet
 from models.efficientnet import MBConv, conv_bn, uniform_fan_out_
+from models.inputs import AROUND_128, BILINEAR, InputConfig
 from models.layers import UPSCALE_IN_TRAIN, Dropout, DropPath, global_average, linear
 
 
@@ -141,3 +142,6 @@ class EfficientNetV2(nn.Module):
 
 def EfficientNetV2_S(class_dim: int = 1000, *, drop_connect_rate: float = 0.2) -> EfficientNetV2:
     return EfficientNetV2(SMALL, class_dim, drop_connect_rate=drop_connect_rate)
+
+
+INPUTS = {"*": InputConfig(384, 416, BILINEAR, *AROUND_128)}

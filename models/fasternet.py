@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from models.inputs import BICUBIC, InputConfig
 from models.layers import DropPath, batch_norm, conv2d, linear, relu
 from models.transformer import drop_path_rates, trunc_normal_
 
@@ -134,3 +135,6 @@ def FasterNet_M(class_dim: int = 1000, *, drop_path_rate: float = 0.2) -> Faster
 
 def FasterNet_L(class_dim: int = 1000, *, drop_path_rate: float = 0.3) -> FasterNet:
     return FasterNet(192, (3, 4, 18, 3), class_dim, drop_path_rate=drop_path_rate)
+
+
+INPUTS = {"*": InputConfig(224, 248, BICUBIC)}

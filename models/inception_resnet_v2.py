@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.inputs import AROUND_128, BILINEAR, MINUS_ONE_TO_ONE, InputConfig
 from models.layers import UPSCALE_IN_TRAIN, ConvBNAct, Dropout, conv2d, global_average, linear, relu
 
 
@@ -243,3 +244,9 @@ def InceptionResNetV2(class_dim: int = 1000) -> InceptionResNet:
 
 def InceptionResNetV2_caffe(class_dim: int = 1000) -> InceptionResNet:
     return CaffeInceptionResNet(class_dim, count_padding=True)
+
+
+INPUTS = {
+    "InceptionResNetV2": InputConfig(299, 320, BILINEAR, *MINUS_ONE_TO_ONE),
+    "*_caffe": InputConfig(299, 320, BILINEAR, *AROUND_128),
+}

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from models.inputs import AROUND_128, BILINEAR, MINUS_ONE_TO_ONE, InputConfig
 from models.layers import ConvBNAct, Dropout, global_average, linear, relu
 
 
@@ -272,3 +273,10 @@ class TorchvisionInceptionV3(InceptionV3):
 
 def InceptionV3_torchvision(class_dim: int = 1000) -> InceptionV3:
     return TorchvisionInceptionV3(class_dim, epsilon=1e-3)
+
+
+INPUTS = {
+    "*_torchvision": InputConfig(299, 320, BILINEAR, *MINUS_ONE_TO_ONE),
+    "*_caffe": InputConfig(299, 320, BILINEAR, *AROUND_128),
+    "*": InputConfig(299, 320),
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from models.inputs import AROUND_128, BILINEAR, InputConfig
 from models.layers import ConvBNAct, Dropout, global_average, linear, relu
 
 
@@ -246,3 +247,9 @@ class CaffeInceptionV4(InceptionV4):
 
 def InceptionV4_caffe(class_dim: int = 1000) -> InceptionV4:
     return CaffeInceptionV4(class_dim, fluid=False, epsilon=1e-3)
+
+
+INPUTS = {
+    "*_caffe": InputConfig(299, 320, BILINEAR, *AROUND_128),
+    "*": InputConfig(299, 320),
+}

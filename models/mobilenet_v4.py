@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.inputs import BICUBIC, InputConfig
 from models.layers import ConvBNAct, batch_norm, conv2d, linear, relu
 
 Activation = Callable[[], nn.Module]
@@ -314,3 +315,11 @@ def MobileNetV4_hybrid_medium(class_dim: int = 1000) -> MobileNetV4:
 
 def MobileNetV4_hybrid_large(class_dim: int = 1000) -> MobileNetV4:
     return MobileNetV4(HYBRID_LARGE, 24, class_dim, activation=nn.GELU, scaled=True)
+
+
+INPUTS = {
+    "*_conv_small": InputConfig(256, 256, BICUBIC),
+    "*_conv_medium": InputConfig(320, 320, BICUBIC),
+    "*_hybrid_medium": InputConfig(256, 256, BICUBIC),
+    "*_large": InputConfig(448, 448, BICUBIC),
+}

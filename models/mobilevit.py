@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from models.inputs import BILINEAR, ZERO_TO_ONE, InputConfig
 from models.layers import UPSCALE_IN_TRAIN, ConvBNAct, Dropout, conv2d, global_average, swish
 from models.transformer import Mlp, SelfAttention, check_image_size, dense, init_convolutions
 
@@ -196,3 +197,8 @@ MobileViT_S = partial(MobileViT, (16, 32, 64, 96, 128, 160, 640), (144, 192, 240
 MobileViTV3_XXS = partial(MobileViT, (16, 16, 24, 64, 80, 128, 512), (64, 80, 96), expansion=2, third=True)
 MobileViTV3_XS = partial(MobileViT, (16, 32, 48, 96, 160, 160, 640), (96, 120, 144), third=True)
 MobileViTV3_S = partial(MobileViT, (16, 32, 64, 128, 256, 320, 960), (144, 192, 240), third=True)
+
+INPUTS = {
+    "MobileViT_*": InputConfig(256, 292, BILINEAR, *ZERO_TO_ONE),
+    "MobileViTV3_*": InputConfig(256, 288, BILINEAR, *ZERO_TO_ONE),
+}

@@ -11,6 +11,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.inputs import BICUBIC, ZERO_TO_ONE, InputConfig
 from models.layers import ConvBNAct, conv2d, global_average, swish
 from models.mobilevit import Residual, fold, unfold
 from models.transformer import check_image_size, dense, init_convolutions
@@ -113,3 +114,5 @@ class MobileViTV2(nn.Module):
 MobileViTV2_x0_5 = partial(MobileViTV2, 0.5)
 MobileViTV2_x1_0 = partial(MobileViTV2, 1.0)
 MobileViTV2_x2_0 = partial(MobileViTV2, 2.0)
+
+INPUTS = {"*": InputConfig(256, 288, BICUBIC, *ZERO_TO_ONE)}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.inputs import BICUBIC, InputConfig
 from models.layers import DropPath, batch_norm, conv2d, global_average, make_divisible, relu
 from models.transformer import dense, drop_path_rates, merge_heads, split_heads, trunc_normal_
 
@@ -187,3 +188,5 @@ class NextViT(nn.Module):
 NextViT_small_224 = partial(NextViT, 2, drop_path_rate=0.1)
 NextViT_base_224 = partial(NextViT, 4)
 NextViT_large_224 = partial(NextViT, 6)
+
+INPUTS = {"*": InputConfig(interpolation=BICUBIC)}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.inputs import BICUBIC, InputConfig
 from models.layers import ConvBNAct, Dropout, conv2d, linear, override_batch_norm_decay, relu
 
 
@@ -140,3 +141,6 @@ def PPHGNet_small(class_dim: int = 1000) -> PPHGNet:
 
 def PPHGNet_base(class_dim: int = 1000) -> PPHGNet:
     return PPHGNet((96, 96, 160), BASE, 7, class_dim, dropout=0.2)
+
+
+INPUTS = {"*": InputConfig(224, 236, BICUBIC)}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.inputs import BICUBIC, InputConfig
 from models.layers import ConvBNAct, conv2d, linear, override_batch_norm_decay, override_l2_decay, relu
 
 
@@ -204,3 +205,6 @@ def PPHGNetV2_B5(class_dim: int = 1000) -> PPHGNetV2:
 
 def PPHGNetV2_B6(class_dim: int = 1000) -> PPHGNetV2:
     return PPHGNetV2((48, 96), ((96, 192, 2), (192, 512, 3), (384, 1024, 6), (768, 2048, 3)), 6, class_dim)
+
+
+INPUTS = {"*": InputConfig(224, 232, BICUBIC)}

@@ -10,6 +10,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.inputs import BICUBIC, InputConfig
 from models.layers import DropPath, conv2d
 from models.transformer import (
     PatchEmbed,
@@ -171,3 +172,5 @@ PVT_V2_B2_Linear = partial(PyramidVisionTransformerV2, (3, 4, 6, 3), linear=True
 PVT_V2_B3 = partial(PyramidVisionTransformerV2, (3, 4, 18, 3), drop_path_rate=0.3)
 PVT_V2_B4 = partial(PyramidVisionTransformerV2, (3, 8, 27, 3), drop_path_rate=0.3)
 PVT_V2_B5 = partial(PyramidVisionTransformerV2, (3, 6, 40, 3), mlp_ratios=(4, 4, 4, 4), drop_path_rate=0.3)
+
+INPUTS = {"*": InputConfig(interpolation=BICUBIC)}

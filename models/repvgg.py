@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.inputs import BICUBIC, InputConfig
 from models.layers import (
     ConvBNAct,
     ConvSqueezeExcitation,
@@ -148,3 +149,6 @@ def RepVGG_B3g4(class_dim: int = 1000) -> RepVGG:
 
 def RepVGG_D2se(class_dim: int = 1000) -> RepVGG:
     return RepVGG(D, (2.5, 2.5, 2.5, 5.0), class_dim, has_se=True)
+
+
+INPUTS = {"RepVGG_D2se": InputConfig(320, 320, BICUBIC)}

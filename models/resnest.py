@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.inputs import InputConfig
 from models.layers import ConvBNAct, conv2d, global_average, linear, relu
 
 
@@ -145,3 +146,9 @@ def ResNeSt200(class_dim: int = 1000) -> ResNeSt:
 
 def ResNeSt269(class_dim: int = 1000) -> ResNeSt:
     return ResNeSt((3, 30, 48, 8), class_dim)
+
+
+INPUTS = {
+    "ResNeSt200": InputConfig(320, 320),
+    "ResNeSt269": InputConfig(416, 416),
+}

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from models.inputs import BILINEAR, InputConfig, Normalisation
 from models.layers import batch_norm, conv2d, global_average, linear, relu
 
 
@@ -108,3 +109,9 @@ def ResNet152_v2(class_dim: int = 1000) -> ResNetV2:
 
 def ResNet269_v2(class_dim: int = 1000) -> ResNetV2:
     return ResNetV2((3, 30, 48, 8), class_dim)
+
+
+# Caffe counts pixels from 0 to 255, less these means.
+CAFFE_MEANS = Normalisation((122.7717 / 255, 115.9465 / 255, 102.9801 / 255), (1 / 255,) * 3)
+
+INPUTS = {"*": InputConfig(224, 256, BILINEAR, *CAFFE_MEANS)}

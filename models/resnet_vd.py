@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from models.inputs import InputConfig
 from models.resnet import BasicBlock, Bottleneck, ResNet
 from models.resnet_vc import DEEP_STEM
 
@@ -43,3 +44,5 @@ ResNet50_vd_ssld = ResNet50_vd
 ResNet50_vd_ssld_v2 = ResNet50_vd
 ResNet101_vd_ssld = ResNet101_vd
 Fix_ResNet50_vd_ssld_v2 = ResNet50_vd
+
+INPUTS = {"Fix_*": InputConfig(320, 320)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from models.inputs import InputConfig
 from models.layers import publish
 from models.resnet import SHORTCUT, Bottleneck, Place, ResNet
 
@@ -53,3 +54,5 @@ def ResNeXt101_32x48d_wsl(class_dim: int = 1000) -> ResNet:
 
 
 Fix_ResNeXt101_32x48d_wsl = ResNeXt101_32x48d_wsl
+
+INPUTS = {"Fix_*": InputConfig(320, 320)}

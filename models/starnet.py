@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.inputs import BICUBIC, InputConfig
 from models.layers import batch_norm, conv2d, global_average, linear
 
 
@@ -96,3 +97,6 @@ def StarNet_S3(class_dim: int = 1000) -> StarNet:
 
 def StarNet_S4(class_dim: int = 1000) -> StarNet:
     return StarNet(32, (3, 3, 12, 5), class_dim)
+
+
+INPUTS = {"*": InputConfig(interpolation=BICUBIC)}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.inputs import BICUBIC, InputConfig
 from models.layers import DropPath, override_l2_decay
 from models.transformer import (
     Mlp,
@@ -148,7 +149,7 @@ class SwinTransformer(nn.Module):
             so that weights from elsewhere, such as timm's, want False.
 
     Raises:
-        FlagError: `image_size` is no multiple of 32.
+        OptionError: `image_size` is no multiple of 32.
     """
 
     def __init__(
@@ -210,3 +211,8 @@ SwinTransformer_base_patch4_window7_224 = partial(SwinTransformer, **BASE)
 SwinTransformer_base_patch4_window12_384 = partial(SwinTransformer, **BASE, **WINDOW_12)
 SwinTransformer_large_patch4_window7_224 = partial(SwinTransformer, **LARGE)
 SwinTransformer_large_patch4_window12_384 = partial(SwinTransformer, **LARGE, **WINDOW_12)
+
+INPUTS = {
+    "*_384": InputConfig(384, 438, BICUBIC),
+    "*": InputConfig(interpolation=BICUBIC),
+}

@@ -11,6 +11,7 @@ from functools import partial
 from torch import nn
 
 from models.efficientnet import EfficientNetNet
+from models.inputs import BICUBIC, InputConfig
 
 
 class TinyNet(EfficientNetNet):
@@ -65,3 +66,11 @@ TinyNet_B_recipe = partial(RecipeTinyNet, *B)
 TinyNet_C_recipe = partial(RecipeTinyNet, *C)
 TinyNet_D_recipe = partial(RecipeTinyNet, *D)
 TinyNet_E_recipe = partial(RecipeTinyNet, *E)
+
+INPUTS = {
+    "*_A*": InputConfig(192, 219, BICUBIC),
+    "*_B*": InputConfig(188, 214, BICUBIC),
+    "*_C*": InputConfig(184, 210, BICUBIC),
+    "*_D*": InputConfig(152, 173, BICUBIC),
+    "*_E*": InputConfig(106, 121, BICUBIC),
+}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.inputs import BICUBIC, MINUS_ONE_TO_ONE, InputConfig
 from models.layers import DropPath, conv2d, override_l2_decay
 from models.transformer import (
     Mlp,
@@ -157,3 +158,5 @@ class TransformerInTransformer(nn.Module):
 
 TNT_small = partial(TransformerInTransformer, 384, 6, 24)
 TNT_base = partial(TransformerInTransformer, 640, 10, 40)
+
+INPUTS = {"*": InputConfig(224, 248, BICUBIC, *MINUS_ONE_TO_ONE)}

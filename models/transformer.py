@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from utils.errors import FlagError
+from models.errors import OptionError
 
 
 def trunc_normal_(weight: Tensor) -> Tensor:
@@ -52,20 +52,21 @@ def drop_path_rates(rate: float, depth: int) -> list[float]:
 
 
 def check_image_size(size: int, divisor: int, network: str) -> None:
-    """Raises `FlagError` unless the images' height and width, `size`, is a multiple of `divisor`."""
+    """Raises `OptionError` unless the images' height and width, `size`, is a multiple of `divisor`."""
     if size <= 0 or size % divisor:
         near = max(divisor, round(size / divisor) * divisor)
-        raise FlagError(
-            f"--image_shape: {network} takes images whose size is a multiple of {divisor}, not {size}; try {near}"
+        raise OptionError(
+            "image_size", f"{network} takes images whose size is a multiple of {divisor}, not {size}; try {near}"
         )
 
 
 def check_images(images: Tensor, size: int) -> None:
-    """Raises `FlagError` unless `images`, (N, C, H, W), have the height and width that a network was built for."""
+    """Raises `OptionError` unless `images`, (N, C, H, W), have the height and width that a network was built for."""
     if images.shape[2] != size or images.shape[3] != size:
-        raise FlagError(
-            f"--image_shape: the network was built for images of {size} x {size}, "
-            f"not {images.shape[2]} x {images.shape[3]}; build it with image_size={images.shape[2]}"
+        raise OptionError(
+            "image_size",
+            f"the network was built for images of {size} x {size}, not {images.shape[2]} x {images.shape[3]}; "
+            f"build it with image_size={images.shape[2]}",
         )
 
 

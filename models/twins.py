@@ -10,6 +10,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from models.errors import OptionError
+from models.inputs import BICUBIC, InputConfig
 from models.layers import conv2d
 from models.pvt_v2 import Block, ReducedAttention
 from models.transformer import (
@@ -24,7 +26,6 @@ from models.transformer import (
     to_channels_first,
     to_channels_last,
 )
-from utils.errors import FlagError
 
 WINDOW = 7
 
@@ -34,9 +35,10 @@ class WindowAttention(SelfAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1] % WINDOW or x.shape[2] % WINDOW:
-            raise FlagError(
-                "--image_shape: this network has windows of 7 tokens in every stage, and takes images whose size is "
-                "a multiple of 224 only"
+            raise OptionError(
+                "image_size",
+                "this network has windows of 7 tokens in every stage, and takes images whose size is a multiple of "
+                "224 only",
             )
         return join_windows(super().forward(split_windows(x, WINDOW, WINDOW)), WINDOW, WINDOW, x.shape)
 
@@ -126,3 +128,5 @@ pcpvt_large = pcpvt((3, 8, 27, 3), 0.3)
 alt_gvt_small = partial(Twins, (2, 2, 10, 4), (64, 128, 256, 512), (2, 4, 8, 16), windows=True, drop_path_rate=0.2)
 alt_gvt_base = partial(Twins, (2, 2, 18, 2), (96, 192, 384, 768), (3, 6, 12, 24), windows=True, drop_path_rate=0.3)
 alt_gvt_large = partial(Twins, (2, 2, 18, 2), (128, 256, 512, 1024), (4, 8, 16, 32), windows=True, drop_path_rate=0.5)
+
+INPUTS = {"*": InputConfig(interpolation=BICUBIC)}

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from models.inputs import BICUBIC, InputConfig
 from models.layers import DropPath, batch_norm, conv2d, global_average
 from models.transformer import (
     LayerNorm2d,
@@ -181,3 +182,5 @@ UniFormer_small_plus = partial(PLUS, head_channels=32)
 UniFormer_small_plus_dim64 = PLUS
 UniFormer_base = BASE
 UniFormer_base_ls = partial(BASE, layer_scale=True)
+
+INPUTS = {"*": InputConfig(224, 248, BICUBIC)}

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from models.inputs import BICUBIC, MINUS_ONE_TO_ONE, InputConfig
 from models.layers import DropPath, batch_norm, conv2d
 from models.transformer import LayerNorm2d, dense, drop_path_rates, init_convolutions
 
@@ -136,3 +137,5 @@ VAN_B0 = partial(VAN, (3, 3, 5, 2), channels=(32, 64, 160, 256))
 VAN_B1 = partial(VAN, (2, 2, 4, 2))
 VAN_B2 = partial(VAN, (3, 3, 12, 3))
 VAN_B3 = partial(VAN, (3, 5, 27, 3), drop_path_rate=0.2)
+
+INPUTS = {"*": InputConfig(224, 248, BICUBIC, *MINUS_ONE_TO_ONE)}

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from models.inputs import BILINEAR, MINUS_ONE_TO_ONE, InputConfig
 from models.layers import DropPath, override_l2_decay
 from models.transformer import (
     Mlp,
@@ -64,7 +65,7 @@ class VisionTransformer(nn.Module):
         drop_path_rate: probability to drop a branch of the last block; it grows linearly from 0 at the first.
 
     Raises:
-        FlagError: `image_size` is no multiple of `patch_size`.
+        OptionError: `image_size` is no multiple of `patch_size`.
     """
 
     # Tokens that belong to no patch, and the classifiers of each.
@@ -132,3 +133,8 @@ ViT_base_patch16_224 = VisionTransformer
 ViT_base_patch16_384 = partial(VisionTransformer, image_size=384)
 ViT_base_patch32_384 = partial(VisionTransformer, image_size=384, patch_size=32)
 ViT_large_patch16_224 = partial(VisionTransformer, channels=1024, depth=24, heads=16)
+
+INPUTS = {
+    "*_384": InputConfig(384, 384, BILINEAR, *MINUS_ONE_TO_ONE),
+    "*": InputConfig(224, 256, BILINEAR, *MINUS_ONE_TO_ONE),
+}

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.inputs import InputConfig
 from models.layers import ConvBNAct, conv2d, global_average, linear, relu
 
 
@@ -141,3 +142,6 @@ def Xception65(class_dim: int = 1000) -> Xception:
 
 def Xception71(class_dim: int = 1000) -> Xception:
     return Xception(ENTRY_5, 16, class_dim)
+
+
+INPUTS = {"*": InputConfig(299, 320)}

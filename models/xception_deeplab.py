@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.inputs import InputConfig
 from models.layers import ConvBNAct, Dropout, global_average, linear, override_l2_decay, publish, relu
 from models.xception import ENTRY_3, ENTRY_5
 
@@ -156,3 +157,6 @@ def Xception65_deeplab(class_dim: int = 1000) -> XceptionDeeplab:
 
 def Xception71_deeplab(class_dim: int = 1000) -> XceptionDeeplab:
     return XceptionDeeplab(ENTRY_5, 16, "xception_71", class_dim)
+
+
+INPUTS = {"*": InputConfig(299, 320)}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import os
-import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NoReturn
 
 # Seconds that a process leaves to another one for its line.
@@ -69,22 +67,6 @@ def report_once(message: str, script: str | None = None) -> None:
         report(message, script)
     else:
         time.sleep(PATIENCE)
-
-
-@contextlib.contextmanager
-def explained_sizes(model: str) -> Iterator[None]:
-    """Turns PyTorch's errors on images or batches too small for the network `model` into a `FlagError`."""
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        if re.search("Output size is too small|Kernel size can't be greater than actual input size", str(error)):
-            raise FlagError(f"--image_shape: the images are too small for {model}, nothing is left of them") from None
-        if "Expected more than 1 value per channel when training" in str(error):
-            raise FlagError(
-                f"--batch_size: a batch-norm of {model} has a single value per channel: give two images or more per "
-                "process (and per part, with --accumulate_steps), or a larger --image_shape"
-            ) from None
-        raise
 
 
 def reason(error: OSError) -> str:

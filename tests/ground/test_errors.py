@@ -6,8 +6,6 @@ import errno
 import sys
 
 import pytest
-import torch
-from torch import nn
 
 from utils import errors
 from utils.errors import FlagError, UserError, run_script
@@ -81,19 +79,3 @@ def test_the_first_process_of_a_machine_speaks_for_all(monkeypatch, capsys):
         monkeypatch.setenv("LOCAL_RANK", number)
         errors.report_once(f"of {number}", "train.py")
     assert capsys.readouterr().err == "train.py: error: of 0\n"
-
-
-@pytest.mark.parametrize(
-    ("network", "shape", "message"),
-    [
-        (nn.Conv2d(3, 3, 5), (2, 3, 4, 4), "--image_shape: the images are too small for a network"),
-        (nn.MaxPool2d(4), (2, 3, 3, 3), "--image_shape: the images are too small for a network"),
-        (nn.BatchNorm2d(3), (1, 3, 1, 1), "--batch_size: a batch-norm of a network has a single value per channel"),
-    ],
-)
-def test_sizes_are_explained(network, shape, message):
-    """In the words of the PyTorch that is installed."""
-    with pytest.raises(FlagError, match=message), errors.explained_sizes("a network"):
-        network(torch.zeros(shape))
-    with pytest.raises(RuntimeError, match="expected input"), errors.explained_sizes("a network"):
-        nn.Conv2d(3, 3, 1)(torch.zeros(1, 4, 5, 5))

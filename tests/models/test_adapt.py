@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import models
+from models.errors import OptionError
 from models.layers import paddleclas_names
 from models.levit import distances
 from models.swin import SwinTransformer, relative_positions
-from utils.errors import FlagError, UserError
+from utils.errors import UserError
 from utils.weights import linear_weights, load_pretrained
 
 # Where the position embeddings are, and how many tokens come before the patches'.
@@ -184,7 +185,7 @@ def test_where_sizes_have_to_agree(tmp_path):
 
 @pytest.mark.parametrize("name", ["RedNet26", "MobileViT_XXS", "MobileViTV2_x0_5", "CSWinTransformer_tiny_224"])
 def test_sizes_that_only_the_images_show(name):
-    with torch.device("meta"), pytest.raises(FlagError, match=r"--image_shape: .* multiple of"):
+    with torch.device("meta"), pytest.raises(OptionError, match=r"image_size: .* multiple of"):
         models.build(name)(torch.empty(1, 3, 100, 100))
 
 

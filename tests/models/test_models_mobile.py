@@ -7,10 +7,11 @@ from torch.nn import functional as F
 
 import models
 from models.darts import FactorizedReduce
+from models.errors import OptionError
 from models.layers import DropPath, SameConv2d, conv2d, hard_sigmoid, make_divisible, paddleclas_names, published_names
 from models.mobilenet_v2 import InvertedResidual
 from models.shufflenet_v2 import interleave
-from utils.errors import FlagError, UserError
+from utils.errors import UserError
 from utils.weights import load_pretrained
 
 # ------------------------------------------------------------------------------------------------------- padding
@@ -60,7 +61,7 @@ def test_padding_types_differ_at_even_sizes_only():
 
 
 def test_padding_type_valid_is_refused():
-    with pytest.raises(FlagError, match=r"--padding_type.*VALID.*SAME or DYNAMIC"):
+    with pytest.raises(OptionError, match=r"padding_type.*VALID.*SAME or DYNAMIC"):
         models.EfficientNetB0(padding_type="VALID")
 
 

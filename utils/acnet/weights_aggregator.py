@@ -22,7 +22,7 @@ import models
 from models.layers import fuse
 from utils.console import log
 from utils.weights import load_pretrained
-from utils.weights.network import build_model
+from utils.weights.network import build_model, check_model
 from utils.weights.write import check_output, write_weights
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     args = parse("weights_aggregator")
     output = Path(args.output)
     check_output(output)
-    models.check_name(args.model)
+    check_model(args.model)
     if args.model not in models.FAMILIES["resnet_acnet"]:
         known = ", ".join(models.FAMILIES["resnet_acnet"])
         raise FlagError(f"--model: {args.model} has no asymmetric convolutions to fuse: choose one of {known}")

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-import models
 from models.activation_checkpointing import checkpoint_activations
 from utils.console import log, warn
 from utils.devices import memory_format
@@ -22,7 +21,7 @@ from utils.training.optimizer import Schedule, build_optimizer
 from utils.training.step import TrainStep
 from utils.training.sync_batch_norm import synchronize_batch_norm
 from utils.weights import load_pretrained
-from utils.weights.network import build_model
+from utils.weights.network import build_model, check_model
 
 
 def check_train_flags(args: argparse.Namespace) -> None:
@@ -43,7 +42,7 @@ def check_train_flags(args: argparse.Namespace) -> None:
     if args.use_distill and not (args.teacher_model and args.teacher_pretrained_model):
         raise FlagError("--use_distill needs --teacher_model and --teacher_pretrained_model")
     if args.use_distill:
-        models.check_name(args.teacher_model, "--teacher_model")
+        check_model(args.teacher_model, "--teacher_model")
     if args.unlabeled_list and not args.unlabeled_list.endswith(".txt"):
         raise FlagError(f"--unlabeled_list: {args.unlabeled_list} is no list file (.txt)")
     if args.unlabeled_list and not (args.use_distill and args.distill_loss == "js"):

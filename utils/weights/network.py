@@ -3,18 +3,60 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
 import models
+from models.errors import OptionError
 from utils.console import log, warn
 from utils.errors import FlagError
 
 # Flags that only some networks have; the constructors take them under the same names.
 NETWORK_OPTIONS = ("padding_type", "use_se", "drop_connect_rate", "deploy")
+
+
+# An option of the networks -> its flag, where they are not called the same.
+FLAGS_OF_OPTIONS = {"image_size": "image_shape"}
+
+
+def check_model(name: str, flag: str = "--model") -> None:
+    """Raises `FlagError`, with the nearest names, if there is no network `name`; `flag` is the flag that names it."""
+    try:
+        models.check_name(name)
+    except ValueError as error:
+        raise FlagError(f"{flag}: {error}") from None
+
+
+@contextlib.contextmanager
+def explained_options() -> Iterator[None]:
+    """Turns what a network says of options or images that it cannot take into a `FlagError`."""
+    try:
+        yield
+    except OptionError as error:
+        flag = FLAGS_OF_OPTIONS.get(error.option, error.option)
+        raise FlagError(f"--{flag}: {error.reason}") from None
+
+
+@contextlib.contextmanager
+def explained_sizes(model: str) -> Iterator[None]:
+    """Turns errors on images or batches too small for the network `model`, PyTorch's or its own, into a `FlagError`."""
+    try:
+        with explained_options():
+            yield
+    except (RuntimeError, ValueError) as error:
+        if re.search("Output size is too small|Kernel size can't be greater than actual input size", str(error)):
+            raise FlagError(f"--image_shape: the images are too small for {model}, nothing is left of them") from None
+        if "Expected more than 1 value per channel when training" in str(error):
+            raise FlagError(
+                f"--batch_size: a batch-norm of {model} has a single value per channel: give two images or more per "
+                "process (and per part, with --accumulate_steps), or a larger --image_shape"
+            ) from None
+        raise
 
 
 def usual_input(name: str) -> dict[str, Any]:
@@ -45,8 +87,9 @@ def resolve_input(args: argparse.Namespace, noted: Mapping[str, Any] | None = No
             `utils.weights.read_input_notes`.
 
     Raises:
-        FlagError: sizes that cannot be.
+        FlagError: there is no such network, or sizes cannot be.
     """
+    check_model(args.model)
     usual, given = usual_input(args.model), frozenset(args.given)
     own = usual | dict(noted or {})
     if "crop_size" in args.given:
@@ -94,7 +137,7 @@ def build_model(args: argparse.Namespace, name: str | None = None) -> nn.Module:
     """
     student = name is None
     name = name or args.model
-    models.check_name(name)
+    check_model(name)
     accepted = inspect.signature(getattr(models, name)).parameters
     options = {}
     if student and "drop_path" in args.given:
@@ -112,7 +155,8 @@ def build_model(args: argparse.Namespace, name: str | None = None) -> nn.Module:
         if height != width:
             raise FlagError(f"--image_shape: {name} is built for square images, not {height} x {width}")
         options["image_size"] = height
-    model = models.build(name, class_dim=args.class_dim, **options)
+    with explained_options():
+        model = models.build(name, class_dim=args.class_dim, **options)
     if not getattr(args, "with_inplace", True):  # what only converts weights does not ask
         for module in model.modules():
             if getattr(module, "inplace", False):
