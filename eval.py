@@ -25,7 +25,6 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor
 
-from reader import crop_loader, val_loader
 from utils.console import check_readable, is_main_process, log, progress, report_unreadable, warn
 from utils.deploy.exported import load_exported
 from utils.devices import choose_device, memory_format
@@ -43,6 +42,7 @@ from utils.evaluation.validation import evaluate
 from utils.files import check_can_write, write_text
 from utils.flags.idle import note_idle_flags
 from utils.processes import gather_dict, process_group, rank, world_size
+from utils.reading.build import crop_loader, val_loader
 from utils.reading.class_names import read_class_names
 from utils.reading.to_device import copies_of_first, to_device
 from utils.reading.transforms import normalize

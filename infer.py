@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reader import eval_transform, infer_loader
 from utils.console import check_readable, log, progress, report_unreadable
 from utils.deploy.export import save_inference
 from utils.deploy.exported import Description
@@ -33,6 +32,7 @@ from utils.evaluation.features import FeatureFile
 from utils.evaluation.pictures import draw, grad_cam, save_picture
 from utils.evaluation.predictions import Prediction, ResultFile, top_predictions
 from utils.flags.idle import note_idle_flags
+from utils.reading.build import eval_transform, infer_loader
 from utils.reading.class_names import read_class_names
 from utils.reading.image_list import ImageList
 from utils.reading.transforms import normalize

@@ -16,10 +16,10 @@ if __name__ == "__main__":
 
 import torch
 
-from reader import infer_loader
 from utils.console import check_readable, log, progress, report_unreadable
 from utils.deploy.exported import load_exported
 from utils.evaluation.predictions import ResultFile, top_predictions
+from utils.reading.build import infer_loader
 from utils.reading.class_names import read_class_names
 from utils.reading.image_list import ImageList
 from utils.reading.transforms import EvalTransform, normalize

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reader import Loader, train_loader, val_loader
 from utils.console import check_readable, log, report_unreadable
 from utils.devices import choose_device, memory_format
 from utils.evaluation.metrics import Meter, describe, means, total
@@ -34,9 +33,11 @@ from utils.processes import (
     rank,
     world_size,
 )
-from utils.reading import augment
+from utils.reading.build import train_loader, val_loader
+from utils.reading.loader import Loader
 from utils.reading.to_device import copies_of_first, to_device
 from utils.reading.transforms import normalize
+from utils.training import mixing
 from utils.training.build import build_train_step, check_train_flags, note_unused_classes, settle_total_images
 from utils.training.loss import Targets
 from utils.training.run import Run
@@ -108,7 +109,7 @@ def train(args: argparse.Namespace, device: torch.device, run: Run) -> None:
 def mix(args: argparse.Namespace, images: Tensor, labels: Tensor, seed: tuple[int, ...]) -> tuple[Tensor, Targets]:
     """Mixes a batch by the flags. The draw depends on the step alone, so a resumed run draws the same."""
     alphas = args.use_mixup * args.mixup_alpha, args.use_cutmix * args.cutmix_alpha
-    return augment.mix(images, labels, *alphas, np.random.default_rng(seed))
+    return mixing.mix(images, labels, *alphas, np.random.default_rng(seed))
 
 
 def validate(

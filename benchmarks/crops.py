@@ -24,9 +24,9 @@ from torch import Tensor
 
 import models
 from benchmarks.reader import write_pictures
-from reader import crop_loader
 from utils.devices import keep_freed_memory
 from utils.evaluation.crops import AverageOverCrops
+from utils.reading.build import crop_loader
 from utils.reading.to_device import to_device
 from utils.reading.transforms import normalize
 

@@ -30,11 +30,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-import reader
-from reader import DaliLoader, OpenCVLoader
 from utils.errors import FlagError
+from utils.reading import loader as loader_module
+from utils.reading.dali_loader import DaliLoader
 from utils.reading.decode import read_file
 from utils.reading.image_list import ImageList
+from utils.reading.opencv_loader import OpenCVLoader
 from utils.reading.transforms import TrainTransform, random_crop_box
 from utils.reading.workers import ImageRandom, Job
 from utils.torchvision_compat import import_torchvision
@@ -243,7 +244,7 @@ def uncollected(job: Job, rows: np.ndarray, number: int, begin: multiprocessing.
 
 def compare_handing_over(images: ImageList, workers: int, rounds: int) -> None:
     """Prints images/s of the whole reader beside that of workers whose batches nobody collects."""
-    reader.available_processors = lambda: workers
+    loader_module.available_processors = lambda: workers
     # The files several times over, so that starting and ending do not count.
     repeats = -(-2000 // len(images))
     longer = ImageList.from_paths(
@@ -291,7 +292,7 @@ def memory(pid: int) -> int:
 
 def measure_list(lines: int, workers: int) -> None:
     """Prints how long a list file takes to load, and the memory of this process and its workers together."""
-    reader.available_processors = lambda: workers
+    loader_module.available_processors = lambda: workers
     with tempfile.TemporaryDirectory() as folder:
         image = os.path.join(folder, "image.jpg")
         cv2.imwrite(image, np.zeros((32, 32, 3), np.uint8))

@@ -25,9 +25,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import models
-from reader import Batch
 from utils.devices import keep_freed_memory
 from utils.evaluation.metrics import Meter, means
+from utils.reading.loader import Batch
 from utils.reading.to_device import to_device
 from utils.reading.transforms import normalize
 from utils.training.loss import Targets

@@ -20,6 +20,7 @@ from sklearn.datasets import load_sample_image
 from utils.reading import augment
 from utils.reading.grid import write_grid
 from utils.reading.transforms import EvalTransform, TrainTransform
+from utils.training import mixing
 
 DOCS = Path(__file__).resolve().parent
 SIZE = (224, 224)
@@ -54,7 +55,7 @@ def main() -> None:
             pictures.append(operation(photograph, rng))
             captions.append(flag)
     batch = torch.from_numpy(np.stack([photograph, other])).permute(0, 3, 1, 2).float()
-    for flag, mix, alpha in (("--use_mixup", augment.mixup, 1.0), ("--use_cutmix", augment.cutmix, 1.0)):
+    for flag, mix, alpha in (("--use_mixup", mixing.mixup, 1.0), ("--use_cutmix", mixing.cutmix, 1.0)):
         drawn = 0
         while drawn < DRAWS:
             mixed, targets = mix(batch, torch.tensor([0, 1]), alpha, rng)

@@ -19,8 +19,12 @@ from PIL import Image
 
 from reader import OpenCVLoader
 from utils.errors import UserError
+from utils.reading.dataset import open_dataset
 from utils.reading.decode import UnreadableImage, decode
-from utils.reading.image_list import IMAGE_SUFFIXES, ImageList, SharedArray, TarShards, open_dataset
+from utils.reading.folders import IMAGE_SUFFIXES
+from utils.reading.image_list import ImageList
+from utils.reading.shared_array import SharedArray
+from utils.reading.tar_shards import TarShards
 from utils.reading.transforms import EvalTransform, TrainTransform
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from loading import SIZE, contents, evaluation, numbered_images, save_picture, training
 
-import reader
-from reader import Batch, Loader
 from utils.errors import FlagError, UserError
+from utils.reading.build import share_of_batch
 from utils.reading.decode import decode
+from utils.reading.loader import Batch, Loader, available_processors
 from utils.reading.transforms import EvalTransform
 
 
@@ -223,16 +223,16 @@ def test_bad_sizes_are_refused(folder):
         training(folder, batch_size=20, world_size=2)
     assert len(training(folder, batch_size=37)) == 1
     with pytest.raises(FlagError, match="--batch_size 10 does not divide evenly over 4 processes"):
-        reader.share_of_batch("batch_size", 10, 4)
+        share_of_batch("batch_size", 10, 4)
 
 
 def test_workers_are_capped(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    assert reader.available_processors() == 8
+    assert available_processors() == 8
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert reader.available_processors() == 2
+    assert available_processors() == 2
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
-    assert reader.available_processors() == 1
+    assert available_processors() == 1
 
 
 def test_paths_with_blanks_and_other_scripts(tmp_path):

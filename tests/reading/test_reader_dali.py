@@ -14,7 +14,7 @@ import torch
 from reader import DaliLoader, OpenCVLoader, train_loader, val_loader
 from utils.errors import FlagError, UserError
 from utils.flags import parse
-from utils.reading.image_list import open_dataset
+from utils.reading.dataset import open_dataset
 from utils.reading.transforms import EvalTransform, TrainTransform
 
 

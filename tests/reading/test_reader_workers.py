@@ -18,7 +18,7 @@ import reader
 from reader import Loader, OpenCVLoader
 from utils.errors import UserError
 from utils.reading import workers as reader_workers
-from utils.reading.image_list import open_dataset
+from utils.reading.dataset import open_dataset
 from utils.reading.transforms import EvalTransform
 from utils.reading.workers import ImageRandom
 

@@ -20,7 +20,7 @@ import models
 from utils.deploy.export import save_inference
 from utils.deploy.exported import Description
 from utils.errors import UserError
-from utils.reading.image_list import open_dataset
+from utils.reading.dataset import open_dataset
 from utils.reading.transforms import EvalTransform, normalize
 
 ROOT = Path(__file__).parents[2]

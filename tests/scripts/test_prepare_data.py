@@ -14,7 +14,7 @@ import pytest
 from archives import tar_of
 
 from utils.reading.class_names import read_class_names
-from utils.reading.image_list import open_dataset
+from utils.reading.dataset import open_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from reader import Loader, OpenCVLoader
-from utils.reading.image_list import ImageList, open_dataset
+from utils.reading.dataset import open_dataset
+from utils.reading.image_list import ImageList
+from utils.reading.loader import Loader
+from utils.reading.opencv_loader import OpenCVLoader
 from utils.reading.transforms import EvalTransform, TrainTransform
 
 SIZE = (32, 32)

@@ -3,51 +3,33 @@
 from __future__ import annotations
 
 import math
-from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from utils.reading import augment
 from utils.reading.decode import decode
 from utils.reading.grid import write_grid
 from utils.reading.image_list import ImageList
-from utils.reading.transforms import normalize
 
 
-def draw_batch(args: Namespace, images: Tensor, labels: Tensor, class_names: list[str] | None) -> None:
-    """Writes a training batch, as the network gets it, to the picture --show, with the labels below the images.
+def draw_batch(path: str, inputs: Tensor, mean: Sequence[float], std: Sequence[float], captions: list[str]) -> None:
+    """Writes a batch, as the network gets it, to a picture.
 
     Args:
-        args: reader.py's flags.
-        images: uint8 (n, height, width, 3), RGB.
-        labels: int64 (n,); -1 where there is none.
-        class_names: in label order; None: their numbers.
+        path: of the picture.
+        inputs: float (n, 3, height, width), normalised with `mean` and `std`, RGB.
+        captions: a line below each image.
 
     Raises:
         UserError: the picture cannot be written.
     """
-    inputs = normalize(images, args.image_mean, args.image_std)
-    alphas = args.use_mixup * args.mixup_alpha, args.use_cutmix * args.cutmix_alpha
-    inputs, targets = augment.mix(
-        inputs, labels.to(inputs.device), *alphas, np.random.default_rng(args.random_seed or 0)
-    )
-    mean, std = (
-        torch.tensor(values, device=inputs.device).view(3, 1, 1) for values in (args.image_mean, args.image_std)
-    )
+    mean, std = (torch.tensor(values, device=inputs.device).view(3, 1, 1) for values in (mean, std))
     pixels = ((inputs * std + mean) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
-
-    names = [*(class_names or map(str, range(args.class_dim))), "unlabeled"]  # -1 is the last
-    captions = [names[label] for label in targets.labels.tolist()]
-    if targets.mixed_labels is not None:
-        captions = [
-            f"{targets.weight:.2f} {caption} + {names[label]}"
-            for caption, label in zip(captions, targets.mixed_labels.tolist(), strict=True)
-        ]
-    write_grid(args.show, pixels, captions, columns=math.ceil(math.sqrt(2 * len(pixels))))
-    print(f"{args.show}: {len(pixels)} images")
+    write_grid(path, pixels, captions, columns=math.ceil(math.sqrt(2 * len(pixels))))
+    print(f"{path}: {len(pixels)} images")
 
 
 @dataclass(frozen=True)

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-
-class HostBatch(Protocol):
-    """A batch as the reader yields it: uint8 images (N, H, W, 3), labels (N,) and list indices (N,)."""
-
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
+from utils.reading.loader import Batch
 
 
-def to_device(batches: Iterable[HostBatch], device: torch.device) -> Iterator[tuple[Tensor, Tensor, HostBatch]]:
+def to_device(batches: Iterable[Batch], device: torch.device) -> Iterator[tuple[Tensor, Tensor, Batch]]:
     """Moves batches to the device, each while the one before is computed on.
 
     Yields:
@@ -37,7 +30,7 @@ def to_device(batches: Iterable[HostBatch], device: torch.device) -> Iterator[tu
         return images, labels
 
     batches = iter(batches)
-    waiting: tuple[HostBatch, tuple[Tensor, Tensor, torch.cuda.Event]] | None = None
+    waiting: tuple[Batch, tuple[Tensor, Tensor, torch.cuda.Event]] | None = None
     while True:
         # The reader's own work on a GPU is part of it: it uses memory again once the copies before are done, and would
         # wait for the network on the other stream.
@@ -55,8 +48,8 @@ def to_device(batches: Iterable[HostBatch], device: torch.device) -> Iterator[tu
 
 
 def copies_of_first(
-    batches: Iterable[tuple[Tensor, Tensor, HostBatch]], copies: int
-) -> Iterator[tuple[Tensor, Tensor, HostBatch]]:
+    batches: Iterable[tuple[Tensor, Tensor, Batch]], copies: int
+) -> Iterator[tuple[Tensor, Tensor, Batch]]:
     """The same number of batches, each of so many copies of the very first image (--same_feed)."""
     first = None
     for images, labels, batch in batches:

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ from utils.errors import UserError
 from utils.evaluation.metrics import Meter, describe, total
 from utils.flags.inputs import INPUT_FLAGS
 from utils.processes import StopSignal, broadcast_module, broadcast_object, gather_objects, rank
-from utils.reading.to_device import HostBatch
+from utils.reading.image_list import ImageList
+from utils.reading.loader import Batch
 from utils.training.checkpoint import (
     BEST,
     BEST_EMA,
@@ -42,13 +43,6 @@ from utils.weights import load_pretrained
 # Under loss scaling a bad step is skipped and the scale lowered. A scale that rises again every thousand steps has one
 # of them skipped each time; more than so many in an epoch that are also more than such a share of it are no accident.
 HOPELESS_STEPS, HOPELESS_SHARE = 100, 0.05
-
-
-class FileList(Protocol):
-    """The list that batches are read from."""
-
-    def path(self, index: int) -> str:
-        """The file of an index."""
 
 
 class Run:
@@ -213,7 +207,7 @@ class Run:
         return 0 < self.args.max_iter <= self._step.step
 
     def steps(
-        self, batches: Iterable[tuple[Tensor, Tensor, HostBatch]], count: int, images: FileList
+        self, batches: Iterable[tuple[Tensor, Tensor, Batch]], count: int, images: ImageList
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The steps of an epoch, from the run's position on: images and labels of each batch.
 

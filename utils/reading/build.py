@@ -1,0 +1,126 @@
+"""From flags to loaders."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+
+from utils.errors import FlagError
+from utils.reading import augment
+from utils.reading.crops import MultiCropTransform
+from utils.reading.dali_loader import DaliLoader
+from utils.reading.dataset import open_dataset
+from utils.reading.image_list import ImageList
+from utils.reading.loader import Loader
+from utils.reading.opencv_loader import OpenCVLoader
+from utils.reading.transforms import INTERPOLATIONS, EvalTransform, TrainTransform
+
+
+def share_of_batch(flag: str, batch_size: int, world_size: int) -> int:
+    """Images per process of a global batch; raises `FlagError` if they do not divide evenly."""
+    if batch_size % world_size:
+        raise FlagError(f"--{flag} {batch_size} does not divide evenly over {world_size} processes")
+    return batch_size // world_size
+
+
+def eval_transform(args: Namespace) -> EvalTransform:
+    """Evaluation preprocessing by the flags image_shape, resize_short_size and interpolation."""
+    return EvalTransform(tuple(args.image_shape[1:]), args.resize_short_size, args.interpolation)
+
+
+def train_transform(args: Namespace) -> TrainTransform:
+    """Training preprocessing by the flags."""
+    return TrainTransform(
+        tuple(args.image_shape[1:]),
+        args.lower_scale,
+        args.lower_ratio,
+        args.upper_ratio,
+        args.interpolation,
+        augment.image_operations(args),
+    )
+
+
+def training_images(args: Namespace) -> ImageList:
+    """The training list, followed by that of --unlabeled_list if there is one."""
+    images = open_dataset(args.data_dir, "train", args.class_dim)
+    if not args.unlabeled_list:
+        return images
+    unlabeled = ImageList.find(os.path.join(args.data_dir, args.unlabeled_list))
+    # Its paths are relative to --data_dir, those of the training list may be to a folder in it.
+    prefix = os.path.relpath(args.data_dir, images.root)
+    return images.with_unlabeled(
+        os.path.normpath(os.path.join(prefix, unlabeled.name(index))) for index in range(len(unlabeled))
+    )
+
+
+def _pipeline(args: Namespace) -> type[Loader]:
+    """The pipeline that --use_dali chooses."""
+    return DaliLoader if args.use_dali else OpenCVLoader
+
+
+def train_loader(args: Namespace, seed: int, rank: int = 0, world_size: int = 1, pin_memory: bool = False) -> Loader:
+    """The training loader that train.py's flags ask for."""
+    return _pipeline(args)(
+        training_images(args),
+        train_transform(args),
+        share_of_batch("batch_size", args.batch_size, world_size),
+        training=True,
+        workers=args.reader_thread,
+        read_ahead_images=args.reader_buf_size,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+        pin_memory=pin_memory,
+    )
+
+
+def val_loader(args: Namespace, rank: int = 0, world_size: int = 1, pin_memory: bool = False) -> Loader:
+    """The validation loader of train.py (--test_batch_size) and eval.py (--batch_size)."""
+    flag = "test_batch_size" if hasattr(args, "test_batch_size") else "batch_size"
+    return _pipeline(args)(
+        open_dataset(args.data_dir, "val", args.class_dim),
+        eval_transform(args),
+        share_of_batch(flag, getattr(args, flag), world_size),
+        training=False,
+        workers=args.reader_thread,
+        read_ahead_images=args.reader_buf_size,
+        rank=rank,
+        world_size=world_size,
+        pin_memory=pin_memory,
+    )
+
+
+def crop_loader(args: Namespace, rank: int = 0, world_size: int = 1, pin_memory: bool = False) -> Loader:
+    """The validation loader of eval.py for many crops per image, uint8 (images, crops, height, width, 3).
+
+    --batch_size and --reader_buf_size count crops, so that they need the memory of as many single images.
+    """
+    height, width = args.image_shape[1:]
+    if height != width:
+        raise FlagError(f"--crop_num={args.crop_num} takes squares: {height} x {width} of --image_shape is none")
+    transform = MultiCropTransform(args.crop_num, height, args.resize_short_size, INTERPOLATIONS[args.interpolation])
+    share = share_of_batch("batch_size", args.batch_size, world_size)
+    return OpenCVLoader(
+        open_dataset(args.data_dir, "val", args.class_dim),
+        transform,
+        max(1, share // args.crop_num),
+        training=False,
+        workers=args.reader_thread,
+        read_ahead_images=2 * args.reader_buf_size // args.crop_num,
+        rank=rank,
+        world_size=world_size,
+        pin_memory=pin_memory,
+    )
+
+
+def infer_loader(args: Namespace, images: ImageList, transform: EvalTransform, pin_memory: bool = False) -> Loader:
+    """The loader of infer.py and predict.py. A single batch is read in this process: workers take longer to start."""
+    return OpenCVLoader(
+        images,
+        transform,
+        min(args.batch_size, len(images)),
+        training=False,
+        workers=args.reader_thread if len(images) > args.batch_size else 0,
+        read_ahead_images=args.reader_buf_size,
+        pin_memory=pin_memory,
+    )

@@ -1,0 +1,53 @@
+"""The images of a dataset, however it is laid out."""
+
+from __future__ import annotations
+
+import glob
+import os
+
+from utils.errors import UserError
+from utils.reading.folders import class_folders
+from utils.reading.image_list import ImageList
+from utils.reading.tar_shards import TarShards
+
+
+def open_dataset(data_dir: str, split: str, class_dim: int | None = None) -> ImageList:
+    """Opens a part of a dataset: data_dir/{split}_list.txt if it exists, else tar shards data_dir/{split}*.tar or
+    data_dir/{split}/*.tar, else the class folders data_dir/{split}/NAME/.
+
+    Paths in the list are relative to `data_dir`, or to data_dir/{split} if that is where the files are.
+
+    Args:
+        data_dir: dataset root.
+        split: "train" or "val".
+        class_dim: number of classes; a label outside it is an error.
+
+    Raises:
+        UserError: nothing there, or a bad list.
+    """
+    if not os.path.isdir(data_dir):
+        raise UserError(f"--data_dir {data_dir}: no such folder")
+    list_path = os.path.join(data_dir, f"{split}_list.txt")
+    folder = os.path.join(data_dir, split)
+    if os.path.isfile(list_path):
+        images = ImageList.from_list_file(list_path, data_dir, class_dim)
+        # A few lines tell which folder the paths are relative to; a single one might name a missing file.
+        sample = [os.path.relpath(images.path(i), data_dir) for i in range(min(len(images), 16))]
+        if not any(os.path.exists(os.path.join(data_dir, name)) for name in sample) and any(
+            os.path.exists(os.path.join(folder, name)) for name in sample
+        ):
+            images.root = folder
+        return images
+    where = (glob.escape(data_dir), f"{split}*.tar"), (glob.escape(folder), "*.tar")
+    for shards in (sorted(glob.glob(os.path.join(*pattern))) for pattern in where):
+        if shards:
+            return TarShards(shards, class_dim)
+    if os.path.isdir(folder):
+        # Validation images have the training images' numbers, though a class may be without any.
+        training = os.path.join(data_dir, "train")
+        same = split != "train" and os.path.isdir(training) and not os.path.isfile(f"{data_dir}/train_list.txt")
+        return ImageList.from_class_folders(folder, class_dim, class_folders(training) if same else None)
+    raise UserError(
+        f"--data_dir {data_dir} has neither {split}_list.txt nor class folders {split}/NAME/ "
+        f"nor tar shards {split}*.tar"
+    )

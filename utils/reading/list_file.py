@@ -1,0 +1,131 @@
+"""List files, lines `path label`, of any length."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from utils.errors import UserError, reason
+
+
+def _is_one_of(characters: bytes) -> np.ndarray:
+    table = np.zeros(256, bool)
+    table[list(characters)] = True
+    return table
+
+
+_BLANK = _is_one_of(b" \t\r\v\f")
+_DIGIT = _is_one_of(b"0123456789")
+
+
+def _strip(text: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
+    """Moves the ends of the lines text[starts:ends] past blanks, in place."""
+    while (blank := (ends > starts) & _BLANK[text[ends - 1]]).any():
+        ends -= blank
+    while (blank := (ends > starts) & _BLANK[text[np.minimum(starts, len(text) - 1)]]).any():
+        starts += blank
+
+
+def _bad_line(line: str, class_dim: int | None) -> str:
+    """What is wrong with a line of a list file."""
+    path_and_label = line.rsplit(None, 1)
+    if len(line) > 300:
+        line = f"{line[:300]}..."
+    if len(path_and_label) == 1:
+        return f"{line!r} has no label: a line is `relative/path label`"
+    label = path_and_label[1]
+    if not label.lstrip("-").isdecimal():
+        return f"label {label[:300]!r} of {line!r} is not a whole number: a line is `relative/path label`"
+    allowed = f"0..{class_dim - 1} (--class_dim {class_dim})" if class_dim else "0 or more"
+    return f"label {label} of {line!r} is not in {allowed}"
+
+
+def list_text(list_path: str) -> np.ndarray:
+    """The bytes of a list file, uint8, without the byte-order mark of some editors.
+
+    Raises:
+        UserError: no such file, or one in UTF-16.
+    """
+    try:
+        text = np.fromfile(list_path, np.uint8)
+    except OSError as error:
+        raise UserError(f"{list_path}: {reason(error)}") from None
+    if text[:2].tobytes() in (b"\xff\xfe", b"\xfe\xff"):
+        raise UserError(f"{list_path} is in UTF-16: save it as UTF-8")
+    return text[3:] if text[:3].tobytes() == b"\xef\xbb\xbf" else text
+
+
+# Bytes of a list file that are parsed at a time, to keep the temporary arrays small.
+_BLOCK = 16 << 20
+
+
+def parse_list(text: np.ndarray, list_path: str, class_dim: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Parses lines `path label` without a Python object per line.
+
+    Args:
+        text: the file, uint8.
+        list_path: its name, for errors.
+        class_dim: labels must be below it.
+
+    Returns:
+        Where each path starts in `text` (int64), its length (int32), its label (int32).
+
+    Raises:
+        UserError: a line that is wrong, named with its number, or no line at all.
+    """
+    parts = []
+    lines_before = 0
+    begin = 0
+    while begin < len(text):
+        end = min(begin + _BLOCK, len(text))
+        while end < len(text) and text[end - 1] != ord("\n"):
+            end += 1
+        block = text[begin:end]
+        numbers, starts, ends, line_count = _lines(block)
+        labels, label_starts = _last_numbers(block, starts, ends)
+        path_ends = label_starts.copy()
+        _strip(block, starts, path_ends)
+        limit = class_dim if class_dim is not None else np.iinfo(np.int32).max
+        bad = (label_starts == ends) | (path_ends == label_starts) | (path_ends == starts) | (labels >= limit)
+        if bad.any():
+            first = int(np.argmax(bad))
+            line = os.fsdecode(block[starts[first] : ends[first]].tobytes())
+            raise UserError(f"{list_path} line {lines_before + numbers[first] + 1}: {_bad_line(line, class_dim)}")
+        parts.append((starts + begin, (path_ends - starts).astype(np.int32), labels.astype(np.int32)))
+        lines_before += line_count
+        begin = end
+    if not sum(len(part[0]) for part in parts):
+        raise UserError(f"{list_path} is empty: a line is `relative/path label`")
+    starts, lengths, labels = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return starts, lengths, labels
+
+
+def _lines(block: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """The numbers, starts and ends of the lines of whole lines that hold more than blanks, and how many lines there
+    are."""
+    newlines = np.flatnonzero(block == ord("\n"))
+    ends = newlines if len(newlines) and newlines[-1] == len(block) - 1 else np.append(newlines, len(block))
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    line_count = len(ends)
+    ends = ends.copy()
+    _strip(block, starts, ends)
+    numbers = np.flatnonzero(ends > starts)
+    return numbers, starts[numbers], ends[numbers], line_count
+
+
+def _last_numbers(block: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The whole number, int64, that each line block[starts:ends] ends in, and where its digits start."""
+    labels = np.zeros(len(starts), np.int64)
+    label_starts = ends.copy()
+    power = 1
+    digit = np.ones(len(starts), bool)
+    while power < 10**10:
+        character = block[label_starts - 1]
+        digit &= (label_starts > starts) & _DIGIT[character]
+        if not digit.any():
+            break
+        labels += np.where(digit, character.astype(np.int64) - ord("0"), 0) * power
+        label_starts -= digit
+        power *= 10
+    return labels, label_starts

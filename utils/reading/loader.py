@@ -1,0 +1,134 @@
+"""Batches of a list of images: which images they hold, and in what order."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from utils.errors import UserError
+from utils.reading.image_list import ImageList
+from utils.reading.workers import Transform
+
+
+@dataclasses.dataclass
+class Batch:
+    """What the loader yields.
+
+    Attributes:
+        images: uint8 (n, height, width, 3), RGB.
+        labels: int64 (n,); -1 where there is no label.
+        indices: int64 (n,), the images' positions in the list.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def available_processors() -> int:
+    """Processors that this process may use, its share if several training processes are on this machine."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        count = os.cpu_count() or 1
+    return max(1, count // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+class Loader:
+    """The batches of a list of images. Here: which images they hold; the subclasses make the pixels.
+
+    Training: shuffled by (seed, epoch); every process gets the same number of full batches, and the images left over
+    at the end of an epoch are left out, as in the original. The sequence of global batches depends on the seed, the
+    epoch and batch_size * world_size, not on world_size, `workers` or the step that an epoch is resumed at.
+
+    Evaluation: in order; over all processes each image is there exactly once. Processes may get different numbers of
+    batches, and the last batch may be smaller.
+
+    Args:
+        images: the list.
+        transform: what is done to an image.
+        batch_size: images per batch in this process.
+        training: see above.
+        workers: worker processes or threads, at most one per processor.
+        read_ahead_images: images made before they are asked for.
+        seed: of the shuffling and of everything random in `transform`.
+        rank, world_size: this process among those that share the list.
+        pin_memory: the batches are for a GPU.
+
+    Attributes:
+        unreadable: path -> reason of the unreadable images met so far in this process.
+
+    Raises:
+        UserError: the list is empty or, in training, smaller than a batch.
+    """
+
+    def __init__(
+        self,
+        images: ImageList,
+        transform: Transform,
+        batch_size: int,
+        training: bool,
+        workers: int = 8,
+        read_ahead_images: int = 2048,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+    ) -> None:
+        if not len(images):
+            raise UserError("the list of images is empty")
+        if training and len(images) < batch_size * world_size:
+            raise UserError(
+                f"--batch_size {batch_size * world_size} is larger than the {len(images)} training images: lower it"
+            )
+        self.images = images
+        self.transform = transform
+        self.batch_size = batch_size
+        self.training = training
+        self.workers = min(workers, available_processors())
+        self.read_ahead_images = read_ahead_images
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.pin_memory = pin_memory and torch.cuda.is_available()
+        self.unreadable: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        """Steps per epoch in this process."""
+        if self.training:
+            return len(self.images) // (self.batch_size * self.world_size)
+        return -(-len(range(self.rank, len(self.images), self.world_size)) // self.batch_size)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from step `start_step` on. A new epoch ends an unfinished one.
+
+        Raises:
+            UserError: a worker was killed, or in training no image can be read. In evaluation it is for the caller to
+                judge, who knows of other processes: `utils.console.check_readable`.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Ends the workers. A later epoch starts new ones."""
+
+    def _steps(self, epoch: int, start_step: int) -> Iterator[np.ndarray]:
+        """The images of each step of this process, int (batch_size,) or, at the end of evaluation, fewer."""
+        count = len(self.images)
+        if self.training:
+            order = self.images.shuffled(self.seed, epoch)[: len(self) * self.world_size * self.batch_size]
+            order = order.reshape(-1, self.world_size, self.batch_size)[:, self.rank].reshape(-1)
+        else:
+            order = np.arange(self.rank, count, self.world_size)
+        for step in range(start_step, len(self)):
+            yield order[step * self.batch_size : (step + 1) * self.batch_size]
+
+    def _batch(self, images: torch.Tensor, indices: np.ndarray) -> Batch:
+        labels = torch.from_numpy(self.images.labels[indices].astype(np.int64))
+        return Batch(images, labels.pin_memory() if self.pin_memory else labels, torch.from_numpy(indices))

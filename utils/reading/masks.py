@@ -1,0 +1,109 @@
+"""Parts of an image hidden: augmentation by masks. Each is called with uint8 (height, width, 3) and a generator."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from utils.reading.operations import Colour
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """A square about a random pixel is filled, as far as it lies inside the image (DeVries & Taylor,
+    arXiv:1708.04552)."""
+
+    length: int
+    fill: Colour
+
+    def __call__(self, rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        top, left = rng.integers(rgb.shape[0]) - self.length // 2, rng.integers(rgb.shape[1]) - self.length // 2
+        rgb = rgb.copy()
+        rgb[max(0, top) : max(0, top + self.length), max(0, left) : max(0, left + self.length)] = self.fill
+        return rgb
+
+
+@dataclass(frozen=True)
+class RandomErasing:
+    """A rectangle of random pixels, of a random area and aspect ratio (Zhong et al., arXiv:1708.04896, algorithm 1).
+
+    Attributes:
+        probability: of erasing at all.
+        smallest, largest: area, as shares of the image's.
+        flattest: the ratio of height to width is drawn from U(flattest, 1 / flattest).
+    """
+
+    probability: float = 0.5
+    smallest: float = 0.02
+    largest: float = 0.4
+    flattest: float = 0.3
+
+    def __call__(self, rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if rng.random() >= self.probability:
+            return rgb
+        height, width = rgb.shape[:2]
+        for _ in range(100):
+            area = height * width * rng.uniform(self.smallest, self.largest)
+            ratio = rng.uniform(self.flattest, 1 / self.flattest)
+            h, w = int(math.sqrt(area * ratio)), int(math.sqrt(area / ratio))
+            top, left = rng.integers(height), rng.integers(width)
+            if top + h <= height and left + w <= width:
+                rgb = rgb.copy()
+                rgb[top : top + h, left : left + w] = rng.integers(0, 256, (h, w, 3), dtype=np.uint8)
+                break
+        return rgb
+
+
+@dataclass(frozen=True)
+class HideAndSeek:
+    """The cells of a grid are hidden with probability 1/2 each (Kumar Singh & Lee, arXiv:1704.04232).
+
+    Attributes:
+        fill: colour of a hidden cell.
+        sizes: side of a cell, drawn for each image; 0 hides nothing.
+    """
+
+    fill: Colour
+    sizes: tuple[int, ...] = (0, 16, 32, 44, 56)
+    probability: float = 0.5
+
+    def __call__(self, rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        size = self.sizes[rng.integers(len(self.sizes))]
+        if not size:
+            return rgb
+        rgb = rgb.copy()
+        height, width = rgb.shape[:2]
+        hidden = rng.random((-(-height // size), -(-width // size))) < self.probability
+        for row, column in np.argwhere(hidden):
+            rgb[row * size : (row + 1) * size, column * size : (column + 1) * size] = self.fill
+        return rgb
+
+
+@dataclass(frozen=True)
+class GridMask:
+    """Squares on a regular grid are hidden (Chen et al., arXiv:2001.04086).
+
+    Attributes:
+        fill: colour of the squares.
+        smallest, largest: period of the grid in pixels, drawn for each image.
+        kept: share of a period between two squares: (1 - kept)^2 of the image is hidden.
+        probability: of masking at all. The paper's rises from 0 to 0.8 during training; this is its mean.
+    """
+
+    fill: Colour
+    smallest: int = 96
+    largest: int = 224
+    kept: float = 0.6
+    probability: float = 0.5
+
+    def __call__(self, rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if rng.random() >= self.probability:
+            return rgb
+        period = int(rng.integers(self.smallest, self.largest + 1))
+        side = period - round(period * self.kept)
+        rows, columns = ((np.arange(length) + rng.integers(period)) % period < side for length in rgb.shape[:2])
+        rgb = rgb.copy()
+        rgb[np.ix_(rows, columns)] = self.fill
+        return rgb

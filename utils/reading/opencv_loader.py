@@ -1,0 +1,196 @@
+"""Batches made by worker processes."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from multiprocessing import connection
+
+import numpy as np
+import torch
+
+from utils.console import warn
+from utils.errors import UserError
+from utils.reading.loader import Batch, Loader
+from utils.reading.shared_array import SharedArray
+from utils.reading.workers import Job, start_worker, terminate_with
+
+
+class OpenCVLoader(Loader):
+    """Batches made by worker processes with OpenCV; see `Loader`. With no workers they are made in this process.
+
+    In training an unreadable image is replaced by another one of the list; in evaluation it is left out.
+
+    The workers start with the first epoch and stay. A batch's images are the memory that the workers wrote (page-locked
+    if they are for a GPU), lent: when the tensor is freed, and the copies queued on the current CUDA stream by then are
+    done, the memory is used for another batch. At least three batches are ahead of the caller or with it, four
+    if they are for a GPU.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        # One batch in use, one on its way to the GPU if there is one, one ready, one being made. Tasks are messages in
+        # a pipe, whose number must be limited.
+        least = 4 if self.pin_memory else 3
+        slots = max(least, min(256, len(self), self.read_ahead_images // self.batch_size)) if self.workers else 1
+        share = -(-self.batch_size // (2 * max(1, self.workers)))
+        self._task_size = max(1, min(16, share), slots * self.batch_size // 512)
+        self._job = Job(
+            self.images,
+            self.transform,
+            self.training,
+            self.seed,
+            SharedArray((slots, self.batch_size, *self.transform.image_size, 3), np.uint8),
+            SharedArray((slots, self.batch_size), np.int64),
+            SharedArray((1,), np.int64),
+        )
+        self._processes: list[multiprocessing.process.BaseProcess] = []
+        self._stop_workers = terminate_with(self, self._processes)
+        self._tasks_left = [0] * slots
+        self._page_locked = False
+        # Slots whose batch the caller holds; those it freed; those freed whose copy to the GPU may be under way.
+        self._lent: set[int] = set()
+        self._returned: deque[int] = deque()
+        self._being_copied: deque[tuple[torch.cuda.Event, list[int]]] = deque()
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        steps = self._steps(epoch, start_step)
+        self._job.generation.array[0] += 1
+        generation = int(self._job.generation.array[0])
+        try:
+            for images, indices in (self._made_by_workers if self.workers else self._made_here)(steps, epoch):
+                there = indices >= 0
+                if not there.all():
+                    images, indices = images[torch.from_numpy(there)], indices[there]
+                if not len(indices):
+                    continue
+                yield self._batch(images, indices)
+                if generation != self._job.generation.array[0]:
+                    raise RuntimeError("this epoch's iterator was ended by a later call of epoch()")
+        except UserError:
+            self.close()
+            raise
+        finally:
+            if generation == self._job.generation.array[0]:
+                self._job.generation.array[0] += 1  # what is still queued is not wanted any more
+
+    def close(self) -> None:
+        self._stop_workers()
+        self._processes = []
+        self._stop_workers = terminate_with(self, self._processes)
+
+    def _made_here(self, steps: Iterator[np.ndarray], epoch: int) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
+        """(images, indices) of each step, made in this process."""
+        pixels, indices = self._job.slots.array[0], self._job.indices.array[0]
+        for rows in steps:
+            indices[: len(rows)] = rows
+            self._note(self._job.fill(0, 0, len(rows), epoch))
+            yield torch.from_numpy(pixels[: len(rows)].copy()), indices[: len(rows)].copy()
+
+    def _made_by_workers(self, steps: Iterator[np.ndarray], epoch: int) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
+        """(images, indices) of each step, made by the workers, as many steps ahead as there are slots."""
+        self._start()
+        while any(self._tasks_left):  # of an epoch that was given up
+            self._receive()
+        self._free = [slot for slot in range(len(self._tasks_left)) if slot not in self._lent]
+        ahead: deque[tuple[int, int]] = deque()
+        while True:
+            self._take_back()
+            for slot, rows in zip(self._free.copy(), steps, strict=False):
+                self._free.remove(slot)
+                self._submit(slot, rows, epoch)
+                ahead.append((slot, len(rows)))
+            if not ahead:
+                return
+            slot, count = ahead.popleft()
+            while self._tasks_left[slot]:
+                self._receive()
+            yield self._lend(slot, count), self._job.indices.array[slot, :count].copy()
+
+    def _start(self) -> None:
+        """Starts the workers, unless they run."""
+        if self._processes:
+            return
+        context = multiprocessing.get_context()
+        self._tasks = context.SimpleQueue()
+        # The sending end and its lock must outlive this call: a spawned worker opens them when it comes up.
+        self._results, *self._reporting = *context.Pipe(duplex=False), context.Lock()
+        self._tasks_left = [0] * len(self._tasks_left)
+        # A forked worker must not collect this process's garbage: objects with threads (a DALI pipeline) would wait for
+        # threads that it does not have.
+        gc.freeze()
+        try:
+            for _ in range(self.workers):
+                start_worker(self._processes, context, self._job, self._tasks, *self._reporting)
+        finally:
+            gc.unfreeze()
+        if self.pin_memory and not self._page_locked:
+            self._lock_pages()
+
+    def _lock_pages(self) -> None:
+        """Page-locks the slots, so that a GPU copies straight from them."""
+        slots = self._job.slots.array
+        cuda = torch.cuda.cudart()
+        error = int(cuda.cudaHostRegister(slots.ctypes.data, slots.nbytes, 0))
+        if error:
+            warn(f"the reader's memory cannot be page-locked (CUDA error {error}): copies to the GPU take longer")
+            with contextlib.suppress(RuntimeError):  # CUDA keeps the error for the next kernel: let it be this one
+                torch.zeros(1, device="cuda")
+        else:
+            weakref.finalize(self, cuda.cudaHostUnregister, slots.ctypes.data)
+        self._page_locked = True
+
+    def _submit(self, slot: int, rows: np.ndarray, epoch: int) -> None:
+        """Has the workers make a batch."""
+        self._job.indices.array[slot, : len(rows)] = rows
+        generation = int(self._job.generation.array[0])
+        for start in range(0, len(rows), self._task_size):
+            self._tasks.put((generation, slot, start, min(start + self._task_size, len(rows)), epoch))
+            self._tasks_left[slot] += 1
+
+    def _receive(self) -> None:
+        """Waits for a worker's report."""
+        ready = connection.wait([self._results, *(process.sentinel for process in self._processes)])
+        if self._results not in ready:
+            dead = next(process for process in self._processes if process.sentinel in ready)
+            dead.join()
+            how = f"killed by signal {-dead.exitcode}" if dead.exitcode < 0 else f"ended with code {dead.exitcode}"
+            raise UserError(f"a reader worker was {how}; if memory ran out, lower --reader_buf_size or --reader_thread")
+        slot, problems, failure = self._results.recv()
+        self._tasks_left[slot] -= 1
+        self._note(problems)
+        if failure:
+            raise failure
+
+    def _note(self, problems: list[tuple[int, str]]) -> None:
+        for index, reason in problems:
+            self.unreadable[self.images.path(index)] = reason
+
+    def _lend(self, slot: int, count: int) -> torch.Tensor:
+        """The first `count` images of a slot, which comes back when the tensor is freed."""
+        rows = self._job.slots.array[slot, :count]
+        if len(self._lent) + 2 > len(self._tasks_left):
+            # The caller keeps many batches (list(loader.epoch(0))): leave the workers a slot to write into.
+            self._free.append(slot)
+            return torch.from_numpy(rows.copy())
+        self._lent.add(slot)
+        weakref.finalize(rows, self._returned.append, slot)  # the tensor below is what keeps `rows` alive
+        return torch.from_numpy(rows)
+
+    def _take_back(self) -> None:
+        """Makes returned slots free again."""
+        slots = [self._returned.popleft() for _ in range(len(self._returned))]
+        if self.pin_memory:
+            if slots:
+                copied = torch.cuda.Event()
+                copied.record()
+                self._being_copied.append((copied, slots))
+            slots = []
+            while self._being_copied and self._being_copied[0][0].query():
+                slots += self._being_copied.popleft()[1]
+        self._lent.difference_update(slots)
+        self._free += slots
