@@ -1,25 +1,68 @@
 """Exported models of PaddlePaddle: the program and its parameters, in every form in which they are stored.
 
 - fluid 1.x: `model` + `params`, `__model__` + `__params__`, or `__model__` with a file per parameter
-- PaddlePaddle 2: `inference.pdmodel` + `inference.pdiparams`
+- PaddlePaddle 2: `inference.pdmodel` + `inference.pdiparams`, perhaps with `inference.pdiparams.info`
 - PaddlePaddle 3: `inference.json` + `inference.pdiparams`
+- as published: NAME_infer.tar, an archive of a folder of these, which is read in memory
 
-A file of parameters has neither names nor a count. What is in it is checked against the program.
+PaddleClas writes `inference.yml` beside them: how images are prepared, and what the classes are called. A file of
+parameters has neither names nor a count. What is in it is checked against the program.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import mmap
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import numpy as np
 
-from utils.errors import FormatError
-from utils.formats.paddle import DATA_TYPES, Buffer, read_variable
-from utils.formats.paddle_program import Program, Variable
+from utils.errors import FormatError, UserError
+from utils.formats.archives import decompress, is_compressed, is_tar, tar_members
+from utils.formats.paddle import DATA_TYPES, Buffer, read_plain_pickle, read_variable
+from utils.formats.paddle_program import MAX_NAME, Program, Variable
 from utils.formats.pir import read_pir
 from utils.formats.program_desc import read_program_desc
 
 _BFLOAT16 = 22
+
+# Names of a program, of which the first that is there counts, and of parameters beside a program of another name.
+_PROGRAMS = ("inference.json", "inference.pdmodel", "__model__", "model")
+_ENDINGS = (".json", ".pdmodel")
+_PARAMETERS = ("__params__", "params")
+
+# How far above a file in an archive the program that it belongs to may be.
+_MAX_DEPTH = 8
+
+# Files smaller than that are read, not mapped into memory: a mapped file is an open one, and there may be too few.
+_SMALL = 1 << 20
+# inference.yml has a line per class, .pdiparams.info four values per parameter.
+_MAX_BESIDE = 4 << 20
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class InferenceModel:
+    """An exported model of PaddlePaddle.
+
+    Attributes:
+        program: what it computes.
+        parameters: its weights by the names of the program; see `read_parameters`.
+        settings: the text of inference.yml, which says how images are prepared; None: there is no such file.
+        structured_names: the names of parameters in the network's state dict, where .pdiparams.info tells them.
+    """
+
+    program: Program
+    parameters: dict[str, np.ndarray]
+    settings: str | None
+    structured_names: dict[str, str]
+
+
+# ------------------------------------------------------------------------------------------------ program, parameters
 
 
 def read_program(buffer: Buffer) -> Program:
@@ -29,8 +72,11 @@ def read_program(buffer: Buffer) -> Program:
         FormatError: it is no program for inference, is damaged, has control flow, or is too large.
     """
     view = memoryview(buffer)
-    if bytes(view[:64]).lstrip().startswith(b"{"):
+    head = bytes(view[:64])
+    if head.lstrip().startswith(b"{"):
         return read_pir(view)
+    if not head.startswith(b"\x0a"):
+        raise FormatError(f"no program of PaddlePaddle (it starts with {head[:16]!r})")
     return read_program_desc(view)
 
 
@@ -74,11 +120,11 @@ def read_parameters(program: Program, files: Buffer | Mapping[str, Buffer]) -> d
     parameters = {}
     if isinstance(files, Mapping):
         for name in program.parameters:
-            if name not in files:
+            if (content := files.get(name)) is None:
                 raise FormatError(f"parameter {name!r} has no file")
-            parameters[name], end = _read_parameter(program.variables[name], files[name], 0)
-            if end != len(files[name]):
-                raise FormatError(f"parameter {name!r}: its file has {len(files[name]) - end} bytes too many")
+            parameters[name], end = _read_parameter(program.variables[name], content, 0)
+            if end != len(content):
+                raise FormatError(f"parameter {name!r}: its file has {len(content) - end} bytes too many")
         return parameters
     offset = 0
     for name in program.parameters:
@@ -88,3 +134,197 @@ def read_parameters(program: Program, files: Buffer | Mapping[str, Buffer]) -> d
             f"the parameters of the program take {offset} bytes, the file has {len(files)}: they do not belong together"
         )
     return parameters
+
+
+# ------------------------------------------------------------------------------------------------- files and archives
+
+
+def _content(path: Path) -> Buffer:
+    """The content of a file, mapped into memory if it is large."""
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size < _SMALL:
+            return file.read()
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+class _Folder(Mapping[str, Buffer]):
+    """The files of a folder by name, each opened when it is asked for; none outside of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __getitem__(self, name: str) -> Buffer:
+        relative = PurePosixPath(name)
+        path = self.path / relative
+        if relative.is_absolute() or ".." in relative.parts or "\0" in name or not path.is_file():
+            raise KeyError(name)
+        return _content(path)
+
+    def __iter__(self) -> Iterator[str]:
+        return (entry.name for entry in os.scandir(self.path) if entry.is_file())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def looks_like_program(head: bytes) -> bool:
+    """Whether a file that starts with `head` may be a program: JSON of PIR, or a message that begins with a block."""
+    return b'"base_code"' in head if head.lstrip().startswith(b"{") else head.startswith(b"\x0a")
+
+
+def _find_program(files: Mapping[str, Buffer]) -> str | None:
+    """The name of the program among the files of a folder."""
+    others = sorted(name for name in files if name.endswith(_ENDINGS) and "/" not in name and name not in _PROGRAMS)
+    found = [name for name in (*_PROGRAMS, *others) if name in files and looks_like_program(bytes(files[name][:512]))]
+    if found and found[0] not in _PROGRAMS and len(found) > 1:
+        raise FormatError(f"holds several programs ({', '.join(found[:5])}): give the one to run")
+    return found[0] if found else None
+
+
+def _find_in_archive(members: Mapping[str, Buffer]) -> tuple[Mapping[str, Buffer], str]:
+    """The files of the folder with the program within an archive, and the program's name."""
+    folders: dict[str, dict[str, Buffer]] = {}
+    for name, content in members.items():
+        if len(name) > MAX_NAME:
+            raise FormatError(f"refused: a name in the archive has more than {MAX_NAME} characters")
+        # A parameter may have a / in its name, and so be in a folder within that of the program.
+        for folder in [str(folder) for folder in PurePosixPath(name).parents][:_MAX_DEPTH]:
+            folders.setdefault(folder, {})[name.removeprefix(f"{folder}/")] = content
+    found = {folder: name for folder, files in folders.items() if (name := _find_program(files)) is not None}
+    if len(found) != 1:
+        several = f"holds several programs, in {', '.join(sorted(found)[:5])}: unpack it and give one of the folders"
+        raise FormatError(several if found else "is an archive without a program of PaddlePaddle")
+    ((folder, name),) = found.items()
+    return folders[folder], name
+
+
+def _open(path: Path) -> tuple[Mapping[str, Buffer], str]:
+    """The files beside a program, and the program's name; `path` is the program, its folder, or an archive of it."""
+    if path.is_dir():
+        files = _Folder(path)
+        if (name := _find_program(files)) is None:
+            raise FormatError(f"holds no program of PaddlePaddle ({', '.join(_PROGRAMS)})")
+        return files, name
+    content = _content(path)
+    if is_compressed(bytes(content[:8])):
+        content = decompress(path)
+    if is_tar(bytes(content[:512])):
+        return _find_in_archive(tar_members(content))
+    return _Folder(path.parent), path.name
+
+
+def _with_ending(path: Path) -> Path:
+    """`path`, with the ending that may be left out of a program's name."""
+    if path.exists():
+        return path
+    with_ending = (path.with_name(path.name + ending) for ending in _ENDINGS)
+    return next((candidate for candidate in with_ending if candidate.is_file()), path)
+
+
+# ------------------------------------------------------------------------------------------------------ whole models
+
+
+def _stem(name: str) -> str:
+    """A program's name without its ending, which the files beside it share."""
+    return next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)
+
+
+def _named(name: str, read: Callable[[], T]) -> T:
+    """What `read` returns; a `FormatError` of it gets the name of the file."""
+    try:
+        return read()
+    except FormatError as error:
+        raise FormatError(f"{name}: {error}") from None
+
+
+def _parameters_beside(files: Mapping[str, Buffer], name: str, program: Program) -> dict[str, np.ndarray]:
+    candidates = (f"{_stem(name)}.pdiparams", *_PARAMETERS)
+    for candidate in candidates:
+        if (content := files.get(candidate)) is not None:
+            return _named(candidate, lambda content=content: read_parameters(program, content))
+    if program.parameters and program.parameters[0] not in files:
+        raise FormatError(
+            f"the parameters of {name} are not beside it, neither as {', '.join(candidates)} nor each in a file of its "
+            "own: give --params_file"
+        )
+    return read_parameters(program, files)
+
+
+def _beside(files: Mapping[str, Buffer], name: str) -> bytes | None:
+    """The content of a small file, if it is there."""
+    content = files.get(name)
+    if content is not None and len(content) > _MAX_BESIDE:
+        raise FormatError(f"{name} has more than {_MAX_BESIDE >> 20} MB")
+    return None if content is None else bytes(content)
+
+
+def _settings(files: Mapping[str, Buffer], name: str) -> str | None:
+    for candidate in (f"{_stem(name)}.yml", "inference.yml"):
+        if (content := _beside(files, candidate)) is not None:
+            try:
+                return content.decode("utf-8-sig")
+            except UnicodeDecodeError:
+                raise FormatError(f"{candidate} is no text in UTF-8") from None
+    return None
+
+
+def _structured_names(files: Mapping[str, Buffer], name: str) -> dict[str, str]:
+    """What .pdiparams.info says: variable -> {"structured_name": name in the state dict, ...}."""
+    file = f"{_stem(name)}.pdiparams.info"
+    if (content := _beside(files, file)) is None:
+        return {}
+    entries = _named(file, lambda: read_plain_pickle(content))
+    names = {}
+    for variable, entry in entries.items() if isinstance(entries, dict) else ():
+        structured = entry.get("structured_name") if isinstance(entry, dict) else None
+        if isinstance(structured, str):
+            names[variable] = structured
+    return names
+
+
+def is_inference_model(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is an exported model of PaddlePaddle, by its first bytes: a program, its folder or an archive."""
+    path = _with_ending(Path(path))
+    try:
+        if path.is_dir():
+            return _find_program(_Folder(path)) is not None
+        with open(path, "rb") as file:
+            head = file.read(512)
+    except FormatError:  # several programs
+        return True
+    except OSError:
+        return False
+    return looks_like_program(head) or is_compressed(head) or is_tar(head)
+
+
+def read_inference_model(
+    model_file: str | os.PathLike[str], params_file: str | os.PathLike[str] | None = None
+) -> InferenceModel:
+    """Reads an exported model of PaddlePaddle.
+
+    Args:
+        model_file: the program, the folder it is in, or an archive (.tar, .tar.gz, ...) of such a folder. As in
+            PaddlePaddle, the ending of inference.json and inference.pdmodel may be left out.
+        params_file: the combined parameters, or the folder of those in files of their own; None: beside the program.
+
+    Raises:
+        UserError: there are no such files, they are damaged, do not belong together, or are no exported model.
+    """
+    place = _with_ending(Path(model_file))
+    try:
+        files, name = _open(place)
+        if place.name == name:
+            program = read_program(files[name])
+        else:
+            program = _named(name, lambda: read_program(files[name]))
+        settings, structured_names = _settings(files, name), _structured_names(files, name)
+        if params_file is None:
+            parameters = _parameters_beside(files, name, program)
+        else:
+            place = Path(params_file)
+            parameters = read_parameters(program, _Folder(place) if place.is_dir() else _content(place))
+    except FormatError as error:
+        raise UserError(f"{place}: {' '.join(str(error).split())[:800]}") from None
+    except OSError as error:
+        raise UserError(f"{place} cannot be read: {error.strerror or error}") from None
+    return InferenceModel(program, parameters, settings, structured_names)

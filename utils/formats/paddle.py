@@ -356,6 +356,21 @@ class _Unpickler:
         raise FormatError(f"refused: it calls {module}.{name}, and loading it could run any code")
 
 
+def read_plain_pickle(buffer: bytes | mmap.mmap) -> Any:
+    """Reads a pickle of containers, strings and numbers; arrays in it are of a class of this module.
+
+    Raises:
+        FormatError: it is damaged, or holds anything that is not plain data.
+    """
+    try:
+        return _Unpickler(buffer).load()
+    except FormatError:
+        raise
+    # What a damaged pickle makes of the steps above: values of the wrong type, arguments missing, an empty stack.
+    except (ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
+        raise FormatError(f"the pickle is damaged ({error})") from None
+
+
 def read_pickle(buffer: bytes | mmap.mmap) -> tuple[dict[str, np.ndarray], int]:
     """Reads a .pdparams file, of fluid.save or of PaddlePaddle 2 and later.
 
@@ -365,13 +380,7 @@ def read_pickle(buffer: bytes | mmap.mmap) -> tuple[dict[str, np.ndarray], int]:
     Raises:
         FormatError: it is damaged, or holds anything that is not plain data.
     """
-    try:
-        entries = _Unpickler(buffer).load()
-    except FormatError:
-        raise
-    # What a damaged pickle makes of the steps above: values of the wrong type, arguments missing, an empty stack.
-    except (ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
-        raise FormatError(f"the pickle is damaged ({error})") from None
+    entries = read_plain_pickle(buffer)
     if not isinstance(entries, dict):
         raise FormatError(f"it holds a {type(entries).__name__}, not a dictionary of arrays")
     arrays = {}
