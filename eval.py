@@ -10,6 +10,7 @@ python -m torch.distributed.run --nproc_per_node=4 eval.py --model=ResNet50 --pr
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import time
 from collections.abc import Callable
@@ -117,8 +118,7 @@ def sweep(args: argparse.Namespace, device: torch.device) -> None:
 
 def at_crop_size(args: argparse.Namespace, size: int) -> argparse.Namespace:
     """The flags for one of the sizes of --crop_sweep."""
-    sized = argparse.Namespace(**vars(args))
-    sized.given = args.given | {"crop_size"}
+    sized = copy.copy(args)
     sized.crop_size = size
     resolve_input(sized, read_input_notes(args.pretrained_model))
     return sized

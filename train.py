@@ -69,7 +69,7 @@ def train(args: argparse.Namespace, device: torch.device, run: Run) -> None:
     test_loader = val_loader(args, **shares) if args.validate else None
     settle_total_images(args, len(loader.images))
     note_unused_classes(args, loader.images.class_names)
-    check_agreement({**vars(args), "data_dir": (len(loader.images), test_loader and len(test_loader.images))})
+    check_agreement({**args.values(), "data_dir": (len(loader.images), test_loader and len(test_loader.images))})
 
     model = build_model(args)
     if args.pretrained_model and not run.resumed:

@@ -31,8 +31,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models
-from utils import flags
 from utils.errors import FlagError
+from utils.flags import parse as parse_flags
+from utils.flags.table import GROUPS
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = "--num_epochs=1 --batch_size=2 --test_batch_size=8 --lr=0.001 --print_step=1 --reader_thread=1"
@@ -107,7 +108,7 @@ def inline_commands(document: Path) -> Iterator[str]:
 
 def unknown_flags(document: Path) -> list[str]:
     """The flags that a document names and no script has."""
-    known = {name for group in flags.GROUPS.values() for flag in group for name in (flag.name, *flag.aliases)}
+    known = {name for group in GROUPS.values() for flag in group for name in (flag.name, *flag.aliases)}
     for benchmark in (ROOT / "benchmarks").glob("*.py"):
         known.update(re.findall(r'add_argument\(\s*"--([\w-]+)"', benchmark.read_text(encoding="utf-8")))
     named = re.findall(r"(?<![\w-])--([a-z][\w-]*)", document.read_text(encoding="utf-8"))
@@ -164,7 +165,7 @@ def _parse_flags(script: str, words: list[str]) -> str | None:
     """Checks the flags of one of the scripts, and that the networks they name exist."""
     with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
         try:
-            args = flags.parse(script, words)
+            args = parse_flags(script, words)
             for name in ("model", "teacher_model"):
                 if name in args.given:
                     models.check_name(getattr(args, name))

@@ -14,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models
 from docs.make_model_zoo import family
-from utils.flags import GROUPS, Flag, as_typed
+from utils.flags.parsing import as_typed
+from utils.flags.table import GROUPS, Flag
 
 ROOT = Path(__file__).resolve().parent.parent
 

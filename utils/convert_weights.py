@@ -21,7 +21,7 @@ if __name__ == "__main__":
 
 from utils.console import log, warn
 from utils.weights import load_pretrained, read_input_notes
-from utils.weights.network import as_flags, build_model, usual_input
+from utils.weights.network import as_flags, build_model, check_model, usual_input
 from utils.weights.write import TORCH_SUFFIXES, check_output, dropout_mode, suffix, write_weights
 
 
@@ -29,6 +29,9 @@ def main() -> None:
     args = parse("convert_weights")
     output = Path(args.output)
     check_output(output)
+    check_model(args.model)
+    if "image_shape" not in args.given:
+        args.image_shape = usual_input(args.model)["image_shape"]
     model = build_model(args)
     published = dropout_mode(model)
     log(str(load_pretrained(model, args.input, resize=False)))

@@ -54,8 +54,8 @@ def choose_device(args: argparse.Namespace) -> torch.device:
 
 
 def memory_format(args: argparse.Namespace, device: torch.device) -> torch.memory_format:
-    """channels_last for --data_format=NHWC, and where it is faster and the flag was not given (or does not exist)."""
-    faster = device.type == "cpu" or getattr(args, "use_fp16", False)
+    """channels_last for --data_format=NHWC, and where it is faster and the flag was not given."""
+    faster = device.type == "cpu" or args.use_fp16
     given = "data_format" in args.given
     wanted = args.data_format == "NHWC" if given else faster
     return torch.channels_last if wanted else torch.contiguous_format

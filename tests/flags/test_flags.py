@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from utils.flags import GROUPS, parse
+from utils.flags import parse
+from utils.flags.table import GROUPS
 
 # Name -> default, as published; defaults of eval.py and infer.py where they differ.
 TRAIN = {
@@ -154,3 +155,17 @@ def test_help_needs_no_pytorch(script):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout
+
+
+def test_what_was_typed_is_not_changed():
+    args = parse("eval", ["--pretrained_model=w", "--image_shape=3,32,32"])
+    for name in ("given", "script"):
+        with pytest.raises(AttributeError, match="is not changed"):
+            setattr(args, name, frozenset())
+    args.image_shape = [3, 64, 64]
+    assert args.given == {"pretrained_model", "image_shape"} and args.script == "eval"
+
+
+def test_flags_of_other_scripts_hold_their_defaults():
+    args = parse("eval", ["--pretrained_model=w"])
+    assert args.use_fp16 is False and args.with_inplace is True and "use_ema" not in args.values()

@@ -176,7 +176,7 @@ def test_forms_of_tensors(protocol):
         named=Stands(tuple, ("linear_0.w_0", array)),
         lod=Stands(eval, "data", {"data": array}),
         number=3,
-        StructuredToParameterName={"plain": "linear_0.w_0"},
+        **{"StructuredToParameterName@@": {"plain": "linear_0.w_0"}},
     )
     arrays, others = read_pickle(pickle.dumps(content, protocol))
     assert set(arrays) == {"plain", "fortran", "big_endian", "half", "whole", "named", "lod"}

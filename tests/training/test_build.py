@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 
 import numpy as np
@@ -103,7 +102,9 @@ def test_the_network_is_built_for_image_shape(words, size):
 
 
 def arguments(*words):
-    return parse("infer", ["--pretrained_model=x", "--image_path=x", "--class_dim=7", *words])
+    args = parse("infer", ["--pretrained_model=x", "--image_path=x", "--class_dim=7", *words])
+    resolve_input(args)
+    return args
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_sizes_that_a_network_cannot_have(shape, reason):
 
 
 def test_only_square_networks_ask_for_squares():
-    args = argparse.Namespace(model="MobileNetV1_x0_25", class_dim=7, image_shape=[3, 32, 64], given={"image_shape"})
+    args = arguments("--model=MobileNetV1_x0_25", "--image_shape=3,32,64")
     assert build_model(args)(torch.zeros(1, 3, 32, 64)).shape == (1, 7)
 
 

@@ -92,7 +92,7 @@ def arrays_of(model, names):
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("names", [published_names, paddleclas_names])
 def test_pdparams(names, protocol, trained, tmp_path):
-    content = {**arrays_of(trained, names(trained)), "StructuredToParameterName": {"fc.weight": "linear_0.w_0"}}
+    content = {**arrays_of(trained, names(trained)), "StructuredToParameterName@@": {"fc.weight": "linear_0.w_0"}}
     (tmp_path / "x.pdparams").write_bytes(pickle.dumps(content, protocol))
     model = fresh()
     # The ending may be left out, as in the original.

@@ -94,7 +94,7 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
         "it is of --distill_loss=soft, and that is {distill_loss}",
     ),
     (("profiler_path",), lambda args: args.is_profiler, "it needs --is_profiler=True"),
-    (("with_mem_opt",), lambda args: "use_ema" in args, "activations are only kept for training"),
+    (("with_mem_opt",), lambda args: args.script == "train", "activations are only kept for training"),
     (("crop_sweep_path",), lambda args: args.crop_sweep, "it needs --crop_sweep"),
     (("inference_format",), lambda args: args.save_inference, "it needs --save_inference=True"),
     (("calibration_images",), lambda args: args.calibration_dir, "it needs --calibration_dir"),

@@ -76,7 +76,7 @@ def train_loader(args: Namespace, seed: int, rank: int = 0, world_size: int = 1,
 
 def val_loader(args: Namespace, rank: int = 0, world_size: int = 1, pin_memory: bool = False) -> Loader:
     """The validation loader of train.py (--test_batch_size) and eval.py (--batch_size)."""
-    flag = "test_batch_size" if hasattr(args, "test_batch_size") else "batch_size"
+    flag = "test_batch_size" if args.script == "train" else "batch_size"
     return _pipeline(args)(
         open_dataset(args.data_dir, "val", args.class_dim),
         eval_transform(args),

@@ -49,7 +49,7 @@ COUNTER = "num_batches_tracked"
 BYPRODUCTS = re.compile(
     r".*_(velocity|moment|moment1|moment2|momentum|mean_square|mean_grad|inf_norm|beta1_pow_acc|beta2_pow_acc|ema)_\d+"
     r"|@.*@"
-    r"|.*"
+    r"|.*@@"
     r"|(learning_rate|loss_scaling|num_(good|bad)_steps)(_\d+)?"
     r"|scheduled_ema_decay_rate"
     rf"|(.*\.)?{COUNTER}|n_averaged"

@@ -90,18 +90,15 @@ def resolve_input(args: argparse.Namespace, noted: Mapping[str, Any] | None = No
         FlagError: there is no such network, or sizes cannot be.
     """
     check_model(args.model)
-    usual, given = usual_input(args.model), frozenset(args.given)
+    usual = usual_input(args.model)
     own = usual | dict(noted or {})
-    if "crop_size" in args.given:
+    if args.crop_size is not None:
         square = [3, args.crop_size, args.crop_size]
         if "image_shape" in args.given and args.image_shape != square:
             raise FlagError("--crop_size and --image_shape say different sizes: give one of them")
         args.image_shape = square
-        args.given.add("image_shape")
-    if "image_shape" not in args.given:
+    elif "image_shape" not in args.given:
         args.image_shape = own["image_shape"]
-        if args.image_shape != usual["image_shape"]:
-            args.given.add("image_shape")  # a network that depends on it is to be built for it
     if args.image_shape[0] != 3:
         raise FlagError(f"--image_shape: images are read as RGB, so the first number is 3, not {args.image_shape[0]}")
     if "resize_short_size" not in args.given:
@@ -123,7 +120,9 @@ def resolve_input(args: argparse.Namespace, noted: Mapping[str, Any] | None = No
     if "image_std" not in args.given:
         args.image_std = own["image_std"]
     taken = {
-        name: value for name, value in own.items() if name not in given and getattr(args, name) == value != usual[name]
+        name: value
+        for name, value in own.items()
+        if name not in args.given and getattr(args, name) == value != usual[name]
     }
     if taken:
         log(f"not given, and therefore as in the training of {args.pretrained_model}: {', '.join(as_flags(taken))}")
@@ -146,18 +145,18 @@ def build_model(args: argparse.Namespace, name: str | None = None) -> nn.Module:
             raise FlagError(f"--drop_path: {name} drops no paths: {remedy}")
         options["drop_path_rate"] = args.drop_path
     for option in NETWORK_OPTIONS:
-        if option in accepted and hasattr(args, option):
+        if option in accepted:
             options[option] = getattr(args, option)
         elif student and option in args.given:
             warn(f"--{option} does nothing here: {name} has no such option")
-    if "image_size" in accepted and "image_shape" in args.given:
+    if "image_size" in accepted:
         height, width = args.image_shape[1:]
         if height != width:
             raise FlagError(f"--image_shape: {name} is built for square images, not {height} x {width}")
         options["image_size"] = height
     with explained_options():
         model = models.build(name, class_dim=args.class_dim, **options)
-    if not getattr(args, "with_inplace", True):  # what only converts weights does not ask
+    if not args.with_inplace:
         for module in model.modules():
             if getattr(module, "inplace", False):
                 module.inplace = False

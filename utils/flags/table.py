@@ -1,0 +1,335 @@
+"""Every command-line flag, declared once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from utils.flags.kinds import (
+    boolean,
+    fraction,
+    non_negative,
+    non_negative_int,
+    number,
+    positive,
+    positive_int,
+    size_range,
+)
+
+SCRIPTS = {
+    "train": "Train a network on a list file or on class folders.",
+    "eval": "Evaluate a network's weights: loss, top-1 and top-5 accuracy.",
+    "infer": "Classify images with a network's weights, or export the network for predict.py.",
+    "predict": "Classify images with an exported network.",
+    "ema_clean": "Turn averaged (EMA) parameters into ordinary weights.",
+    "convert_weights": "Convert a network's weights, of any supported kind, to another.",
+    "weights_aggregator": "Fuse the weights of an ACNet as trained into those of its deploy form.",
+    "reader": "Show what the network sees of a dataset, or check the dataset.",
+}
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag.
+
+    Attributes:
+        name: as typed after the two dashes, and the attribute of the namespace.
+        kind: turns the typed text into a value; raises `argparse.ArgumentTypeError`.
+        default: the value when the flag is not given.
+        scripts: the scripts that take it.
+        help: its meaning, one or two sentences.
+        aliases: older spellings.
+        length: for a list: how many values, or "+" for one or more; "?" for a value that may be left out, as it is
+            then "*"; None for a single value.
+        choices: allowed values, if they are few.
+        defaults: scripts whose default is another.
+        required: scripts that do not work without it.
+    """
+
+    name: str
+    kind: Callable[[str], Any]
+    default: Any
+    scripts: Sequence[str]
+    help: str
+    aliases: tuple[str, ...] = ()
+    length: int | str | None = None
+    choices: tuple[Any, ...] | None = None
+    defaults: dict[str, Any] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
+
+    def default_for(self, script: str) -> Any:
+        """The value this flag has in `script` when it is not given."""
+        return self.defaults.get(script, self.default)
+
+
+T = ("train",)
+TE = ("train", "eval")
+TEI = ("train", "eval", "infer")
+NETWORK = (*TEI, "convert_weights")
+CONVERSION = ("convert_weights", "weights_aggregator")
+EI = ("eval", "infer")
+IP = ("infer", "predict")
+TEIP = (*TEI, "predict")
+TR = (*T, "reader")
+TER = (*TE, "reader")
+TEIR = (*TEI, "reader")
+TEIPR = (*TEIP, "reader")
+
+LR_STRATEGIES = (
+    "piecewise_decay",
+    "cosine_decay",
+    "cosine_decay_warmup",
+    "exponential_decay_warmup",
+    "linear_decay",
+    "adam_decay",
+    "cosine_decay_RMSProp",
+    "default_decay",
+)
+OPTIMIZERS = ("momentum", "adamw")
+
+# fmt: off
+GROUPS: dict[str, tuple[Flag, ...]] = {
+    "Environment": (
+        Flag("use_gpu", boolean, True, TEI,
+             "Use the GPU. Left at its default on a machine without one, the CPU is used and the log says so; "
+             "given as True without one, it is an error."),
+        Flag("data_dir", str, "./data/ILSVRC2012/", TEIR,
+             "Dataset root, with train_list.txt and val_list.txt, or with tar shards train*.tar and val*.tar, or with "
+             "class folders train/NAME/ and val/NAME/. "
+             "infer: a folder of images.", defaults={"infer": "./data/ILSVRC2012/val/"}),
+        Flag("model_save_dir", str, "./output", T, "Root folder for checkpoints."),
+        Flag("pretrained_model", str, None, TEI,
+             "Weights to start from, in any supported format: a checkpoint of ours, a fluid folder of variables, "
+             "a state dict, a .caffemodel. eval: or --model_file.", required=("infer",)),
+        Flag("finetune_exclude_pretrained_params", str, None, T,
+             "Comma-separated names: parameters whose published or PyTorch name contains one of them are not loaded "
+             "from --pretrained_model."),
+        Flag("checkpoint", str, None, T,
+             "Saved training state to resume from: a checkpoint folder, or auto for the complete one of this run that "
+             "was written last; where there is none it starts afresh, from --pretrained_model if that is given."),
+        Flag("print_step", positive_int, 10, TE, "Steps between log lines.", defaults={"eval": 1}),
+        Flag("save_step", positive_int, 1, T, "Epochs between checkpoints."),
+        Flag("save_iter", non_negative_int, 0, T, "Steps between checkpoints within an epoch; 0: none."),
+        Flag("keep_checkpoints", non_negative_int, 0, T,
+             "Epoch checkpoints to keep, the last written first, beside best_model and latest; 0: all."),
+    ),
+    "Network and solver": (
+        Flag("model", str, "ResNet50", (*TEI, *CONVERSION), "Network name.", required=CONVERSION),
+        Flag("list_models", str, None, T,
+             "Print the networks, or those whose names match a pattern such as 'ResNet*_vd', and end.", length="?"),
+        Flag("total_images", positive_int, 1281167, T,
+             "Number of training images, for the schedule, whose epochs have that over --batch_size steps, rounded up. "
+             "Not given and the list is not ImageNet's: the images that an epoch trains on."),
+        Flag("class_dim", number(int, 2), 1000, (*TEI, *CONVERSION, "reader"), "Number of classes."),
+        Flag("image_shape", positive_int, [3, 224, 224], (*TEIR, "convert_weights"),
+             "Channels, height, width of the network's input. Not given: in eval and infer what train.py noted in the "
+             "weights, else the network's own size.", length=3),
+        Flag("num_epochs", positive_int, 120, T, "Number of epochs."),
+        Flag("batch_size", positive_int, 8, TEIPR,
+             "Images per step over all devices and processes; must divide evenly.",
+             defaults={"eval": 256, "reader": 32}),
+        Flag("test_batch_size", positive_int, 16, T, "The same for validation."),
+        Flag("lr", positive, 0.1, T, "Base learning rate, for the whole batch."),
+        Flag("lr_strategy", str, "piecewise_decay", T,
+             f"Schedule and optimizer: {', '.join(LR_STRATEGIES)} (constant). Unknown: a warning, and constant."),
+        Flag("min_lr", non_negative, 0.0, T, "Cosine strategies: rate at the end of the run."),
+        Flag("optimizer", str, None, T, "Optimizer. Not given: that of --lr_strategy.", choices=OPTIMIZERS),
+        Flag("l2_decay", non_negative, 1e-4, T,
+             "L2 penalty added to the gradient of every parameter, batch-norm and bias included, except where a "
+             "network overrides it. Not with --optimizer=adamw."),
+        Flag("weight_decay", non_negative, 0.05, T,
+             "--optimizer=adamw, in place of --l2_decay: decoupled decay of the weights, but not of norms, biases, "
+             "class tokens and embeddings of positions."),
+        Flag("momentum_rate", fraction, 0.9, T, "Momentum (not Nesterov)."),
+        Flag("clip_norm", non_negative, 0.0, T,
+             "Largest norm of all gradients together; longer ones are scaled down to it. 0: no limit."),
+        Flag("step_epochs", positive_int, [30, 60, 90], T,
+             "piecewise_decay: epochs at which the rate is multiplied by 0.1.", length="+"),
+        Flag("warm_up_epochs", non_negative, 5.0, T, "Length of the warm-up."),
+        Flag("decay_epochs", positive, 2.4, T, "exponential_decay_warmup: epochs per decay."),
+        Flag("decay_rate", positive, 0.97, T, "exponential_decay_warmup: factor per decay."),
+        Flag("drop_connect_rate", number(float, 0, 0.999), 0.2, T, "EfficientNet: rate of dropped residual branches."),
+        Flag("drop_path", number(float, 0, 0.999), None, T,
+             "Stochastic depth, for networks that have it: rate of dropped residual branches in the last block; as a "
+             "rule it grows linearly from 0 in the first. Not given: the network's own."),
+        Flag("padding_type", str, "SAME", NETWORK, "EfficientNet: padding.", choices=("SAME", "VALID", "DYNAMIC")),
+        Flag("use_se", boolean, True, NETWORK, "EfficientNet: squeeze-and-excitation."),
+        Flag("deploy", boolean, False, (*EI, "convert_weights"), "ACNet: the weights are those of the fused network."),
+    ),
+    "Reader": (
+        Flag("use_dali", boolean, False, TER, "Read with NVIDIA DALI (optional package) instead of OpenCV."),
+        Flag("lower_scale", number(float, 0, 1, above=True), 0.08, TR, "Smallest area of a training crop."),
+        Flag("lower_ratio", positive, 3 / 4, TR, "Smallest aspect ratio of a training crop."),
+        Flag("upper_ratio", positive, 4 / 3, TR, "Largest aspect ratio of a training crop."),
+        Flag("resize_short_size", positive_int, 256, TEI,
+             "Evaluation: length of the short side before the centre crop. Not given: as for --image_shape.",
+             aliases=("base_size",)),
+        Flag("use_mixup", boolean, False, TR, "Mixup."),
+        Flag("mixup_alpha", positive, 0.2, TR, "Mixup: both parameters of the beta distribution."),
+        Flag("use_cutmix", boolean, False, TR, "CutMix; with --use_mixup, each batch has one of the two."),
+        Flag("cutmix_alpha", positive, 1.0, TR, "CutMix: both parameters of the beta distribution."),
+        Flag("use_aa", boolean, False, TR, "AutoAugment, ImageNet policy."),
+        Flag("use_ra", boolean, False, TR, "RandAugment."),
+        Flag("ra_num_ops", positive_int, 2, TR, "RandAugment: operations per image."),
+        Flag("ra_magnitude", number(float, 0, 30), 9, TR, "RandAugment: magnitude of the operations, 0 to 30."),
+        Flag("random_rotation", number(float, 0, 180), 0.0, TR, "Rotation by up to so many degrees to either side."),
+        Flag("color_jitter", non_negative, [0.0], TR,
+             "Strength of colour jitter: one value for brightness, contrast and saturation, or one for each and "
+             "perhaps a fourth for the hue.", length="+"),
+        Flag("use_cutout", boolean, False, TR, "Cutout: hide a square."),
+        Flag("cutout_length", positive_int, 112, TR, "Cutout: side of the square in pixels."),
+        Flag("random_erasing", fraction, 0.0, TR, "Random erasing: probability of a rectangle of noise."),
+        Flag("use_hide_and_seek", boolean, False, TR, "Hide-and-Seek: hide random cells of a grid."),
+        Flag("use_gridmask", boolean, False, TR, "GridMask: hide squares on a regular grid."),
+        Flag("reader_thread", non_negative_int, 8, TEIPR,
+             "Reader worker processes; 0 reads in the main process. Never more than there are processors.",
+             defaults={"infer": 1, "predict": 1}),
+        Flag("reader_buf_size", positive_int, 2048, TEIPR, "Images read ahead."),
+        Flag("interpolation", number(int, 0, 4), None, TEIR,
+             "Resizing: 0 nearest, 1 bilinear, 2 bicubic, 3 area, 4 Lanczos. Not given: as for --image_shape."),
+        Flag("image_mean", number(float), [0.485, 0.456, 0.406], TEIR,
+             "Mean per channel, RGB, for pixels scaled to 0..1. Not given: as for --image_shape.", length=3),
+        Flag("image_std", positive, [0.229, 0.224, 0.225], TEIR,
+             "Standard deviation per channel, RGB, for pixels scaled to 0..1. Not given: as for --image_shape.",
+             length=3),
+        Flag("show", str, None, ("reader",),
+             "Write a picture of the first training batch, with its labels, to this file."),
+        Flag("check", str, None, ("reader",),
+             "Read every image once, of train and val or of the part given, and report unreadable files, labels and "
+             "sizes.", length="?"),
+    ),
+    "Switches": (
+        Flag("validate", boolean, True, T, "Validate after each epoch."),
+        Flag("use_fp16", boolean, False, (*T, "predict"),
+             "Mixed precision with float32 master weights. predict: compute in float16.", aliases=("fp16",)),
+        Flag("use_bf16", boolean, False, ("predict",), "Compute in bfloat16."),
+        Flag("amp_dtype", str, "auto", T,
+             "Mixed precision: type of the operations; auto is float16 on a GPU, bfloat16 on a CPU.",
+             choices=("auto", "float16", "bfloat16")),
+        Flag("scale_loss", positive, 1.0, T, "Mixed precision: initial loss scale."),
+        Flag("use_dynamic_loss_scaling", boolean, True, T, "Mixed precision: adapt the loss scale, else keep it."),
+        Flag("data_format", str, "NCHW", T,
+             "Memory format; NHWC is channels_last. Not given: NHWC on a CPU and in mixed precision, where it is "
+             "faster.", choices=("NCHW", "NHWC")),
+        Flag("use_compile", boolean, False, (*T, "predict"), "Compile the network (torch.compile)."),
+        Flag("use_tensorrt", boolean, False, ("predict",),
+             "Run an ONNX model with ONNX Runtime's TensorRT provider, on a GPU."),
+        Flag("fuse_elewise_add_act_ops", boolean, False, T,
+             "Fuse operations: what PyTorch has for it is compilation, so this turns on --use_compile."),
+        Flag("fuse_bn_act_ops", boolean, False, T, "The same as --fuse_elewise_add_act_ops here."),
+        Flag("accumulate_steps", positive_int, 1, T,
+             "Parts of a batch that go through the network one after the other, for batches that do not fit."),
+        Flag("sync_bn", boolean, False, T, "Batch-norm statistics over the batches of all processes together."),
+        Flag("use_label_smoothing", boolean, False, T, "Label smoothing."),
+        Flag("label_smoothing_epsilon", fraction, 0.1, T, "Label smoothing: share spread over all classes."),
+        Flag("use_ema", boolean, False, T, "Keep an exponential moving average of the parameters."),
+        Flag("ema_decay", fraction, 0.9999, T, "EMA: decay d; step t (from 0) uses min(d, (1 + t) / (10 + t))."),
+        Flag("with_mem_opt", boolean, False, TEI,
+             "Activation checkpointing: less memory for more compute. Not in a compiled network."),
+        Flag("with_inplace", boolean, True, TEI, "In-place activations."),
+    ),
+    "Distillation": (
+        Flag("use_distill", boolean, False, T, "Knowledge distillation from a teacher.", aliases=("is_distill",)),
+        Flag("teacher_model", str, None, T, "The teacher's network name."),
+        Flag("teacher_pretrained_model", str, None, T, "The teacher's weights, in any supported format."),
+        Flag("distill_loss", str, "soft", T,
+             "soft: the teacher's softened labels beside the hard ones; js: the Jensen-Shannon divergence to the "
+             "teacher alone (SSLD).", choices=("soft", "js")),
+        Flag("distill_temperature", positive, 1.0, T, "soft: temperature on both sides."),
+        Flag("distill_weight", fraction, 0.5, T, "soft: share of the teacher's loss; the hard labels have the rest."),
+        Flag("unlabeled_list", str, None, TR,
+             "js: a second list of images, relative to --data_dir, whose labels (if any) are ignored."),
+    ),
+    "Measuring and debugging": (
+        Flag("enable_ce", boolean, False, T,
+             "Fix every seed, take deterministic operations where PyTorch has them, and print the kpis lines at "
+             "the end."),
+        Flag("random_seed", number(int, 0, 2**63 - 1), None, TR, "Fix every source of randomness."),
+        Flag("is_profiler", boolean, False, T,
+             "Profile five steps from step --print_step of the first epoch on, then stop."),
+        Flag("profiler_path", str, "./profiler_path/", T, "Folder for the profile.", aliases=("profilier_path",)),
+        Flag("max_iter", non_negative_int, 0, T, "Stop after that many steps; 0: no limit."),
+        Flag("same_feed", non_negative_int, 0, TE, "Feed this many copies of the first image; 0: off."),
+    ),
+    "Inference": (
+        Flag("save_inference", boolean, False, ("infer",),
+             "Export the network to NAME/model and NAME/params for predict.py, instead of classifying."),
+        Flag("inference_format", str, "torch", ("infer",),
+             "Format of the export: torch writes NAME/model and NAME/params, onnx NAME/model.onnx and "
+             "NAME/model.onnx.data (needs requirements-onnx.txt).", choices=("torch", "onnx")),
+        Flag("calibration_dir", str, None, ("infer",),
+             "Images, as for --image_path, by which an export to onnx is quantized to int8 as well, into "
+             "NAME/model_int8.onnx; those that the network was trained on will do."),
+        Flag("calibration_images", positive_int, 256, ("infer",), "Images of --calibration_dir to use, evenly spread."),
+        Flag("topk", positive_int, 1, IP, "Classes per image, best first."),
+        Flag("class_map_path", str, "./utils/tools/readable_label.txt", (*IP, "eval"),
+             "File of class names, one `number name` per line. predict: not given, the names stored at export.",
+             defaults={"predict": None, "eval": None}),
+        Flag("image_path", str, None, IP,
+             "The image, or images: a file, a folder, a list file (.txt), a pattern such as 'photos/*.jpg'. infer: not "
+             "given, the folder --data_dir.", required=("predict",)),
+        Flag("save_json_path", str, None, (*IP, "eval"),
+             "File for the results. infer, predict: a line per image, its name, a tab and a JSON object. eval: one "
+             "JSON object; with --crop_sweep, a list of one per size.",
+             defaults={"infer": "test_res.json"}),
+        Flag("resume", boolean, False, IP,
+             "Go on with an interrupted run of the same images, --topk and weights: keep the results in "
+             "--save_json_path and skip the images whose names have one."),
+        Flag("features_path", str, None, ("infer",),
+             "Write the images' features (before the classifier) to this file NAME.npy, a row per image, and their "
+             "names to NAME.npy.txt, a line each, instead of classifying."),
+        Flag("vis_dir", str, None, ("infer",),
+             "Folder for pictures: each image as the network sees it, and its --topk classes as bars beside it. They "
+             "have the images' names, with their folders."),
+        Flag("grad_cam", boolean, False, ("infer",),
+             "In the pictures of --vis_dir, show where the network sees its best class (Grad-CAM)."),
+        Flag("model_file", str, None, ("predict", "eval"), "The exported network, NAME/model or NAME/model.onnx.",
+             required=("predict",)),
+        Flag("params_file", str, None, ("predict", "eval"),
+             "Its weights. Not given: the file that was written beside the model file."),
+        Flag("engine", str, "auto", ("predict",),
+             "What runs the network: auto is pytorch for NAME/model; for NAME/model.onnx it is onnxruntime, or "
+             "openvino on a CPU in bfloat16 or int8 if it is installed.",
+             choices=("auto", "pytorch", "onnxruntime", "openvino")),
+        Flag("gpu_id", int, 0, ("predict",), "GPU to use; below 0: the CPU."),
+        Flag("gpu_mem", positive_int, None, ("predict",),
+             "GPU memory that PyTorch or ONNX Runtime may allocate, in MB. Not given: all there is."),
+    ),
+    "Evaluation": (
+        Flag("crop_num", int, 1, ("eval",),
+             "Crops per image: 1 is the centre, 12 the corners, the centre and the whole image of a square of "
+             "--base_size, mirrored too, 144 these of three squares at four sizes.", choices=(1, 12, 144)),
+        Flag("crop_size", positive_int, None, ("eval",),
+             "Side of the network's square input: --image_shape in one number."),
+        Flag("crop_sweep", size_range, None, ("eval",),
+             "Evaluate at several crop sizes, FIRST:LAST:STEP: 192:352:32. Each keeps the network's share of the "
+             "image, or is taken from --base_size."),
+        Flag("crop_sweep_path", str, "crop_sweep.csv", ("eval",),
+             "crop_sweep: file for the table; the plot goes beside it, .png."),
+        Flag("label_map", str, None, ("eval",),
+             "File that renumbers the classes of the list as the network has them, a line `old new` for each."),
+        Flag("per_class_path", str, None, ("eval",), "File for the accuracy of each class as CSV."),
+        Flag("confusion_path", str, None, ("eval",), "File for a picture of the confusion matrix, .png."),
+    ),
+    "Averaged parameters": (
+        Flag("ema_model_dir", str, None, ("ema_clean",), "Checkpoint with averaged parameters.",
+             required=("ema_clean",)),
+        Flag("cleaned_model_dir", str, None, ("ema_clean",), "Folder for the averaged parameters as weights.",
+             required=("ema_clean",)),
+    ),
+    "Conversion": (
+        Flag("input", str, None, CONVERSION, "Weights, of any kind that --pretrained_model takes elsewhere.",
+             required=CONVERSION),
+        Flag("output", str, None, CONVERSION,
+             "What to write: NAME.pth or NAME.safetensors, or, for PaddlePaddle, NAME.tar or a folder of variables.",
+             required=CONVERSION),
+    ),
+}
+# fmt: on
+
+
+def flags_of(script: str) -> dict[str, list[Flag]]:
+    """The flags that `script` takes, by group, in the order of declaration."""
+    by_group = {group: [flag for flag in flags if script in flag.scripts] for group, flags in GROUPS.items()}
+    return {group: flags for group, flags in by_group.items() if flags}
