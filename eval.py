@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +25,7 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor
 
-from utils.console import check_readable, is_main_process, log, progress, report_unreadable, warn
+from utils.console import is_main_process, log, report_unreadable, warn
 from utils.deploy.exported import load_exported
 from utils.devices import choose_device, memory_format
 from utils.evaluation.class_report import (
@@ -38,14 +37,12 @@ from utils.evaluation.class_report import (
     write_class_table,
 )
 from utils.evaluation.crops import AverageOverCrops, write_sweep
-from utils.evaluation.metrics import describe, means, total
-from utils.evaluation.validation import evaluate
+from utils.evaluation.validation import validate
 from utils.files import check_can_write, write_text
 from utils.flags.idle import note_idle_flags
 from utils.processes import gather_dict, process_group, rank, world_size
 from utils.reading.build import crop_loader, val_loader
 from utils.reading.class_names import read_class_names
-from utils.reading.to_device import copies_of_first, to_device
 from utils.reading.transforms import normalize
 from utils.weights import load_pretrained, read_input_notes
 from utils.weights.network import build_model, explained_sizes, resolve_input
@@ -165,9 +162,6 @@ def run_evaluation(args: argparse.Namespace, subject: Subject) -> dict[str, floa
         UserError: a file of class names or labels is no such file, or no image can be read.
     """
 
-    def prepare(images: Tensor) -> Tensor:
-        return normalize(images, args.image_mean, args.image_std, subject.memory_format)
-
     device = subject.device
     many = args.crop_num > 1
     loader = (crop_loader if many else val_loader)(args, rank(), world_size(), pin_memory=device.type == "cuda")
@@ -180,32 +174,22 @@ def run_evaluation(args: argparse.Namespace, subject: Subject) -> dict[str, floa
             f"--confusion_path: a picture of {args.class_dim} classes, more than {MAX_CONFUSION}, would show nothing: "
             "leave it out"
         )
-    meter = ClassMeter(args.class_dim, device, min(5, args.class_dim))
-    batches = to_device(loader.epoch(0), device)
-    if args.same_feed:
-        batches = copies_of_first(batches, args.same_feed)
+
+    def normalized(images: Tensor) -> Tensor:
+        return normalize(images, args.image_mean, args.image_std, subject.memory_format)
+
+    def prepare(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return images if many else normalized(images), labels if new_label is None else new_label[labels]
+
     classify = subject.network
     if many:
-        classify = AverageOverCrops(classify, prepare, args.batch_size // world_size())
-    inputs = (
-        (images if many else prepare(images), labels if new_label is None else new_label[labels])
-        for images, labels, _ in batches
-    )
-    clock = time.perf_counter()
-    with progress(len(loader), "eval") as bar:
-        for number in evaluate(classify, inputs, meter):
-            bar.update()
-            if number % args.print_step == 0 and bar.disable:
-                fields = describe(means(meter.sums), meter.topk)
-                log(f"[Pass 0, test  batch {number}]  {fields}, elapse {time.perf_counter() - clock:.4f} sec")
-                clock = time.perf_counter()
+        classify = AverageOverCrops(classify, normalized, args.batch_size // world_size())
+    meter = ClassMeter(args.class_dim, device, min(5, args.class_dim))
+    values = validate(classify, loader, prepare, meter, print_step=args.print_step, same_feed=args.same_feed)
     loader.close()
 
-    values = total(meter.sums)
     meter.gather()
-    unreadable = gather_dict(loader.unreadable)
-    check_readable(unreadable, int(values["images"]))
-    report_unreadable(unreadable)
+    report_unreadable(gather_dict(loader.unreadable))
     k = meter.topk
     results = {"Test_loss": values["loss"], "test_acc1": values["acc1"], f"test_acc{k}": values["acck"]}
     log(", ".join(f"{name} {value:.5f}" for name, value in results.items()))

@@ -20,15 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.console import check_readable, log, report_unreadable
+from utils.console import log, report_unreadable
 from utils.devices import choose_device, memory_format
-from utils.evaluation.metrics import Meter, describe, means, total
-from utils.evaluation.validation import evaluate
+from utils.evaluation.metrics import Meter
+from utils.evaluation.validation import validate
 from utils.processes import (
     broadcast_buffers,
     check_agreement,
     gather_dict,
-    gather_objects,
     process_group,
     rank,
     world_size,
@@ -69,7 +68,8 @@ def train(args: argparse.Namespace, device: torch.device, run: Run) -> None:
     test_loader = val_loader(args, **shares) if args.validate else None
     settle_total_images(args, len(loader.images))
     note_unused_classes(args, loader.images.class_names)
-    check_agreement({**args.values(), "data_dir": (len(loader.images), test_loader and len(test_loader.images))})
+    loaders = [loader] if test_loader is None else [loader, test_loader]
+    check_agreement({**args.values(), "data_dir": [len(loader.images) for loader in loaders]})
 
     model = build_model(args)
     if args.pretrained_model and not run.resumed:
@@ -95,10 +95,10 @@ def train(args: argparse.Namespace, device: torch.device, run: Run) -> None:
             break
         results = {"train": training}
         if test_loader is not None:
-            results |= validate(args, device, test_loader, step, run)
+            results |= validate_networks(args, device, test_loader, step, run)
         run.after_epoch(results)
 
-    report_unreadable(gather_dict({**loader.unreadable, **(test_loader.unreadable if test_loader else {})}))
+    report_unreadable(gather_dict({path: why for loader in loaders for path, why in loader.unreadable.items()}))
     if args.enable_ce and results:
         images = (step.step - steps_before) * (args.same_feed * world_size() or args.batch_size)
         speed = images / (time.perf_counter() - started)
@@ -112,31 +112,28 @@ def mix(args: argparse.Namespace, images: Tensor, labels: Tensor, seed: tuple[in
     return mixing.mix(images, labels, *alphas, np.random.default_rng(seed))
 
 
-def validate(
+def validate_networks(
     args: argparse.Namespace, device: torch.device, loader: Loader, step: TrainStep, run: Run
 ) -> dict[str, dict[str, float]]:
-    """Evaluates the network, and its average if there is one, over all processes."""
+    """Validates the network, and its average if there is one, over all processes."""
+
+    def prepare(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return normalize(images, args.image_mean, args.image_std, memory_format(args, device)), labels
+
     networks = {"test": step.model} | ({"test_ema": step.ema.model} if step.ema is not None else {})
     results = {}
     for name, model in networks.items():
         broadcast_buffers(model)
-        model.eval()
-        meter = Meter(device, min(5, args.class_dim))
-        batches = (
-            (normalize(images, args.image_mean, args.image_std, memory_format(args, device)), labels)
-            for images, labels, _ in to_device(loader.epoch(0), device)
+        results[name] = validate(
+            model.eval(),
+            loader,
+            prepare,
+            Meter(device, min(5, args.class_dim)),
+            print_step=args.print_step if name == "test" else None,
+            epoch=run.position.epoch,
+            title=name,
+            interrupted=lambda: run.interrupted,
         )
-        clock = time.perf_counter()
-        for number in evaluate(model, batches, meter):
-            if run.interrupted:
-                break
-            if number % args.print_step == 0 and name == "test":
-                fields, elapsed = describe(means(meter.sums), meter.topk), time.perf_counter() - clock
-                log(f"[Pass {run.position.epoch}, test  batch {number}]  {fields}, elapse {elapsed:.4f} sec")
-                clock = time.perf_counter()
-        results[name] = total(meter.sums)
-        if not results[name]["images"] and not any(gather_objects(run.interrupted)):
-            check_readable(gather_dict(loader.unreadable), 0)
     return results
 
 

@@ -268,7 +268,7 @@ def test_what_reports_lack_is_found_before_the_evaluation(evaluate, tmp_path, mo
     Path("names.txt").write_text("red\n")
     evaluation = importlib.import_module("eval")
     monkeypatch.setattr(evaluation, "load_pretrained", lambda *_: "loaded")
-    monkeypatch.setattr(evaluation, "evaluate", lambda *_: pytest.fail("the evaluation has begun"))
+    monkeypatch.setattr(evaluation, "validate", lambda *_: pytest.fail("the evaluation has begun"))
     with pytest.raises(UserError, match=reason):
         evaluate(**given)
 

@@ -1,30 +1,79 @@
-"""The one loop that validates a network."""
+"""The one loop that validates a network: train.py after each epoch, eval.py once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import sys
+import time
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from models.layers import main_output
-from utils.evaluation.metrics import Meter
+from utils.console import check_readable, log, progress
+from utils.evaluation.metrics import Meter, describe, means, total
+from utils.processes import gather_dict, gather_objects
+from utils.reading.loader import Loader
+from utils.reading.to_device import copies_of_first, to_device
+
+
+def never() -> bool:
+    """Nothing cuts a validation short."""
+    return False
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], meter: Meter) -> Iterator[int]:
-    """Evaluates a network, or any function of images, in float32.
+def validate(
+    network: Callable[[Tensor], Tensor],
+    loader: Loader,
+    prepare: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    meter: Meter,
+    *,
+    print_step: int | None = None,
+    epoch: int = 0,
+    title: str = "eval",
+    same_feed: int = 0,
+    interrupted: Callable[[], bool] = never,
+) -> dict[str, float]:
+    """Validates a network in float32. Every process has to call it; one of them may have no images.
 
     Args:
-        model: in evaluation mode.
-        batches: normalised images (N, 3, H, W) and labels (N,), on the device.
-        meter: takes in the loss and the hits.
+        network: images to logits (N, classes); a module has to be in evaluation mode.
+        loader: of this process's share of the validation images.
+        prepare: from what the loader gives, uint8 images (N, H, W, 3) and labels (N,), both on the meter's device, to
+            the network's input and the labels that it is held against.
+        meter: takes in losses and hits.
+        print_step: batches between log lines; None: no lines.
+        epoch: for those lines.
+        title: of the progress bar.
+        same_feed: validate on so many copies of the very first image in each batch; 0: on the images.
+        interrupted: asked before each batch: whether this process leaves the rest out.
 
-    Yields:
-        The number of each batch done, from 0.
+    Returns:
+        The figures over all processes, as `utils.evaluation.metrics.total` gives them.
+
+    Raises:
+        UserError: in every process, if there are images and none of them can be read.
     """
-    for number, (images, labels) in enumerate(batches):
-        logits = main_output(model(images)).float()
-        meter.add(F.cross_entropy(logits, labels), logits, labels, number)
-        yield number
+    batches = to_device(loader.epoch(0), meter.sums.device)
+    if same_feed:
+        batches = copies_of_first(batches, same_feed)
+    clock = time.perf_counter()
+    with progress(len(loader), title) as bar:
+        lines = print_step if bar.disable or not sys.stdout.isatty() else None  # the bar is on stderr
+        for number, (images, labels, _) in enumerate(batches):
+            if interrupted():
+                break
+            inputs, labels = prepare(images, labels)
+            logits = main_output(network(inputs)).float()
+            meter.add(F.cross_entropy(logits, labels), logits, labels, number)
+            bar.update()
+            if lines and number % lines == 0:
+                fields, elapsed = describe(means(meter.sums), meter.topk), time.perf_counter() - clock
+                log(f"[Pass {epoch}, test  batch {number}]  {fields}, elapse {elapsed:.4f} sec")
+                clock = time.perf_counter()
+    values = total(meter.sums)
+    if not values["images"] and not any(gather_objects(interrupted())):
+        check_readable(gather_dict(loader.unreadable), 0)
+    return values

@@ -61,7 +61,7 @@ class TrainStep:
         accumulate_steps: int = 1,
     ) -> None:
         self.model = model
-        self.network = network or model
+        self.network = model if network is None else network
         self.optimizer = optimizer
         self.schedule = schedule
         self.smoothing = smoothing
