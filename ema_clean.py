@@ -21,7 +21,8 @@ from utils.console import log
 from utils.files import written_whole
 from utils.formats.paddle import write_variable
 from utils.training.checkpoint import EMA_WEIGHTS, WEIGHTS
-from utils.weights import BYPRODUCTS, read_weights
+from utils.weights import read_weights
+from utils.weights.matching import BYPRODUCTS
 
 # What fluid appends to a variable's name for its average.
 SUFFIX = "_ema_0"

@@ -69,6 +69,16 @@ def report_once(message: str, script: str | None = None) -> None:
         time.sleep(PATIENCE)
 
 
+def one_line(error: Exception) -> str:
+    """The message without line breaks, which names within a file may have, and not as long as they may be."""
+    return cut(" ".join(str(error).split()), 800)
+
+
+def cut(text: str, length: int) -> str:
+    """At most the first `length` characters."""
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
 def reason(error: OSError) -> str:
     """What the system says was wrong with a file, without the file's name."""
     return (error.strerror or str(error)).lower()

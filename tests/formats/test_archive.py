@@ -127,7 +127,7 @@ def test_bombs_are_refused(form, monkeypatch, tmp_path):
 
 def test_too_many_files(monkeypatch, variables, tmp_path):
     monkeypatch.setattr(archive, "MAX_FILES", 100)
-    monkeypatch.setattr("utils.weights.MAX_FILES", 100)
+    monkeypatch.setattr("utils.weights.files.MAX_FILES", 100)
     for form in ("tar", "zip", "folder"):
         FORMS[form](variables, tmp_path / form)
         assert "100 files" in refused(tmp_path / form)

@@ -14,7 +14,8 @@ from models.layers import paddleclas_names
 from models.levit import distances
 from models.swin import SwinTransformer, relative_positions
 from utils.errors import UserError
-from utils.weights import linear_weights, load_pretrained
+from utils.weights import load_pretrained
+from utils.weights.matching import linear_weights
 
 # Where the position embeddings are, and how many tokens come before the patches'.
 EMBEDDINGS = {

@@ -10,7 +10,8 @@ from torch import nn
 
 import models
 from models.layers import l2_overrides, paddleclas_names
-from utils.weights import linear_weights, load_pretrained
+from utils.weights import load_pretrained
+from utils.weights.matching import linear_weights
 from utils.weights.write import write_weights
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -30,7 +30,8 @@ from models.layers import DOWNGRADE_IN_INFER, UPSCALE_IN_TRAIN, Dropout, paddlec
 from utils.errors import UserError
 from utils.flags.inputs import INPUT_FLAGS
 from utils.torchvision_compat import import_torchvision
-from utils.weights import linear_weights, load_pretrained, read_input_notes
+from utils.weights import load_pretrained, read_input_notes
+from utils.weights.matching import linear_weights
 from utils.weights.write import save_weights, write_weights
 
 # ---------------------------------------------------------------------------------------------- the original's files

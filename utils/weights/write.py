@@ -18,7 +18,7 @@ from models.layers import UPSCALE_IN_TRAIN, Dropout, published_names
 from utils.errors import FlagError, UserError
 from utils.files import written_whole
 from utils.formats.paddle import variable_header, write_variable
-from utils.weights import linear_weights
+from utils.weights.matching import linear_weights
 
 TORCH_SUFFIXES = (".pth", ".pt", ".safetensors")
 

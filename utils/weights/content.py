@@ -1,0 +1,45 @@
+"""What a file of weights holds."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Weights:
+    """What a file holds.
+
+    Attributes:
+        kind: what the file is, in words.
+        tensors: by name; views of the file where that is possible.
+        paddle: written by PaddlePaddle, where the weight of a linear layer is [in, out].
+        dropout: the dropout convention that the weights are right under, if the file says it.
+        network: the network they are of, if the file says it.
+        skipped: entries that are no tensors.
+        damaged: files of a folder or archive that cannot be read as a variable -> why.
+        unnamed: the tensors of a combined file without its program, in the order of their sorted names.
+    """
+
+    kind: str
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    paddle: bool = True
+    dropout: str | None = None
+    network: str | None = None
+    skipped: int = 0
+    damaged: dict[str, str] = field(default_factory=dict)
+    unnamed: list[Tensor] = field(default_factory=list)
+
+
+def tensors_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """The arrays as tensors that share their memory."""
+    with warnings.catch_warnings():
+        # PyTorch warns that memory is read-only. These tensors are only read.
+        warnings.simplefilter("ignore", UserWarning)
+        return {name: torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+                for name, array in arrays.items()}  # fmt: skip

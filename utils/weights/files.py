@@ -1,0 +1,180 @@
+"""Weights from any kind of file, told by its content.
+
+Nothing in a file is executed or extracted to disk, and lengths are checked before use.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from models.layers import UPSCALE_IN_TRAIN
+from utils.errors import FormatError, UserError, one_line
+from utils.formats.archives import MAX_FILES, decompress, is_compressed, is_tar, tar_members, zip_members, zip_names
+from utils.formats.caffe import looks_like_caffe, read_caffemodel
+from utils.formats.paddle import Buffer, program_variables, read_pickle, read_variables
+from utils.weights.content import Weights, tensors_of
+from utils.weights.torch_files import read_safetensors, read_torch
+
+
+def read_weights(path: str | os.PathLike[str]) -> Weights:
+    """Reads a file or folder of weights, of any supported kind.
+
+    Args:
+        path: a checkpoint of ours, a fluid folder of variables, an archive (.tar, .tar.gz, .zip, ...) of one, a
+            combined fluid file (or the folder with it and its program), a .pdparams file, a PyTorch file, a
+            .safetensors file, or a .caffemodel (as it is, or as .xz, .gz, .bz2). As in fluid.load, the ending
+            .pdparams may be left out.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or of an unknown kind.
+    """
+    path = Path(path)
+    try:
+        if not path.exists() and path.with_name(f"{path.name}.pdparams").exists():
+            path = path.with_name(f"{path.name}.pdparams")
+        if path.is_dir():
+            return _read_folder(path)
+        if not path.is_file():
+            raise UserError(f"{path} does not exist; give a file or folder of weights")
+        return _read_file(path)
+    except FormatError as error:
+        raise UserError(f"{path}: {one_line(error)}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _map(path: Path) -> Buffer:
+    """The content of a file, mapped into memory: it is read where it is looked at."""
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return b""
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _read_folder(path: Path) -> Weights:
+    if (path / "weights.safetensors").is_file():
+        return _read_file(path / "weights.safetensors")
+    files: dict[str, Buffer] = {}
+    for folder, _, names in os.walk(path):
+        for name in names:
+            file = Path(folder, name)
+            if file.is_file():
+                files[file.relative_to(path).as_posix()] = _map(file)
+            if len(files) > MAX_FILES:
+                raise FormatError(f"holds more than {MAX_FILES} files: not a folder of weights")
+    return _read_variables(files, "fluid folder")
+
+
+def _read_file(path: Path) -> Weights:
+    buffer = _map(path)
+    head = bytes(buffer[:512])
+    if not head:
+        raise FormatError("the file is empty")
+    if head.startswith(b"PK\3\4"):
+        return _read_zip(path)
+    if is_compressed(head):
+        content = decompress(path)
+        if not is_tar(content[:512]) and looks_like_caffe(content[:512]):
+            return _read_caffe(content)
+        return _read_variables(tar_members(content), "compressed fluid .tar")
+    # The length of a header in JSON may start as a pickle does.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < len(buffer):
+        return read_safetensors(path)
+    if head.startswith(b"\x80") and len(head) > 2:
+        # The first thing in a PyTorch file of before 1.6 is a pickled magic number.
+        if head[2:13] == b"\x8a\nl\xfc\x9cF\xf9 j\xa8P":
+            return read_torch(path, legacy=True)
+        arrays, skipped = read_pickle(buffer)
+        return Weights("PaddlePaddle .pdparams", tensors_of(arrays), skipped=skipped)
+    if is_tar(head):
+        return _read_variables(tar_members(buffer), "fluid .tar")
+    if head[8:9] == b"{":
+        return read_safetensors(path)
+    if head.startswith(b"\0\0\0\0"):
+        return _name_combined(read_variables(buffer), _program_beside(path), path.name)
+    if looks_like_caffe(head):
+        return _read_caffe(buffer)
+    raise FormatError(
+        "not a weight file: it is no fluid variables, no archive of them, no .pdparams, no PyTorch file, no "
+        f".safetensors and no .caffemodel (it starts with {head[:16]!r})"
+    )
+
+
+def _read_zip(path: Path) -> Weights:
+    """A PyTorch file, which is a zip archive with a pickle in it, or an archive of fluid variables."""
+    if any(re.fullmatch(r"[^/]+/data\.pkl", name) for name in zip_names(path)):
+        return read_torch(path)
+    return _read_variables(zip_members(path), "fluid .zip")
+
+
+# ----------------------------------------------------------------------------------------------------- fluid, Caffe
+
+
+def _read_variables(files: Mapping[str, Buffer], kind: str) -> Weights:
+    """The variables of a folder or archive, named by their paths within the innermost folder that has them all."""
+    variables: dict[str, np.ndarray] = {}
+    combined: dict[str, list[np.ndarray]] = {}
+    damaged: dict[str, str] = {}
+    for name, buffer in files.items():
+        try:
+            arrays = read_variables(buffer)
+        except FormatError as error:
+            damaged[name] = str(error)
+            continue
+        if len(arrays) == 1:
+            variables[name] = arrays[0]
+        elif arrays:
+            combined[name] = arrays
+        else:
+            damaged[name] = "the file is empty"
+    if not variables and len(combined) == 1:
+        ((name, arrays),) = combined.items()
+        programs = (buffer for other, buffer in files.items() if other in damaged)
+        return _name_combined(arrays, programs, name)
+    if not variables:
+        known = [name for name in files if name.endswith((".pdparams", ".pth", ".pt", ".safetensors", ".params"))]
+        hint = f"; give the file itself, such as {known[0]}" if known else ""
+        raise FormatError(f"holds no fluid variables ({len(files)} files){hint}")
+    folder = os.path.commonpath([os.path.dirname(name) for name in variables])
+    prefix = f"{folder}/" if folder else ""
+    tensors = tensors_of({name.removeprefix(prefix): array for name, array in variables.items()})
+    return Weights(kind, tensors, damaged={name.removeprefix(prefix): why for name, why in damaged.items()})
+
+
+def _program_beside(path: Path) -> Iterator[Buffer]:
+    """The files that may be the program of a combined file."""
+    for name in ("model", "__model__", f"{path.stem}.pdmodel"):
+        program = path.with_name(name)
+        if program != path and program.is_file():
+            yield _map(program)
+
+
+def _name_combined(arrays: Sequence[np.ndarray], programs: Iterable[Buffer], file: str) -> Weights:
+    """The tensors of a combined file, with the names of the first of `programs` that is one."""
+    for program in programs:
+        try:
+            names = program_variables(program)
+        except FormatError:
+            continue
+        if not names:
+            continue
+        if len(names) != len(arrays):
+            raise FormatError(f"{file} holds {len(arrays)} variables, the program beside it {len(names)}")
+        return Weights("combined fluid file", tensors_of(dict(zip(names, arrays, strict=True))))
+    unnamed = list(tensors_of({str(number): array for number, array in enumerate(arrays)}).values())
+    return Weights("combined fluid file without its program", unnamed=unnamed)
+
+
+def _read_caffe(buffer: Buffer) -> Weights:
+    try:
+        arrays = read_caffemodel(buffer)
+    except FormatError as error:
+        raise FormatError(f"not a .caffemodel, or damaged: {error}") from None
+    # Caffe's dropout divides in training.
+    return Weights("Caffe .caffemodel", tensors_of(arrays), paddle=False, dropout=UPSCALE_IN_TRAIN)

@@ -1,0 +1,157 @@
+"""Which tensor of a file is which of a network, by the names of PyTorch, fluid, PaddleClas or Caffe."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from models.layers import caffe_names, paddleclas_names, published_names
+from utils.errors import FormatError
+from utils.weights.content import Weights
+
+# The counter of PyTorch's batch-norm layers. Only PyTorch's files may have it, and nothing depends on it.
+COUNTER = "num_batches_tracked"
+
+# What an optimizer, a schedule or an average leaves beside the parameters.
+BYPRODUCTS = re.compile(
+    r".*_(velocity|moment|moment1|moment2|momentum|mean_square|mean_grad|inf_norm|beta1_pow_acc|beta2_pow_acc|ema)_\d+"
+    r"|@.*@"
+    r"|.*@@"
+    r"|(learning_rate|loss_scaling|num_(good|bad)_steps)(_\d+)?"
+    r"|scheduled_ema_decay_rate"
+    rf"|(.*\.)?{COUNTER}|n_averaged"
+    # Tables that PaddleClas's networks compute and yet save.
+    r"|(.*\.)?(relative_position_index|attention_bias_idxs)"
+)
+
+
+@dataclass
+class Fit:
+    """How the tensors of a file and of a network go together.
+
+    Attributes:
+        vocabulary: whose names the file has: PyTorch's, fluid's, PaddleClas's or Caffe's.
+        names: the network's keys -> the names in that vocabulary.
+        sources: keys -> the file's tensors, laid out as PyTorch has them.
+        missing, misshaped, left_out: keys.
+        resized: keys of what was fitted to the network's image size, and of what could be.
+        unexpected, ignored: names in the file.
+    """
+
+    vocabulary: str
+    names: dict[str, str]
+    sources: dict[str, Tensor] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    misshaped: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+
+    @property
+    def right(self) -> bool:
+        return not (self.missing or self.misshaped or self.unexpected)
+
+
+def pytorch_names(model: nn.Module) -> dict[str, str]:
+    """State-dict key -> the key itself, for every tensor of `model`."""
+    return {key: key for key in model.state_dict()}
+
+
+def vocabularies(model: nn.Module) -> Iterator[tuple[str, dict[str, str]]]:
+    """The names that files may have for the tensors of `model`: whose names, and state-dict key -> name."""
+    rules = {
+        "PyTorch": pytorch_names,
+        "fluid": published_names,
+        "PaddleClas": paddleclas_names,
+        "Caffe": caffe_names,
+    }
+    for owner, names in rules.items():
+        with contextlib.suppress(ValueError):  # a network that was never published there
+            yield owner, names(model)
+
+
+def linear_weights(model: nn.Module) -> set[str]:
+    """State-dict keys of the weights that PaddlePaddle stores transposed."""
+    return {f"{path}.weight" for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+
+
+def fit_names(model: nn.Module, weights: Weights, exclude: Sequence[str] = (), *, resize: bool) -> Fit:
+    """Pairs the tensors of a network and of a file by the names that fit most of them.
+
+    Networks whose tensors depend on the image size have a method `adapt_tensor`, from a key and a tensor of the file to
+    the tensor as the network's size would have it, or the same where that cannot be. It is used if `resize` is true.
+    """
+    tensors = _name_in_order(model, weights.unnamed) if weights.unnamed else weights.tensors
+    in_file = tensors.keys() | weights.damaged.keys()
+    fit, most = Fit("", {}), -1
+    for owner, names in vocabularies(model):
+        found = len(in_file & set(names.values()))
+        if found > most:
+            fit, most = Fit(owner, names), found
+        if found == len(names):
+            break
+    left_out = left_out_keys(model, exclude) if exclude else set()
+    transposed = linear_weights(model) if weights.paddle else set()
+    adapt = getattr(model, "adapt_tensor", lambda key, tensor: tensor)
+    for key, value in model.state_dict().items():
+        name = fit.names.get(key)
+        if key in left_out:
+            fit.left_out.append(key)
+        elif name in tensors and not (key.endswith(COUNTER) and tensors[name].is_floating_point()):
+            source = tensors[name]
+            if fit.vocabulary == "Caffe" and value.dim() == 2:
+                source = source.flatten(1)  # a classifier may be a 1x1 convolution
+            fit.sources[key] = source.t() if key in transposed and source.dim() == 2 else source
+            if source.is_floating_point() and fit.sources[key].shape != value.shape:
+                resized = adapt(key, fit.sources[key])
+                if resized.shape == value.shape:
+                    fit.resized.append(key)
+                    fit.sources[key] = resized if resize else fit.sources[key]
+            if fit.sources[key].shape != value.shape or source.is_floating_point() != value.is_floating_point():
+                fit.misshaped.append(key)
+        elif not key.endswith(COUNTER):
+            fit.missing.append(key)
+    wanted = set(fit.names.values())
+    computed = getattr(model, "paddleclas_computed", "(?!)")
+    auxiliary = getattr(model, "auxiliary_weights", "(?!)")
+    for name in tensors:
+        if name not in wanted:
+            known = BYPRODUCTS.fullmatch(name) or re.fullmatch(computed, name) or re.fullmatch(auxiliary, name)
+            surplus = not known and not any(part in name for part in exclude)
+            (fit.unexpected if surplus else fit.ignored).append(name)
+    return fit
+
+
+def _name_in_order(model: nn.Module, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Names the tensors of a combined file, which are in the order of their names, as the network has these."""
+    names = sorted(dict(vocabularies(model)).get("fluid", {}).values())
+    if len(names) != len(tensors):
+        raise FormatError(
+            f"holds {len(tensors)} variables without names, and the network has {len(names)}: "
+            "put the program (model or __model__) beside it, or choose another --model"
+        )
+    return dict(zip(names, tensors, strict=True))
+
+
+def left_out_keys(model: nn.Module, exclude: Sequence[str]) -> set[str]:
+    """The keys of which a name, in any vocabulary, contains one of `exclude`."""
+    names = [pair for _, vocabulary in vocabularies(model) for pair in vocabulary.items()]
+    return {key for key, name in names if any(part in name for part in exclude)}
+
+
+def class_counts(model_tensors: Mapping[str, Tensor], fit: Fit) -> tuple[int, int] | None:
+    """The class counts of the file and of the network, if they are all that does not fit."""
+    if fit.missing or fit.unexpected or not fit.misshaped:
+        return None
+    pairs = set()
+    for key in fit.misshaped:
+        theirs, ours = fit.sources[key].shape, model_tensors[key].shape
+        if theirs[1:] != ours[1:] or not theirs:
+            return None
+        pairs.add((theirs[0], ours[0]))
+    return pairs.pop() if len(pairs) == 1 else None
