@@ -216,8 +216,11 @@ def block_attribute() -> bytes:
         (scaled(attribute_desc("dtype", 0, (3, 77))), "'dtype' is the unknown data type 77"),
         (scaled(attribute_desc("a", 16, (20, message((1, 4))))), "scalar of kind 4"),
         (scaled(attribute_desc("a", 1, (4, b"\0\0\0"))), "cut short"),
-        (scaled(*[attribute_desc("a", 3, (6, b"\1" * 1_100_000))]), "more than 1000000 numbers"),
-        (b"\x0a\xff\xff\x7f" + b"\x22\0" * 1_048_575 + b"\0", "more than|has no kind"),
+        (scaled(*[attribute_desc("a", 3, (6, b"\1" * 1_100_000))]), "more than 600000 fields"),
+        (message((1, b"\x22\0" * 700_000)), "more than 600000 fields"),
+        (scaled(attribute_desc("a", 4, (7, bytes(2_800_000)))), "more than 600000 fields"),
+        (scaled(attribute_desc("a", 2, (5, bytes(1_100_000)))), "more than 1 MB"),
+        (message((1, bytes(129 << 20))), "more than 128 MB"),
     ],
 )
 def test_what_is_no_programdesc_is_refused(content, reason):
@@ -309,6 +312,8 @@ def changed(path: str, value: object) -> bytes:
         (b'{"a": NaN}', "NaN is no number"),
         (b'{"a": "\xff"}', "no text in UTF-8"),
         (b'{"a": "' + b" " * (25 << 20) + b'"}', "more than 24 MB"),
+        (b'{"a": [' + b"[]," * 1_000_000 + b"0]}", "more than 1000000 lists and objects"),
+        (b'{"a": [' + b"0," * 2_000_001 + b"0]}", "more than .* 2000000 commas"),
         (changed("1/O/%", 1), "value 1 is written twice"),
         (changed("1/O/%", 0), "value 0 is written twice, or is none"),
         (changed("1/O/%", True), "'%' should be of type int, not True"),

@@ -31,8 +31,11 @@ from utils.formats.paddle_program import (
     checked_name,
 )
 
-# What JSON is parsed into takes up to 30 times its size. The largest program of the zoos has 5 MB.
+# The largest program of the zoos has 5 MB, 300,000 lists and objects, and 330,000 commas. What is parsed may take 200
+# times as much memory as in the file, but with these bounds no more than 300 MB, and a second.
 _MAX_SIZE = 24 << 20
+_MAX_CONTAINERS = 1_000_000
+_MAX_COMMAS = 2_000_000
 _MAX_NESTING = 8
 
 _DIALECTS = {"0": "builtin", "1": "pd_op", "2": "cf", "3": "custom_op", "4": "dist"}
@@ -284,8 +287,11 @@ def _no_constant(word: str) -> NoReturn:
 def _parse(buffer: bytes | memoryview) -> Any:
     if len(buffer) > _MAX_SIZE:
         raise FormatError(f"the program has more than {_MAX_SIZE >> 20} MB")
+    content = bytes(buffer)
+    if content.count(b"{") + content.count(b"[") > _MAX_CONTAINERS or content.count(b",") > _MAX_COMMAS:
+        raise FormatError(f"the program has more than {_MAX_CONTAINERS} lists and objects, or {_MAX_COMMAS} commas")
     try:
-        return json.loads(bytes(buffer).decode(), parse_constant=_no_constant)
+        return json.loads(content.decode(), parse_constant=_no_constant)
     except FormatError:
         raise
     except UnicodeDecodeError:

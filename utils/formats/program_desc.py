@@ -17,8 +17,9 @@ are stepped over.
 
 from __future__ import annotations
 
+import itertools
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from utils.errors import FormatError
@@ -35,22 +36,28 @@ from utils.formats.paddle_program import (
 )
 from utils.formats.protobuf import read_fields, read_varints
 
-# The largest program of the zoos has 300,000. A million is read in about a second.
-_MAX_FIELDS = 1_000_000
+# The largest program of the zoos has 350,000. This many are read in about a second.
+_MAX_FIELDS = 600_000
+
+# Of that, nearly all would be source lines.
+_MAX_SIZE = 128 << 20
+_MAX_TEXT = 1 << 20
 
 _LOD_TENSOR = 7
 # Variables that are persistable without having a value in a file: FEED_MINIBATCH, FETCH_LIST, READER, RAW.
 _WITHOUT_VALUE = (9, 10, 15, 17)
 
 # Nothing that a result depends on.
-_IGNORED_ATTRIBUTES = frozenset({"op_callstack", "op_role", "op_role_var", "op_namescope", "op_device"})
+_IGNORED_ATTRIBUTES = ("op_callstack", "op_role", "op_role_var", "op_namescope", "op_device")
+# How their messages begin: with the name, and then the type.
+_IGNORED_HEADS = tuple(b"\x0a%c%s\x10" % (len(name), name.encode()) for name in _IGNORED_ATTRIBUTES)
 # Attributes that hold a number of DATA_TYPES, or -1 for none.
 _DATA_TYPE_ATTRIBUTES = frozenset({"dtype", "in_dtype", "out_dtype"})
 
 # A variable that is not there, where a slot needs a name.
 _EMPTY = "@EMPTY@"
 
-Raw = int | memoryview
+Raw = int | bytes
 
 
 class _Message:
@@ -59,25 +66,28 @@ class _Message:
     def __init__(self) -> None:
         self.left = _MAX_FIELDS
 
-    def fields(self, message: Raw) -> Iterator[tuple[int, Raw]]:
+    def fields(self, message: Raw) -> list[tuple[int, Raw]]:
         if isinstance(message, int):
             raise FormatError("a part of the program is a number")
-        for field in read_fields(message):
-            self.left -= 1
-            if self.left < 0:
-                raise FormatError(f"the program has more than {_MAX_FIELDS} fields")
-            yield field
+        fields = list(itertools.islice(read_fields(message), self.left + 1))
+        self.spend(len(fields))
+        return fields
 
-    def integers(self, raws: list[Raw]) -> Iterator[int]:
+    def integers(self, raws: list[Raw]) -> list[int]:
         """The numbers of a repeated field, packed or not."""
+        numbers: list[int] = []
         for raw in raws:
             if isinstance(raw, int):
-                yield raw
+                numbers.append(raw)
             else:
-                self.left -= len(raw)
-                if self.left < 0:
-                    raise FormatError(f"the program has more than {_MAX_FIELDS} numbers")
-                yield from read_varints(raw)
+                self.spend(len(raw))
+                numbers += read_varints(raw)
+        return numbers
+
+    def spend(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise FormatError(f"the program has more than {_MAX_FIELDS} fields")
 
     def number(self, message: Raw) -> int:
         """Field 1 of a message that is there for it alone."""
@@ -94,10 +104,12 @@ class _Message:
 def _text(raw: Raw) -> str:
     if isinstance(raw, int):
         raise FormatError("a text in the program is a number")
+    if len(raw) > _MAX_TEXT:
+        raise FormatError(f"a text in the program has more than {_MAX_TEXT >> 20} MB")
     try:
         return str(raw, "utf-8")
     except UnicodeDecodeError:
-        raise FormatError(f"the text {bytes(raw[:40])!r} in the program is no UTF-8") from None
+        raise FormatError(f"the text {raw[:40]!r} in the program is no UTF-8") from None
 
 
 def _name(raw: Raw) -> str:
@@ -175,7 +187,7 @@ def _scalar(reader: _Message, message: Raw) -> bool | int | float:
     if decode is None:
         raise FormatError(f"a value of it is a scalar of kind {kind!r}, which is not supported")
     field, function = decode
-    return function(values[field]) if field in values else function(0 if kind < 3 else memoryview(bytes(8)))
+    return function(values[field]) if field in values else function(0 if kind < 3 else bytes(8))
 
 
 class _BlockOf(Exception):
@@ -194,11 +206,13 @@ def _value(reader: _Message, name: str, kind: Raw | None, fields: dict[int, list
         return [decode(raw) for raw in reader.integers(fields.get(field, []))]
     if kind in _REALS:
         field, decode_list = _REALS[kind]
-        return [value for raw in fields.get(field, []) for value in decode_list(raw)]
+        raws = fields.get(field, [])
+        reader.spend(sum(len(raw) for raw in raws if isinstance(raw, bytes)) // 4)
+        return [value for raw in raws for value in decode_list(raw)]
     if kind == _STRINGS[0]:
         return [_text(raw) for raw in fields.get(_STRINGS[1], [])]
     if kind == _SCALAR[0]:
-        return _scalar(reader, fields.get(_SCALAR[1], [memoryview(b"")])[-1])
+        return _scalar(reader, fields.get(_SCALAR[1], [b""])[-1])
     if kind == _SCALARS[0]:
         return [_scalar(reader, raw) for raw in fields.get(_SCALARS[1], [])]
     if kind in (_BLOCK, _BLOCKS):
@@ -210,13 +224,13 @@ def _value(reader: _Message, name: str, kind: Raw | None, fields: dict[int, list
 
 def _read_attribute(reader: _Message, message: Raw) -> tuple[str, Any] | None:
     """An attribute's name and value; None for one that does not matter."""
+    if isinstance(message, bytes) and message.startswith(_IGNORED_HEADS):
+        return None
     name, kind = "", None
     fields: dict[int, list[Raw]] = {}
     for number, raw in reader.fields(message):
         if number == 1:
             name = _name(raw)
-            if name in _IGNORED_ATTRIBUTES:
-                return None
         elif number == 2:
             kind = raw
         else:
@@ -374,10 +388,12 @@ def read_program_desc(buffer: bytes | memoryview) -> Program:
         FormatError: it is none, is damaged, was not exported for inference, has control flow, or is so large that
             reading it would take seconds.
     """
+    if len(buffer) > _MAX_SIZE:
+        raise FormatError(f"the program has more than {_MAX_SIZE >> 20} MB")
     reader = _Message()
     blocks: list[Raw] = []
     version, versions = 0, {}
-    for number, raw in reader.fields(memoryview(buffer)):
+    for number, raw in reader.fields(bytes(buffer)):
         if number == 1:
             blocks.append(raw)
         elif number == 4:

@@ -6,11 +6,14 @@ PaddlePaddle's programs and tensors, Caffe's networks and ONNX models are such m
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 from utils.errors import FormatError
 
+Message = TypeVar("Message", bytes, memoryview)
 
-def read_varint(buffer: memoryview, offset: int) -> tuple[int, int]:
+
+def read_varint(buffer: bytes | memoryview, offset: int) -> tuple[int, int]:
     """A whole number, written in groups of seven bits, and the offset behind it."""
     value = 0
     for shift in range(0, 70, 7):
@@ -24,7 +27,7 @@ def read_varint(buffer: memoryview, offset: int) -> tuple[int, int]:
     raise FormatError("a number in its description does not end")
 
 
-def read_varints(packed: memoryview) -> Iterator[int]:
+def read_varints(packed: bytes | memoryview) -> Iterator[int]:
     """The numbers of a packed list."""
     offset = 0
     while offset < len(packed):
@@ -32,29 +35,39 @@ def read_varints(packed: memoryview) -> Iterator[int]:
         yield value
 
 
-def read_fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+def read_fields(message: Message) -> Iterator[tuple[int, int | Message]]:
     """The fields of a message: number, and an integer or the bytes of a string, message, float or packed list.
+
+    Bytes are of the type of `message`: a memoryview for large ones, of which nothing should be copied; bytes are
+    faster where there are many small fields.
 
     Raises:
         FormatError: it is no message, or is cut short.
     """
-    offset = 0
-    while offset < len(message):
-        tag, offset = read_varint(message, offset)
+    offset, end = 0, len(message)
+    while offset < end:
+        # Nearly all numbers are of one byte.
+        tag = message[offset]
+        offset += 1
+        if tag > 0x7F:
+            tag, offset = read_varint(message, offset - 1)
         number, wire_type = tag >> 3, tag & 7
         if number == 0:
             raise FormatError("its description has a field without a number")
-        value: int | memoryview
-        if wire_type == 0:
-            value, offset = read_varint(message, offset)
-        else:
-            if wire_type == 2:
-                size, offset = read_varint(message, offset)
-            elif wire_type in (1, 5):
-                size = 8 if wire_type == 1 else 4
+        if wire_type in (0, 2):
+            if offset < end and message[offset] <= 0x7F:
+                size = message[offset]
+                offset += 1
             else:
-                raise FormatError(f"its description has a field of unknown type {wire_type}")
-            if size > len(message) - offset:
-                raise FormatError("its description is cut short")
-            value, offset = message[offset : offset + size], offset + size
-        yield number, value
+                size, offset = read_varint(message, offset)
+            if wire_type == 0:
+                yield number, size
+                continue
+        elif wire_type in (1, 5):
+            size = 8 if wire_type == 1 else 4
+        else:
+            raise FormatError(f"its description has a field of unknown type {wire_type}")
+        if size > end - offset:
+            raise FormatError("its description is cut short")
+        yield number, message[offset : offset + size]
+        offset += size
