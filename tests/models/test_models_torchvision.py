@@ -1,12 +1,11 @@
 """Networks that torchvision has too: its state dicts load strictly and give the same logits."""
 
 import pytest
-import torch
 from torch import nn
+from torchvision_networks import error_of_logits, torchvision_network
 
 import models
 from models.layers import UPSCALE_IN_TRAIN, Dropout
-from utils.torchvision_compat import import_torchvision
 
 # our name, torchvision's, options of ours
 PAIRS = (
@@ -33,27 +32,6 @@ PAIRS = (
 
 # torchvision's epsilon where it is not the published one
 EPSILONS = {"EfficientNetB0": 1e-5}
-
-
-def torchvision_network(name, **options):
-    torch.manual_seed(0)
-    network = getattr(import_torchvision().models, name)(weights=None, **options).eval()
-    for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            # Fresh statistics and weights would hide a batch-norm taken for another.
-            for tensor in (layer.weight, layer.running_var):
-                nn.init.uniform_(tensor, 0.5, 1.5)
-            for tensor in (layer.bias, layer.running_mean):
-                nn.init.uniform_(tensor, -0.1, 0.1)
-    return network
-
-
-def error_of_logits(ours, theirs, size=64):
-    """The largest difference, as a share of the largest logit."""
-    images = torch.randn(2, 3, size, size)
-    with torch.no_grad():
-        expected = theirs(images)
-        return (ours(images) - expected).abs().max() / expected.abs().max()
 
 
 @pytest.mark.parametrize(("name", "theirs_name", "options"), PAIRS, ids=[pair[0] for pair in PAIRS])

@@ -11,7 +11,7 @@ from caffe_files import (
     expected,
     image,
 )
-from test_models_torchvision import error_of_logits, torchvision_network
+from torchvision_networks import error_of_logits, torchvision_network
 
 import models
 from models.layers import UPSCALE_IN_TRAIN, Dropout
