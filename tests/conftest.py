@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,10 @@ from types import ModuleType
 # Tests run side by side, and their networks are small: more threads would only wait for each other. The processes that
 # tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Started in the background of a script, this process ignores SIGINT, and what it starts would inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import cv2
 import numpy as np

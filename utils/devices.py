@@ -1,10 +1,12 @@
-"""The device to compute on, its memory format, and the memory allocator of a CPU."""
+"""The device to compute on, its memory format, the memory allocator of a CPU, and where compiled code is kept."""
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import hashlib
 import os
+import platform
 import sys
 
 import torch
@@ -59,3 +61,28 @@ def memory_format(args: argparse.Namespace, device: torch.device) -> torch.memor
     given = "data_format" in args.given
     wanted = args.data_format == "NHWC" if given else faster
     return torch.channels_last if wanted else torch.contiguous_format
+
+
+def keep_compiled_code_by_processor() -> None:
+    """Gives what torch.compile makes for this processor a folder of its own, in TORCHINDUCTOR_CACHE_DIR.
+
+    PyTorch's cache asks neither which instructions the code in it was written for nor for which processor. One in a
+    folder shared by unlike machines hands out code in vectors of another width: where that compiles, it leaves results
+    out, without a word.
+    """
+    from torch._inductor.runtime.cache_dir_utils import cache_dir  # takes seconds, and imports the compiler
+
+    folder, name = cache_dir(), _processor()
+    if os.path.basename(folder) != name:  # that of the process that started this one, or of an earlier call
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(folder, name)
+
+
+def _processor() -> str:
+    """A name for the instructions that this processor has and those that PyTorch and oneDNN are held to."""
+    facts = [platform.machine(), platform.processor(), os.environ.get("ONEDNN_MAX_CPU_ISA", "")]
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as file:
+            told = ("model name", "flags", "Features", "CPU implementer", "CPU part")  # of x86, of ARM
+            facts += sorted({line for line in file if line.startswith(told)})
+    digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()
+    return f"{torch.backends.cpu.get_cpu_capability().lower()}-{digest[:12]}"

@@ -109,6 +109,12 @@ def of_the_machine(error: BaseException, less_memory: str = LESS_MEMORY) -> str 
             "--use_compile (which --fuse_* turn on) finds no C++ compiler: install gcc and g++, or name them in the "
             "variables CC and CXX"
         )
+    if type(error).__name__ in ("BackendCompilerFailed", "InductorError"):
+        lines = [line for line in text.splitlines() if line and not line.startswith("backend=")]
+        return (
+            "--use_compile (which --fuse_* turn on): PyTorch's compiler fails on this network or processor "
+            f"({lines[0][:200] if lines else type(error).__name__}): leave the flag out"
+        )
     if isinstance(error, ModuleNotFoundError):
         return f"the package {error.name} is not installed: pip install -r requirements.txt"
     return None

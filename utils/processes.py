@@ -164,6 +164,10 @@ class StopSignal:
 
     A context manager: outside the block the signals do what they did before.
 
+    A SIGINT that is ignored when the block starts stays ignored: under nohup, in the background of a script and in cron
+    jobs a Ctrl-C is meant for others. Not so under a launcher, which passes on only what stopped it, and kills after 30
+    seconds what goes on.
+
     Attributes:
         received: number of the signal that this process got, or 0. The others may not know of it yet.
     """
@@ -172,7 +176,10 @@ class StopSignal:
         self.received = 0
         self._since = 0.0
         self._previous: tuple[Any, Tensor] | None = None
-        self._handlers = {n: signal.signal(n, self._receive) for n in (signal.SIGTERM, signal.SIGINT)}
+        numbers = [signal.SIGTERM]
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN or dist.is_torchelastic_launched():
+            numbers.append(signal.SIGINT)
+        self._handlers = {number: signal.signal(number, self._receive) for number in numbers}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:

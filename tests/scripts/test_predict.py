@@ -178,10 +178,23 @@ def smallest(tmp_path_factory):
     return [f"--model_file={folder}/model", "--topk=4"]
 
 
-@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="needs a C++ compiler")
-def test_compiled(run, smallest, tiny_dataset):
-    flags = [*smallest, f"--image_path={tiny_dataset}/val/*/00.jpg"]
-    assert_same(run(*flags, "--use_compile=True"), run(*flags))
+needs_compiler = pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="needs a C++ compiler")
+
+
+@needs_compiler
+def test_compiled(run, smallest, tiny_dataset, tmp_path, monkeypatch):
+    """Here, and then on a lesser processor with the same folder of compiled code."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    image = f"--image_path={tiny_dataset}/val/*/00.jpg"
+    expected = run(*smallest, image)
+    assert_same(run(*smallest, image, "--use_compile=True"), expected)
+
+    command = [sys.executable, str(REPOSITORY / "predict.py"), *smallest, image, "--use_compile=True", "--gpu_id=-1"]
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "CUDA_VISIBLE_DEVICES": ""}
+    environment |= {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+    lesser = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (lesser.returncode, lesser.stderr) == (0, "")
+    assert_same(answers(lesser.stdout), expected)
 
 
 def test_compiled_without_a_compiler(smallest, tiny_dataset, tmp_path):

@@ -118,6 +118,41 @@ def test_two_processes_told_to_stop(tiny_dataset, tmp_path, slow_reader):
     assert "resumed from" in output
 
 
+@pytest.fixture
+def in_background(tmp_path):
+    """train.py as nohup, cron and a script's `&` start it: deaf to SIGINT."""
+    script = tmp_path / "background.py"
+    script.write_text(
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "import train\n"
+        "from utils.errors import run_script\n"
+        "run_script(train.main)\n"
+    )
+    return script
+
+
+def test_a_run_in_the_background_is_not_interrupted(tiny_dataset, tmp_path, in_background):
+    """By the Ctrl-C that ends what runs in front; SIGTERM stops it in order."""
+    process = start(tiny_dataset, tmp_path, num_epochs=1000, validate=False, script=in_background)
+    wait_for(process, r"\[Pass 0, train batch 1\]")
+    process.send_signal(signal.SIGINT)
+    for _ in range(9):
+        wait_for(process, "train batch")
+    process.send_signal(signal.SIGTERM)
+    check_stopped(process, 143, tmp_path / NETWORK)
+
+
+def test_a_launcher_in_the_background_interrupted(tiny_dataset, tmp_path, in_background):
+    """The launcher hears SIGINT all the same, passes it on, and would kill what ignores it after 30 seconds."""
+    process = start(tiny_dataset, tmp_path, processes=2, num_epochs=1000, validate=False, script=in_background)
+    wait_for(process, r"\[Pass 0, train batch 1\]")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0 and "--checkpoint=auto goes on from there" in output
+    assert len(read_state(find_checkpoint("auto", tmp_path / NETWORK))["position"].random) == 2
+
+
 def test_stopped_while_it_validates(train_here, monkeypatch, tiny_dataset, tmp_path):
     """The validation is done again when the run is resumed, and nothing else is."""
     flags = {"num_epochs": 2, "test_batch_size": 2, "use_ema": True}

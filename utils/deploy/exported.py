@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from utils.console import warn
+from utils.deploy.compiled import CompiledProgram
 from utils.deploy.onednn import can_fuse, fuse_convolutions
 from utils.devices import keep_freed_memory
 from utils.errors import FlagError, UserError, reason
@@ -212,7 +213,7 @@ def _load_program(
             )
         description = Description.from_json(texts[DESCRIPTION], model_file)
         weights = _read_weights(checked_params(description, model_file, params_file), device, dtype)
-        run = _build(program, weights, device, dtype, batch_size, use_compile)
+        run = _build(program, weights, device, dtype, batch_size, use_compile, description)
     except ProgramError as error:
         raise UserError(f"--model_file {model_file} is {error}") from None
     return ExportedNetwork(description, "pytorch", device, dtype, torch.channels_last, run)
@@ -267,6 +268,7 @@ def _build(
     dtype: torch.dtype,
     batch_size: int,
     use_compile: bool,
+    description: Description,
 ) -> Run:
     """A program with its weights, made fast for the device."""
     module = build_graph(program, weights, device)
@@ -277,6 +279,6 @@ def _build(
             return module
     module.to(memory_format=torch.channels_last)
     if use_compile:
-        # Freezing lets the compiler lay the weights out anew, and fold what depends on them alone.
-        return torch.compile(module, dynamic=True, options={"freezing": True})
+        precision = 2**-7 if description.precision == "int8" else torch.finfo(dtype).eps
+        return CompiledProgram(module, description.network, precision)
     return module

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.activation_checkpointing import checkpoint_activations
 from utils.console import log, warn
-from utils.devices import memory_format
+from utils.devices import keep_compiled_code_by_processor, memory_format
 from utils.errors import FlagError
 from utils.flags.idle import WARM_UP_STRATEGIES, note_idle_flags
 from utils.processes import world_size
@@ -133,6 +133,7 @@ def build_train_step(args: argparse.Namespace, model: nn.Module, device: torch.d
     if args.with_mem_opt and not checkpoint_activations(model):
         warn(f"--with_mem_opt does nothing here: {args.model} has no repeated blocks to compute again")
     if _compiles(args):
+        keep_compiled_code_by_processor()
         model.compile()
     network = model
     if world_size() > 1:
