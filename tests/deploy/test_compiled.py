@@ -93,7 +93,7 @@ def test_what_the_compiler_complains_of_is_one_line():
     from torch._inductor.exc import CppCompileError, InductorError
 
     complaint = CppCompileError(["g++", "x.cpp"], "x.cpp:19:25: error: 'at::vec' has not been declared\n" * 40)
-    for error in (BackendCompilerFailed(compiled.CompiledProgram, complaint), InductorError(complaint)):
+    for error in (BackendCompilerFailed(CompiledProgram, complaint, None), InductorError(complaint, None)):
         line = of_the_machine(error)
         assert line.startswith("--use_compile (which --fuse_* turn on): PyTorch's compiler fails on this network")
         assert "CppCompileError: C++ compile error" in line and line.endswith("leave the flag out") and "\n" not in line
