@@ -108,7 +108,7 @@ def _float(value: Any) -> float:
 
 def _dtype(value: Any) -> str | None:
     name = _string(value).lower()
-    if name == "undefined":
+    if name.startswith("undefined"):  # "Undefined(ALL_DTYPE)": that of the input
         return None
     if name not in _DTYPES:
         raise FormatError(f"the data type {_shown(value)} is not supported")
@@ -262,7 +262,7 @@ class _Reader:
             if len(results) != 1 or not isinstance(label, str):
                 raise FormatError("an input of the program has no name")
             # A buffer that a static program has declared is such an input too, but its value is in the file.
-            held = _read_attributes(entry.get("OA") or []).get("persistable") == [True]
+            held = "OA" in entry and _read_attributes(_get(entry, "OA", list)).get("persistable") == [True]
             name = self.define(results[0], checked_name(label) if held else None)
             if not held:
                 self.feeds.append((name, checked_name(label)))
