@@ -57,6 +57,11 @@ def report(message: str, script: str | None = None) -> None:
     print(f"{script or os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr, flush=True)
 
 
+def report_interruption() -> None:
+    """Says that Ctrl-C has ended the script."""
+    print(f"{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr, flush=True)
+
+
 def report_once(message: str, script: str | None = None) -> None:
     """The same, for an error in the command line or the machine, that every process of a launcher meets here.
 
@@ -135,7 +140,7 @@ def run_script(main: Callable[[], object], less_memory: str = LESS_MEMORY) -> No
         report_once(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print(f"{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr)
+        report_interruption()
         sys.exit(130)
     except BrokenPipeError:
         flush_output()

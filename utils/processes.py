@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -40,11 +41,18 @@ def process_group(device: torch.device) -> Iterator[None]:
 
     nccl on GPUs; gloo on CPUs and for small agreements between the processes. Without a launcher it does nothing.
 
+    After the block the group and its threads are gone, provided that nothing outside keeps what was built on the group
+    inside (a `DistributedDataParallel`, a pending operation).
+
     An error in the block ends all processes, with one line whether one of them met it or all did.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield
         return
+    # Functions of this module have the group as a default argument if there is one when they are defined, and then keep
+    # it for good. `DistributedDataParallel` imports the module: be there first, while there is no group.
+    import torch.distributed.nn.functional  # noqa: F401
+
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(minutes=30)
     try:
@@ -63,15 +71,30 @@ def process_group(device: torch.device) -> Iterator[None]:
     try:
         yield
         dist.barrier()  # leave together: one that is gone looks like a failure to the others
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         code = _end_together(error, dist.PrefixStore(f"end_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store))
-        # Without tidying up, here or at exit: on GPUs that may wait for an operation that others will not join.
+        # Without tidying up, here or at exit: that may wait for an operation that others will not join. (gloo's threads
+        # finish theirs before they can be joined, and those of nccl wait for the GPU.)
         errors.flush_output()
         os._exit(code)
+    _leave_group()
+
+
+def _leave_group() -> None:
+    """Ends the group and joins its threads.
+
+    They own the tensors of their last operation, here of the barrier, until they are joined. One that frees a tensor
+    while the interpreter is ending asks for the lock that it will never get: Python ends the thread by unwinding its
+    stack, which gloo's and PyTorch's destructors forbid, and the process aborts after all its work is done.
+
+    The group ends with the last that keeps it, and that has to be this function: a `DistributedDataParallel` ends it
+    with that lock held, which a thread that frees a tensor waits for.
+    """
+    gc.collect()  # the optimizer, the step and with it the DistributedDataParallel refer to each other
     dist.destroy_process_group()
 
 
-def _end_together(error: Exception, store: dist.Store) -> int:
+def _end_together(error: BaseException, store: dist.Store) -> int:
     """Says why this process ends, if it is the first to fail; returns its exit code.
 
     The others fail with it, of the same cause or because they have lost contact: they end without a word, with its exit
@@ -95,6 +118,9 @@ def _end_together(error: Exception, store: dist.Store) -> int:
     if isinstance(error, UserError):
         errors.report(str(error))
         code = error.exit_code
+    elif isinstance(error, KeyboardInterrupt):
+        errors.report_interruption()
+        code = 130
     elif isinstance(error, BrokenPipeError):  # the reader of stdout (`| head`) has seen enough
         code = 141
     else:
@@ -103,7 +129,7 @@ def _end_together(error: Exception, store: dist.Store) -> int:
     return code
 
 
-def _lost_contact(error: Exception) -> bool:
+def _lost_contact(error: BaseException) -> bool:
     """Whether an operation between processes failed. (Those of gloo raise plain RuntimeErrors.)"""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
 

@@ -81,6 +81,7 @@ def main():
                 "disk": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a.jpg"),
                 "memory": MemoryError("1 needs more"),
                 "pipe": BrokenPipeError(),  # as of `| head`
+                "ctrl-c": KeyboardInterrupt(),
             }[sys.argv[1]]
         dist.all_reduce(torch.zeros(1))
 
@@ -97,6 +98,7 @@ run_script(main)
         ("memory", "failing.py: error: out of memory: lower --batch_size, or --image_shape (1 needs more)"),
         ("killed", "failing.py: error: another process of this run is gone"),
         ("pipe", None),
+        ("ctrl-c", "failing.py: interrupted"),
     ],
 )
 def test_one_process_fails(tmp_path, how, line):
@@ -107,10 +109,11 @@ def test_one_process_fails(tmp_path, how, line):
     result = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
     assert result.returncode == 1
     assert line is None or result.stderr.count(line) == 1
-    assert result.stderr.count("failing.py: error: ") == (how not in ("bug", "pipe"))
+    assert result.stderr.count("failing.py: error: ") == (how not in ("bug", "pipe", "ctrl-c"))
     assert ('failing.py", line' in result.stderr) == (how == "bug")
     assert "gloo" not in result.stderr.lower()
     codes = {"user": "exitcode  : 2", "killed": "Signal 9 (SIGKILL)", "pipe": "exitcode  : 141"}
+    codes["ctrl-c"] = "exitcode  : 130"
     assert codes.get(how, "exitcode  : 1") in result.stderr
 
 

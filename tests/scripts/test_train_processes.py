@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -123,3 +124,26 @@ def test_an_error_of_all_processes_is_one_line(tiny_dataset, tmp_path, flags, me
     assert re.findall(r"^train\.py: error: (.*)", output, re.MULTILINE) == [message]
     assert 'File "' + str(Path(__file__).parents[2] / "train.py") not in output  # no traceback of ours
     assert not (tmp_path / "out").exists()
+
+
+COUNTED = """
+import os, threading, train
+
+try:
+    train.main()
+finally:
+    threads = [open(f"/proc/self/task/{number}/comm").read().strip() for number in os.listdir("/proc/self/task")]
+    print(f"process {os.environ['RANK']}: {len(threads) - threading.active_count()} threads not Python's, of {threads}")
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="threads are counted in /proc")
+def test_the_group_ends_before_the_interpreter(tiny_dataset, tmp_path):
+    """No thread of gloo's is left when main returns: one that ends with the interpreter may abort the process."""
+    (tmp_path / "counted.py").write_text(COUNTED)
+    flags = {"accumulate_steps": 2, "use_ema": True, "sync_bn": True, "max_iter": 2, "validate": False}
+    process = start(tiny_dataset, tmp_path, processes=2, script=tmp_path / "counted.py", **flags)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    counts = re.findall(r"process (\d): (-?\d+) threads not Python's", output)
+    assert sorted(counts) == [("0", "0"), ("1", "0")], output

@@ -91,6 +91,7 @@ class Run:
 
     def __exit__(self, *exception: Any) -> None:
         self._resources.__exit__(*exception)
+        self._step = None  # and with it the processes' group
 
     def _find_resumed(self) -> dict[str, Any] | None:
         """The training state that --checkpoint asks for, and its "folder"."""
