@@ -1,7 +1,8 @@
-"""Writing files whole."""
+"""Reading files where they are, and writing them whole."""
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
 from collections.abc import Iterator
@@ -9,6 +10,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from utils.errors import UserError
+
+# Smaller files are read, not mapped: a mapped one stays open, and a process may have 1,024 open files.
+_SMALL = 1 << 20
+
+
+def read_file(path: Path) -> bytes | mmap.mmap:
+    """The content of a file; of a large one it is mapped into memory, and read where it is looked at.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size < _SMALL:
+            return file.read()
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def write_text(path: Path, text: str, flag: str) -> None:

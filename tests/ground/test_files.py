@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
 from utils import files
 from utils.errors import UserError
-from utils.files import check_can_write, write_text, written_together, written_whole
+from utils.files import check_can_write, read_file, write_text, written_together, written_whole
 
 
 def test_text_replaces_what_was_there(tmp_path):
@@ -114,3 +116,24 @@ def test_files_that_belong_together_appear_together(tmp_path):
             (temporary / "params").write_text(text)
             assert text == "first" or (folder / "model").read_text() == "first"
         assert {path.name: path.read_text() for path in folder.iterdir()} == {"model": text, "params": text}
+
+
+def test_files_are_read_or_mapped_by_their_size(tmp_path):
+    for size, kind in ((0, bytes), (1000, bytes), (2 << 20, mmap.mmap)):
+        (tmp_path / "x").write_bytes(bytes(size))
+        content = read_file(tmp_path / "x")
+        assert isinstance(content, kind) and bytes(content) == bytes(size)
+    with pytest.raises(FileNotFoundError):
+        read_file(tmp_path / "missing")
+
+
+def test_a_folder_may_have_more_files_than_a_process_may_open(tmp_path):
+    for number in range(100):
+        (tmp_path / str(number)).write_bytes(bytes(10))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, max(map(int, os.listdir("/dev/fd"))) + 50), hard))
+    try:
+        contents = [read_file(path) for path in tmp_path.iterdir()]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(contents) == 100

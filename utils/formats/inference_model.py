@@ -11,7 +11,6 @@ parameters has neither names nor a count. What is in it is checked against the p
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from utils.errors import FormatError, UserError
+from utils.errors import FormatError, UserError, one_line
+from utils.files import read_file
 from utils.formats.archives import decompress, is_compressed, is_tar, tar_members
 from utils.formats.paddle import DATA_TYPES, Buffer, read_plain_pickle, read_variable
 from utils.formats.paddle_program import MAX_NAME, Program, Variable
@@ -37,8 +37,6 @@ _PARAMETERS = ("__params__", "params")
 # How far above a file in an archive the program that it belongs to may be.
 _MAX_DEPTH = 8
 
-# Files smaller than that are read, not mapped into memory: a mapped file is an open one, and there may be too few.
-_SMALL = 1 << 20
 # inference.yml has a line per class, .pdiparams.info four values per parameter.
 _MAX_BESIDE = 4 << 20
 
@@ -139,14 +137,6 @@ def read_parameters(program: Program, files: Buffer | Mapping[str, Buffer]) -> d
 # ------------------------------------------------------------------------------------------------- files and archives
 
 
-def _content(path: Path) -> Buffer:
-    """The content of a file, mapped into memory if it is large."""
-    with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size < _SMALL:
-            return file.read()
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
 class _Folder(Mapping[str, Buffer]):
     """The files of a folder by name, each opened when it is asked for; none outside of it."""
 
@@ -158,7 +148,7 @@ class _Folder(Mapping[str, Buffer]):
         path = self.path / relative
         if relative.is_absolute() or ".." in relative.parts or "\0" in name or not path.is_file():
             raise KeyError(name)
-        return _content(path)
+        return read_file(path)
 
     def __iter__(self) -> Iterator[str]:
         return (entry.name for entry in os.scandir(self.path) if entry.is_file())
@@ -205,7 +195,7 @@ def _open(path: Path) -> tuple[Mapping[str, Buffer], str]:
         if (name := _find_program(files)) is None:
             raise FormatError(f"holds no program of PaddlePaddle ({', '.join(_PROGRAMS)})")
         return files, name
-    content = _content(path)
+    content = read_file(path)
     if is_compressed(bytes(content[:8])):
         content = decompress(path)
     if is_tar(bytes(content[:512])):
@@ -322,9 +312,9 @@ def read_inference_model(
             parameters = _parameters_beside(files, name, program)
         else:
             place = Path(params_file)
-            parameters = read_parameters(program, _Folder(place) if place.is_dir() else _content(place))
+            parameters = read_parameters(program, _Folder(place) if place.is_dir() else read_file(place))
     except FormatError as error:
-        raise UserError(f"{place}: {' '.join(str(error).split())[:800]}") from None
+        raise UserError(f"{place}: {one_line(error)}") from None
     except OSError as error:
         raise UserError(f"{place} cannot be read: {error.strerror or error}") from None
     return InferenceModel(program, parameters, settings, structured_names)

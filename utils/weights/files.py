@@ -5,7 +5,6 @@ Nothing in a file is executed or extracted to disk, and lengths are checked befo
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 
 from models.layers import UPSCALE_IN_TRAIN
 from utils.errors import FormatError, UserError, one_line
+from utils.files import read_file
 from utils.formats.archives import MAX_FILES, decompress, is_compressed, is_tar, tar_members, zip_members, zip_names
 from utils.formats.caffe import looks_like_caffe, read_caffemodel
 from utils.formats.paddle import Buffer, program_variables, read_pickle, read_variables
@@ -49,14 +49,6 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def _map(path: Path) -> Buffer:
-    """The content of a file, mapped into memory: it is read where it is looked at."""
-    with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            return b""
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
 def _read_folder(path: Path) -> Weights:
     if (path / "weights.safetensors").is_file():
         return _read_file(path / "weights.safetensors")
@@ -65,14 +57,14 @@ def _read_folder(path: Path) -> Weights:
         for name in names:
             file = Path(folder, name)
             if file.is_file():
-                files[file.relative_to(path).as_posix()] = _map(file)
+                files[file.relative_to(path).as_posix()] = read_file(file)
             if len(files) > MAX_FILES:
                 raise FormatError(f"holds more than {MAX_FILES} files: not a folder of weights")
     return _read_variables(files, "fluid folder")
 
 
 def _read_file(path: Path) -> Weights:
-    buffer = _map(path)
+    buffer = read_file(path)
     head = bytes(buffer[:512])
     if not head:
         raise FormatError("the file is empty")
@@ -152,7 +144,7 @@ def _program_beside(path: Path) -> Iterator[Buffer]:
     for name in ("model", "__model__", f"{path.stem}.pdmodel"):
         program = path.with_name(name)
         if program != path and program.is_file():
-            yield _map(program)
+            yield read_file(program)
 
 
 def _name_combined(arrays: Sequence[np.ndarray], programs: Iterable[Buffer], file: str) -> Weights:
