@@ -112,11 +112,15 @@ class RunFolder:
     Args:
         path: `output/<model>`; made if need be.
         keep: number of epoch folders to keep, newest first; 0 keeps all.
+
+    Attributes:
+        record: the file in the folder that says what the run is (`utils.training.record`); manifests name it.
     """
 
     def __init__(self, path: Path, keep: int = 0) -> None:
         self.path = path
         self.keep = keep
+        self.record: str | None = None
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = open(path / ".lock", "a+")  # noqa: SIM115 (held as long as the run lasts)
@@ -197,7 +201,7 @@ class RunFolder:
             files = sorted(temporary.iterdir())
             checksums = {file.name: _checksum(file) for file in files}
             self._saves += 1
-            manifest = {"save": self._saves, "step": training["step"], "crc32": checksums}
+            manifest = {"save": self._saves, "step": training["step"], "record": self.record, "crc32": checksums}
             (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
             for file in (*files, temporary / MANIFEST, temporary):
                 sync(file)

@@ -58,6 +58,13 @@ class Curves:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, step)
 
+    def text(self, name: str, text: str, step: int) -> None:
+        """Records a text, in Markdown, at a training step."""
+        if self.writer is None:
+            return
+        with self._spared():
+            self.writer.add_text(name, text, step)
+
     def epoch(self, epoch: int, values: dict[str, float]) -> None:
         """Records the values of a finished epoch and draws the curves anew."""
         self.history = [past for past in self.history if past["epoch"] < epoch]

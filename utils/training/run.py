@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import math
 import sys
@@ -18,6 +17,7 @@ from torch import Tensor
 from utils.console import is_main_process, log, progress, warn
 from utils.errors import UserError
 from utils.evaluation.metrics import Meter, describe, total
+from utils.flags import Flags
 from utils.flags.inputs import INPUT_FLAGS
 from utils.processes import StopSignal, broadcast_module, broadcast_object, gather_objects, rank
 from utils.reading.image_list import ImageList
@@ -36,6 +36,7 @@ from utils.training.checkpoint import (
 )
 from utils.training.curves import Curves
 from utils.training.profiler import StepProfiler
+from utils.training.record import as_markdown, describe_run, note_changed_flags, write_record
 from utils.training.seed import random_state, set_random_state
 from utils.training.step import TrainStep
 from utils.weights import load_pretrained
@@ -63,7 +64,7 @@ class Run:
         signal: number of the signal that ended it, or 0.
     """
 
-    def __init__(self, args: argparse.Namespace, device: torch.device) -> None:
+    def __init__(self, args: Flags, device: torch.device) -> None:
         self.args = args
         self.device = device
         self.topk = min(5, args.class_dim)
@@ -151,6 +152,11 @@ class Run:
             if self._folder is None:
                 self._folder = self._resources.enter_context(RunFolder(self.path, self.args.keep_checkpoints))
             self._curves = self._resources.enter_context(Curves(self.path, self.position.history))
+            if self.resumed is not None:
+                note_changed_flags(self.args, self.resumed)
+            record = describe_run(self.args, self.position.seed, self.device, self.resumed)
+            self._folder.record = write_record(self.path, record)
+            self._curves.text("run", as_markdown(record), step.step)
 
     def _check_list(self, images: int) -> None:
         """Raises `UserError` if the run stopped in the middle of an epoch of another list."""

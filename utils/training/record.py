@@ -1,0 +1,138 @@
+"""What a run was: its flags, versions, processor and seed, in run_1.json of its folder.
+
+Every start writes the next one, and a checkpoint's manifest names that of the run that saved it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.console import log, warn
+from utils.errors import UserError
+from utils.files import write_text
+from utils.flags import Flags
+from utils.flags.parsing import as_typed
+from utils.processes import world_size
+from utils.training.checkpoint import MANIFEST
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Packages on which a run's figures depend, beside PyTorch.
+PACKAGES = ("torchvision", "opencv-python", "opencv-python-headless", "pillow", "numpy", "nvidia-dali-cuda120")
+
+
+def describe_run(args: Flags, seed: int | None, device: torch.device, resumed: Path | None) -> dict[str, Any]:
+    """The record of a run, which is plain data.
+
+    Args:
+        args: train.py's flags as they hold, with everything settled.
+        seed: the run's.
+        device: of this process.
+        resumed: the checkpoint that the run goes on from, or None.
+    """
+    return {
+        "command": shlex.join(sys.argv),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "resumed": str(resumed) if resumed is not None else None,
+        "commit": project_commit(),
+        "versions": versions(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})",
+        "processes": world_size(),
+        "seed": seed,
+        "given": sorted(args.given),
+        "flags": args.values(),
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """The versions of Python, PyTorch, CUDA (None in a PyTorch for the CPU) and what else there is of `PACKAGES`."""
+    found = {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def project_commit(root: Path = ROOT) -> str | None:
+    """The commit of this project's checkout, "+ changes" if its files are not as committed; None without git."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+
+    try:
+        checkout, commit = git("rev-parse", "--show-toplevel", "HEAD").splitlines()
+        if not root.samefile(checkout):  # a copy within somebody else's checkout
+            return None
+        return f"{commit} + changes" if git("status", "--porcelain", "--untracked-files=no") else commit
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> str | None:
+    """Writes a record into a run's folder, beside those of its earlier runs.
+
+    Returns:
+        The file's name. None if it could not be written; a warning has said so, as the run itself can go on.
+    """
+    numbers = [path.stem.removeprefix("run_") for path in folder.glob("run_*.json")]
+    name = f"run_{1 + max((int(number) for number in numbers if number.isdecimal()), default=0)}.json"
+    try:
+        write_text(folder / name, json.dumps(record, indent=1) + "\n", "--model_save_dir")
+    except UserError as error:
+        warn(f"the flags of this run are not recorded: {error}")
+        return None
+    return name
+
+
+def read_flags_of(checkpoint: Path) -> tuple[Path, dict[str, Any]]:
+    """The record of the run that saved a checkpoint, and that run's flags.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: there is none, or it is damaged.
+    """
+    name = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["record"]
+    path = checkpoint.resolve().parent / Path(name).name
+    return path, dict(json.loads(path.read_text(encoding="utf-8"))["flags"])
+
+
+def note_changed_flags(args: Flags, checkpoint: Path) -> None:
+    """Says in one line which flags differ from those of the run that saved the checkpoint that is resumed."""
+    try:
+        path, before = read_flags_of(checkpoint)
+    except (OSError, ValueError, KeyError, TypeError):
+        warn(f"{checkpoint} has no record of its flags beside it: they are not compared with those of this run")
+        return
+    now = {name: value for name, value in args.values().items() if name in before and name != "checkpoint"}
+    changed = [
+        f"--{name} {as_typed(value)} (was {as_typed(before[name])})"
+        for name, value in now.items()
+        if value != before[name]
+    ]
+    log(f"flags that differ from {path}: {', '.join(changed)}" if changed else f"the flags are those of {path}")
+
+
+def as_markdown(record: dict[str, Any]) -> str:
+    """A record as text for TensorBoard: tables of the flags, given ones in bold, and of everything else."""
+    flags, given = record["flags"], record["given"]
+    about = {name: value for name, value in record.items() if name not in ("flags", "given", "versions")}
+    rows = [*about.items(), *record["versions"].items()]
+    lines = ["| run | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+    lines += ["", "| flag | value |", "|---|---|"]
+    lines += [
+        f"| **--{name}** | **{as_typed(value)}** |" if name in given else f"| --{name} | {as_typed(value)} |"
+        for name, value in flags.items()
+    ]
+    return "\n".join(lines)
