@@ -22,8 +22,9 @@ def read_file(path: Path) -> bytes | mmap.mmap:
         OSError: it cannot be read.
     """
     with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size < _SMALL:
-            return file.read()
+        size = os.fstat(file.fileno()).st_size
+        if size < _SMALL:
+            return file.read(size)  # no more: a device never ends
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 

@@ -236,6 +236,13 @@ def test_what_is_no_exported_model(files, given, reason, tmp_path):
         read_inference_model(tmp_path / given)
 
 
+def test_a_pipe_is_no_exported_model(tmp_path):
+    os.mkfifo(tmp_path / "model")
+    assert not is_inference_model(tmp_path / "model")
+    with pytest.raises(UserError, match="model: is neither a file nor a folder"):
+        read_inference_model(tmp_path / "model")
+
+
 def test_other_files_are_not_taken_for_exported_models(tmp_path):
     (tmp_path / "model").write_bytes(b"PK\3\4")
     (tmp_path / "model.onnx").write_bytes(b"\x08\x0a")

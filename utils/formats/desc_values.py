@@ -162,7 +162,11 @@ def _reals(decode: Callable[[Raw], list[float]]) -> Reader:
 
 
 # What a Scalar [1] holds -> its field, what reads it, and what is read where it is left out.
-_SCALARS = {1: (2, as_bool, 0), 2: (3, as_int64, 0), 3: (4, lambda raw: _only(_doubles(raw)), bytes(8))}
+_SCALARS: dict[int, tuple[int, Callable[[Raw], Any], Raw]] = {
+    1: (2, as_bool, 0),
+    2: (3, as_int64, 0),
+    3: (4, lambda raw: _only(_doubles(raw)), bytes(8)),
+}
 
 
 def _read_scalar(reader: MessageReader, raw: Raw) -> bool | int | float:

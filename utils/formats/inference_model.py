@@ -11,11 +11,11 @@ parameters has neither names nor a count. What is in it is checked against the p
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
 import numpy as np
 
@@ -39,8 +39,6 @@ _MAX_DEPTH = 8
 
 # inference.yml has a line per class, .pdiparams.info four values per parameter.
 _MAX_BESIDE = 4 << 20
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -180,12 +178,13 @@ def _find_in_archive(members: Mapping[str, Buffer]) -> tuple[Mapping[str, Buffer
         # A parameter may have a / in its name, and so be in a folder within that of the program.
         for folder in [str(folder) for folder in PurePosixPath(name).parents][:_MAX_DEPTH]:
             folders.setdefault(folder, {})[name.removeprefix(f"{folder}/")] = content
-    found = {folder: name for folder, files in folders.items() if (name := _find_program(files)) is not None}
+    found = [(folder, program) for folder, files in folders.items() if (program := _find_program(files)) is not None]
     if len(found) != 1:
-        several = f"holds several programs, in {', '.join(sorted(found)[:5])}: unpack it and give one of the folders"
+        names = ", ".join(sorted(folder for folder, _ in found)[:5])
+        several = f"holds several programs, in {names}: unpack it and give one of the folders"
         raise FormatError(several if found else "is an archive without a program of PaddlePaddle")
-    ((folder, name),) = found.items()
-    return folders[folder], name
+    ((folder, program),) = found
+    return folders[folder], program
 
 
 def _open(path: Path) -> tuple[Mapping[str, Buffer], str]:
@@ -195,6 +194,8 @@ def _open(path: Path) -> tuple[Mapping[str, Buffer], str]:
         if (name := _find_program(files)) is None:
             raise FormatError(f"holds no program of PaddlePaddle ({', '.join(_PROGRAMS)})")
         return files, name
+    if path.exists() and not path.is_file():
+        raise FormatError("is neither a file nor a folder")
     content = read_file(path)
     if is_compressed(bytes(content[:8])):
         content = decompress(path)
@@ -219,10 +220,11 @@ def _stem(name: str) -> str:
     return next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)
 
 
-def _named(name: str, read: Callable[[], T]) -> T:
-    """What `read` returns; a `FormatError` of it gets the name of the file."""
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Gives a `FormatError` the name of the file that it is about."""
     try:
-        return read()
+        yield
     except FormatError as error:
         raise FormatError(f"{name}: {error}") from None
 
@@ -231,7 +233,8 @@ def _parameters_beside(files: Mapping[str, Buffer], name: str, program: Program)
     candidates = (f"{_stem(name)}.pdiparams", *_PARAMETERS)
     for candidate in candidates:
         if (content := files.get(candidate)) is not None:
-            return _named(candidate, lambda content=content: read_parameters(program, content))
+            with _named(candidate):
+                return read_parameters(program, content)
     if program.parameters and program.parameters[0] not in files:
         raise FormatError(
             f"the parameters of {name} are not beside it, neither as {', '.join(candidates)} nor each in a file of its "
@@ -263,7 +266,8 @@ def _structured_names(files: Mapping[str, Buffer], name: str) -> dict[str, str]:
     file = f"{_stem(name)}.pdiparams.info"
     if (content := _beside(files, file)) is None:
         return {}
-    entries = _named(file, lambda: read_plain_pickle(content))
+    with _named(file):
+        entries = read_plain_pickle(content)
     names = {}
     for variable, entry in entries.items() if isinstance(entries, dict) else ():
         structured = entry.get("structured_name") if isinstance(entry, dict) else None
@@ -278,6 +282,8 @@ def is_inference_model(path: str | os.PathLike[str]) -> bool:
     try:
         if path.is_dir():
             return _find_program(_Folder(path)) is not None
+        if not path.is_file():
+            return False
         with open(path, "rb") as file:
             head = file.read(512)
     except FormatError:  # several programs
@@ -303,10 +309,8 @@ def read_inference_model(
     place = _with_ending(Path(model_file))
     try:
         files, name = _open(place)
-        if place.name == name:
+        with contextlib.nullcontext() if place.name == name else _named(name):
             program = read_program(files[name])
-        else:
-            program = _named(name, lambda: read_program(files[name]))
         settings, structured_names = _settings(files, name), _structured_names(files, name)
         if params_file is None:
             parameters = _parameters_beside(files, name, program)

@@ -57,7 +57,7 @@ _DTYPES = frozenset(DATA_TYPES.values())
 _INFINITE = {"NAN": math.nan, "INF": math.inf, "-INF": -math.inf}
 
 # Where in the source an operation is from, and what only training or several machines need.
-_IGNORED_ATTRIBUTES = frozenset({"struct_name", "op_dist_attr", "op_role", "place", "stop_gradient"})
+_IGNORED_ATTRIBUTES = frozenset({"struct_name", "op_callstack", "op_dist_attr", "op_role", "place", "stop_gradient"})
 
 T = TypeVar("T")
 
