@@ -26,6 +26,7 @@ import models
 from benchmarks.reader import write_pictures
 from utils.devices import keep_freed_memory
 from utils.evaluation.crops import AverageOverCrops
+from utils.flags.line_parser import LineParser
 from utils.reading.build import crop_loader
 from utils.reading.to_device import to_device
 from utils.reading.transforms import normalize
@@ -35,7 +36,7 @@ MADE_UP = 21  # one batch of crops
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = LineParser(__doc__)
     parser.add_argument("--model", default="ResNet50")
     parser.add_argument("--data_dir", help=f"as train.py's; without, {MADE_UP} pictures are made up")
     parser.add_argument("--batch_size", type=int, default=252, help="crops per batch")

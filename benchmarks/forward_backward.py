@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import models
 from models import catalogue
+from utils.flags.line_parser import LineParser
 
 DEFAULT = (
     "AlexNet,VGG16,GoogLeNet,InceptionV3,MobileNetV1,MobileNetV2,MobileNetV3_large_x1_0,ShuffleNetV2_x1_0,SqueezeNet1_1,"
@@ -112,7 +113,7 @@ def plot(rows: list[Row], path: str, batch_size: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = LineParser(__doc__)
     parser.add_argument("--model", default=DEFAULT, help="names or patterns, with commas between them")
     parser.add_argument("--image_size", type=int)
     parser.add_argument("--batch_size", type=int, default=1)

@@ -24,7 +24,6 @@ predict.py runs NAME/model by pytorch; * is what it chooses for NAME/model.onnx.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
 import importlib.util
@@ -45,6 +44,7 @@ from utils.deploy.exported import Description, load_exported
 from utils.deploy.onnx_engines import choose_engine
 from utils.deploy.quantize import quantize
 from utils.errors import UserError
+from utils.flags.line_parser import LineParser
 from utils.torchvision_compat import import_torchvision
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.float32}
@@ -212,7 +212,7 @@ def main() -> None:
     def several(text: str) -> list[str]:
         return text.split(",")
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = LineParser(__doc__)
     parser.add_argument("--model", type=several, default=["ResNet50", "MobileNetV1", "EfficientNetB0"])
     parser.add_argument("--batch_size", type=lambda text: [int(size) for size in several(text)], default=[1, 8])
     parser.add_argument("--precision", type=several, default=["float32", "bfloat16"])

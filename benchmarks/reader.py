@@ -12,7 +12,6 @@ collects. Without a folder the files are made up, which flatters nobody: real ph
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import resource
@@ -31,6 +30,7 @@ import torch
 from PIL import Image
 
 from utils.errors import FlagError
+from utils.flags.line_parser import LineParser
 from utils.reading import loader as loader_module
 from utils.reading.dali_loader import DaliLoader
 from utils.reading.decode import read_file
@@ -324,7 +324,7 @@ def measure_list(lines: int, workers: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = LineParser(__doc__)
     parser.add_argument("folder", nargs="?", help="a folder of JPEG files")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--workers", type=int, default=2)

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 import models
 from utils.devices import keep_freed_memory
 from utils.evaluation.metrics import Meter, means
+from utils.flags.line_parser import LineParser
 from utils.reading.loader import Batch
 from utils.reading.to_device import to_device
 from utils.reading.transforms import normalize
@@ -110,7 +111,7 @@ def rate(run: Callable[[int], None], steps: int, batch_size: int, device: torch.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = LineParser(__doc__)
     parser.add_argument("--model", default="ResNet50")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--image_size", type=int, default=224)

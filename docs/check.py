@@ -12,7 +12,6 @@ is cut short: `QUICK` is added to its commands. Exit code 1 says that something 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import os
@@ -33,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import models
 from utils.errors import FlagError
 from utils.flags import parse as parse_flags
+from utils.flags.line_parser import LineParser
 from utils.flags.table import GROUPS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -289,7 +289,7 @@ def check(block: Block, house: Path | None) -> Iterator[tuple[str, str, str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = LineParser(__doc__)
     parser.add_argument(
         "documents", nargs="*", type=lambda name: Path(name).resolve(), metavar="FILE.md", help="default: all documents"
     )

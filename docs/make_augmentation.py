@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_sample_image
 
+from utils.flags.line_parser import LineParser
 from utils.reading import augment
 from utils.reading.grid import write_grid
 from utils.reading.transforms import EvalTransform, TrainTransform
@@ -30,6 +31,7 @@ SHOWN = (150, 150)
 
 
 def main() -> None:
+    LineParser(__doc__).parse_args()
     china, flower = load_sample_image("china.jpg"), load_sample_image("flower.jpg")
     whole = EvalTransform(SIZE, 224)
     photograph, other = whole(china), whole(flower)

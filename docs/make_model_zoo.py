@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import models
 from models import catalogue
 from models.catalogue import Facts
+from utils.flags.line_parser import LineParser
 
 DOCS = Path(__file__).resolve().parent
 
@@ -73,6 +74,7 @@ def row(name: str, facts: Facts, files: list[str], first: str) -> str:
 
 
 def main() -> None:
+    LineParser(__doc__).parse_args()
     published = json.loads((DOCS / "published.json").read_text())["paddle"]
     facts: dict[str, Facts] = {}
     sections = [TITLE]

@@ -17,6 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "suppo
 import torch
 import zoo
 
+from utils.flags.line_parser import LineParser
+
 FILE = Path(__file__).with_name("parity.md")
 TITLE = """# Parity with the originals
 
@@ -25,10 +27,10 @@ as a share of the largest absolute logit, for two images and the same weights, i
 from the tensors' names (see tests/support/zoo.py), so that every layer and every offset counts.
 
 The bar is 1e-5. It is 1e-4 for those few where rounding is amplified, `AMPLIFIED` in tests/support/zoo.py: very deep
-networks, and those that multiply activations by activations, as squeeze-and-excitation (SE_HRNet, EfficientNet, GhostNet,
-PP-LCNet), involution (RedNet) and attention between two streams (DSNet) do. For them the table has, too, how far the
-original's float32 logits are from ours in float64, which is the rounding of the original itself: where an error is
-above 1e-5, that is as large.
+networks, and those that multiply activations by activations, as squeeze-and-excitation (SE_HRNet, EfficientNet,
+GhostNet, PP-LCNet), involution (RedNet) and attention between two streams (DSNet) do. For them the table has, too, how
+far the original's float32 logits are from ours in float64, which is the rounding of the original itself: where an error
+is above 1e-5, that is as large.
 """
 
 HEADINGS = {
@@ -59,9 +61,13 @@ def section(kind: str) -> str:
 
 
 def main() -> None:
-    kinds = sys.argv[1:] or list(zoo.KINDS)
+    parser = LineParser(__doc__)
+    parser.add_argument(
+        "kinds", nargs="*", metavar="KIND", help=f"sections to write anew, all by default: {', '.join(zoo.KINDS)}"
+    )
+    kinds = parser.parse_args().kinds or list(zoo.KINDS)
     if unknown := set(kinds) - set(zoo.KINDS):
-        sys.exit(f"unknown: {', '.join(unknown)}; there are {', '.join(zoo.KINDS)}")
+        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(zoo.KINDS)}")
     # Every section begins with its heading.
     known = {text.splitlines()[0]: text for text in re.findall(r"^## .*?(?=^## |\Z)", FILE.read_text(), re.M | re.S)}
     sections = [TITLE]

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models
 from docs.make_model_zoo import family
+from utils.flags.line_parser import LineParser
 from utils.flags.parsing import as_typed
 from utils.flags.table import GROUPS, Flag
 
@@ -112,6 +113,7 @@ def generated(readme: str) -> str:
 
 
 def main() -> None:
+    LineParser(__doc__).parse_args()
     for readme in FLAG_WORDS:
         (ROOT / readme).write_text(generated(readme), encoding="utf-8")
 

@@ -11,6 +11,19 @@
 #   IMAGENET_URL   another place that serves the three archives
 #   PYTHON         interpreter with scipy (default: python)
 set -euo pipefail
+
+case "${1:-}" in
+"") ;;
+-h | --help)
+    sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
+*)
+    echo "download_imagenet2012.sh: error: unexpected argument $1: it takes none (see --help)" >&2
+    exit 2
+    ;;
+esac
+
 cd "$(dirname "$0")"
 
 url=${IMAGENET_URL:-https://image-net.org/data/ILSVRC/2012}

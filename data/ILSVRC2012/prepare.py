@@ -10,6 +10,7 @@ numbers the classes otherwise. An interrupted run goes on with the class it was 
 
 from __future__ import annotations
 
+import argparse
 import io
 import re
 import shutil
@@ -79,6 +80,10 @@ def write_list(part: str, lines: list[str]) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, usage=argparse.SUPPRESS, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
     try:
         wnids, truth = read_devkit()
         unpack_val()

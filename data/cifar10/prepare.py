@@ -96,7 +96,9 @@ def prepare(archive_path: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Writes CIFAR-10 as image files and lists beside this script.")
+    parser = argparse.ArgumentParser(
+        description=__doc__, usage=argparse.SUPPRESS, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("archive", help="cifar-10-python.tar.gz, or a tar of image files")
     archive = parser.parse_args().archive
     try:

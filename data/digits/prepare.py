@@ -12,6 +12,7 @@ always the same fifth, is held out.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -41,6 +42,10 @@ def write(path: Path, scan: np.ndarray) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, usage=argparse.SUPPRESS, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
     # The list of names is written last: where it is, the rest is complete.
     names_file = FOLDER / "label_names.txt"
     if names_file.exists():

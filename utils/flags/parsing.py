@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from utils.errors import report_once
+from utils.flags.line_parser import LineParser
 from utils.flags.table import GROUPS, SCRIPTS, Flag, flags_of
 
 
@@ -65,22 +63,6 @@ class _Store(argparse.Action):
         setattr(namespace, flag.name, parsed[0] if flag.length in (None, "?") else parsed)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports a bad command line in one line, and suggests the nearest flag for an unknown one."""
-
-    def error(self, message: str) -> NoReturn:
-        report_once(message, self.prog)
-        sys.exit(2)
-
-    def unknown(self, words: list[str]) -> NoReturn:
-        word = words[0].split("=")[0]
-        if not word.startswith("-"):
-            self.error(f"unexpected argument {word!r}: flags are written --name=value (see --help)")
-        known = [option for action in self._actions for option in action.option_strings]
-        near = difflib.get_close_matches(word, known, n=1)
-        self.error(f"unknown flag {word}" + (f": did you mean {near[0]}?" if near else " (see --help)"))
-
-
 def as_typed(value: Any) -> str:
     """A default as it is written on a command line."""
     if isinstance(value, list):
@@ -88,14 +70,14 @@ def as_typed(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def build_parser(script: str) -> _Parser:
+def build_parser(script: str) -> LineParser:
     """The argument parser of one script, its flags grouped as in `GROUPS`."""
-    parser = _Parser(
+    parser = LineParser(
+        SCRIPTS[script],
         prog=f"{script}.py",
-        description=SCRIPTS[script],
+        formatter_class=argparse.HelpFormatter,
         epilog="Booleans: True/False, 1/0, yes/no, on/off. Lists: spaces or commas.",
         argument_default=argparse.SUPPRESS,  # what is parsed is what was typed
-        allow_abbrev=False,
     )
     for group, flags in flags_of(script).items():
         section = parser.add_argument_group(group)
@@ -138,10 +120,7 @@ def parse(script: str, argv: Sequence[str] | None = None) -> Flags:
     --list_models print what was asked for and end it with 0.
     """
     parser = build_parser(script)
-    namespace, unknown = parser.parse_known_args(argv)
-    if unknown:
-        parser.unknown(unknown)
-    typed = vars(namespace)
+    typed = vars(parser.parse_args(argv))
     if pattern := typed.get("list_models"):
         _print_models(parser, pattern)
     for flags in flags_of(script).values():

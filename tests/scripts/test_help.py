@@ -1,0 +1,66 @@
+"""Every script of the repository says what it does when asked, and refuses in one line what it does not know."""
+
+from __future__ import annotations
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in ROOT.glob("**/*.py")
+    if '\nif __name__ == "__main__":\n' in path.read_text(encoding="utf-8")
+    and path.relative_to(ROOT).parts[0] not in ("tests", ".venv")
+)
+
+
+@pytest.fixture
+def start(monkeypatch, capsys):
+    """Runs a script in this process, as `python SCRIPT WORDS` does. Returns its exit code, stdout and stderr."""
+
+    def run(script: str, *words: str) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(ROOT / script), *words])
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        return end.value.code, *capsys.readouterr()
+
+    return run
+
+
+def test_the_scripts_are_found():
+    assert {"train.py", "utils/convert_weights.py", "docs/make_readme.py", "data/digits/prepare.py"} < set(SCRIPTS)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help(start, script):
+    code, out, err = start(script, "--help")
+    assert code == 0 and not err
+    assert "--help" in out and len(out.splitlines()) > 4, "it says what the script does"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_unknown_flags(start, script):
+    words = ["archive"] if script == "data/cifar10/prepare.py" else []
+    code, out, err = start(script, *words, "--no_such_flag=1")
+    assert code == 2 and not out
+    assert err.startswith(f"{Path(script).name}: error: ") and "--no_such_flag" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", ["data/digits/prepare.py", "docs/make_readme.py"])
+def test_unexpected_words(start, script):
+    code, _, err = start(script, "words")
+    assert code == 2 and err.startswith(f"{Path(script).name}: error: ") and "words" in err and err.count("\n") == 1
+
+
+def test_the_download_of_imagenet():
+    command = ["bash", str(ROOT / "data/ILSVRC2012/download_imagenet2012.sh")]
+    asked = subprocess.run([*command, "--help"], capture_output=True, text=True)
+    assert asked.returncode == 0 and asked.stdout.startswith("Downloads ImageNet")
+    refused = subprocess.run([*command, "--fast"], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert refused.stderr == "download_imagenet2012.sh: error: unexpected argument --fast: it takes none (see --help)\n"
