@@ -1,0 +1,264 @@
+"""Writes docs/paddle_parity.md: how far exported programs, run here, are from PaddlePaddle's own answers.
+
+    python docs/make_paddle_parity.py FOLDER [fluid] [pdmodel] [json] [examples]
+
+FOLDER has the programs, and what PaddlePaddle answered for known images and weights (see the README there). With names
+of tables, only these are written anew. Takes about an hour.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import math
+import re
+import sys
+import tarfile
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.deploy.paddle_translate import Translation, translate
+from utils.formats.inference_model import read_parameters, read_program
+from utils.formats.paddle_program import Program
+
+FILE = Path(__file__).with_name("paddle_parity.md")
+BAR = 1e-5
+# A softmax of which the largest probability is above this says little.
+SATURATED = 0.999
+
+TITLE = """# Parity of exported programs
+
+Written by docs/make_paddle_parity.py. Programs that PaddlePaddle exported, translated and run here, against what
+PaddlePaddle answered itself, for two images and known weights, in float32 on a CPU.
+
+- probabilities: the largest absolute difference. The bar is 1e-5.
+- logits: the largest difference of what the softmax is applied to, as a share of the largest, for networks whose
+  softmax saturates (one probability above 0.999), so that probabilities say little. The bar is 1e-5.
+- float64: where that is above the bar, how far float32 is from our float64: ours, then the original's own. Rounding is
+  amplified in these networks, and ours is no worse.
+- seconds: to translate the program.
+"""
+
+HEADINGS = {
+    "examples": "Complete examples",
+    "fluid": "The zoo of PaddlePaddle's fluid 1.8.5 (`model`)",
+    "pdmodel": "PaddleClas 2.6.0, exported by PaddlePaddle 2.6.2 (`inference.pdmodel`)",
+    "json": "PaddleClas 2.6.0, exported by PaddlePaddle 3.3.1 (`inference.json`)",
+}
+
+
+class Case(NamedTuple):
+    """A program, and what the original answered.
+
+    Attributes:
+        name: of the network.
+        program: of it.
+        parameters: its weights.
+        images: what it is shown.
+        outputs: what the original answered.
+        logits: what its softmax was applied to; None if that is not recorded.
+    """
+
+    name: str
+    program: Program
+    parameters: dict[str, np.ndarray]
+    images: np.ndarray
+    outputs: list[np.ndarray]
+    logits: np.ndarray | None
+
+
+def weight(key: str, shape: list[int], role: str, gain: float) -> np.ndarray:
+    """The weight that the original was given: made from its name, see the README of the references."""
+    random = np.random.RandomState(zlib.crc32(key.encode()) & 0xFFFFFFFF)
+    count = math.prod(shape)
+    if role in ("conv", "fc"):
+        inputs = math.prod(shape[1:]) if role == "conv" else shape[0]
+        values = random.uniform(-1, 1, count) * math.sqrt(gain / inputs)
+    elif role in ("scale", "variance"):
+        values = random.uniform(0.5, 1.5, count)
+    else:
+        values = random.uniform(-0.1, 0.1, count)
+    return values.astype(np.float32).reshape(shape)
+
+
+def images(size: int) -> np.ndarray:
+    """The two images that the originals were shown."""
+    return np.random.RandomState(7).uniform(-2, 2, (2, 3, size, size)).astype(np.float32)
+
+
+def fluid_cases(folder: Path) -> Iterator[Case]:
+    networks = json.loads(gzip.decompress((folder / "legacy_networks.json.gz").read_bytes()))
+    networks = networks.get("networks", networks)
+    with (
+        tarfile.open(folder / "fluid_inference_programs.tar.xz") as archive,
+        np.load(folder / "fluid_inference_outputs.npz") as outputs,
+        np.load(folder / "legacy_logits.npz") as logits,
+    ):
+        for member in archive:
+            if not member.isfile():
+                continue
+            name = member.name.split("/")[-2]
+            program = read_program(archive.extractfile(member).read())
+            facts = networks[name]
+            roles = {entry[0]: entry for entry in facts["params"]}
+            gain = facts["gain"]
+            parameters = {key: weight(key, roles[key][1], roles[key][2], gain) for key in program.parameters}
+            # GoogLeNet's logits are recorded after its softmax only.
+            recorded = None if name == "GoogLeNet" else logits[f"{name}/out0"]
+            yield Case(name, program, parameters, images(facts["image_size"]), [outputs[name]], recorded)
+
+
+def paddleclas_cases(folder: Path, kind: str) -> Iterator[Case]:
+    facts = json.loads(gzip.decompress((folder / "paddleclas_inference_names.json.gz").read_bytes()))["networks"]
+    with (
+        tarfile.open(folder / "paddleclas_inference_programs.tar.xz") as archive,
+        np.load(folder / "paddleclas_inference_outputs.npz") as outputs,
+        np.load(folder / "paddleclas_inference_tables.npz") as tables,
+        np.load(folder / "paddleclas_logits.npz") as first,
+        np.load(folder / "paddleclas_extended_logits.npz") as second,
+    ):
+        for member in archive:
+            if not member.isfile() or Path(member.name).name != f"inference.{kind}":
+                continue
+            name = member.name.split("/")[-2]
+            entry = facts[name]
+            program = read_program(archive.extractfile(member).read())
+            described = entry["formats"][kind].get("variables") or entry["variables"]
+            parameters = {variable[0]: _described(variable, entry["gain"], tables) for variable in described}
+            recorded = next((a[k] for a, k in ((outputs, f"{name}/logits"), (first, f"{name}/out0"),
+                                               (second, f"{name}/out0")) if k in a), None)  # fmt: skip
+            if name == "GoogLeNet":
+                recorded = None
+            yield Case(name, program, parameters, images(entry["image_size"]), [outputs[name]], recorded)
+
+
+def _described(variable: list[Any], gain: float, tables: Any) -> np.ndarray:
+    """A tensor of a .pdiparams, as paddleclas_inference_names.json.gz describes it."""
+    _, key, shape, role, *more = variable
+    if role == "table":
+        return tables[more[1]].reshape(shape)
+    if role == "gathered_rows":
+        source, index, source_shape = more
+        return weight(source, source_shape, "other", gain)[tables[index]].transpose(2, 0, 1).reshape(shape)
+    if role == "gathered_columns":
+        source, index, source_shape = more
+        return weight(source, source_shape, "other", gain)[:, tables[index]].reshape(shape)
+    return weight(key, shape, role, gain)
+
+
+def example_cases(folder: Path) -> Iterator[Case]:
+    for expected in sorted((folder / "fluid_inference_examples").glob("*_expected.npz")):
+        model = expected.with_name(expected.name.removesuffix("_expected.npz"))
+        program = read_program(
+            next(path for path in (model / "model", model / "__model__") if path.exists()).read_bytes()
+        )
+        combined = next((path for path in (model / "params", model / "__params__") if path.exists()), None)
+        files = combined.read_bytes() if combined else {key: (model / key).read_bytes() for key in program.parameters}
+        with np.load(expected) as answers:
+            outputs = [answers[f"out{index}"] for index in range(len(program.fetches))]
+            yield Case(model.name, program, read_parameters(program, files), answers["images"], outputs, None)
+    for expected in sorted((folder / "paddleclas_inference_examples").glob("*/*/expected.npz")):
+        path = next(expected.parent.glob("inference.[jp][sd][om][no]*"))
+        program = read_program(path.read_bytes())
+        parameters = read_parameters(program, (expected.parent / "inference.pdiparams").read_bytes())
+        size = json.loads((expected.parent / "info.json").read_text())["image_size"]
+        with np.load(io.BytesIO(expected.read_bytes())) as answers:
+            name = f"{expected.parent.parent.name}, {expected.parent.name}"
+            yield Case(name, program, parameters, images(size), [answers["output"]], answers["logits"])
+
+
+def relative(values: Tensor, expected: Tensor) -> float:
+    """Largest difference as a share of the largest absolute value."""
+    return ((values.double() - expected.double()).abs().max() / expected.double().abs().max()).item()
+
+
+def absolute(values: Tensor, expected: Tensor) -> float:
+    """Largest difference."""
+    return (values.double() - expected.double()).abs().max().item()
+
+
+def logits_of(translation: Translation, shown: Tensor) -> Tensor:
+    return translation.single(before_activation=True)(shown)
+
+
+@torch.inference_mode()
+def row(case: Case) -> tuple[str, float]:
+    """A line of the table, and the figure that has to be below the bar."""
+    start = time.perf_counter()
+    translation = translate(case.program, case.parameters)
+    seconds = time.perf_counter() - start
+    shown = torch.from_numpy(case.images)
+    answers = translation.module(shown)
+    error = max(
+        float(np.abs(answer.numpy().astype(np.float64) - expected).max())
+        for answer, expected in zip(answers, case.outputs, strict=True)
+    )
+    counts = error
+    texts = ["", ""]
+    if case.logits is not None and max(output.max() for output in case.outputs) > SATURATED:
+        expected = torch.from_numpy(case.logits)
+        logits = logits_of(translation, shown)
+        counts = relative(logits, expected)
+        texts[0] = f"{counts:.1e}"
+    else:
+        expected, logits = torch.from_numpy(case.outputs[0]), None
+    if counts > BAR:
+        exact = translate(case.program, case.parameters, dtype=torch.float64).single(
+            before_activation=logits is not None
+        )(shown.double())
+        if logits is not None:
+            own, theirs = relative(logits, exact), relative(expected, exact)
+        else:
+            own, theirs = absolute(answers[0], exact), absolute(expected, exact)
+        texts[1] = f"{own:.1e}, {theirs:.1e}"
+        counts = 0.0 if own <= 2 * theirs else own
+    return f"| {case.name} | {error:.1e} | {texts[0]} | {texts[1]} | {seconds:.2f} |", counts
+
+
+CASES: dict[str, Callable[[Path], Iterator[Case]]] = {
+    "examples": example_cases,
+    "fluid": fluid_cases,
+    "pdmodel": lambda folder: paddleclas_cases(folder, "pdmodel"),
+    "json": lambda folder: paddleclas_cases(folder, "json"),
+}
+
+
+def section(kind: str, folder: Path) -> str:
+    """The table of one kind of programs."""
+    lines, above = [], []
+    for case in CASES[kind](folder):
+        line, counts = row(case)
+        print(kind, line, "" if counts <= BAR else "ABOVE THE BAR", flush=True)
+        lines.append(line)
+        if not counts <= BAR:
+            above.append(case.name)
+    summary = f"{len(lines)} programs. Above the bar: {', '.join(above) or 'none'}."
+    head = ["| program | probabilities | logits | float64 | seconds |", "|---|---|---|---|---|"]
+    return "\n".join([f"## {HEADINGS[kind]}", "", summary, "", *head, *sorted(lines)]) + "\n"
+
+
+def main() -> None:
+    if len(sys.argv) < 2 or set(sys.argv[2:]) - set(CASES):
+        sys.exit(f"usage: make_paddle_parity.py FOLDER {' '.join(f'[{kind}]' for kind in CASES)}")
+    folder, kinds = Path(sys.argv[1]), sys.argv[2:] or list(CASES)
+    old = FILE.read_text(encoding="utf-8") if FILE.exists() else ""
+    # Every section begins with its heading.
+    known = {text.splitlines()[0]: text for text in re.findall(r"^## .*?(?=^## |\Z)", old, re.M | re.S)}
+    for kind in kinds:
+        known[f"## {HEADINGS[kind]}"] = section(kind, folder)
+        sections = [known.get(f"## {heading}", "").strip() for heading in HEADINGS.values()]
+        FILE.write_text("\n\n".join([TITLE.strip(), *filter(None, sections)]) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

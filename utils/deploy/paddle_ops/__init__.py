@@ -1,0 +1,29 @@
+"""PaddlePaddle's operators in terms of PyTorch's, by topic. Importing the package fills `registry.DESC` and `PIR`."""
+
+from utils.deploy.paddle_ops import (
+    activation,
+    convolution,
+    creation,
+    elementwise,
+    indexing,
+    interpolation,
+    linear,
+    normalization,
+    pooling,
+    reduction,
+    shape,
+)
+
+__all__ = [
+    "activation",
+    "convolution",
+    "creation",
+    "elementwise",
+    "indexing",
+    "interpolation",
+    "linear",
+    "normalization",
+    "pooling",
+    "reduction",
+    "shape",
+]

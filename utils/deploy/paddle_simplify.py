@@ -1,0 +1,324 @@
+"""What makes a translated program as fast as an export of our own: fewer, larger operators.
+
+- A batch-norm, a factor or an addend per channel after a convolution or a linear layer becomes part of its weights,
+  computed in float64, so that nothing but the last rounding is lost.
+- Reshapes and permutations of reshapes and permutations become one, or none.
+- What a program spells out and PyTorch has as one operator becomes that: hard-swish, swish, attention.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+aten = torch.ops.aten
+
+# Operator -> dimension of its weight that counts the output channels, and of its result.
+LAYERS: dict[Any, tuple[int, int]] = {
+    aten.conv2d.default: (0, 1),
+    aten.linear.default: (0, -1),
+}
+# Weights are made anew in float64 for folding: not for what takes gigabytes.
+MAX_WEIGHT = 2**28
+
+
+def simplify(module: nn.Module, graph: fx.Graph) -> None:
+    """Simplifies a graph of ATen operators for inference, with the same results but for rounding.
+
+    Args:
+        module: holds the tensors that the graph uses.
+        graph: its nodes have `meta["shape"]`, None where a size depends on the number of images.
+    """
+    remove_unused(graph)
+    _Simplifier(module, graph).run()
+    remove_unused(graph)
+
+
+def remove_unused(graph: fx.Graph) -> None:
+    """Removes nodes whose results nothing uses."""
+    for node in reversed(list(graph.nodes)):
+        if not node.users and node.op in ("call_function", "get_attr"):
+            graph.erase_node(node)
+
+
+class _Simplifier:
+    """`simplify` at work on a graph."""
+
+    def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
+        self.module = module
+        self.graph = graph
+        self.tensors = dict(module.named_buffers())
+
+    def run(self) -> None:
+        for node in list(self.graph.nodes):
+            if node.op == "call_function" and node.users and (rule := RULES.get(node.target)) is not None:
+                rule(self, node)
+
+    # ------------------------------------------------------------------------------------------------- helpers
+
+    def tensor(self, argument: Any) -> Tensor | None:
+        """The contents of an argument that is constant."""
+        if isinstance(argument, fx.Node) and argument.op == "get_attr":
+            return self.tensors[argument.target]
+        return None
+
+    def hold(self, tensor: Tensor, before: fx.Node, source: fx.Node | None = None) -> fx.Node:
+        """A node for a new constant."""
+        name = f"folded_{len(self.tensors)}"
+        self.module.register_buffer(name, tensor)
+        self.tensors[name] = tensor
+        with self.graph.inserting_before(before):
+            node = self.graph.get_attr(name)
+        node.meta["shape"] = tuple(tensor.shape)
+        if source is not None and "source" in source.meta:
+            node.meta["source"] = source.meta["source"]
+        return node
+
+    def replace(self, node: fx.Node, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
+        """Puts another operation in the place of one."""
+        with self.graph.inserting_before(node):
+            new = self.graph.call_function(target, args, kwargs)
+        new.meta["shape"] = node.meta.get("shape")
+        node.replace_all_uses_with(new)
+        self.graph.erase_node(node)
+        return new
+
+    def layer(self, argument: Any) -> fx.Node | None:
+        """The convolution or linear layer that an argument is the result of, if nothing else uses that."""
+        if not isinstance(argument, fx.Node) or argument.target not in LAYERS or len(argument.users) > 1:
+            return None
+        weight = self.tensor(argument.args[1])
+        bias = argument.args[2] if len(argument.args) > 2 else None
+        if weight is None or weight.numel() > MAX_WEIGHT or not weight.is_floating_point():
+            return None
+        return argument if bias is None or self.tensor(bias) is not None else None
+
+    def per_channel(self, layer: fx.Node, other: Any, shape: Sequence[int | None] | None) -> Tensor | None:
+        """A number for every output channel, if `other` is no more than that."""
+        weight = self.tensor(layer.args[1])
+        assert weight is not None
+        axis, position = LAYERS[layer.target]
+        channels = weight.shape[axis]
+        if isinstance(other, bool | int | float):
+            return torch.full((channels,), float(other), dtype=torch.float64)
+        tensor = self.tensor(other)
+        result = layer.meta.get("shape")
+        if tensor is None or result is None or shape != result or not tensor.is_floating_point():
+            return None
+        place = tensor.ndim - len(result) + position if position >= 0 else tensor.ndim - 1
+        if tensor.numel() == 1:
+            return tensor.double().reshape(1).expand(channels)
+        if tensor.numel() != channels or place < 0 or tensor.shape[place] != channels:
+            return None
+        return tensor.double().reshape(channels)
+
+    def fold(self, layer: fx.Node, last: fx.Node, factor: Tensor | None, addend: Tensor | None) -> None:
+        """layer * factor + addend, both per output channel, as a layer of other weights."""
+        weight = self.tensor(layer.args[1])
+        assert weight is not None
+        args = [*layer.args, None][: max(len(layer.args), 3)]
+        bias = self.tensor(args[2])
+        dtype = weight.dtype
+        new_bias = torch.zeros(weight.shape[0], dtype=torch.float64) if bias is None else bias.double()
+        new_weight: Any = layer.args[1]
+        if factor is not None:
+            scaled = weight.double() * factor.reshape([-1] + [1] * (weight.ndim - 1))
+            new_weight = self.hold(scaled.to(dtype), layer, layer.args[1])
+            new_bias = new_bias * factor
+        if addend is not None:
+            new_bias = new_bias + addend
+        if bias is not None or addend is not None:
+            args[2] = self.hold(new_bias.to(dtype), layer)
+        layer.args = (args[0], new_weight, *args[2:])
+        last.replace_all_uses_with(layer)
+        self.graph.erase_node(last)
+
+    # --------------------------------------------------------------------------------------------------- rules
+
+    def batch_norm(self, node: fx.Node) -> None:
+        """conv or linear, batch-norm -> one; a (x - mean) / sqrt(variance + epsilon) + b"""
+        layer = self.layer(node.args[0])
+        mean, variance = self.tensor(node.args[3]), self.tensor(node.args[4])
+        if layer is None or mean is None or variance is None or LAYERS[layer.target][1] not in (1, -1):
+            return
+        if layer.target is aten.linear.default and len(node.meta["shape"]) != 2:
+            return
+        scale, offset = (self.tensor(argument) for argument in node.args[1:3])
+        factor = (variance.double() + node.args[7]).rsqrt()
+        if scale is not None:
+            factor = factor * scale.double()
+        addend = -mean.double() * factor
+        if offset is not None:
+            addend = addend + offset.double()
+        if bool(torch.isfinite(factor).all() and torch.isfinite(addend).all()):
+            self.fold(layer, node, factor, addend)
+
+    def add(self, node: fx.Node) -> None:
+        """conv or linear + a number per channel -> its bias"""
+        if node.kwargs:
+            return
+        for index in range(2):
+            layer, other = self.layer(node.args[index]), node.args[1 - index]
+            if layer is not None:
+                addend = self.per_channel(layer, other, node.meta.get("shape"))
+                if addend is not None:
+                    self.fold(layer, node, None, addend)
+                    return
+
+    def mul(self, node: fx.Node) -> None:
+        """conv or linear * a number per channel -> its weights; swish and hard-swish that are spelled out."""
+        if self.hard_swish(node, node.args[1]) or self.silu(node):
+            return
+        for index in range(2):
+            layer, other = self.layer(node.args[index]), node.args[1 - index]
+            if layer is not None:
+                factor = self.per_channel(layer, other, node.meta.get("shape"))
+                if factor is not None:
+                    self.fold(layer, node, factor, None)
+                    return
+
+    def divide(self, node: fx.Node) -> None:
+        """The same by a number, which is never 0 where it matters."""
+        number = node.args[1]
+        if number and not self.hard_swish(node, 1 / number) and (layer := self.layer(node.args[0])) is not None:
+            self.fold(layer, node, self.per_channel(layer, 1 / number, node.meta.get("shape")), None)
+
+    def silu(self, node: fx.Node) -> bool:
+        for index in range(2):
+            gate, x = node.args[index], node.args[1 - index]
+            if isinstance(gate, fx.Node) and gate.target is aten.sigmoid.default and gate.args[0] is x:
+                self.replace(node, aten.silu.default, x)
+                return True
+        return False
+
+    def hard_swish(self, node: fx.Node, factor: Any) -> bool:
+        """x relu6(x + 3) times a sixth -> hard-swish"""
+        product = node.args[0]
+        if not isinstance(factor, float | int) or not isinstance(product, fx.Node) or len(product.users) > 1:
+            return False
+        if product.target is not aten.mul.Tensor or not math.isclose(factor, 1 / 6, rel_tol=1e-6):
+            return False
+        for index in range(2):
+            gate, x = product.args[index], product.args[1 - index]
+            if not isinstance(gate, fx.Node) or gate.target is not aten.relu6.default or len(gate.users) > 1:
+                continue
+            shifted = gate.args[0]
+            if shifted.target is aten.add.Scalar and tuple(shifted.args) == (x, 3.0):
+                self.replace(node, aten.hardswish.default, x)
+                return True
+        return False
+
+    def permute(self, node: fx.Node) -> None:
+        """A permutation of a permutation is one."""
+        inner, order = node.args
+        if inner.target is not aten.permute.default:
+            return
+        combined = [inner.args[1][axis] for axis in order]
+        if combined == list(range(len(combined))):
+            node.replace_all_uses_with(inner.args[0])
+            self.graph.erase_node(node)
+        else:
+            node.args = (inner.args[0], combined)
+
+    def reshape(self, node: fx.Node) -> None:
+        """A reshape of a reshape is one, or none."""
+        while node.args[0].target is aten.reshape.default:
+            node.args = (node.args[0].args[0], node.args[1])
+        source = node.args[0]
+        shape = node.meta.get("shape")
+        # Where one size at most is open, the number of elements says that it is the same.
+        if shape is not None and shape == source.meta.get("shape") and shape.count(None) <= 1:
+            node.replace_all_uses_with(source)
+            self.graph.erase_node(node)
+
+    def softmax(self, node: fx.Node) -> None:
+        """softmax(q k^T scale + mask) v -> scaled_dot_product_attention"""
+        if node.args[1] not in (-1, len(node.meta["shape"]) - 1) or len(node.users) != 1:
+            return
+        (product,) = node.users
+        if product.target is not aten.matmul.default or product.args[0] is not node:
+            return
+        found = self.scores(node.args[0])
+        if found is None:
+            return
+        query, key, scale, mask = found
+        value = product.args[1]
+        shapes = [part.meta.get("shape") for part in (query, key, value)]
+        if any(shape is None or len(shape) != 4 for shape in shapes):
+            return
+        (batch, heads, _, width), other, last = shapes
+        if other[:2] != (batch, heads) or last[:2] != (batch, heads) or other[2] != last[2]:
+            return
+        if other[3] != width or last[3] != width:  # the fast kernels want all of one width
+            return
+        self.replace(
+            product, aten.scaled_dot_product_attention.default, query, key, value,
+            **({} if mask is None else {"attn_mask": mask}), scale=scale,
+        )  # fmt: skip
+
+    def scores(self, node: fx.Node) -> tuple[fx.Node, fx.Node, float, fx.Node | None] | None:
+        """Query, key, scale and mask of what a softmax is applied to, if it is attention."""
+        mask, scale = None, 1.0
+        while True:
+            if not isinstance(node, fx.Node) or len(node.users) != 1:
+                return None
+            if node.target is aten.add.Tensor and mask is None and not node.kwargs:
+                # The mask is what is added to the product.
+                node, mask = node.args if leads_to_product(node.args[0]) else reversed(node.args)
+                if not isinstance(mask, fx.Node) or len(mask.meta.get("shape") or ()) not in (2, 4):
+                    return None
+                if mask.meta["shape"][-2:] != node.meta["shape"][-2:]:
+                    return None
+            elif node.target is aten.mul.Scalar:
+                if mask is not None and scale != 1.0:
+                    return None
+                scale *= node.args[1]
+                node = node.args[0]
+                if mask is None:
+                    continue
+            elif node.target is aten.matmul.default:
+                break
+            else:
+                return None
+        query, transposed = node.args
+        rank = len(node.meta["shape"])
+        if rank != 4 or transposed.target is not aten.permute.default:
+            return None
+        # What turns the key is undone: the permutation of the last two dimensions once more.
+        if query.target is aten.mul.Scalar and len(query.users) == 1:
+            scale *= query.args[1]
+            query = query.args[0]
+        swapped = [*range(rank - 2), rank - 1, rank - 2]
+        order = [transposed.args[1][axis] for axis in swapped]
+        if order == list(range(rank)):
+            key = transposed.args[0]
+        else:
+            with self.graph.inserting_before(transposed):
+                key = self.graph.call_function(aten.permute.default, (transposed.args[0], order))
+            shape = transposed.meta["shape"]
+            key.meta["shape"] = tuple(shape[axis] for axis in swapped)
+        return query, key, scale, mask
+
+
+def leads_to_product(node: Any) -> bool:
+    """Whether a node is a product of matrices, or one times a number."""
+    while isinstance(node, fx.Node) and node.target is aten.mul.Scalar:
+        node = node.args[0]
+    return isinstance(node, fx.Node) and node.target is aten.matmul.default
+
+
+RULES: dict[Any, Callable[[_Simplifier, fx.Node], None]] = {
+    aten.batch_norm.default: _Simplifier.batch_norm,
+    aten.add.Tensor: _Simplifier.add,
+    aten.add.Scalar: _Simplifier.add,
+    aten.mul.Tensor: _Simplifier.mul,
+    aten.mul.Scalar: _Simplifier.mul,
+    aten.div.Scalar: _Simplifier.divide,
+    aten.permute.default: _Simplifier.permute,
+    aten.reshape.default: _Simplifier.reshape,
+    aten.softmax.int: _Simplifier.softmax,
+}

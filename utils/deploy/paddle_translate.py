@@ -1,0 +1,291 @@
+"""Programs of PaddlePaddle as graphs of PyTorch's operators.
+
+What `utils.formats.inference_model` reads becomes a `torch.fx.GraphModule` of ATen operators, as clean as an export of
+a network of models/: arithmetic on shapes and on weights is done beforehand, batch-norms and biases are part of the
+convolutions and linear layers before them, and the number of images is free. So everything that exists for exports
+applies: fusion for CPUs, other precisions, torch.compile, torch.export, ONNX.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from utils.deploy.paddle_ops.builder import Builder
+from utils.deploy.paddle_ops.registry import DESC, DTYPES, PIR, Operator, arguments
+from utils.deploy.paddle_ops.sizes import BatchSize, Size, TranslationError
+from utils.deploy.paddle_ops.values import Value
+from utils.deploy.paddle_simplify import remove_unused, simplify
+from utils.formats.paddle_program import Operation, Program
+
+CONTROL_FLOW = frozenset({
+    "while", "while_loop", "conditional_block", "conditional_block_infer", "if", "select_input", "select_output",
+    "recurrent", "write_to_array", "read_from_array", "array_write_", "array_read", "create_array",
+    "lod_array_length", "tensor_array_to_tensor",
+})  # fmt: skip
+# Their result is another one every time.
+RANDOM = frozenset({
+    "uniform_random", "uniform_random_batch_size_like", "gaussian_random", "gaussian_random_batch_size_like",
+    "gaussian", "uniform", "truncated_gaussian_random", "randint", "randperm", "bernoulli", "multinomial",
+    "sampling_id", "shuffle_batch", "random_crop",
+})  # fmt: skip
+ERRORS = (RuntimeError, ValueError, TypeError, IndexError, OverflowError, ZeroDivisionError, MemoryError)
+
+aten = torch.ops.aten
+ACTIVATIONS = {
+    aten.softmax.int: "softmax",
+    aten.log_softmax.int: "log_softmax",
+    aten.sigmoid.default: "sigmoid",
+}
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a program is given.
+
+    Attributes:
+        label: how users know it.
+        shape: None stands for the number of images.
+        dtype: of its elements.
+    """
+
+    label: str
+    shape: tuple[int | None, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a program answers.
+
+    Attributes:
+        label: how users know it.
+        shape: None stands for the number of images, -1 for another multiple of it.
+        dtype: of its elements.
+        activation: "softmax" (over the last dimension), "log_softmax" or "sigmoid" if that is the last thing that is
+            done, else None.
+    """
+
+    label: str
+    shape: tuple[int | None, ...]
+    dtype: torch.dtype
+    activation: str | None
+
+    @property
+    def is_classes(self) -> bool:
+        """Whether it can be one number per image and class."""
+        return len(self.shape) == 2 and self.shape[0] is None and bool(self.shape[1]) and self.dtype.is_floating_point
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A translated program.
+
+    Attributes:
+        module: takes the inputs, and returns the outputs as a tuple.
+        inputs, outputs: of it, in order.
+    """
+
+    module: fx.GraphModule
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+
+    def single(self, index: int = 0, before_activation: bool = False) -> fx.GraphModule:
+        """A module that returns one output as a tensor, and computes nothing else.
+
+        Args:
+            index: of the output.
+            before_activation: return what its softmax or sigmoid is applied to: the logits.
+        """
+        graph = fx.Graph()
+        result = graph.graph_copy(self.module.graph, {})
+        assert isinstance(result, tuple)
+        node = result[index]
+        if before_activation and self.outputs[index].activation is not None:
+            node = node.args[0]
+        graph.output(node)
+        remove_unused(graph)
+        return fx.GraphModule(self.module, graph)
+
+
+def translate(
+    program: Program,
+    parameters: Mapping[str, np.ndarray],
+    image_size: tuple[int, int] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Translation:
+    """Translates a program.
+
+    Args:
+        program: as `utils.formats.inference_model.read_program` returns it.
+        parameters: its weights by name.
+        image_size: height and width, for a program that leaves them open; one that does not is not changed.
+        dtype: to compute in where the program says float32, images included.
+
+    Returns:
+        The module, on the CPU, and what goes in and comes out.
+
+    Raises:
+        FormatError: the program has operators that are not known here, or its parts do not fit.
+    """
+    with torch.no_grad():
+        translation = _Translator(program, parameters, image_size).run()
+        if dtype != torch.float32:
+            set_precision(translation.module, dtype)
+    return translation
+
+
+class _Translator:
+    """`translate` at work; see there for the arguments."""
+
+    def __init__(
+        self, program: Program, parameters: Mapping[str, np.ndarray], image_size: tuple[int, int] | None
+    ) -> None:
+        self.program = program
+        self.parameters = parameters
+        self.image_size = image_size
+        self.table = PIR if program.dialect == "pir" else DESC
+        self.builder = Builder()
+        self.values: dict[str, Any] = {}
+
+    def run(self) -> Translation:
+        check_kinds(self.program.operations, self.table)
+        inputs = tuple(
+            self.add_input(index, name, label)
+            for index, (name, label) in enumerate(zip(self.program.feeds, self.program.feed_labels, strict=True))
+        )
+        for name in self.program.parameters:
+            self.values[name] = self.builder.constant(tensor_of(self.parameters[name]), name)
+        for number, operation in enumerate(self.program.operations):
+            try:
+                self.add_operation(operation)
+            except TranslationError as error:
+                raise TranslationError(f"{operation.kind} (operation {number}): {error}") from None
+            except ERRORS as error:
+                reason = str(error).partition("\n")[0][:200]
+                raise TranslationError(f"{operation.kind} (operation {number}) cannot be computed: {reason}") from None
+        fetched = [self.fetched(name) for name in self.program.fetches]
+        self.builder.graph.output(tuple(value.node for value in fetched))
+        simplify(self.builder.root, self.builder.graph)
+        module = fx.GraphModule(self.builder.root, self.builder.graph)
+        outputs = tuple(
+            Output(label, _open_shape(value.shape), value.dtype, activation(node, value.ndim))
+            for label, value, node in zip(self.program.fetch_labels, fetched, output_nodes(module), strict=True)
+        )
+        return Translation(module, inputs, outputs)
+
+    def add_input(self, index: int, name: str, label: str) -> Input:
+        variable = self.program.variables[name]
+        if variable.shape is None or variable.dtype not in DTYPES:
+            raise TranslationError(f"its input {label[:100]!r} is no tensor")
+        shape: list[Size] = list(variable.shape)
+        for axis, size in enumerate(variable.shape):
+            if size >= 0:
+                continue
+            if axis == 0:
+                shape[0] = BatchSize(1)
+            elif len(shape) == 4 and axis == 1:
+                shape[1] = 3
+            elif len(shape) == 4 and self.image_size is not None:
+                shape[axis] = self.image_size[axis - 2]
+            else:
+                raise TranslationError(f"its input {label[:100]!r} has no fixed size: {list(variable.shape)}")
+        dtype = DTYPES[variable.dtype]
+        self.values[name] = self.builder.input("images" if index == 0 else f"input_{index}", shape, dtype)
+        return Input(label, _open_shape(shape), dtype)
+
+    def add_operation(self, operation: Operation) -> None:
+        entry = self.table[operation.kind]
+        result = entry.function(self.builder, **arguments(entry, operation, self.values))
+        results = result if isinstance(result, tuple) else (result,)
+        if self.program.dialect == "pir":
+            names = operation.outputs.get("", ())
+            if len(results) > len(names):
+                results = results[: len(names)]
+            self.values.update(zip(names, results, strict=False))
+            return
+        for slot, value in zip(entry.results, results, strict=False):
+            names = operation.outputs.get(slot, ())
+            values = value if isinstance(value, list) else [value]
+            if names and len(names) != len(values):
+                raise TranslationError(f"it has {len(values)} results, and {len(names)} variables for them")
+            for name, each in zip(names, values, strict=False):
+                self.values[name] = self.as_declared(name, each)
+
+    def as_declared(self, name: str, value: Value) -> Value:
+        """A single number with the one dimension that ProgramDesc gave it up to Paddle 2.4."""
+        variable = self.program.variables.get(name)
+        if value.ndim == 0 and variable is not None and variable.shape is not None and len(variable.shape) == 1:
+            return self.builder.reshape(value, [1])
+        return value
+
+    def fetched(self, name: str) -> Value:
+        value = self.values.get(name)
+        if not isinstance(value, Value):
+            raise TranslationError(f"its output {name[:100]!r} is no tensor")
+        return value
+
+
+def check_kinds(operations: Sequence[Operation], table: Mapping[str, Operator]) -> None:
+    """Refuses programs with operations that are not known, all of them in one line."""
+    counts = Counter(operation.kind for operation in operations)
+    if found := [kind for kind in counts if kind in CONTROL_FLOW]:
+        raise TranslationError(f"it has control flow, which cannot be translated: {_listed(found, counts)}")
+    if found := [kind for kind in counts if kind in RANDOM]:
+        raise TranslationError(f"it computes with random numbers: {_listed(found, counts)}")
+    if found := [kind for kind in counts if kind not in table]:
+        raise TranslationError(f"it has operators that are not known here: {_listed(found, counts)}")
+
+
+def _listed(kinds: Sequence[str], counts: Mapping[str, int]) -> str:
+    """Operators by name, with how often they occur: conv4d (3 times), and so on."""
+    texts = [f"{kind[:100]} ({counts[kind]} {'time' if counts[kind] == 1 else 'times'})" for kind in sorted(kinds)]
+    more = f" and {len(texts) - 20} others" if len(texts) > 20 else ""
+    return ", ".join(texts[:20]) + more
+
+
+def tensor_of(array: np.ndarray) -> Tensor:
+    """An array of a file as a tensor, which may share its memory."""
+    if not (array.flags.aligned and array.flags.c_contiguous and array.flags.writeable):
+        array = array.copy()
+    return torch.from_numpy(array)
+
+
+def _open_shape(shape: Sequence[Size]) -> tuple[int | None, ...]:
+    return tuple(size if isinstance(size, int) else None if size == BatchSize(1) else -1 for size in shape)
+
+
+def output_nodes(module: fx.GraphModule) -> list[fx.Node]:
+    """The nodes whose results a module returns as a tuple."""
+    (output,) = module.graph.find_nodes(op="output")
+    return list(output.args[0])
+
+
+def activation(node: fx.Node, rank: int) -> str | None:
+    """What is applied last, if it turns logits into probabilities."""
+    name = ACTIVATIONS.get(node.target)
+    if name is None or (name != "sigmoid" and node.args[1] not in (-1, rank - 1)):
+        return None
+    return name
+
+
+def set_precision(module: fx.GraphModule, dtype: torch.dtype) -> None:
+    """Lets a module compute in `dtype` what it computes in float32."""
+    for name, tensor in list(module.named_buffers()):
+        if tensor.dtype == torch.float32:
+            module.register_buffer(name, tensor.to(dtype))
+
+    def changed(argument: Any) -> Any:
+        return dtype if argument is torch.float32 else argument
+
+    for node in module.graph.nodes:
+        if node.op == "call_function":
+            node.args = tuple(changed(argument) for argument in node.args)
+            node.kwargs = {name: changed(argument) for name, argument in node.kwargs.items()}
+    module.recompile()
