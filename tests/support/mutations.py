@@ -11,8 +11,10 @@ import random
 import struct
 from typing import Any
 
-from paddle_programs import PPLCNET, example_files, message, varint
+from paddle_programs import PPLCNET, attribute_desc, example_files, message, operation_desc, varint
 
+from utils.formats.inference_model import read_parameters, read_program
+from utils.formats.paddle import variable_header
 from utils.formats.protobuf import read_varint
 
 NUMBERS = (0, 1, 2, -1, -2, 7, 17, 127, 128, 255, 1 << 15, (1 << 31) - 1, 1 << 31, -(1 << 31), (1 << 63) - 1, 1 << 63)
@@ -222,33 +224,51 @@ def bomb(rng: random.Random) -> bytes:
 # --------------------------------------------------------------------------------------------------------------- cases
 
 
-def without_source_lines(content: bytes) -> bytes:
-    """A ProgramDesc without the attributes that are most of it."""
+def _shortened_desc(content: bytes, operations: int, names: set[str], output: str) -> bytes:
+    """A ProgramDesc of its first operations and the variables `names`, without source lines, that fetches `output`."""
+    fetch = operation_desc("fetch", {"X": [output]}, {"Out": ["fetch"]}, attribute_desc("col", 0, (3, 0)))
+    (block, *others) = split_message(content)
+    kept: list[Field] = []
+    for number, wire, value in split_message(block[2]):
+        if number == 4 and sum(field[0] == 4 for field in kept) <= operations:  # with the feed before them
+            fields = [field for field in split_message(value) if not (field[0] == 4 and b"op_callstack" in field[2])]
+            kept.append((number, wire, join_message(fields)))
+        elif number == 3 and split_message(value)[0][2].decode() in names | {"feed", "fetch"}:
+            kept.append((number, wire, value))
+    return join_message([(1, 2, join_message([*kept, (4, 2, fetch)])), *others])
 
-    def strip(value: bytes, kind: str) -> bytes:
-        fields = []
-        for number, wire, inner in split_message(value):
-            if kind == "operation" and number == 4 and inner.startswith(b"\x0a\x0cop_callstack"):
-                continue
-            below = MESSAGES.get(kind, {}).get(number)
-            fields.append((number, wire, strip(inner, below) if below in ("block", "operation") else inner))
-        return join_message(fields)
 
-    return strip(content, "program")
+def _shortened_pir(content: bytes, operations: int, names: set[str], output: str) -> bytes:
+    """A program in PIR of its first operations and the parameters `names`, that fetches `output`."""
+    program = json.loads(content)
+    block = program["program"]["regions"][0]["blocks"][0]
+    parameters = [entry for entry in block["ops"] if entry["#"] == "p" and entry["A"][3] in names]
+    others = [entry for entry in block["ops"] if entry["#"] != "p"]
+    others[-1]["I"] = [{"%": int(output.removeprefix("%"))}]
+    block["ops"] = [*parameters, *others[: operations + 1], others[-1]]
+    return json.dumps(program).encode()
+
+
+def shortened(content: bytes, parameters: bytes, operations: int) -> tuple[bytes, bytes]:
+    """A program of so many first operations, of which the last has one output, and its combined parameters."""
+    program = read_program(content)
+    kept = program.operations[:operations]
+    slots = [slot for operation in kept for slot in (*operation.inputs.values(), *operation.outputs.values())]
+    names = {*program.feeds, *(name for slot in slots for name in slot)}
+    ((output,),) = kept[-1].outputs.values()
+    shorten = _shortened_pir if program.dialect == "pir" else _shortened_desc
+    arrays = read_parameters(program, parameters)
+    short = b"".join(variable_header(arrays[name]) + arrays[name].tobytes() for name in sorted(names & arrays.keys()))
+    return shorten(content, operations, names, output), short
 
 
 def examples() -> dict[str, tuple[bytes, bytes]]:
-    """Whole programs with their combined parameters."""
+    """Small programs with their combined parameters."""
     files = example_files()
-    chosen = {
-        "custom_net": ("custom_net/model", "custom_net/params"),
-        "json": [f"{PPLCNET[0]}/inference.{ending}" for ending in ("json", "pdiparams")],
-        "pdmodel": [f"{PPLCNET[1]}/inference.{ending}" for ending in ("pdmodel", "pdiparams")],
-    }
-    programs = {name: (files[program], files[params]) for name, (program, params) in chosen.items()}
     return {
-        name: (program if name == "json" else without_source_lines(program), params)
-        for name, (program, params) in programs.items()
+        "fluid": shortened(files["custom_net/model"], files["custom_net/params"], 20),
+        "2.6": shortened(*(files[f"{PPLCNET[1]}/inference.{ending}"] for ending in ("pdmodel", "pdiparams")), 18),
+        "3.3": shortened(*(files[f"{PPLCNET[0]}/inference.{ending}"] for ending in ("json", "pdiparams")), 18),
     }
 
 
