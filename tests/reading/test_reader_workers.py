@@ -108,17 +108,19 @@ def test_a_worker_that_does_not_come_up_is_replaced(folder, monkeypatch):
     forks = iter([True, False])
     state = {"stuck": False}
     os.register_at_fork(
-        before=lambda: state.update(stuck=next(forks, False)), after_in_child=lambda: state["stuck"] and time.sleep(60)
+        before=lambda: state.update(stuck=next(forks, False)), after_in_child=lambda: state["stuck"] and time.sleep(600)
     )
     monkeypatch.setattr(reader_workers, "PATIENCE", 1.0)
+    monkeypatch.setattr(reader_workers, "ATTEMPTS", 60)  # on a busy machine one that is not stuck may take as long
     monkeypatch.setattr(multiprocessing, "get_context", lambda: multiprocessing.context.ForkContext())
     start = time.monotonic()
     loader = training(folder, workers=1)
     assert contents(loader) == expected
-    assert 1 <= time.monotonic() - start < 30
+    assert 1 <= time.monotonic() - start < 300
     loader.close()
 
     monkeypatch.setattr(reader_workers, "PATIENCE", 0.2)
+    monkeypatch.setattr(reader_workers, "ATTEMPTS", 3)
     forks = iter([True] * 3)
     with pytest.raises(
         UserError, match=r"no reader worker came up within 0\.2 seconds, 3 times over: lower --reader_th"
@@ -151,7 +153,7 @@ def test_a_killed_worker_ends_the_epoch_with_an_error(folder, when):
             pass
         for epoch in range(20):
             list(loader.epoch(epoch))
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 100
     assert not any(process.is_alive() for process in victims)
     assert len(list(loader.epoch(0))) == 37  # with new workers
 
@@ -203,7 +205,7 @@ if sys.argv[2] == "exit":
     sys.exit()
 if sys.argv[2] == "error":
     raise ValueError
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -235,8 +237,8 @@ def test_no_worker_outlives_its_process(folder, how, to):
         assert len(workers) == 2
         if to != "itself":
             (os.killpg if to == "group" else os.kill)(process.pid, how)
-        process.wait(20)
-    limit = time.monotonic() + 20
+        process.wait(100)
+    limit = time.monotonic() + 100
     while any(map(alive, workers)) and time.monotonic() < limit:
         time.sleep(0.1)
     assert not any(map(alive, workers))
@@ -245,7 +247,7 @@ def test_no_worker_outlives_its_process(folder, how, to):
 STUCK = """
 import os, sys, time
 import reader
-os.register_at_fork(after_in_child=lambda: time.sleep(30))
+os.register_at_fork(after_in_child=lambda: time.sleep(600))
 loader = reader.OpenCVLoader(reader.open_dataset(sys.argv[1], "train", 3), reader.TrainTransform((32, 32)), 4, True, 2)
 os.register_at_fork(after_in_parent=lambda: print("forked", flush=True))
 next(loader.epoch(0))
@@ -264,7 +266,7 @@ def test_interrupted_while_a_worker_comes_up(folder):
     ) as process:
         assert process.stdout.readline() == "forked\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == -signal.SIGINT
+        assert process.wait(100) == -signal.SIGINT
 
 
 @pytest.mark.parametrize("context", [multiprocessing.context.ForkContext, multiprocessing.context.SpawnContext])

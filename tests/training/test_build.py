@@ -214,14 +214,15 @@ def test_no_checkpointing_in_a_compiled_network(flag):
 
 @pytest.mark.parametrize("flag", ["use_compile", "fuse_elewise_add_act_ops", "fuse_bn_act_ops"])
 def test_flags_that_compile(flag, monkeypatch):
-    """They compile the network before its first step, and nothing else does."""
+    """They compile the network before its first step, for this processor, and nothing else does."""
     calls = []
+    monkeypatch.setattr("utils.training.build.keep_compiled_code_by_processor", lambda: calls.append("apart"))
     monkeypatch.setattr(nn.Module, "compile", lambda module: calls.append(module))
     for given in (f"--{flag}=False", f"--{flag}=True"):
         args = parse("train", [given, "--model=MobileNetV1_x0_25", "--class_dim=5"])
         model = network("MobileNetV1_x0_25")
         build_train_step(args, model, torch.device("cpu"))
-    assert calls == [model]
+    assert calls == ["apart", model]
 
 
 # ------------------------------------------------------------------------------------------------------- the schedule

@@ -127,6 +127,9 @@ def _onnxruntime(model: bytes, params: str, description: Description, providers:
     options = ort.SessionOptions()
     options.log_severity_level = SILENT
     options.intra_op_num_threads = torch.get_num_threads()
+    # Processors without VNNI add the products of int8 in pairs, in 16 bits. Unless told not to, ONNX Runtime lets these
+    # overflow; it then takes a tenth longer there, and nothing changes elsewhere.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     with open(params, "rb") as file:
         weights = file.read()
     # From memory: whatever the model says of folders, only this file is read.
