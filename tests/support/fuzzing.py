@@ -108,7 +108,8 @@ def run_cases(
                     finally:
                         os._exit(0)
                 running[pid] = batch, current, log
-            pid, status = os.wait()
+            pid = next(iter(running))  # not whichever ends first: that may be another child of the test run
+            _, status = os.waitpid(pid, 0)
             batch, current, log = running.pop(pid)
             (case,) = struct.unpack("<q", current[:8])
             _add(report, log, batch)
