@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 import models
-from benchmarks.reader import write_pictures
+from benchmarks.pictures import write_pictures
 from utils.devices import keep_freed_memory
 from utils.evaluation.crops import AverageOverCrops
 from utils.flags.line_parser import LineParser

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.pictures import write_pictures
 from utils.errors import FlagError
 from utils.flags.line_parser import LineParser
 from utils.reading import loader as loader_module
@@ -46,18 +47,6 @@ STD = (0.229, 0.224, 0.225)
 
 # A contestant goes once through all files; the argument is the number of the round.
 Contestant = Callable[[int], object]
-
-
-def write_pictures(folder: str, count: int) -> None:
-    """Writes pictures with about the detail of photographs: files of some 100 kB."""
-    for number in range(count):
-        rng = np.random.default_rng(number)
-        picture = np.zeros((375, 500, 3), np.float32)
-        for cells, strength in ((4, 60), (16, 30), (64, 20), (375, 10)):
-            noise = rng.normal(0, strength, (cells, cells, 3)).astype(np.float32)
-            picture += cv2.resize(noise, (500, 375), interpolation=cv2.INTER_CUBIC)
-        quality = [cv2.IMWRITE_JPEG_QUALITY, 93]
-        cv2.imwrite(os.path.join(folder, f"{number}.jpg"), np.clip(picture + 128, 0, 255).astype(np.uint8), quality)
 
 
 def floor(paths: list[str]) -> Contestant:

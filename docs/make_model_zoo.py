@@ -1,13 +1,11 @@
-"""Writes docs/model_zoo.md, and utils/catalogue.json for --list_models: every network, from code and published.json.
+"""Writes docs/model_zoo.md, and models/catalogue.json for --list_models: every network, from code and published.json.
 
 python docs/make_model_zoo.py
 """
 
 from __future__ import annotations
 
-import ast
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,14 +35,6 @@ ResNeXt50_64x4d, which does not fit it). PaddleClas's have the same names, end i
 Both load with `--pretrained_model`. How closely each network reproduces the original: [parity.md](parity.md).
 """
 WEIGHTS = "https://paddle-imagenet-models-name.bj.bcebos.com"
-
-
-def family(module: str) -> tuple[str, list[str]]:
-    """A family's title and its papers on arXiv, from the first line of its module."""
-    source = (DOCS.parent / "models" / f"{module}.py").read_text(encoding="utf-8")
-    line = (ast.get_docstring(ast.parse(source)) or module).splitlines()[0]
-    title = re.split(r" \([^)]*arXiv| \([A-Z][^)]*documentation|[,:;]|\.$", line)[0]
-    return title, re.findall(r"arXiv:(\d+\.\d+)", line)
 
 
 def measure(name: str) -> tuple[int, int, int]:
@@ -79,7 +69,7 @@ def main() -> None:
     facts: dict[str, Facts] = {}
     sections = [TITLE]
     for module, names in models.FAMILIES.items():
-        title, papers = family(module)
+        title, papers = catalogue.family(module)
         links = ", ".join(f"[arXiv:{paper}](https://arxiv.org/abs/{paper})" for paper in papers)
         lines = [
             f"## {title}",

@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models
-from docs.make_model_zoo import family
+from models.catalogue import family
 from utils.flags.line_parser import LineParser
 from utils.flags.parsing import as_typed
 from utils.flags.table import GROUPS, Flag

@@ -5,7 +5,9 @@ catalogue.json is written by docs/make_model_zoo.py.
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,3 +50,11 @@ def short_list(pattern: str = "*") -> list[str]:
             f"{size:4} x {size}  {accuracy}".rstrip()
         )
     return lines
+
+
+def family(module: str) -> tuple[str, list[str]]:
+    """A family's title and its papers on arXiv, from the first line of its module."""
+    source = FILE.with_name(f"{module}.py").read_text(encoding="utf-8")
+    line = (ast.get_docstring(ast.parse(source)) or module).splitlines()[0]
+    title = re.split(r" \([^)]*arXiv| \([A-Z][^)]*documentation|[,:;]|\.$", line)[0]
+    return title, re.findall(r"arXiv:(\d+\.\d+)", line)
