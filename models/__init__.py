@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from models.inputs import InputConfig
 
 if TYPE_CHECKING:
-    from torch import nn
+    from models.network import Network
 
 # module -> the networks it builds
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -370,7 +370,7 @@ def input_config(name: str) -> InputConfig:
     return next((config for pattern, config in inputs.items() if fnmatch.fnmatchcase(name, pattern)), InputConfig())
 
 
-def build(name: str, **options: Any) -> nn.Module:
+def build(name: str, **options: Any) -> Network:
     """Builds network `name`; `options` are those of its constructor, `class_dim` among them.
 
     Raises:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.layers import Dropout, conv2d, linear, relu, uniform_fan_in_
+from models.initializers import uniform_fan_in_
+from models.layers import Dropout, conv2d, linear, relu
+from models.network import Layer, Network
 
 
-class AlexNet(nn.Module):
+class AlexNet(Network):
     """Five convolutions and three linear layers; the module paths are torchvision's.
 
     Images of another size than 224 x 224 are pooled to the 6 x 6 positions that the first linear layer expects.
@@ -57,9 +59,12 @@ class AlexNet(nn.Module):
             return f"_fc{number}"
         return f"_conv{number}._conv" if number in (1, 2, 5) else f"_conv{number}"
 
+    def trunk(self) -> list[Layer]:
+        return [*self.features]
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the 4,096 values that the classifier sees, (N, 4096)."""
-        x = torch.flatten(self.avgpool(self.features(images)), 1)
+        x = torch.flatten(self.avgpool(self.forward_trunk(images)), 1)
         return self.classifier[:-1](x)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models.inputs import BICUBIC, InputConfig
 from models.layers import DropPath, conv2d, global_average
+from models.network import Layer, Network
 from models.transformer import (
     LayerNorm2d,
     dense,
@@ -42,7 +43,7 @@ class Block(nn.Module):
         return x + self.drop_path(to_channels_first(y * self.gamma))
 
 
-class ConvNeXt(nn.Module):
+class ConvNeXt(Network):
     """ConvNeXt.
 
     Args:
@@ -75,12 +76,13 @@ class ConvNeXt(nn.Module):
         self.norm = nn.LayerNorm(channels[-1], 1e-6)
         self.head = dense(channels[-1], class_dim)
 
+    def trunk(self) -> list[Layer]:
+        pairs = zip(self.downsample_layers, self.stages, strict=True)
+        return [layer for pair in pairs for layer in pair]
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the pooled features, normalized, (N, C)."""
-        x = images
-        for downsample, stage in zip(self.downsample_layers, self.stages, strict=True):
-            x = stage(downsample(x))
-        return self.norm(global_average(x))
+        return self.norm(global_average(self.forward_trunk(images)))
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""

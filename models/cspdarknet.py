@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from models.inputs import InputConfig
-from models.layers import ConvBNAct, global_average, linear
+from models.layers import ConvBNAct, linear
+from models.network import Layer, Network
 
 # (output channels, blocks) of the stages
 STAGES = ((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4))
@@ -58,7 +59,7 @@ class CrossStage(nn.Module):
         return self.conv_transition(torch.cat([past, through], 1))
 
 
-class CSPDarkNet(nn.Module):
+class CSPDarkNet(Network):
     """CSPDarkNet53; the module paths are PaddleClas's, but for the stem's."""
 
     def __init__(self, class_dim: int = 1000) -> None:
@@ -75,17 +76,14 @@ class CSPDarkNet(nn.Module):
         """PaddleClas's path: the stem's only convolution has a name."""
         return path.replace("stem.", "stem.conv1.")
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the pooled features, (N, 1024)."""
-        return global_average(self.stages(self.stem(images)))
+    def trunk(self) -> list[Layer]:
+        return [self.stem, *self.stages]
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
         return self.fc(self.forward_features(images))
 
 
-def CSPDarkNet53(class_dim: int = 1000) -> CSPDarkNet:
-    return CSPDarkNet(class_dim)
-
+CSPDarkNet53 = CSPDarkNet
 
 INPUTS = {"*": InputConfig(256, 288)}

@@ -5,6 +5,7 @@ The module paths are PaddleClas's.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from models.inputs import BICUBIC, InputConfig
 from models.layers import DropPath, conv2d
+from models.network import Network
 from models.transformer import (
     Mlp,
     check_image_size,
@@ -120,7 +122,7 @@ class Stage(nn.Module):
         return self.merge(self.blocks(x))
 
 
-class CSWinTransformer(nn.Module):
+class CSWinTransformer(Network):
     """CSWin; it takes images whose size is a multiple of 112 (7, the width of the widest stripes, at a sixteenth).
 
     Args:
@@ -154,11 +156,22 @@ class CSWinTransformer(nn.Module):
         self.norm = nn.LayerNorm(features)
         self.head = dense(features, class_dim)
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the pooled features, (N, C)."""
+    def embedded(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> the first tokens, (N, H / 4, W / 4, C)."""
         for size in images.shape[2:]:
             check_image_size(size, 112, "CSWin")
-        return self.norm(self.stages(self.patch_embedding(images))).mean((1, 2))
+        return self.patch_embedding(images)
+
+    def stage_maps(self, images: Tensor) -> Iterator[Tensor]:
+        x = self.embedded(images)
+        for stage in self.stages:
+            x = stage.blocks(x)
+            yield to_channels_first(x)
+            x = stage.merge(x)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> the pooled features, (N, C)."""
+        return self.norm(self.stages(self.embedded(images))).mean((1, 2))
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""

@@ -5,6 +5,7 @@ The module paths are PaddleClas's.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.inputs import BICUBIC, InputConfig
-from models.layers import ConvBNAct, DropPath, conv2d, override_l2_decay
+from models.layers import ConvBNAct, DropPath, conv2d
+from models.names import override_l2_decay
+from models.network import Network
 from models.transformer import (
     Mlp,
     dense,
@@ -53,9 +56,9 @@ class ConvAttention(nn.Module):
         extra_tokens, grid = x[:, :extra], x[:, extra:].transpose(1, 2).unflatten(2, (height, width))
         parts = []
         for name in "qkv":
-            tokens = to_channels_last(getattr(self, f"conv_proj_{name}")(grid)).flatten(1, 2)
+            tokens = to_channels_last(self.get_submodule(f"conv_proj_{name}")(grid)).flatten(1, 2)
             tokens = torch.cat([extra_tokens, tokens], 1) if extra else tokens
-            parts.append(split_heads(getattr(self, f"proj_{name}")(tokens), self.heads))
+            parts.append(split_heads(self.get_submodule(f"proj_{name}")(tokens), self.heads))
         return self.proj(merge_heads(F.scaled_dot_product_attention(*parts, scale=x.shape[-1] ** -0.5)))
 
 
@@ -112,7 +115,7 @@ class Stage(nn.Module):
         return x[:, :extra], to_channels_first(x[:, extra:].unflatten(1, (height, width)))
 
 
-class CvT(nn.Module):
+class CvT(Network):
     """CvT; it takes images of any size.
 
     Args:
@@ -136,11 +139,21 @@ class CvT(nn.Module):
         self.norm = nn.LayerNorm(in_channels)
         self.head = dense(in_channels, class_dim)
 
+    def stages(self) -> list[nn.Module]:
+        """The three stages, each from a map to the class token and a map."""
+        return [self.get_submodule(f"stage{index}") for index in range(len(self.channels))]
+
+    def stage_maps(self, images: Tensor) -> Iterator[Tensor]:
+        x = images
+        for stage in self.stages():
+            _, x = stage(x)
+            yield x
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the class token after the last block, (N, C)."""
         token, x = None, images
-        for index in range(len(self.channels)):
-            token, x = getattr(self, f"stage{index}")(x)
+        for stage in self.stages():
+            token, x = stage(x)
         return self.norm(token).flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from models.inputs import InputConfig
-from models.layers import ConvBNAct, global_average, linear, publish, relu
+from models.layers import ConvBNAct, linear, relu
+from models.names import publish
+from models.network import Layer, Network
 
 DEPTHS = (1, 2, 8, 8, 4)
 
@@ -36,7 +38,7 @@ class BasicBlock(nn.Module):
         return x + self.conv2(self.conv1(x))
 
 
-class DarkNet53(nn.Module):
+class DarkNet53(Network):
     """Five stages of residual blocks, each led by a 3x3 convolution of stride 2; stage s is stages[s]."""
 
     def __init__(self, class_dim: int = 1000) -> None:
@@ -65,12 +67,8 @@ class DarkNet53(nn.Module):
             return f"_downsample_{int(stage) - 1}._{leaf}" if stage != "0" else f"_conv2._{leaf}"
         return f"_basic_block_{stage}{index}._{convolution[0]}._{leaf}"
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the pooled features, (N, C)."""
-        x = self.conv1(images)
-        for stage in self.stages:
-            x = stage(x)
-        return global_average(x)
+    def trunk(self) -> list[Layer]:
+        return [self.conv1, *self.stages]
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""

@@ -5,13 +5,18 @@ As published, neither drops paths nor has an auxiliary classifier in training.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import batch_norm, conv2d, fan_out_normal_, global_average, linear, publish, relu
+from models.initializers import fan_out_normal_
+from models.layers import batch_norm, conv2d, linear, relu
+from models.names import notes, publish
+from models.network import Network
 
 # number of cells, the two of them that reduce, and channels of the nodes in the first
 CELLS = 14
@@ -93,7 +98,7 @@ class Operation(nn.Module):
 def separable(channels: int, kernel_size: int, stride: int, dilation: int = 1) -> tuple[nn.Module, ...]:
     """A depthwise convolution, a 1x1 convolution and a batch-norm."""
     depthwise = conv2d(channels, channels, kernel_size, stride, groups=channels, dilation=dilation)
-    depthwise.fluid_type = "depthwise_conv2d"
+    notes(depthwise).fluid_type = "depthwise_conv2d"
     return depthwise, conv2d(channels, channels, 1), batch_norm(channels)
 
 
@@ -170,7 +175,7 @@ class Cell(nn.Module):
         return torch.cat(states[2:], 1)
 
 
-class DARTS(nn.Module):
+class DARTS(Network):
     """A stem that reduces to an eighth, 14 cells, a classifier. The module paths are the published names."""
 
     def __init__(self, genotype: Genotype, class_dim: int = 1000) -> None:
@@ -206,22 +211,19 @@ class DARTS(nn.Module):
             if isinstance(layer, nn.BatchNorm2d | nn.Linear) or path.endswith(("conv_1", "conv_2")):
                 publish(layer, **{tensor: f"{path}.{tensor}" for tensor in layer.state_dict()})
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the pooled features, (N, C)."""
+    def layer_maps(self, images: Tensor) -> Iterator[Tensor]:
         before_last = self.stem0(images)
+        yield before_last
         last = self.stem1(before_last)
+        yield last
         for cell in self.cells:
             before_last, last = last, cell(before_last, last)
-        return global_average(last)
+            yield last
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
         return self.classifier(self.forward_features(images))
 
 
-def DARTS_4M(class_dim: int = 1000) -> DARTS:
-    return DARTS(GENOTYPE_4M, class_dim)
-
-
-def DARTS_6M(class_dim: int = 1000) -> DARTS:
-    return DARTS(GENOTYPE_6M, class_dim)
+DARTS_4M = partial(DARTS, GENOTYPE_4M)
+DARTS_6M = partial(DARTS, GENOTYPE_6M)

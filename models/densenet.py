@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from models.layers import batch_norm, conv2d, global_average, linear, relu
+from models.layers import batch_norm, conv2d, linear, relu
+from models.names import notes
+from models.network import Layer, Network
 
 
 class DenseLayer(nn.Module):
@@ -40,7 +43,7 @@ def transition(in_channels: int, out_channels: int, name: str) -> nn.Sequential:
     )
 
 
-class DenseNet(nn.Module):
+class DenseNet(Network):
     """Four dense blocks with transitions between them; the module paths are torchvision's.
 
     Args:
@@ -81,7 +84,7 @@ class DenseNet(nn.Module):
         """PaddleClas's blocks are db_conv_2 ... db_conv_5, its transitions tr_conv2_blk ... tr_conv4_blk."""
         if path in ("features.norm5", "classifier"):
             return "batch_norm" if path == "features.norm5" else "out"
-        name = self.get_submodule(path).published["weight"]
+        name = notes(self.get_submodule(path)).published["weight"]
         leaf = "_batch_norm" if name.endswith("_bn_scale") else "_conv"
         name = name.removesuffix("_weights").removesuffix("_bn_scale")
         block, _, rest = name.partition("_")
@@ -108,30 +111,16 @@ class DenseNet(nn.Module):
             return f"dense{before + self.depths[block - 1]}_concat" if rest == "norm" else f"conv{block + 1}"
         return f"dense{sum(self.depths)}_concat" if module == "norm5" else "conv1"
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the pooled features, (N, C)."""
-        return global_average(self.features(images))
+    def trunk(self) -> list[Layer]:
+        return [*self.features]
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
         return self.classifier(self.forward_features(images))
 
 
-def DenseNet121(class_dim: int = 1000) -> DenseNet:
-    return DenseNet(32, (6, 12, 24, 16), 64, class_dim)
-
-
-def DenseNet161(class_dim: int = 1000) -> DenseNet:
-    return DenseNet(48, (6, 12, 36, 24), 96, class_dim)
-
-
-def DenseNet169(class_dim: int = 1000) -> DenseNet:
-    return DenseNet(32, (6, 12, 32, 32), 64, class_dim)
-
-
-def DenseNet201(class_dim: int = 1000) -> DenseNet:
-    return DenseNet(32, (6, 12, 48, 32), 64, class_dim)
-
-
-def DenseNet264(class_dim: int = 1000) -> DenseNet:
-    return DenseNet(32, (6, 12, 64, 48), 64, class_dim)
+DenseNet121 = partial(DenseNet, 32, (6, 12, 24, 16), 64)
+DenseNet161 = partial(DenseNet, 48, (6, 12, 36, 24), 96)
+DenseNet169 = partial(DenseNet, 32, (6, 12, 32, 32), 64)
+DenseNet201 = partial(DenseNet, 32, (6, 12, 48, 32), 64)
+DenseNet264 = partial(DenseNet, 32, (6, 12, 64, 48), 64)

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import batch_norm, conv2d, fan_out_normal_, relu
+from models.initializers import fan_out_normal_
+from models.layers import batch_norm, conv2d, relu
+from models.network import Layer, Network
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
@@ -136,7 +138,7 @@ class Tree(nn.Module):
         return self.tree2(first, [*children, first])
 
 
-class DLA(nn.Module):
+class DLA(Network):
     """DLA; the module paths are those of the paper's authors.
 
     Args:
@@ -166,18 +168,12 @@ class DLA(nn.Module):
             setattr(self, f"level{stage}", tree)
         self.fc = conv2d(widths[-1], class_dim, 1, bias=True, init=fan_out_normal_)
 
-    def _pooled(self, images: Tensor) -> Tensor:
-        x = self.level1(self.level0(self.base_layer(images)))
-        x = self.level5(self.level4(self.level3(self.level2(x))))
-        return x.mean((2, 3), keepdim=True)
-
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the pooled features, (N, C)."""
-        return self._pooled(images).flatten(1)
+    def trunk(self) -> list[Layer]:
+        return [self.base_layer, self.level0, self.level1, self.level2, self.level3, self.level4, self.level5]
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
-        return self.fc(self._pooled(images)).flatten(1)
+        return self.fc(self.forward_features(images)[:, :, None, None]).flatten(1)
 
 
 COMPACT = (16, 32, 64, 64, 128, 256)
@@ -186,43 +182,13 @@ WIDE = (16, 32, 128, 256, 512, 1024)
 # the blocks of the x networks: 32 groups, or 64 groups of twice the width
 grouped = partial(Bottleneck, width=1.0, groups=32)
 twice_grouped = partial(Bottleneck, width=2.0, groups=64)
-
-
-def DLA34(class_dim: int = 1000) -> DLA:
-    return DLA((1, 2, 2, 1), (16, 32, 64, 128, 256, 512), BasicBlock, class_dim)
-
-
-def DLA46_c(class_dim: int = 1000) -> DLA:
-    return DLA((1, 2, 2, 1), COMPACT, Bottleneck, class_dim)
-
-
-def DLA46x_c(class_dim: int = 1000) -> DLA:
-    return DLA((1, 2, 2, 1), COMPACT, grouped, class_dim)
-
-
-def DLA60(class_dim: int = 1000) -> DLA:
-    return DLA((1, 2, 3, 1), WIDE, Bottleneck, class_dim)
-
-
-def DLA60x(class_dim: int = 1000) -> DLA:
-    return DLA((1, 2, 3, 1), WIDE, grouped, class_dim)
-
-
-def DLA60x_c(class_dim: int = 1000) -> DLA:
-    return DLA((1, 2, 3, 1), COMPACT, grouped, class_dim)
-
-
-def DLA102(class_dim: int = 1000) -> DLA:
-    return DLA((1, 3, 4, 1), WIDE, Bottleneck, class_dim, root_residual=True)
-
-
-def DLA102x(class_dim: int = 1000) -> DLA:
-    return DLA((1, 3, 4, 1), WIDE, grouped, class_dim, root_residual=True)
-
-
-def DLA102x2(class_dim: int = 1000) -> DLA:
-    return DLA((1, 3, 4, 1), WIDE, twice_grouped, class_dim, root_residual=True)
-
-
-def DLA169(class_dim: int = 1000) -> DLA:
-    return DLA((2, 3, 5, 1), WIDE, Bottleneck, class_dim, root_residual=True)
+DLA34 = partial(DLA, (1, 2, 2, 1), (16, 32, 64, 128, 256, 512), BasicBlock)
+DLA46_c = partial(DLA, (1, 2, 2, 1), COMPACT, Bottleneck)
+DLA46x_c = partial(DLA, (1, 2, 2, 1), COMPACT, grouped)
+DLA60 = partial(DLA, (1, 2, 3, 1), WIDE, Bottleneck)
+DLA60x = partial(DLA, (1, 2, 3, 1), WIDE, grouped)
+DLA60x_c = partial(DLA, (1, 2, 3, 1), COMPACT, grouped)
+DLA102 = partial(DLA, (1, 3, 4, 1), WIDE, Bottleneck, root_residual=True)
+DLA102x = partial(DLA, (1, 3, 4, 1), WIDE, grouped, root_residual=True)
+DLA102x2 = partial(DLA, (1, 3, 4, 1), WIDE, twice_grouped, root_residual=True)
+DLA169 = partial(DLA, (2, 3, 5, 1), WIDE, Bottleneck, root_residual=True)

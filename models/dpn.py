@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.layers import batch_norm, conv2d, global_average, linear, relu
+from models.network import Layer, Network
 
 
 class BNActConv(nn.Sequential):
@@ -65,7 +68,7 @@ class DualPathBlock(nn.Module):
         return torch.cat((summed, shortcut[:, self.residual :], x[:, self.residual :]), 1)
 
 
-class DPN(nn.Module):
+class DPN(Network):
     """Four stages of dual path blocks.
 
     Args:
@@ -129,31 +132,20 @@ class DPN(nn.Module):
         part = {"match": "c1x1_w", "conv1": "c1x1_a", "conv2": "c3x3_b", "conv3": "c1x1_c"}[part]
         return f"dpn{int(index) + 1}.{part}_func.{leaf}"
 
+    def trunk(self) -> list[Layer]:
+        return [self.stem, *self.blocks]
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the pooled features, (N, C)."""
-        x = self.blocks(self.stem(images))
-        return global_average(F.relu(self.norm(x)))
+        return global_average(F.relu(self.norm(self.forward_trunk(images))))
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
         return self.fc(self.forward_features(images))
 
 
-def DPN68(class_dim: int = 1000) -> DPN:
-    return DPN(10, 3, 128, 32, 64, (3, 4, 12, 3), (16, 32, 32, 64), class_dim)
-
-
-def DPN92(class_dim: int = 1000) -> DPN:
-    return DPN(64, 7, 96, 32, 256, (3, 4, 20, 3), (16, 32, 24, 128), class_dim)
-
-
-def DPN98(class_dim: int = 1000) -> DPN:
-    return DPN(96, 7, 160, 40, 256, (3, 6, 20, 3), (16, 32, 32, 128), class_dim)
-
-
-def DPN107(class_dim: int = 1000) -> DPN:
-    return DPN(128, 7, 200, 50, 256, (4, 8, 20, 3), (20, 64, 64, 128), class_dim)
-
-
-def DPN131(class_dim: int = 1000) -> DPN:
-    return DPN(128, 7, 160, 40, 256, (4, 8, 28, 3), (16, 32, 32, 128), class_dim)
+DPN68 = partial(DPN, 10, 3, 128, 32, 64, (3, 4, 12, 3), (16, 32, 32, 64))
+DPN92 = partial(DPN, 64, 7, 96, 32, 256, (3, 4, 20, 3), (16, 32, 24, 128))
+DPN98 = partial(DPN, 96, 7, 160, 40, 256, (3, 6, 20, 3), (16, 32, 32, 128))
+DPN107 = partial(DPN, 128, 7, 200, 50, 256, (4, 8, 20, 3), (20, 64, 64, 128))
+DPN131 = partial(DPN, 128, 7, 160, 40, 256, (4, 8, 28, 3), (16, 32, 32, 128))

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from models.inputs import BICUBIC, InputConfig
 from models.layers import DropPath, batch_norm, conv2d, global_average
+from models.network import Layer, Network
 from models.transformer import dense, drop_path_rates, merge_heads, split_heads
 
 # Drops weights of every attention in training, whatever the network.
@@ -123,7 +124,7 @@ class PatchEmbed(nn.Module):
         return self.proj(x)
 
 
-class DSNet(nn.Module):
+class DSNet(Network):
     """DSNet.
 
     Args:
@@ -147,12 +148,13 @@ class DSNet(nn.Module):
         self.norm = batch_norm(in_channels)
         self.head = dense(in_channels, class_dim)
 
+    def trunk(self) -> list[Layer]:
+        stages = range(1, len(self.stages) + 1)
+        return [self.get_submodule(f"{name}{number}") for number in stages for name in ("patch_embed", "blocks")]
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the pooled features, (N, C)."""
-        x = images
-        for number in range(1, len(self.stages) + 1):
-            x = getattr(self, f"blocks{number}")(getattr(self, f"patch_embed{number}")(x))
-        return global_average(self.norm(x))
+        return global_average(self.norm(self.forward_trunk(images)))
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""

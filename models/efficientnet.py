@@ -24,6 +24,7 @@ from models.layers import (
     make_divisible,
     swish,
 )
+from models.network import Layer, Network
 
 
 class Stage(NamedTuple):
@@ -135,7 +136,7 @@ class MBConv(nn.Module):
         return self.drop_connect(y) + x if self.shortcut else y
 
 
-class EfficientNetNet(nn.Module):
+class EfficientNetNet(Network):
     """EfficientNet; the module paths are torchvision's.
 
     torchvision's networks have padding_type DYNAMIC and, in B0 to B4, an epsilon of 1e-5 in the batch-norms, not 1e-3.
@@ -222,13 +223,25 @@ class EfficientNetNet(nn.Module):
         block = f"_ef.{'_blocks' if index == '0' else 'block'}.{number}.."
         return f"{block}{part}.{layer}" if part == "_se" else f"{block}{part}._conv.{layer}"
 
+    def trunk(self) -> list[Layer]:
+        return [*self.features][:-1]
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the pooled features, (N, C)."""
-        return global_average(self.features(images))
+        return global_average(self.features[-1](self.forward_trunk(images)))
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
         return self.classifier(self.forward_features(images))
+
+
+class SmallEfficientNet(EfficientNetNet):
+    """EfficientNet-B0 without squeeze-and-excitation, padded evenly."""
+
+    def __init__(self, class_dim: int = 1000, *, drop_connect_rate: float = 0.2) -> None:
+        super().__init__(
+            1.0, 1.0, 0.2, class_dim, padding_type="DYNAMIC", use_se=False, drop_connect_rate=drop_connect_rate
+        )
 
 
 # width, depth, dropout
@@ -240,12 +253,7 @@ EfficientNetB4 = partial(EfficientNetNet, 1.4, 1.8, 0.4)
 EfficientNetB5 = partial(EfficientNetNet, 1.6, 2.2, 0.4)
 EfficientNetB6 = partial(EfficientNetNet, 1.8, 2.6, 0.5)
 EfficientNetB7 = partial(EfficientNetNet, 2.0, 3.1, 0.5)
-
-
-def EfficientNetB0_small(class_dim: int = 1000, *, drop_connect_rate: float = 0.2) -> EfficientNetNet:
-    return EfficientNetB0(class_dim, padding_type="DYNAMIC", use_se=False, drop_connect_rate=drop_connect_rate)
-
-
+EfficientNetB0_small = SmallEfficientNet
 EfficientNet = EfficientNetB0
 
 INPUTS = {

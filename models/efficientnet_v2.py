@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from models import efficientnet
 from models.efficientnet import MBConv, conv_bn, uniform_fan_out_
 from models.inputs import AROUND_128, BILINEAR, InputConfig
 from models.layers import UPSCALE_IN_TRAIN, Dropout, DropPath, global_average, linear
+from models.network import Layer, Network
 
 
 class Stage(NamedTuple):
@@ -75,7 +77,7 @@ class FusedMBConv(nn.Module):
         return self.drop_connect(y) + x if self.shortcut else y
 
 
-class EfficientNetV2(nn.Module):
+class EfficientNetV2(Network):
     """EfficientNet V2; the module paths are torchvision's, whose network pads evenly where this pads as TensorFlow.
 
     Args:
@@ -131,17 +133,18 @@ class EfficientNetV2(nn.Module):
         name = PADDLECLAS_PARTS[len(block)][int(part)][("0", "1", "fc1", "fc2").index(leaf) % 2]
         return f"_blocks.{sum(self.depths[: int(stage) - 1]) + int(index)}.{name}"
 
+    def trunk(self) -> list[Layer]:
+        return [*self.features][:-1]
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the pooled features, (N, 1280)."""
-        return global_average(self.features(images))
+        return global_average(self.features[-1](self.forward_trunk(images)))
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
         return self.classifier(self.forward_features(images))
 
 
-def EfficientNetV2_S(class_dim: int = 1000, *, drop_connect_rate: float = 0.2) -> EfficientNetV2:
-    return EfficientNetV2(SMALL, class_dim, drop_connect_rate=drop_connect_rate)
-
+EfficientNetV2_S = partial(EfficientNetV2, SMALL)
 
 INPUTS = {"*": InputConfig(384, 416, BILINEAR, *AROUND_128)}

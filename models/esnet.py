@@ -6,21 +6,15 @@ The paper calls it Enhanced ShuffleNet: it is the backbone of PP-PicoDet.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import (
-    ConvBNAct,
-    ConvSqueezeExcitation,
-    Dropout,
-    conv2d,
-    hard_swish,
-    linear,
-    make_divisible,
-    override_batch_norm_decay,
-)
+from models.layers import ConvBNAct, ConvSqueezeExcitation, Dropout, conv2d, hard_swish, linear, make_divisible
+from models.names import override_batch_norm_decay
+from models.network import Layer, Network
 from models.shufflenet_v2 import interleave
 
 # (channels at width 1, blocks) of the stages
@@ -82,7 +76,7 @@ class DownBlock(nn.Module):
         return self.concat_pw(self.concat_dw(torch.cat([first, second], 1)))
 
 
-class ESNet(nn.Module):
+class ESNet(Network):
     """ESNet with the channels of its stages multiplied by `scale`; the module paths are PaddleClas's."""
 
     def __init__(self, scale: float, class_dim: int = 1000) -> None:
@@ -107,9 +101,12 @@ class ESNet(nn.Module):
         """PaddleClas's path: se.conv1 and se.conv2 in the blocks."""
         return path.replace(".fc", ".conv")
 
+    def trunk(self) -> list[Layer]:
+        return [self.conv1, self.maxpool, *self.blocks]
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the 1,280 values that the classifier sees, (N, 1280)."""
-        x = self.conv2(self.blocks(self.maxpool(self.conv1(images))))
+        x = self.conv2(self.forward_trunk(images))
         return F.hardswish(self.last_conv(x.mean((2, 3), keepdim=True))).flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -117,17 +114,7 @@ class ESNet(nn.Module):
         return self.fc(self.dropout(self.forward_features(images)))
 
 
-def ESNet_x0_25(class_dim: int = 1000) -> ESNet:
-    return ESNet(0.25, class_dim)
-
-
-def ESNet_x0_5(class_dim: int = 1000) -> ESNet:
-    return ESNet(0.5, class_dim)
-
-
-def ESNet_x0_75(class_dim: int = 1000) -> ESNet:
-    return ESNet(0.75, class_dim)
-
-
-def ESNet_x1_0(class_dim: int = 1000) -> ESNet:
-    return ESNet(1.0, class_dim)
+ESNet_x0_25 = partial(ESNet, 0.25)
+ESNet_x0_5 = partial(ESNet, 0.5)
+ESNet_x0_75 = partial(ESNet, 0.75)
+ESNet_x1_0 = partial(ESNet, 1.0)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from models.inputs import BICUBIC, InputConfig
 from models.layers import DropPath, batch_norm, conv2d, linear, relu
+from models.network import Layer, Network
 from models.transformer import drop_path_rates, trunc_normal_
 
 
@@ -66,7 +68,7 @@ class PatchMerging(nn.Module):
         return self.norm(self.reduction(x))
 
 
-class FasterNet(nn.Module):
+class FasterNet(Network):
     """FasterNet; the module paths are those of the paper's authors.
 
     Args:
@@ -104,37 +106,23 @@ class FasterNet(nn.Module):
         """PaddleClas's path: the first convolution has a name of its own."""
         return "patch_embed.proj" if path == "patch_embed.reduction" else path
 
+    def trunk(self) -> list[Layer]:
+        return [self.patch_embed, *self.stages]
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the 1,280 values that the classifier sees, (N, 1280)."""
-        return self.avgpool_pre_head(self.stages(self.patch_embed(images))).flatten(1)
+        return self.avgpool_pre_head(self.forward_trunk(images)).flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
         return self.head(self.forward_features(images))
 
 
-def FasterNet_T0(class_dim: int = 1000, *, drop_path_rate: float = 0.0) -> FasterNet:
-    return FasterNet(40, (1, 2, 8, 2), class_dim, activation=nn.GELU, drop_path_rate=drop_path_rate)
-
-
-def FasterNet_T1(class_dim: int = 1000, *, drop_path_rate: float = 0.02) -> FasterNet:
-    return FasterNet(64, (1, 2, 8, 2), class_dim, activation=nn.GELU, drop_path_rate=drop_path_rate)
-
-
-def FasterNet_T2(class_dim: int = 1000, *, drop_path_rate: float = 0.05) -> FasterNet:
-    return FasterNet(96, (1, 2, 8, 2), class_dim, drop_path_rate=drop_path_rate)
-
-
-def FasterNet_S(class_dim: int = 1000, *, drop_path_rate: float = 0.1) -> FasterNet:
-    return FasterNet(128, (1, 2, 13, 2), class_dim, drop_path_rate=drop_path_rate)
-
-
-def FasterNet_M(class_dim: int = 1000, *, drop_path_rate: float = 0.2) -> FasterNet:
-    return FasterNet(144, (3, 4, 18, 3), class_dim, drop_path_rate=drop_path_rate)
-
-
-def FasterNet_L(class_dim: int = 1000, *, drop_path_rate: float = 0.3) -> FasterNet:
-    return FasterNet(192, (3, 4, 18, 3), class_dim, drop_path_rate=drop_path_rate)
-
+FasterNet_T0 = partial(FasterNet, 40, (1, 2, 8, 2), activation=nn.GELU, drop_path_rate=0.0)
+FasterNet_T1 = partial(FasterNet, 64, (1, 2, 8, 2), activation=nn.GELU, drop_path_rate=0.02)
+FasterNet_T2 = partial(FasterNet, 96, (1, 2, 8, 2), drop_path_rate=0.05)
+FasterNet_S = partial(FasterNet, 128, (1, 2, 13, 2), drop_path_rate=0.1)
+FasterNet_M = partial(FasterNet, 144, (3, 4, 18, 3), drop_path_rate=0.2)
+FasterNet_L = partial(FasterNet, 192, (3, 4, 18, 3), drop_path_rate=0.3)
 
 INPUTS = {"*": InputConfig(224, 248, BICUBIC)}

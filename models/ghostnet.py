@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from models.layers import (
-    UPSCALE_IN_TRAIN,
-    ConvBNAct,
-    Dropout,
-    SqueezeExcitation,
-    linear,
-    make_divisible,
-    override_batch_norm_decay,
-    relu,
-)
+from models.layers import UPSCALE_IN_TRAIN, ConvBNAct, Dropout, SqueezeExcitation, linear, make_divisible, relu
+from models.names import override_batch_norm_decay
+from models.network import Layer, Network
 
 
 class Block(NamedTuple):
@@ -95,7 +89,7 @@ class GhostBottleneck(nn.Module):
         return self.shortcut(x) + self.ghost_module_2(y)
 
 
-class GhostNet(nn.Module):
+class GhostNet(Network):
     """GhostNet with its channels multiplied by `scale`, but for the 1,280 features."""
 
     def __init__(self, scale: float, class_dim: int = 1000) -> None:
@@ -128,9 +122,12 @@ class GhostNet(nn.Module):
             path = path.replace(ours, theirs)
         return path
 
+    def trunk(self) -> list[Layer]:
+        return [self.conv1, *self.blocks]
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the 1,280 values that the classifier sees, (N, 1280)."""
-        x = self.conv_last(self.blocks(self.conv1(images)))
+        x = self.conv_last(self.forward_trunk(images))
         return self.fc_0(x.mean((2, 3), keepdim=True)).flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -138,13 +135,6 @@ class GhostNet(nn.Module):
         return self.fc_1(self.dropout(self.forward_features(images)))
 
 
-def GhostNet_x0_5(class_dim: int = 1000) -> GhostNet:
-    return GhostNet(0.5, class_dim)
-
-
-def GhostNet_x1_0(class_dim: int = 1000) -> GhostNet:
-    return GhostNet(1.0, class_dim)
-
-
-def GhostNet_x1_3(class_dim: int = 1000) -> GhostNet:
-    return GhostNet(1.3, class_dim)
+GhostNet_x0_5 = partial(GhostNet, 0.5)
+GhostNet_x1_0 = partial(GhostNet, 1.0)
+GhostNet_x1_3 = partial(GhostNet, 1.3)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.layers import Dropout, conv2d, global_average, linear
+from models.network import Layer, Network
 
 
 def lecun_uniform_(weight: Tensor, fan_in: int | None = None) -> Tensor:
@@ -67,7 +68,7 @@ class AuxiliaryClassifier(nn.Module):
         return self.out(self.dropout(F.relu(self.fc(x))))
 
 
-class GoogLeNet(nn.Module):
+class GoogLeNet(Network):
     """Nine inception modules, and two auxiliary classifiers for the training."""
 
     def __init__(self, class_dim: int = 1000) -> None:
@@ -101,24 +102,18 @@ class GoogLeNet(nn.Module):
             return {"conv": f"_conv_o{number}._conv", "fc": f"_fc_o{number}", "out": f"_out{number}"}[leaf]
         return f"_{parent}._{leaf}._conv"
 
-    def feature_maps(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, 3, H, W) -> what the first and second auxiliary classifier and the main one see."""
-        x = self.pool(self.conv1(images))
-        x = self.pool(self.conv3(self.conv2(x)))
-        x = self.pool(self.ince3b(self.ince3a(x)))
-        first = self.ince4a(x)
-        second = self.ince4d(self.ince4c(self.ince4b(first)))
-        x = self.pool(self.ince4e(second))
-        return first, second, self.ince5b(self.ince5a(x))
-
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the pooled features, (N, 1024)."""
-        return global_average(self.feature_maps(images)[-1])
+    def trunk(self) -> list[Layer]:
+        return [
+            *(self.conv1, self.pool, self.conv2, self.conv3, self.pool),
+            *(self.ince3a, self.ince3b, self.pool),
+            *(self.ince4a, self.ince4b, self.ince4c, self.ince4d, self.ince4e, self.pool),
+            *(self.ince5a, self.ince5b),
+        ]
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         """(N, 3, H, W) -> logits (N, class_dim); in training the main and the two auxiliary classifiers' logits."""
-        first, second, last = self.feature_maps(images)
-        logits = self.fc(self.dropout(global_average(last)))
-        if self.training:
-            return logits, self.aux1(first), self.aux2(second)
-        return logits
+        if not self.training:
+            return self.fc(self.dropout(self.forward_features(images)))
+        maps = dict(zip(self.trunk(), self.layer_maps(images), strict=True))
+        logits = self.fc(self.dropout(global_average(maps[self.ince5b])))
+        return logits, self.aux1(maps[self.ince4a]), self.aux2(maps[self.ince4d])

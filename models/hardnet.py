@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from models.layers import UPSCALE_IN_TRAIN, ConvBNAct, Dropout, global_average, linear, relu6
+from models.layers import UPSCALE_IN_TRAIN, ConvBNAct, Dropout, linear, relu6
+from models.network import Layer, Network
 
 
 class Stage(NamedTuple):
@@ -79,7 +81,7 @@ class HarmonicDenseBlock(nn.Module):
         return torch.cat([outputs[number] for number in self.taken], 1)
 
 
-class HarDNet(nn.Module):
+class HarDNet(Network):
     """HarDNet; the module paths are those of the paper's authors, but for the classifier's.
 
     Args:
@@ -135,9 +137,8 @@ class HarDNet(nn.Module):
             return f"{layer}.norm"
         return f"{layer}.{'dwconv' if self.get_submodule(path).groups > 1 else 'conv'}"
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the pooled features, (N, C)."""
-        return global_average(self.base(images))
+    def trunk(self) -> list[Layer]:
+        return [*self.base]
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
@@ -167,17 +168,7 @@ STAGES_85 = (
 )
 
 
-def HarDNet39_ds(class_dim: int = 1000) -> HarDNet:
-    return HarDNet((24, 48), STAGES_39, 1.6, class_dim, dropout=0.05, separable=True)
-
-
-def HarDNet68_ds(class_dim: int = 1000) -> HarDNet:
-    return HarDNet((32, 64), STAGES_68, 1.7, class_dim, dropout=0.05, separable=True)
-
-
-def HarDNet68(class_dim: int = 1000) -> HarDNet:
-    return HarDNet((32, 64), STAGES_68, 1.7, class_dim, dropout=0.1)
-
-
-def HarDNet85(class_dim: int = 1000) -> HarDNet:
-    return HarDNet((48, 96), STAGES_85, 1.7, class_dim, dropout=0.2, last_dropout=0.1)
+HarDNet39_ds = partial(HarDNet, (24, 48), STAGES_39, 1.6, dropout=0.05, separable=True)
+HarDNet68_ds = partial(HarDNet, (32, 64), STAGES_68, 1.7, dropout=0.05, separable=True)
+HarDNet68 = partial(HarDNet, (32, 64), STAGES_68, 1.7, dropout=0.1)
+HarDNet85 = partial(HarDNet, (48, 96), STAGES_85, 1.7, dropout=0.2, last_dropout=0.1)

@@ -8,12 +8,15 @@ computes as PaddleClas does ends in _paddleclas.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import ConvBNAct, SqueezeExcitation, global_average, he_uniform_, linear, relu
+from models.initializers import he_uniform_
+from models.layers import ConvBNAct, SqueezeExcitation, global_average, linear, relu
+from models.network import Network
 
 
 def conv(
@@ -126,7 +129,7 @@ class HighResolutionModule(nn.Module):
         return fused
 
 
-class HRNet(nn.Module):
+class HRNet(Network):
     """One to four branches, whose resolutions are 1/4, 1/8, 1/16 and 1/32 of the image's.
 
     Args:
@@ -196,13 +199,16 @@ class HRNet(nn.Module):
         convs = [name for name, layer in layers if isinstance(layer, ConvBNAct)]
         return f"{module}.fuse_func.residual_func_list.{convs.index(place)}.{leaf}"
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the pooled features, (N, 2048)."""
+    def stage_maps(self, images: Tensor) -> list[Tensor]:
+        """The four branches at the end."""
         x = self.layer1(self.conv_layer1_2(self.conv_layer1_1(images)))
         xs = self.st2([self.conv_tr1_1(x), self.conv_tr1_2(x)])
         xs = self.st3([*xs, self.conv_tr2(xs[-1])])
-        xs = self.st4([*xs, self.conv_tr3(xs[-1])])
-        x, *others = [block(x) for block, x in zip(self.last_cls, xs, strict=True)]
+        return self.st4([*xs, self.conv_tr3(xs[-1])])
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> the pooled features, (N, 2048)."""
+        x, *others = [block(x) for block, x in zip(self.last_cls, self.stage_maps(images), strict=True)]
         for downsample, other in zip(self.cls_head_conv_list, others, strict=True):
             x = other + downsample(x)
         return global_average(self.conv_last(x))
@@ -212,61 +218,18 @@ class HRNet(nn.Module):
         return self.fc(self.forward_features(images))
 
 
-def HRNet_W18_C(class_dim: int = 1000) -> HRNet:
-    return HRNet(18, class_dim)
-
-
-def HRNet_W30_C(class_dim: int = 1000) -> HRNet:
-    return HRNet(30, class_dim)
-
-
-def HRNet_W32_C(class_dim: int = 1000) -> HRNet:
-    return HRNet(32, class_dim)
-
-
-def HRNet_W40_C(class_dim: int = 1000) -> HRNet:
-    return HRNet(40, class_dim)
-
-
-def HRNet_W44_C(class_dim: int = 1000) -> HRNet:
-    return HRNet(44, class_dim)
-
-
-def HRNet_W48_C(class_dim: int = 1000) -> HRNet:
-    return HRNet(48, class_dim)
-
-
-def HRNet_W60_C(class_dim: int = 1000) -> HRNet:
-    return HRNet(60, class_dim)
-
-
-def HRNet_W64_C(class_dim: int = 1000) -> HRNet:
-    return HRNet(64, class_dim)
-
-
-def HRNet_W18_C_paddleclas(class_dim: int = 1000) -> HRNet:
-    return HRNet(18, class_dim, align_corners=False)
-
-
-def HRNet_W30_C_paddleclas(class_dim: int = 1000) -> HRNet:
-    return HRNet(30, class_dim, align_corners=False)
-
-
-def HRNet_W32_C_paddleclas(class_dim: int = 1000) -> HRNet:
-    return HRNet(32, class_dim, align_corners=False)
-
-
-def HRNet_W40_C_paddleclas(class_dim: int = 1000) -> HRNet:
-    return HRNet(40, class_dim, align_corners=False)
-
-
-def HRNet_W44_C_paddleclas(class_dim: int = 1000) -> HRNet:
-    return HRNet(44, class_dim, align_corners=False)
-
-
-def HRNet_W48_C_paddleclas(class_dim: int = 1000) -> HRNet:
-    return HRNet(48, class_dim, align_corners=False)
-
-
-def HRNet_W64_C_paddleclas(class_dim: int = 1000) -> HRNet:
-    return HRNet(64, class_dim, align_corners=False)
+HRNet_W18_C = partial(HRNet, 18)
+HRNet_W30_C = partial(HRNet, 30)
+HRNet_W32_C = partial(HRNet, 32)
+HRNet_W40_C = partial(HRNet, 40)
+HRNet_W44_C = partial(HRNet, 44)
+HRNet_W48_C = partial(HRNet, 48)
+HRNet_W60_C = partial(HRNet, 60)
+HRNet_W64_C = partial(HRNet, 64)
+HRNet_W18_C_paddleclas = partial(HRNet, 18, align_corners=False)
+HRNet_W30_C_paddleclas = partial(HRNet, 30, align_corners=False)
+HRNet_W32_C_paddleclas = partial(HRNet, 32, align_corners=False)
+HRNet_W40_C_paddleclas = partial(HRNet, 40, align_corners=False)
+HRNet_W44_C_paddleclas = partial(HRNet, 44, align_corners=False)
+HRNet_W48_C_paddleclas = partial(HRNet, 48, align_corners=False)
+HRNet_W64_C_paddleclas = partial(HRNet, 64, align_corners=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from models.inputs import AROUND_128, BILINEAR, MINUS_ONE_TO_ONE, InputConfig
 from models.layers import UPSCALE_IN_TRAIN, ConvBNAct, Dropout, conv2d, global_average, linear, relu
+from models.network import Layer, Network
 
 
 def conv(
@@ -162,7 +164,7 @@ class Mixed7a(nn.Module):
         return torch.cat((self.branch0(x), self.branch1(x), self.branch2(x), self.branch3(x)), 1)
 
 
-class InceptionResNet(nn.Module):
+class InceptionResNet(Network):
     """Inception-ResNet V2, by default the authors' network; the module paths are timm's.
 
     Args:
@@ -190,14 +192,17 @@ class InceptionResNet(nn.Module):
         self.dropout = Dropout(0.2, UPSCALE_IN_TRAIN)
         self.classif = linear(1536, class_dim)
 
+    def trunk(self) -> list[Layer]:
+        return [
+            *(self.conv2d_1a, self.conv2d_2a, self.conv2d_2b, self.maxpool_3a),
+            *(self.conv2d_3b, self.conv2d_4a, self.maxpool_5a),
+            *(self.mixed_5b, self.repeat, self.mixed_6a, self.repeat_1),
+            *(self.mixed_7a, self.repeat_2, self.block8),
+        ]
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the pooled features, (N, 1536)."""
-        x = self.conv2d_2b(self.conv2d_2a(self.conv2d_1a(images)))
-        x = self.conv2d_4a(self.conv2d_3b(self.maxpool_3a(x)))
-        x = self.repeat(self.mixed_5b(self.maxpool_5a(x)))
-        x = self.repeat_1(self.mixed_6a(x))
-        x = self.block8(self.repeat_2(self.mixed_7a(x)))
-        return global_average(self.conv2d_7b(x))
+        return global_average(self.conv2d_7b(self.forward_trunk(images)))
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
@@ -238,13 +243,8 @@ class CaffeInceptionResNet(InceptionResNet):
         return f"{layer}_{block.caffe_parts[rest]}"
 
 
-def InceptionResNetV2(class_dim: int = 1000) -> InceptionResNet:
-    return InceptionResNet(class_dim)
-
-
-def InceptionResNetV2_caffe(class_dim: int = 1000) -> InceptionResNet:
-    return CaffeInceptionResNet(class_dim, count_padding=True)
-
+InceptionResNetV2 = InceptionResNet
+InceptionResNetV2_caffe = partial(CaffeInceptionResNet, count_padding=True)
 
 INPUTS = {
     "InceptionResNetV2": InputConfig(299, 320, BILINEAR, *MINUS_ONE_TO_ONE),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from models.inputs import AROUND_128, BILINEAR, MINUS_ONE_TO_ONE, InputConfig
-from models.layers import ConvBNAct, Dropout, global_average, linear, relu
+from models.layers import ConvBNAct, Dropout, linear, relu
+from models.network import Layer, Network
 
 
 def conv(
@@ -175,7 +177,7 @@ class InceptionE(nn.Module):
         return torch.cat((self.branch1x1(x), *branch3x3, *branch3x3dbl, branch_pool), 1)
 
 
-class InceptionV3(nn.Module):
+class InceptionV3(Network):
     """Inception V3; the module paths are torchvision's.
 
     By default as PaddleClas publishes it; it was not in fluid's zoo, so that its fluid names are automatic ones.
@@ -222,14 +224,14 @@ class InceptionV3(nn.Module):
             return path
         return f"inception_block_list.{modules.index(name)}.{rest.replace('branch_pool', 'branch_pool_conv')}"
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the pooled features, (N, 2048)."""
-        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(images)))
-        x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(self.maxpool1(x)))
-        x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(self.maxpool2(x))))
-        x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))
-        x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))
-        return global_average(x)
+    def trunk(self) -> list[Layer]:
+        return [
+            *(self.Conv2d_1a_3x3, self.Conv2d_2a_3x3, self.Conv2d_2b_3x3, self.maxpool1),
+            *(self.Conv2d_3b_1x1, self.Conv2d_4a_3x3, self.maxpool2),
+            *(self.Mixed_5b, self.Mixed_5c, self.Mixed_5d),
+            *(self.Mixed_6a, self.Mixed_6b, self.Mixed_6c, self.Mixed_6d, self.Mixed_6e),
+            *(self.Mixed_7a, self.Mixed_7b, self.Mixed_7c),
+        ]
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
@@ -260,8 +262,7 @@ class CaffeInceptionV3(InceptionV3):
         return f"{block}_{self.get_submodule(module).caffe_parts[rest[0]]}"
 
 
-def InceptionV3_caffe(class_dim: int = 1000) -> InceptionV3:
-    return CaffeInceptionV3(class_dim, epsilon=1e-3, max_pool=True)
+InceptionV3_caffe = partial(CaffeInceptionV3, epsilon=1e-3, max_pool=True)
 
 
 class TorchvisionInceptionV3(InceptionV3):
@@ -271,9 +272,7 @@ class TorchvisionInceptionV3(InceptionV3):
     auxiliary_weights = r"AuxLogits\..*"
 
 
-def InceptionV3_torchvision(class_dim: int = 1000) -> InceptionV3:
-    return TorchvisionInceptionV3(class_dim, epsilon=1e-3)
-
+InceptionV3_torchvision = partial(TorchvisionInceptionV3, epsilon=1e-3)
 
 INPUTS = {
     "*_torchvision": InputConfig(299, 320, BILINEAR, *MINUS_ONE_TO_ONE),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from models.inputs import AROUND_128, BILINEAR, InputConfig
-from models.layers import ConvBNAct, Dropout, global_average, linear, relu
+from models.layers import ConvBNAct, Dropout, linear, relu
+from models.names import notes
+from models.network import Layer, Network
 
 
 def conv(
@@ -60,9 +64,13 @@ class Stem(nn.Module):
         self.conv2_4 = conv(64, 96, 3, f"{name}2_3x3_2", padding=0)
         self.conv3 = conv(192, 192, 3, f"{name}3_3x3_s2", stride=2, padding=0)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_3(self.conv_2(self.conv_1(x)))
-        x = torch.cat((self.pool(x), self.conv2(x)), 1)
+    def first_half(self, images: Tensor) -> Tensor:
+        """3 channels to 160, about a quarter of the size."""
+        x = self.conv_3(self.conv_2(self.conv_1(images)))
+        return torch.cat((self.pool(x), self.conv2(x)), 1)
+
+    def second_half(self, x: Tensor) -> Tensor:
+        """160 channels to 384, about half of the size."""
         short = self.conv1_2(self.conv1_1(x))
         long = self.conv2_4(self.conv2_3(self.conv2_2(self.conv2_1(x))))
         x = torch.cat((short, long), 1)
@@ -182,7 +190,7 @@ class InceptionC(Mixed):
         return self.join(branch1, branch2, *branch3, *branch4)
 
 
-class InceptionV4(nn.Module):
+class InceptionV4(Network):
     """Inception V4; the convolutions of a module have PaddleClas's names.
 
     Args:
@@ -224,11 +232,11 @@ class InceptionV4(nn.Module):
         convolution, leaf = parts
         return f"_{module}._{convolution}.{'_conv' if leaf == 'conv' else '_batch_norm'}"
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the pooled features, (N, 1536)."""
-        x = self.reduction_a(self.inception_a(self.stem(images)))
-        x = self.reduction_b(self.inception_b(x))
-        return global_average(self.inception_c(x))
+    def trunk(self) -> list[Layer]:
+        return [
+            *(self.stem.first_half, self.stem.second_half, self.inception_a),
+            *(self.reduction_a, self.inception_b, self.reduction_b, self.inception_c),
+        ]
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
@@ -242,12 +250,11 @@ class CaffeInceptionV4(InceptionV4):
         """Caffe's layer at `path`: conv1_3x3_s2, ..., inception_a1_1x1, ...: the published names."""
         if path == "fc":
             return "classifier"
-        return self.get_submodule(path.rpartition(".")[0]).conv.published["weight"].removesuffix("_weights")
+        conv = self.get_submodule(path.rpartition(".")[0]).get_submodule("conv")
+        return notes(conv).published["weight"].removesuffix("_weights")
 
 
-def InceptionV4_caffe(class_dim: int = 1000) -> InceptionV4:
-    return CaffeInceptionV4(class_dim, fluid=False, epsilon=1e-3)
-
+InceptionV4_caffe = partial(CaffeInceptionV4, fluid=False, epsilon=1e-3)
 
 INPUTS = {
     "*_caffe": InputConfig(299, 320, BILINEAR, *AROUND_128),

@@ -6,14 +6,17 @@ The module paths are the authors', which PaddleClas has too.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import DropPath, batch_norm, conv2d, override_l2_decay
-from models.transformer import check_image_size, check_images, dense, resize_position_table, trunc_normal_
+from models.layers import DropPath, batch_norm, conv2d
+from models.names import override_l2_decay
+from models.network import Network
+from models.transformer import check_image_size, check_images, dense, resize_position_table, to_grid, trunc_normal_
 
 
 class ConvBN(nn.Sequential):
@@ -149,7 +152,7 @@ class Classifier(nn.Sequential):
         self.l = dense(channels, class_dim)
 
 
-class LeViT(nn.Module):
+class LeViT(Network):
     """LeViT.
 
     Args:
@@ -201,6 +204,15 @@ class LeViT(nn.Module):
         if not key.endswith("attention_biases"):
             return tensor
         return resize_biases(tensor, self.get_parameter(key).shape[1])
+
+    def layer_maps(self, images: Tensor) -> Iterator[Tensor]:
+        check_images(images, self.image_size)
+        x = self.patch_embed(images)
+        yield x
+        x = x.flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            x = block(x)
+            yield to_grid(x, math.isqrt(x.shape[1]))
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the pooled features, (N, C)."""

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import (
-    UPSCALE_IN_TRAIN,
-    Dropout,
-    batch_norm,
-    conv2d,
-    fan_out_normal_,
-    linear,
-    make_divisible,
-    small_normal_,
-)
+from models.initializers import fan_out_normal_, small_normal_
+from models.layers import UPSCALE_IN_TRAIN, Dropout, batch_norm, conv2d, linear, make_divisible
+from models.network import Layer, Network
 
 
 class Early(NamedTuple):
@@ -79,6 +73,7 @@ class Activations(NamedTuple):
 
 
 EVERYWHERE = Activations(True, (1.0, 1.0), (0.0, 0.0))
+MIDDLE_ONLY = Activations(False, (1.0, 0.5), (0.0, 0.5))
 
 
 class GroupConv(nn.Module):
@@ -246,7 +241,7 @@ class LinearSwish(nn.Module):
         return self.linear(x)
 
 
-class MicroNet(nn.Module):
+class MicroNet(Network):
     """MicroNet; the module paths are those of the paper's authors. The logits too pass a batch-norm and a hard swish.
 
     Args:
@@ -279,9 +274,12 @@ class MicroNet(nn.Module):
             LinearSwish(channels, features), Dropout(dropout, UPSCALE_IN_TRAIN), LinearSwish(features, class_dim)
         )
 
+    def trunk(self) -> list[Layer]:
+        return [*self.features]
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the values that the last layer sees, (N, C)."""
-        x = F.relu6(self.features(images)).mean((2, 3))
+        x = F.relu6(self.forward_trunk(images)).mean((2, 3))
         return self.classifier[0](F.hardswish(x))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -334,18 +332,7 @@ M3 = (
 )
 
 
-def MicroNet_M0(class_dim: int = 1000) -> MicroNet:
-    return MicroNet((2, 4), M0, 640, class_dim, dropout=0.05)
-
-
-def MicroNet_M1(class_dim: int = 1000) -> MicroNet:
-    return MicroNet((3, 6), M1, 960, class_dim, dropout=0.05)
-
-
-def MicroNet_M2(class_dim: int = 1000) -> MicroNet:
-    return MicroNet((4, 8), M2, 1024, class_dim, dropout=0.1)
-
-
-def MicroNet_M3(class_dim: int = 1000) -> MicroNet:
-    middle_only = Activations(False, (1.0, 0.5), (0.0, 0.5))
-    return MicroNet((4, 12), M3, 1024, class_dim, activations=middle_only, dropout=0.1)
+MicroNet_M0 = partial(MicroNet, (2, 4), M0, 640, dropout=0.05)
+MicroNet_M1 = partial(MicroNet, (3, 6), M1, 960, dropout=0.05)
+MicroNet_M2 = partial(MicroNet, (4, 8), M2, 1024, dropout=0.1)
+MicroNet_M3 = partial(MicroNet, (4, 12), M3, 1024, activations=MIDDLE_ONLY, dropout=0.1)

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import (
-    ConvBNAct,
-    ConvSqueezeExcitation,
-    conv2d,
-    global_average,
-    linear,
-    make_divisible,
-    relu,
-    swish,
-)
+from models.layers import ConvBNAct, ConvSqueezeExcitation, conv2d, global_average, linear, make_divisible, relu, swish
+from models.network import Layer, Network
 
 
 class Unit(NamedTuple):
@@ -132,7 +125,7 @@ class MixUnit(nn.Module):
         return x + y if self.shortcut else y
 
 
-class MixNet(nn.Module):
+class MixNet(Network):
     """MixNet; the module paths are PaddleClas's.
 
     Args:
@@ -166,22 +159,18 @@ class MixNet(nn.Module):
         """PaddleClas's path: se.conv1 and se.conv2 in the units."""
         return path.replace(".fc", ".conv")
 
+    def trunk(self) -> list[Layer]:
+        return [*self.features][:-1]
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the pooled features, (N, 1536)."""
-        return global_average(self.features(images))
+        return global_average(self.features.final_block(self.forward_trunk(images)))
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
         return self.output(self.forward_features(images))
 
 
-def MixNet_S(class_dim: int = 1000) -> MixNet:
-    return MixNet(SMALL, 16, class_dim)
-
-
-def MixNet_M(class_dim: int = 1000) -> MixNet:
-    return MixNet(MEDIUM, 24, class_dim)
-
-
-def MixNet_L(class_dim: int = 1000) -> MixNet:
-    return MixNet(MEDIUM, 24, class_dim, scale=1.3)
+MixNet_S = partial(MixNet, SMALL, 16)
+MixNet_M = partial(MixNet, MEDIUM, 24)
+MixNet_L = partial(MixNet, MEDIUM, 24, scale=1.3)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor, nn
 
-from models.layers import ConvBNAct, global_average, he_uniform_, linear, relu
+from models.initializers import he_uniform_
+from models.layers import ConvBNAct, linear, relu
+from models.network import Layer, Network
 
 # (published name, output channels at width 1, stride) of every depthwise separable convolution
 BLOCKS = (
@@ -35,7 +39,7 @@ class DepthwiseSeparable(nn.Module):
         return self.pointwise_conv(self.depthwise_conv(x))
 
 
-class MobileNetV1Net(nn.Module):
+class MobileNetV1Net(Network):
     """MobileNet V1 with its channels multiplied by `scale`; the module paths are PaddleClas's."""
 
     def __init__(self, scale: float = 1.0, class_dim: int = 1000) -> None:
@@ -50,29 +54,16 @@ class MobileNetV1Net(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.fc = linear(channels, class_dim, "fc7", init=he_uniform_)
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the pooled features, (N, C)."""
-        return global_average(self.blocks(self.conv(images)))
+    def trunk(self) -> list[Layer]:
+        return [self.conv, *self.blocks]
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
         return self.fc(self.forward_features(images))
 
 
-def MobileNetV1_x0_25(class_dim: int = 1000) -> MobileNetV1Net:
-    return MobileNetV1Net(0.25, class_dim)
-
-
-def MobileNetV1_x0_5(class_dim: int = 1000) -> MobileNetV1Net:
-    return MobileNetV1Net(0.5, class_dim)
-
-
-def MobileNetV1_x0_75(class_dim: int = 1000) -> MobileNetV1Net:
-    return MobileNetV1Net(0.75, class_dim)
-
-
-def MobileNetV1_x1_0(class_dim: int = 1000) -> MobileNetV1Net:
-    return MobileNetV1Net(1.0, class_dim)
-
-
+MobileNetV1_x0_25 = partial(MobileNetV1Net, 0.25)
+MobileNetV1_x0_5 = partial(MobileNetV1Net, 0.5)
+MobileNetV1_x0_75 = partial(MobileNetV1Net, 0.75)
+MobileNetV1_x1_0 = partial(MobileNetV1Net, 1.0)
 MobileNetV1 = MobileNetV1_x1_0

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor, nn
 
 from models.layers import ConvBNAct, ConvSqueezeExcitation, global_average, hard_sigmoid, linear, relu6
+from models.network import Layer, Network
 
 # (expansion factor, output channels at width 1, blocks, stride of the first block) of the stages conv2 ... conv8
 STAGES = (
@@ -68,7 +70,7 @@ class InvertedResidual(nn.Module):
         return x + y if self.shortcut else y
 
 
-class MobileNetV2Net(nn.Module):
+class MobileNetV2Net(Network):
     """MobileNet V2 with its channels multiplied by `scale`, the last convolution's only if that makes them more."""
 
     def __init__(self, scale: float = 1.0, class_dim: int = 1000) -> None:
@@ -108,37 +110,22 @@ class MobileNetV2Net(nn.Module):
             return f"conv{stage}.{block}._{place[2]}"
         return path
 
+    def trunk(self) -> list[Layer]:
+        return [self.conv1, *self.blocks]
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the pooled features, (N, C)."""
-        return global_average(self.conv9(self.blocks(self.conv1(images))))
+        return global_average(self.conv9(self.forward_trunk(images)))
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
         return self.fc(self.forward_features(images))
 
 
-def MobileNetV2_x0_25(class_dim: int = 1000) -> MobileNetV2Net:
-    return MobileNetV2Net(0.25, class_dim)
-
-
-def MobileNetV2_x0_5(class_dim: int = 1000) -> MobileNetV2Net:
-    return MobileNetV2Net(0.5, class_dim)
-
-
-def MobileNetV2_x0_75(class_dim: int = 1000) -> MobileNetV2Net:
-    return MobileNetV2Net(0.75, class_dim)
-
-
-def MobileNetV2_x1_0(class_dim: int = 1000) -> MobileNetV2Net:
-    return MobileNetV2Net(1.0, class_dim)
-
-
-def MobileNetV2_x1_5(class_dim: int = 1000) -> MobileNetV2Net:
-    return MobileNetV2Net(1.5, class_dim)
-
-
-def MobileNetV2_x2_0(class_dim: int = 1000) -> MobileNetV2Net:
-    return MobileNetV2Net(2.0, class_dim)
-
-
+MobileNetV2_x0_25 = partial(MobileNetV2Net, 0.25)
+MobileNetV2_x0_5 = partial(MobileNetV2Net, 0.5)
+MobileNetV2_x0_75 = partial(MobileNetV2Net, 0.75)
+MobileNetV2_x1_0 = partial(MobileNetV2Net, 1.0)
+MobileNetV2_x1_5 = partial(MobileNetV2Net, 1.5)
+MobileNetV2_x2_0 = partial(MobileNetV2Net, 2.0)
 MobileNetV2 = MobileNetV2_ssld = MobileNetV2_x1_0

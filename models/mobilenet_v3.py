@@ -10,6 +10,7 @@ Both gate with fluid's hard sigmoid, min(max(0.2 x + 0.5, 0), 1), where the pape
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 from models.layers import ConvBNAct, Dropout, conv2d, hard_swish, linear, make_divisible, relu
 from models.mobilenet_v2 import InvertedResidual
+from models.network import Layer, Network
 
 
 class Block(NamedTuple):
@@ -63,7 +65,7 @@ SMALL = (
 )
 
 
-class MobileNetV3(nn.Module):
+class MobileNetV3(Network):
     """MobileNet V3 with its channels multiplied by `scale`; the module paths are PaddleClas's.
 
     Args:
@@ -113,9 +115,12 @@ class MobileNetV3(nn.Module):
         """PaddleClas's path: mid_se.conv1 and mid_se.conv2 in the blocks."""
         return path.replace(".fc", ".conv")
 
+    def trunk(self) -> list[Layer]:
+        return [self.conv, *self.blocks]
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the 1,280 values that the classifier sees, (N, 1280)."""
-        x = self.last_second_conv(self.blocks(self.conv(images)))
+        x = self.last_second_conv(self.forward_trunk(images))
         return F.hardswish(self.last_conv(x.mean((2, 3), keepdim=True))).flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -123,86 +128,26 @@ class MobileNetV3(nn.Module):
         return self.fc(self.dropout(self.forward_features(images)))
 
 
-def MobileNetV3_large_x0_25(class_dim: int = 1000) -> MobileNetV3:
-    return MobileNetV3(LARGE, 0.25, class_dim)
-
-
-def MobileNetV3_large_x0_5(class_dim: int = 1000) -> MobileNetV3:
-    return MobileNetV3(LARGE, 0.5, class_dim)
-
-
-def MobileNetV3_large_x0_75(class_dim: int = 1000) -> MobileNetV3:
-    return MobileNetV3(LARGE, 0.75, class_dim)
-
-
-def MobileNetV3_large_x1_0(class_dim: int = 1000) -> MobileNetV3:
-    return MobileNetV3(LARGE, 1.0, class_dim)
-
-
-def MobileNetV3_large_x1_25(class_dim: int = 1000) -> MobileNetV3:
-    return MobileNetV3(LARGE, 1.25, class_dim)
-
-
-def MobileNetV3_small_x0_25(class_dim: int = 1000) -> MobileNetV3:
-    return MobileNetV3(SMALL, 0.25, class_dim)
-
-
-def MobileNetV3_small_x0_5(class_dim: int = 1000) -> MobileNetV3:
-    return MobileNetV3(SMALL, 0.5, class_dim)
-
-
-def MobileNetV3_small_x0_75(class_dim: int = 1000) -> MobileNetV3:
-    return MobileNetV3(SMALL, 0.75, class_dim)
-
-
-def MobileNetV3_small_x1_0(class_dim: int = 1000) -> MobileNetV3:
-    return MobileNetV3(SMALL, 1.0, class_dim)
-
-
-def MobileNetV3_small_x1_25(class_dim: int = 1000) -> MobileNetV3:
-    return MobileNetV3(SMALL, 1.25, class_dim)
-
-
-def MobileNetV3_large_x0_35(class_dim: int = 1000) -> MobileNetV3:
-    return MobileNetV3(LARGE, 0.35, class_dim, paddleclas=True)
-
-
-def MobileNetV3_large_x0_5_paddleclas(class_dim: int = 1000) -> MobileNetV3:
-    return MobileNetV3(LARGE, 0.5, class_dim, paddleclas=True)
-
-
-def MobileNetV3_large_x0_75_paddleclas(class_dim: int = 1000) -> MobileNetV3:
-    return MobileNetV3(LARGE, 0.75, class_dim, paddleclas=True)
-
-
-def MobileNetV3_large_x1_0_paddleclas(class_dim: int = 1000) -> MobileNetV3:
-    return MobileNetV3(LARGE, 1.0, class_dim, paddleclas=True)
-
-
-def MobileNetV3_large_x1_25_paddleclas(class_dim: int = 1000) -> MobileNetV3:
-    return MobileNetV3(LARGE, 1.25, class_dim, paddleclas=True)
-
-
-def MobileNetV3_small_x0_35(class_dim: int = 1000) -> MobileNetV3:
-    return MobileNetV3(SMALL, 0.35, class_dim, paddleclas=True)
-
-
-def MobileNetV3_small_x0_5_paddleclas(class_dim: int = 1000) -> MobileNetV3:
-    return MobileNetV3(SMALL, 0.5, class_dim, paddleclas=True)
-
-
-def MobileNetV3_small_x0_75_paddleclas(class_dim: int = 1000) -> MobileNetV3:
-    return MobileNetV3(SMALL, 0.75, class_dim, paddleclas=True)
-
-
-def MobileNetV3_small_x1_0_paddleclas(class_dim: int = 1000) -> MobileNetV3:
-    return MobileNetV3(SMALL, 1.0, class_dim, paddleclas=True)
-
-
-def MobileNetV3_small_x1_25_paddleclas(class_dim: int = 1000) -> MobileNetV3:
-    return MobileNetV3(SMALL, 1.25, class_dim, paddleclas=True)
-
-
+MobileNetV3_large_x0_25 = partial(MobileNetV3, LARGE, 0.25)
+MobileNetV3_large_x0_5 = partial(MobileNetV3, LARGE, 0.5)
+MobileNetV3_large_x0_75 = partial(MobileNetV3, LARGE, 0.75)
+MobileNetV3_large_x1_0 = partial(MobileNetV3, LARGE, 1.0)
+MobileNetV3_large_x1_25 = partial(MobileNetV3, LARGE, 1.25)
+MobileNetV3_small_x0_25 = partial(MobileNetV3, SMALL, 0.25)
+MobileNetV3_small_x0_5 = partial(MobileNetV3, SMALL, 0.5)
+MobileNetV3_small_x0_75 = partial(MobileNetV3, SMALL, 0.75)
+MobileNetV3_small_x1_0 = partial(MobileNetV3, SMALL, 1.0)
+MobileNetV3_small_x1_25 = partial(MobileNetV3, SMALL, 1.25)
+MobileNetV3_large_x0_35 = partial(MobileNetV3, LARGE, 0.35, paddleclas=True)
+MobileNetV3_large_x0_5_paddleclas = partial(MobileNetV3, LARGE, 0.5, paddleclas=True)
+MobileNetV3_large_x0_75_paddleclas = partial(MobileNetV3, LARGE, 0.75, paddleclas=True)
+MobileNetV3_large_x1_0_paddleclas = partial(MobileNetV3, LARGE, 1.0, paddleclas=True)
+MobileNetV3_large_x1_25_paddleclas = partial(MobileNetV3, LARGE, 1.25, paddleclas=True)
+MobileNetV3_small_x0_35 = partial(MobileNetV3, SMALL, 0.35, paddleclas=True)
+MobileNetV3_small_x0_5_paddleclas = partial(MobileNetV3, SMALL, 0.5, paddleclas=True)
+MobileNetV3_small_x0_75_paddleclas = partial(MobileNetV3, SMALL, 0.75, paddleclas=True)
+MobileNetV3_small_x1_0_paddleclas = partial(MobileNetV3, SMALL, 1.0, paddleclas=True)
+MobileNetV3_small_x1_25_paddleclas = partial(MobileNetV3, SMALL, 1.25, paddleclas=True)
 MobileNetV3_large_x1_0_ssld = MobileNetV3_large_x1_0
 MobileNetV3_small_x1_0_ssld = MobileNetV3_small_x1_0
 MobileNetV3_small_x0_35_ssld = MobileNetV3_small_x0_35

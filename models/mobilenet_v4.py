@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from models.inputs import BICUBIC, InputConfig
 from models.layers import ConvBNAct, batch_norm, conv2d, linear, relu
+from models.network import Layer, Network
 
 Activation = Callable[[], nn.Module]
 
@@ -248,7 +250,7 @@ class AttentionBlock(nn.Module):
         return x + self.layer_scale(self.proj(y))
 
 
-class MobileNetV4(nn.Module):
+class MobileNetV4(Network):
     """MobileNet V4; the module paths are PaddleClas's.
 
     Args:
@@ -287,9 +289,12 @@ class MobileNetV4(nn.Module):
         self.conv_head = conv_bn(channels, 1280, 1, activation=activation)
         self.classifier = linear(1280, class_dim)
 
+    def trunk(self) -> list[Layer]:
+        return [self.conv_stem, *self.blocks]
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the 1,280 values that the classifier sees, (N, 1280)."""
-        x = self.blocks(self.conv_stem(images))
+        x = self.forward_trunk(images)
         return self.conv_head(x.mean((2, 3), keepdim=True)).flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -297,25 +302,11 @@ class MobileNetV4(nn.Module):
         return self.classifier(self.forward_features(images))
 
 
-def MobileNetV4_conv_small(class_dim: int = 1000) -> MobileNetV4:
-    return MobileNetV4(SMALL, 32, class_dim)
-
-
-def MobileNetV4_conv_medium(class_dim: int = 1000) -> MobileNetV4:
-    return MobileNetV4(MEDIUM, 32, class_dim)
-
-
-def MobileNetV4_conv_large(class_dim: int = 1000) -> MobileNetV4:
-    return MobileNetV4(LARGE, 24, class_dim)
-
-
-def MobileNetV4_hybrid_medium(class_dim: int = 1000) -> MobileNetV4:
-    return MobileNetV4(HYBRID_MEDIUM, 32, class_dim, scaled=True)
-
-
-def MobileNetV4_hybrid_large(class_dim: int = 1000) -> MobileNetV4:
-    return MobileNetV4(HYBRID_LARGE, 24, class_dim, activation=nn.GELU, scaled=True)
-
+MobileNetV4_conv_small = partial(MobileNetV4, SMALL, 32)
+MobileNetV4_conv_medium = partial(MobileNetV4, MEDIUM, 32)
+MobileNetV4_conv_large = partial(MobileNetV4, LARGE, 24)
+MobileNetV4_hybrid_medium = partial(MobileNetV4, HYBRID_MEDIUM, 32, scaled=True)
+MobileNetV4_hybrid_large = partial(MobileNetV4, HYBRID_LARGE, 24, activation=nn.GELU, scaled=True)
 
 INPUTS = {
     "*_conv_small": InputConfig(256, 256, BICUBIC),

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from models.layers import (
-    UPSCALE_IN_TRAIN,
-    Dropout,
-    batch_norm,
-    conv2d,
-    fan_out_normal_,
-    global_average,
-    linear,
-    make_divisible,
-    small_normal_,
-)
+from models.initializers import fan_out_normal_, small_normal_
+from models.layers import UPSCALE_IN_TRAIN, Dropout, batch_norm, conv2d, linear, make_divisible
+from models.network import Layer, Network
 
 
 class Stage(NamedTuple):
@@ -76,7 +69,7 @@ class SandGlass(nn.Module):
         return x + self.conv(x) if self.shortcut else self.conv(x)
 
 
-class MobileNeXt(nn.Module):
+class MobileNeXt(Network):
     """MobileNeXt with its channels multiplied by `scale`; the paths are PaddleClas's, but for the classifier's."""
 
     def __init__(self, scale: float, class_dim: int = 1000) -> None:
@@ -99,30 +92,16 @@ class MobileNeXt(nn.Module):
         """PaddleClas's path: the classifier is the second of two layers."""
         return "classifier.1" if path == "fc" else path
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the pooled features, (N, C)."""
-        return global_average(self.features(images))
+    def trunk(self) -> list[Layer]:
+        return [*self.features]
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
         return self.fc(self.dropout(self.forward_features(images)))
 
 
-def MobileNeXt_x0_35(class_dim: int = 1000) -> MobileNeXt:
-    return MobileNeXt(0.35, class_dim)
-
-
-def MobileNeXt_x0_5(class_dim: int = 1000) -> MobileNeXt:
-    return MobileNeXt(0.5, class_dim)
-
-
-def MobileNeXt_x0_75(class_dim: int = 1000) -> MobileNeXt:
-    return MobileNeXt(0.75, class_dim)
-
-
-def MobileNeXt_x1_0(class_dim: int = 1000) -> MobileNeXt:
-    return MobileNeXt(1.0, class_dim)
-
-
-def MobileNeXt_x1_4(class_dim: int = 1000) -> MobileNeXt:
-    return MobileNeXt(1.4, class_dim)
+MobileNeXt_x0_35 = partial(MobileNeXt, 0.35)
+MobileNeXt_x0_5 = partial(MobileNeXt, 0.5)
+MobileNeXt_x0_75 = partial(MobileNeXt, 0.75)
+MobileNeXt_x1_0 = partial(MobileNeXt, 1.0)
+MobileNeXt_x1_4 = partial(MobileNeXt, 1.4)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models.inputs import BILINEAR, ZERO_TO_ONE, InputConfig
 from models.layers import UPSCALE_IN_TRAIN, ConvBNAct, Dropout, conv2d, global_average, swish
+from models.network import Layer, Network
 from models.transformer import Mlp, SelfAttention, check_image_size, dense, init_convolutions
 
 
@@ -92,7 +93,7 @@ class MobileViTBlock(nn.Module):
         return self.fusion(torch.cat([x, y], 1))
 
 
-class MobileViT(nn.Module):
+class MobileViT(Network):
     """MobileViT, or V3 (arXiv:2209.15159); it takes images whose size is a multiple of 64.
 
     Args:
@@ -102,6 +103,8 @@ class MobileViT(nn.Module):
         expansion: of the residuals.
         third: V3, as in `MobileViTBlock`.
     """
+
+    image_size = 256
 
     def __init__(
         self,
@@ -177,14 +180,18 @@ class MobileViT(nn.Module):
             path = re.sub(ours, theirs, path)
         return path
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the pooled features, (N, C)."""
+    def trunk(self) -> list[Layer]:
+        return [self.received, self.conv_1, self.layer_1, self.layer_2, self.layer_3, self.layer_4, self.layer_5]
+
+    def received(self, images: Tensor) -> Tensor:
+        """The images, in the order of channels that the weights know."""
         for size in images.shape[2:]:
             check_image_size(size, 64, "MobileViT")
-        x = images.flip(1) if self.bgr else images
-        x = self.layer_2(self.layer_1(self.conv_1(x)))
-        x = self.layer_5(self.layer_4(self.layer_3(x)))
-        return global_average(self.conv_1x1_exp(x))
+        return images.flip(1) if self.bgr else images
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> the pooled features, (N, C)."""
+        return global_average(self.conv_1x1_exp(self.forward_trunk(images)))
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""

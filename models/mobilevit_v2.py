@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.inputs import BICUBIC, ZERO_TO_ONE, InputConfig
-from models.layers import ConvBNAct, conv2d, global_average, swish
+from models.layers import ConvBNAct, conv2d, swish
 from models.mobilevit import Residual, fold, unfold
+from models.network import Layer, Network
 from models.transformer import check_image_size, dense, init_convolutions
 
 
@@ -70,13 +71,15 @@ class MobileViTV2Block(nn.Module):
         return self.conv_proj(fold(y, *x.shape[2:]))
 
 
-class MobileViTV2(nn.Module):
+class MobileViTV2(Network):
     """MobileViT V2; it takes images whose size is a multiple of 64.
 
     Args:
         scale: factor of all channels.
         class_dim: number of classes.
     """
+
+    image_size = 256
 
     def __init__(self, scale: float, class_dim: int = 1000) -> None:
         super().__init__()
@@ -99,12 +102,15 @@ class MobileViTV2(nn.Module):
         """PaddleClas's path: the batch-norms are called norm; local_rep.1, without one, is in a layer too."""
         return re.sub(r"local_rep\.1$", "local_rep.1.conv", re.sub(r"\.bn$", ".norm", path))
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the pooled features, (N, C)."""
+    def trunk(self) -> list[Layer]:
+        return [self.received, self.conv_1, self.layer_1, self.layer_2, self.layer_3, self.layer_4, self.layer_5]
+
+    @staticmethod
+    def received(images: Tensor) -> Tensor:
+        """The images."""
         for size in images.shape[2:]:
             check_image_size(size, 64, "MobileViT V2")
-        x = self.layer_2(self.layer_1(self.conv_1(images)))
-        return global_average(self.layer_5(self.layer_4(self.layer_3(x))))
+        return images
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""

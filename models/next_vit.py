@@ -14,9 +14,11 @@ from torch.nn import functional as F
 
 from models.inputs import BICUBIC, InputConfig
 from models.layers import DropPath, batch_norm, conv2d, global_average, make_divisible, relu
+from models.network import Layer, Network
 from models.transformer import dense, drop_path_rates, merge_heads, split_heads, trunc_normal_
 
 HEAD_CHANNELS = 32
+
 conv = partial(conv2d, init=trunc_normal_)
 
 
@@ -138,7 +140,7 @@ class TransformerBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-class NextViT(nn.Module):
+class NextViT(Network):
     """Next-ViT.
 
     Args:
@@ -176,9 +178,12 @@ class NextViT(nn.Module):
                     yield ConvBlock(in_channels, width, stride, next(rates))
                 in_channels = transformer_width if transformer else width
 
+    def trunk(self) -> list[Layer]:
+        return [self.stem, *self.features]
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the pooled features, (N, C)."""
-        return global_average(self.norm(self.features(self.stem(images))))
+        return global_average(self.norm(self.forward_trunk(images)))
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""

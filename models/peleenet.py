@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.layers import UPSCALE_IN_TRAIN, ConvBNAct, Dropout, global_average, linear, relu
+from models.layers import UPSCALE_IN_TRAIN, ConvBNAct, Dropout, linear, relu
+from models.network import Layer, Network
 
 # (layers, channels of their 1x1 convolutions) of the dense blocks
 BLOCKS = ((3, 16), (4, 32), (8, 64), (6, 64))
@@ -56,7 +57,7 @@ class DenseLayer(nn.Module):
         )
 
 
-class Pelee(nn.Module):
+class Pelee(Network):
     """PeleeNet; the module paths are those of the paper's authors."""
 
     def __init__(self, class_dim: int = 1000) -> None:
@@ -80,14 +81,12 @@ class Pelee(nn.Module):
         """PaddleClas's path: the batch-norms are called norm."""
         return path.replace(".bn", ".norm")
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the pooled features, (N, 704)."""
-        return global_average(self.features(images))
+    def trunk(self) -> list[Layer]:
+        return [*self.features]
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
         return self.classifier(self.dropout(self.forward_features(images)))
 
 
-def PeleeNet(class_dim: int = 1000) -> Pelee:
-    return Pelee(class_dim)
+PeleeNet = Pelee

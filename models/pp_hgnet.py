@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.inputs import BICUBIC, InputConfig
-from models.layers import ConvBNAct, Dropout, conv2d, linear, override_batch_norm_decay, relu
+from models.layers import ConvBNAct, Dropout, conv2d, linear, relu
+from models.names import override_batch_norm_decay
+from models.network import Layer, Network
 
 
 class Stage(NamedTuple):
@@ -77,7 +80,7 @@ class HGStage(nn.Module):
         return self.blocks(self.downsample(x))
 
 
-class PPHGNet(nn.Module):
+class PPHGNet(Network):
     """PP-HGNet; the module paths are PaddleClas's.
 
     Args:
@@ -116,9 +119,12 @@ class PPHGNet(nn.Module):
                 nn.init.kaiming_normal_(layer.weight)
         override_batch_norm_decay(self)
 
+    def trunk(self) -> list[Layer]:
+        return [self.stem, self.pool, *self.stages]
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the 2,048 values that the classifier sees, (N, 2048)."""
-        x = self.stages(self.pool(self.stem(images)))
+        x = self.forward_trunk(images)
         return F.relu(self.last_conv(x.mean((2, 3), keepdim=True))).flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -130,17 +136,8 @@ TINY = (Stage(96, 224, 1), Stage(128, 448, 1), Stage(160, 512, 2), Stage(192, 76
 SMALL = (Stage(128, 256, 1), Stage(160, 512, 1), Stage(192, 768, 2), Stage(224, 1024, 1))
 BASE = (Stage(192, 320, 1), Stage(224, 640, 2), Stage(256, 960, 3), Stage(288, 1280, 2))
 
-
-def PPHGNet_tiny(class_dim: int = 1000) -> PPHGNet:
-    return PPHGNet((48, 48, 96), TINY, 5, class_dim)
-
-
-def PPHGNet_small(class_dim: int = 1000) -> PPHGNet:
-    return PPHGNet((64, 64, 128), SMALL, 6, class_dim)
-
-
-def PPHGNet_base(class_dim: int = 1000) -> PPHGNet:
-    return PPHGNet((96, 96, 160), BASE, 7, class_dim, dropout=0.2)
-
+PPHGNet_tiny = partial(PPHGNet, (48, 48, 96), TINY, 5)
+PPHGNet_small = partial(PPHGNet, (64, 64, 128), SMALL, 6)
+PPHGNet_base = partial(PPHGNet, (96, 96, 160), BASE, 7, dropout=0.2)
 
 INPUTS = {"*": InputConfig(224, 236, BICUBIC)}

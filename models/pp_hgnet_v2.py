@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.inputs import BICUBIC, InputConfig
-from models.layers import ConvBNAct, conv2d, linear, override_batch_norm_decay, override_l2_decay, relu
+from models.layers import ConvBNAct, conv2d, linear, relu
+from models.names import override_batch_norm_decay, override_l2_decay
+from models.network import Layer, Network
 
 
 class Stage(NamedTuple):
@@ -133,7 +136,7 @@ class HGStage(nn.Module):
         return self.blocks(self.downsample(x))
 
 
-class PPHGNetV2(nn.Module):
+class PPHGNetV2(Network):
     """PP-HGNet V2; the module paths are PaddleClas's.
 
     Args:
@@ -169,9 +172,12 @@ class PPHGNetV2(nn.Module):
                 nn.init.kaiming_normal_(layer.weight)
         override_batch_norm_decay(self)
 
+    def trunk(self) -> list[Layer]:
+        return [self.stem, *self.stages]
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the 2,048 values that the classifier sees, (N, 2048)."""
-        x = self.stages(self.stem(images))
+        x = self.forward_trunk(images)
         return self.lab(F.relu(self.last_conv(x.mean((2, 3), keepdim=True)))).flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -179,32 +185,14 @@ class PPHGNetV2(nn.Module):
         return self.fc(self.forward_features(images))
 
 
-def PPHGNetV2_B0(class_dim: int = 1000) -> PPHGNetV2:
-    return PPHGNetV2((16, 16), ((16, 64, 1), (32, 256, 1), (64, 512, 2), (128, 1024, 1)), 3, class_dim, affine=True)
-
-
-def PPHGNetV2_B1(class_dim: int = 1000) -> PPHGNetV2:
-    return PPHGNetV2((24, 32), ((32, 64, 1), (48, 256, 1), (96, 512, 2), (192, 1024, 1)), 3, class_dim, affine=True)
-
-
-def PPHGNetV2_B2(class_dim: int = 1000) -> PPHGNetV2:
-    return PPHGNetV2((24, 32), ((32, 96, 1), (64, 384, 1), (128, 768, 3), (256, 1536, 1)), 4, class_dim, affine=True)
-
-
-def PPHGNetV2_B3(class_dim: int = 1000) -> PPHGNetV2:
-    return PPHGNetV2((24, 32), ((32, 128, 1), (64, 512, 1), (128, 1024, 3), (256, 2048, 1)), 5, class_dim, affine=True)
-
-
-def PPHGNetV2_B4(class_dim: int = 1000) -> PPHGNetV2:
-    return PPHGNetV2((32, 48), ((48, 128, 1), (96, 512, 1), (192, 1024, 3), (384, 2048, 1)), 6, class_dim)
-
-
-def PPHGNetV2_B5(class_dim: int = 1000) -> PPHGNetV2:
-    return PPHGNetV2((32, 64), ((64, 128, 1), (128, 512, 2), (256, 1024, 5), (512, 2048, 2)), 6, class_dim)
-
-
-def PPHGNetV2_B6(class_dim: int = 1000) -> PPHGNetV2:
-    return PPHGNetV2((48, 96), ((96, 192, 2), (192, 512, 3), (384, 1024, 6), (768, 2048, 3)), 6, class_dim)
-
+PPHGNetV2_B0 = partial(PPHGNetV2, (16, 16), ((16, 64, 1), (32, 256, 1), (64, 512, 2), (128, 1024, 1)), 3, affine=True)
+PPHGNetV2_B1 = partial(PPHGNetV2, (24, 32), ((32, 64, 1), (48, 256, 1), (96, 512, 2), (192, 1024, 1)), 3, affine=True)
+PPHGNetV2_B2 = partial(PPHGNetV2, (24, 32), ((32, 96, 1), (64, 384, 1), (128, 768, 3), (256, 1536, 1)), 4, affine=True)
+PPHGNetV2_B3 = partial(
+    PPHGNetV2, (24, 32), ((32, 128, 1), (64, 512, 1), (128, 1024, 3), (256, 2048, 1)), 5, affine=True
+)
+PPHGNetV2_B4 = partial(PPHGNetV2, (32, 48), ((48, 128, 1), (96, 512, 1), (192, 1024, 3), (384, 2048, 1)), 6)
+PPHGNetV2_B5 = partial(PPHGNetV2, (32, 64), ((64, 128, 1), (128, 512, 2), (256, 1024, 5), (512, 2048, 2)), 6)
+PPHGNetV2_B6 = partial(PPHGNetV2, (48, 96), ((96, 192, 2), (192, 512, 3), (384, 1024, 6), (768, 2048, 3)), 6)
 
 INPUTS = {"*": InputConfig(224, 232, BICUBIC)}

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import (
-    ConvBNAct,
-    ConvSqueezeExcitation,
-    Dropout,
-    conv2d,
-    hard_swish,
-    linear,
-    make_divisible,
-    override_batch_norm_decay,
-)
+from models.layers import ConvBNAct, ConvSqueezeExcitation, Dropout, conv2d, hard_swish, linear, make_divisible
+from models.names import override_batch_norm_decay
+from models.network import Layer, Network
 
 
 class Block(NamedTuple):
@@ -56,7 +50,7 @@ class DepthwiseSeparable(nn.Module):
         return self.pw_conv(self.se(self.dw_conv(x)))
 
 
-class PPLCNet(nn.Module):
+class PPLCNet(Network):
     """PP-LCNet with its channels multiplied by `scale`, but for the 1,280 features; the paths are PaddleClas's."""
 
     def __init__(self, scale: float, class_dim: int = 1000) -> None:
@@ -79,10 +73,12 @@ class PPLCNet(nn.Module):
         """PaddleClas's path: se.conv1 and se.conv2 in the blocks."""
         return path.replace(".fc", ".conv")
 
+    def trunk(self) -> list[Layer]:
+        return [self.conv1, self.blocks2, self.blocks3, self.blocks4, self.blocks5, self.blocks6]
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the 1,280 values that the classifier sees, (N, 1280)."""
-        x = self.blocks3(self.blocks2(self.conv1(images)))
-        x = self.blocks6(self.blocks5(self.blocks4(x)))
+        x = self.forward_trunk(images)
         return F.hardswish(self.last_conv(x.mean((2, 3), keepdim=True))).flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -90,33 +86,11 @@ class PPLCNet(nn.Module):
         return self.fc(self.dropout(self.forward_features(images)))
 
 
-def PPLCNet_x0_25(class_dim: int = 1000) -> PPLCNet:
-    return PPLCNet(0.25, class_dim)
-
-
-def PPLCNet_x0_35(class_dim: int = 1000) -> PPLCNet:
-    return PPLCNet(0.35, class_dim)
-
-
-def PPLCNet_x0_5(class_dim: int = 1000) -> PPLCNet:
-    return PPLCNet(0.5, class_dim)
-
-
-def PPLCNet_x0_75(class_dim: int = 1000) -> PPLCNet:
-    return PPLCNet(0.75, class_dim)
-
-
-def PPLCNet_x1_0(class_dim: int = 1000) -> PPLCNet:
-    return PPLCNet(1.0, class_dim)
-
-
-def PPLCNet_x1_5(class_dim: int = 1000) -> PPLCNet:
-    return PPLCNet(1.5, class_dim)
-
-
-def PPLCNet_x2_0(class_dim: int = 1000) -> PPLCNet:
-    return PPLCNet(2.0, class_dim)
-
-
-def PPLCNet_x2_5(class_dim: int = 1000) -> PPLCNet:
-    return PPLCNet(2.5, class_dim)
+PPLCNet_x0_25 = partial(PPLCNet, 0.25)
+PPLCNet_x0_35 = partial(PPLCNet, 0.35)
+PPLCNet_x0_5 = partial(PPLCNet, 0.5)
+PPLCNet_x0_75 = partial(PPLCNet, 0.75)
+PPLCNet_x1_0 = partial(PPLCNet, 1.0)
+PPLCNet_x1_5 = partial(PPLCNet, 1.5)
+PPLCNet_x2_0 = partial(PPLCNet, 2.0)
+PPLCNet_x2_5 = partial(PPLCNet, 2.5)

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import (
-    ConvBNAct,
-    ConvSqueezeExcitation,
-    Dropout,
-    conv2d,
-    linear,
-    make_divisible,
-    override_batch_norm_decay,
-    relu,
-    sum_branches_,
-)
+from models.fusion import Fusable, sum_branches_
+from models.layers import ConvBNAct, ConvSqueezeExcitation, Dropout, conv2d, linear, make_divisible, relu
+from models.names import override_batch_norm_decay
+from models.network import Layer, Network
 
 
 class Stage(NamedTuple):
@@ -51,7 +45,7 @@ def conv_bn(in_channels: int, out_channels: int, kernel_size: int, stride: int =
     return ConvBNAct(in_channels, out_channels, kernel_size, stride, init=nn.init.kaiming_normal_, **options)
 
 
-class ParallelDepthwise(nn.ModuleList):
+class ParallelDepthwise(Fusable, nn.ModuleList):
     """The sum of depthwise convolutions of all odd sizes up to `kernel_size`, each with its batch-norm.
 
     There is none of size 1 where the stride is 2.
@@ -81,6 +75,8 @@ class DepthwiseSeparable(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stage: Stage, stride: int) -> None:
         super().__init__()
         self.shortcut = stage.shortcut and stride == 1
+        self.depthwise = "dw_conv_list" if stage.parallel else "dw_conv"
+        self.pointwise = ("pw_conv_1", "pw_conv_2") if stage.split else ("pw_conv",)
         if stage.parallel:
             self.dw_conv_list = ParallelDepthwise(in_channels, stage.kernel_size, stride)
         else:
@@ -95,13 +91,13 @@ class DepthwiseSeparable(nn.Module):
             self.pw_conv = conv_bn(in_channels, out_channels, 1, activation=relu)
 
     def forward(self, x: Tensor) -> Tensor:
-        depthwise = self.dw_conv_list if hasattr(self, "dw_conv_list") else self.dw_conv
-        y = self.se(F.relu(depthwise(x)))
-        y = self.pw_conv(y) if hasattr(self, "pw_conv") else self.pw_conv_2(self.pw_conv_1(y))
+        y = self.se(F.relu(self.get_submodule(self.depthwise)(x)))
+        for name in self.pointwise:
+            y = self.get_submodule(name)(y)
         return x + y if self.shortcut else y
 
 
-class PPLCNetV2(nn.Module):
+class PPLCNetV2(Network):
     """PP-LCNet V2 with its channels multiplied by `scale`, but for the 1,280 features; the paths are PaddleClas's.
 
     Args:
@@ -137,9 +133,12 @@ class PPLCNetV2(nn.Module):
         """PaddleClas's path: se.conv1 and se.conv2 in the blocks."""
         return path.replace(".fc", ".conv")
 
+    def trunk(self) -> list[Layer]:
+        return [self.stem, *self.stages]
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the 1,280 values that the classifier sees, (N, 1280)."""
-        x = self.stages(self.stem(images))
+        x = self.forward_trunk(images)
         return F.relu(self.last_conv(x.mean((2, 3), keepdim=True))).flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -147,13 +146,6 @@ class PPLCNetV2(nn.Module):
         return self.fc(self.dropout(self.forward_features(images)))
 
 
-def PPLCNetV2_small(class_dim: int = 1000) -> PPLCNetV2:
-    return PPLCNetV2(0.75, (2, 2, 4, 2), class_dim)
-
-
-def PPLCNetV2_base(class_dim: int = 1000) -> PPLCNetV2:
-    return PPLCNetV2(1.0, (2, 2, 6, 2), class_dim)
-
-
-def PPLCNetV2_large(class_dim: int = 1000) -> PPLCNetV2:
-    return PPLCNetV2(1.25, (2, 2, 8, 2), class_dim)
+PPLCNetV2_small = partial(PPLCNetV2, 0.75, (2, 2, 4, 2))
+PPLCNetV2_base = partial(PPLCNetV2, 1.0, (2, 2, 6, 2))
+PPLCNetV2_large = partial(PPLCNetV2, 1.25, (2, 2, 8, 2))

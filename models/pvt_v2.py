@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from models.inputs import BICUBIC, InputConfig
 from models.layers import DropPath, conv2d
+from models.network import Layer, Network
 from models.transformer import (
     PatchEmbed,
     dense,
@@ -104,7 +105,7 @@ class Block(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-class PyramidVisionTransformerV2(nn.Module):
+class PyramidVisionTransformerV2(Network):
     """PVT V2.
 
     Args:
@@ -152,13 +153,13 @@ class PyramidVisionTransformerV2(nn.Module):
         self.head = dense(in_channels, class_dim)
         init_convolutions(self)
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the pooled features, (N, C)."""
-        x = images
-        for number in range(1, self.stages + 1):
-            embed, blocks, norm = (getattr(self, f"{name}{number}") for name in ("patch_embed", "block", "norm"))
-            x = to_channels_first(norm(blocks(embed(x))))
-        return x.mean((2, 3))
+    def trunk(self) -> list[Layer]:
+        return [partial(self.stage, number) for number in range(1, self.stages + 1)]
+
+    def stage(self, number: int, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same form, by the stage of this number."""
+        embed, blocks, norm = (self.get_submodule(f"{name}{number}") for name in ("patch_embed", "block", "norm"))
+        return to_channels_first(norm(blocks(embed(x))))
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import ConvBNAct, batch_norm, conv2d, fan_out_normal_, global_average, linear, relu
+from models.initializers import fan_out_normal_
+from models.layers import ConvBNAct, batch_norm, conv2d, linear, relu
+from models.network import Layer, Network
 from models.transformer import check_image_size
 
 GROUP_CHANNELS = 16
@@ -62,7 +65,7 @@ class Bottleneck(nn.Module):
         return F.relu(self.bn3(self.conv3(y)) + self.downsample(x))
 
 
-class RedNet(nn.Module):
+class RedNet(Network):
     """RedNet; the module paths are those of the paper's authors.
 
     Args:
@@ -95,34 +98,23 @@ class RedNet(nn.Module):
         """PaddleClas's path: conv2.conv within an involution."""
         return f"{path}.conv" if path.endswith(("conv2.conv2", "stem.1.conv2")) else path
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the pooled features, (N, 2048)."""
-        # An involution of stride 2 has its kernels from 2 x 2 averages: the map has to be even.
+    def trunk(self) -> list[Layer]:
+        return [self.checked, self.stem, self.maxpool, self.layer1, self.layer2, self.layer3, self.layer4]
+
+    @staticmethod
+    def checked(images: Tensor) -> Tensor:
+        """The images. An involution of stride 2 has its kernels from 2 x 2 averages: the map has to be even."""
         for size in images.shape[2:]:
             check_image_size(size, 32, "RedNet")
-        x = self.maxpool(self.stem(images))
-        return global_average(self.layer4(self.layer3(self.layer2(self.layer1(x)))))
+        return images
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
         return self.fc(self.forward_features(images))
 
 
-def RedNet26(class_dim: int = 1000) -> RedNet:
-    return RedNet((1, 2, 4, 1), class_dim)
-
-
-def RedNet38(class_dim: int = 1000) -> RedNet:
-    return RedNet((2, 3, 5, 2), class_dim)
-
-
-def RedNet50(class_dim: int = 1000) -> RedNet:
-    return RedNet((3, 4, 6, 3), class_dim)
-
-
-def RedNet101(class_dim: int = 1000) -> RedNet:
-    return RedNet((3, 4, 23, 3), class_dim)
-
-
-def RedNet152(class_dim: int = 1000) -> RedNet:
-    return RedNet((3, 8, 36, 3), class_dim)
+RedNet26 = partial(RedNet, (1, 2, 4, 1))
+RedNet38 = partial(RedNet, (2, 3, 5, 2))
+RedNet50 = partial(RedNet, (3, 4, 6, 3))
+RedNet101 = partial(RedNet, (3, 4, 23, 3))
+RedNet152 = partial(RedNet, (3, 8, 36, 3))

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import batch_norm, conv2d, global_average, linear, relu
+from models.layers import batch_norm, conv2d, linear, relu
+from models.network import Layer, Network
 
 
 def conv_bn(
@@ -46,7 +48,7 @@ class Block(nn.Module):
         return F.relu(self.proj(x) + self.f(x))
 
 
-class RegNet(nn.Module):
+class RegNet(Network):
     """RegNetX; the module paths are torchvision's, whose network of 400 MF ends with 400 channels instead of 384.
 
     Args:
@@ -81,58 +83,23 @@ class RegNet(nn.Module):
         part = {"a": "conv0", "b": "conv1", "c": "conv2", "proj": "short"}[part]
         return f"s{stage}_b{int(index) + 1}.{part}.{leaf}"
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the pooled features, (N, C)."""
-        return global_average(self.trunk_output(self.stem(images)))
+    def trunk(self) -> list[Layer]:
+        return [self.stem, *self.trunk_output]
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
         return self.fc(self.forward_features(images))
 
 
-def RegNetX_200MF(class_dim: int = 1000) -> RegNet:
-    return RegNet((1, 1, 4, 7), (24, 56, 152, 368), 8, class_dim)
-
-
-def RegNetX_400MF(class_dim: int = 1000) -> RegNet:
-    return RegNet((1, 2, 7, 12), (32, 64, 160, 384), 16, class_dim)
-
-
-def RegNetX_600MF(class_dim: int = 1000) -> RegNet:
-    return RegNet((1, 3, 5, 7), (48, 96, 240, 528), 24, class_dim)
-
-
-def RegNetX_800MF(class_dim: int = 1000) -> RegNet:
-    return RegNet((1, 3, 7, 5), (64, 128, 288, 672), 16, class_dim)
-
-
-def RegNetX_1600MF(class_dim: int = 1000) -> RegNet:
-    return RegNet((2, 4, 10, 2), (72, 168, 408, 912), 24, class_dim)
-
-
-def RegNetX_3200MF(class_dim: int = 1000) -> RegNet:
-    return RegNet((2, 6, 15, 2), (96, 192, 432, 1008), 48, class_dim)
-
-
-def RegNetX_4GF(class_dim: int = 1000) -> RegNet:
-    return RegNet((2, 5, 14, 2), (80, 240, 560, 1360), 40, class_dim)
-
-
-def RegNetX_6400MF(class_dim: int = 1000) -> RegNet:
-    return RegNet((2, 4, 10, 1), (168, 392, 784, 1624), 56, class_dim)
-
-
-def RegNetX_8GF(class_dim: int = 1000) -> RegNet:
-    return RegNet((2, 5, 15, 1), (80, 240, 720, 1920), 120, class_dim)
-
-
-def RegNetX_12GF(class_dim: int = 1000) -> RegNet:
-    return RegNet((2, 5, 11, 1), (224, 448, 896, 2240), 112, class_dim)
-
-
-def RegNetX_16GF(class_dim: int = 1000) -> RegNet:
-    return RegNet((2, 6, 13, 1), (256, 512, 896, 2048), 128, class_dim)
-
-
-def RegNetX_32GF(class_dim: int = 1000) -> RegNet:
-    return RegNet((2, 7, 13, 1), (336, 672, 1344, 2520), 168, class_dim)
+RegNetX_200MF = partial(RegNet, (1, 1, 4, 7), (24, 56, 152, 368), 8)
+RegNetX_400MF = partial(RegNet, (1, 2, 7, 12), (32, 64, 160, 384), 16)
+RegNetX_600MF = partial(RegNet, (1, 3, 5, 7), (48, 96, 240, 528), 24)
+RegNetX_800MF = partial(RegNet, (1, 3, 7, 5), (64, 128, 288, 672), 16)
+RegNetX_1600MF = partial(RegNet, (2, 4, 10, 2), (72, 168, 408, 912), 24)
+RegNetX_3200MF = partial(RegNet, (2, 6, 15, 2), (96, 192, 432, 1008), 48)
+RegNetX_4GF = partial(RegNet, (2, 5, 14, 2), (80, 240, 560, 1360), 40)
+RegNetX_6400MF = partial(RegNet, (2, 4, 10, 1), (168, 392, 784, 1624), 56)
+RegNetX_8GF = partial(RegNet, (2, 5, 15, 1), (80, 240, 720, 1920), 120)
+RegNetX_12GF = partial(RegNet, (2, 5, 11, 1), (224, 448, 896, 2240), 112)
+RegNetX_16GF = partial(RegNet, (2, 6, 13, 1), (256, 512, 896, 2048), 128)
+RegNetX_32GF = partial(RegNet, (2, 7, 13, 1), (336, 672, 1344, 2520), 168)

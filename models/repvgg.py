@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.fusion import Fusable, sum_branches_
 from models.inputs import BICUBIC, InputConfig
-from models.layers import (
-    ConvBNAct,
-    ConvSqueezeExcitation,
-    batch_norm,
-    conv2d,
-    global_average,
-    linear,
-    relu,
-    sum_branches_,
-)
+from models.layers import ConvBNAct, ConvSqueezeExcitation, batch_norm, conv2d, linear, relu
+from models.network import Layer, Network
 
 
-class RepVGGBlock(nn.Module):
+class RepVGGBlock(Fusable):
     """The sum of a 3x3 convolution, a 1x1 one and, where the shape allows, the identity, each with its batch-norm.
 
     Args:
@@ -50,7 +44,7 @@ class RepVGGBlock(nn.Module):
         return nn.Sequential(sum_branches_(conv, branches), self.se, relu())
 
 
-class RepVGG(nn.Module):
+class RepVGG(Network):
     """RepVGG; the module paths are PaddleClas's.
 
     Args:
@@ -89,9 +83,8 @@ class RepVGG(nn.Module):
         """PaddleClas's path: se.down and se.up in the blocks."""
         return path.replace(".fc1", ".down").replace(".fc2", ".up")
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the pooled features, (N, C)."""
-        return global_average(self.stage4(self.stage3(self.stage2(self.stage1(self.stage0(images))))))
+    def trunk(self) -> list[Layer]:
+        return [self.stage0, self.stage1, self.stage2, self.stage3, self.stage4]
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
@@ -102,53 +95,17 @@ A = (2, 4, 14, 1)
 B = (4, 6, 16, 1)
 D = (8, 14, 24, 1)
 
-
-def RepVGG_A0(class_dim: int = 1000) -> RepVGG:
-    return RepVGG(A, (0.75, 0.75, 0.75, 2.5), class_dim)
-
-
-def RepVGG_A1(class_dim: int = 1000) -> RepVGG:
-    return RepVGG(A, (1.0, 1.0, 1.0, 2.5), class_dim)
-
-
-def RepVGG_A2(class_dim: int = 1000) -> RepVGG:
-    return RepVGG(A, (1.5, 1.5, 1.5, 2.75), class_dim)
-
-
-def RepVGG_B0(class_dim: int = 1000) -> RepVGG:
-    return RepVGG(B, (1.0, 1.0, 1.0, 2.5), class_dim)
-
-
-def RepVGG_B1(class_dim: int = 1000) -> RepVGG:
-    return RepVGG(B, (2.0, 2.0, 2.0, 4.0), class_dim)
-
-
-def RepVGG_B1g2(class_dim: int = 1000) -> RepVGG:
-    return RepVGG(B, (2.0, 2.0, 2.0, 4.0), class_dim, groups=2)
-
-
-def RepVGG_B1g4(class_dim: int = 1000) -> RepVGG:
-    return RepVGG(B, (2.0, 2.0, 2.0, 4.0), class_dim, groups=4)
-
-
-def RepVGG_B2(class_dim: int = 1000) -> RepVGG:
-    return RepVGG(B, (2.5, 2.5, 2.5, 5.0), class_dim)
-
-
-def RepVGG_B2g4(class_dim: int = 1000) -> RepVGG:
-    return RepVGG(B, (2.5, 2.5, 2.5, 5.0), class_dim, groups=4)
-
-
-def RepVGG_B3(class_dim: int = 1000) -> RepVGG:
-    return RepVGG(B, (3.0, 3.0, 3.0, 5.0), class_dim)
-
-
-def RepVGG_B3g4(class_dim: int = 1000) -> RepVGG:
-    return RepVGG(B, (3.0, 3.0, 3.0, 5.0), class_dim, groups=4)
-
-
-def RepVGG_D2se(class_dim: int = 1000) -> RepVGG:
-    return RepVGG(D, (2.5, 2.5, 2.5, 5.0), class_dim, has_se=True)
-
+RepVGG_A0 = partial(RepVGG, A, (0.75, 0.75, 0.75, 2.5))
+RepVGG_A1 = partial(RepVGG, A, (1.0, 1.0, 1.0, 2.5))
+RepVGG_A2 = partial(RepVGG, A, (1.5, 1.5, 1.5, 2.75))
+RepVGG_B0 = partial(RepVGG, B, (1.0, 1.0, 1.0, 2.5))
+RepVGG_B1 = partial(RepVGG, B, (2.0, 2.0, 2.0, 4.0))
+RepVGG_B1g2 = partial(RepVGG, B, (2.0, 2.0, 2.0, 4.0), groups=2)
+RepVGG_B1g4 = partial(RepVGG, B, (2.0, 2.0, 2.0, 4.0), groups=4)
+RepVGG_B2 = partial(RepVGG, B, (2.5, 2.5, 2.5, 5.0))
+RepVGG_B2g4 = partial(RepVGG, B, (2.5, 2.5, 2.5, 5.0), groups=4)
+RepVGG_B3 = partial(RepVGG, B, (3.0, 3.0, 3.0, 5.0))
+RepVGG_B3g4 = partial(RepVGG, B, (3.0, 3.0, 3.0, 5.0), groups=4)
+RepVGG_D2se = partial(RepVGG, D, (2.5, 2.5, 2.5, 5.0), has_se=True)
 
 INPUTS = {"RepVGG_D2se": InputConfig(320, 320, BICUBIC)}

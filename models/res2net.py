@@ -6,6 +6,7 @@ The name ends in width of each group at 64 planes x number of groups ("scales").
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,9 @@ class Res2Net(ResNetBB):
 
     fluid_classifier = "fc"
 
-    def __init__(self, depths: Sequence[int], class_dim: int, *, scales: int, base_width: int, **options) -> None:
+    def __init__(
+        self, depths: Sequence[int], class_dim: int = 1000, *, scales: int, base_width: int, **options
+    ) -> None:
         self.scales = scales
         super().__init__(Res2NetBlock, depths, class_dim, scales=scales, base_width=base_width, **options)
 
@@ -91,29 +94,10 @@ class Res2Net(ResNetBB):
         return path
 
 
-def Res2Net50_48w_2s(class_dim: int = 1000) -> ResNet:
-    return Res2Net((3, 4, 6, 3), class_dim, scales=2, base_width=48)
-
-
-def Res2Net50_26w_4s(class_dim: int = 1000) -> ResNet:
-    return Res2Net((3, 4, 6, 3), class_dim, scales=4, base_width=26)
-
-
-def Res2Net50_14w_8s(class_dim: int = 1000) -> ResNet:
-    return Res2Net((3, 4, 6, 3), class_dim, scales=8, base_width=14)
-
-
-def Res2Net50_26w_6s(class_dim: int = 1000) -> ResNet:
-    return Res2Net((3, 4, 6, 3), class_dim, scales=6, base_width=26)
-
-
-def Res2Net50_26w_8s(class_dim: int = 1000) -> ResNet:
-    return Res2Net((3, 4, 6, 3), class_dim, scales=8, base_width=26)
-
-
-def Res2Net101_26w_4s(class_dim: int = 1000) -> ResNet:
-    return Res2Net((3, 4, 23, 3), class_dim, scales=4, base_width=26)
-
-
-def Res2Net152_26w_4s(class_dim: int = 1000) -> ResNet:
-    return Res2Net((3, 8, 36, 3), class_dim, scales=4, base_width=26)
+Res2Net50_48w_2s = partial(Res2Net, (3, 4, 6, 3), scales=2, base_width=48)
+Res2Net50_26w_4s = partial(Res2Net, (3, 4, 6, 3), scales=4, base_width=26)
+Res2Net50_14w_8s = partial(Res2Net, (3, 4, 6, 3), scales=8, base_width=14)
+Res2Net50_26w_6s = partial(Res2Net, (3, 4, 6, 3), scales=6, base_width=26)
+Res2Net50_26w_8s = partial(Res2Net, (3, 4, 6, 3), scales=8, base_width=26)
+Res2Net101_26w_4s = partial(Res2Net, (3, 4, 23, 3), scales=4, base_width=26)
+Res2Net152_26w_4s = partial(Res2Net, (3, 8, 36, 3), scales=4, base_width=26)

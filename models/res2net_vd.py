@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from models.res2net import Res2Net
-from models.resnet import ResNet
 from models.resnet_vc import DEEP_STEM
 
 
 class Res2NetVd(Res2Net):
     """Res2Net-D."""
 
-    def __init__(self, depths: Sequence[int], class_dim: int, scales: int = 4, base_width: int = 26) -> None:
+    def __init__(self, depths: Sequence[int], class_dim: int = 1000, *, scales: int, base_width: int) -> None:
         options = {"deep_stem": DEEP_STEM, "average_shortcut": True}
         super().__init__(depths, class_dim, scales=scales, base_width=base_width, **options)
 
@@ -24,37 +24,14 @@ class Res2Net200Vd(Res2NetVd):
         return f"{stage + 1}{chr(ord('a') + index)}"
 
 
-def Res2Net50_vd_48w_2s(class_dim: int = 1000) -> ResNet:
-    return Res2NetVd((3, 4, 6, 3), class_dim, 2, 48)
-
-
-def Res2Net50_vd_26w_4s(class_dim: int = 1000) -> ResNet:
-    return Res2NetVd((3, 4, 6, 3), class_dim)
-
-
-def Res2Net50_vd_14w_8s(class_dim: int = 1000) -> ResNet:
-    return Res2NetVd((3, 4, 6, 3), class_dim, 8, 14)
-
-
-def Res2Net50_vd_26w_6s(class_dim: int = 1000) -> ResNet:
-    return Res2NetVd((3, 4, 6, 3), class_dim, 6, 26)
-
-
-def Res2Net50_vd_26w_8s(class_dim: int = 1000) -> ResNet:
-    return Res2NetVd((3, 4, 6, 3), class_dim, 8, 26)
-
-
-def Res2Net101_vd_26w_4s(class_dim: int = 1000) -> ResNet:
-    return Res2NetVd((3, 4, 23, 3), class_dim)
-
-
-def Res2Net152_vd_26w_4s(class_dim: int = 1000) -> ResNet:
-    return Res2NetVd((3, 8, 36, 3), class_dim)
-
-
-def Res2Net200_vd_26w_4s(class_dim: int = 1000) -> ResNet:
-    return Res2Net200Vd((3, 12, 48, 3), class_dim)
-
+Res2Net50_vd_48w_2s = partial(Res2NetVd, (3, 4, 6, 3), scales=2, base_width=48)
+Res2Net50_vd_26w_4s = partial(Res2NetVd, (3, 4, 6, 3), scales=4, base_width=26)
+Res2Net50_vd_14w_8s = partial(Res2NetVd, (3, 4, 6, 3), scales=8, base_width=14)
+Res2Net50_vd_26w_6s = partial(Res2NetVd, (3, 4, 6, 3), scales=6, base_width=26)
+Res2Net50_vd_26w_8s = partial(Res2NetVd, (3, 4, 6, 3), scales=8, base_width=26)
+Res2Net101_vd_26w_4s = partial(Res2NetVd, (3, 4, 23, 3), scales=4, base_width=26)
+Res2Net152_vd_26w_4s = partial(Res2NetVd, (3, 8, 36, 3), scales=4, base_width=26)
+Res2Net200_vd_26w_4s = partial(Res2Net200Vd, (3, 12, 48, 3), scales=4, base_width=26)
 
 # Distilled weights (SSLD, arXiv:2103.05959) of the same networks.
 Res2Net50_vd_26w_4s_ssld = Res2Net50_vd_26w_4s

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.inputs import InputConfig
-from models.layers import ConvBNAct, conv2d, global_average, linear, relu
+from models.layers import ConvBNAct, conv2d, linear, relu
+from models.network import Layer, Network
 
 
 class SplitAttention(nn.Module):
@@ -71,7 +73,7 @@ class Bottleneck(nn.Module):
         return F.relu(self.conv3(y) + self.shortcut(x))
 
 
-class ResNeSt(nn.Module):
+class ResNeSt(Network):
     """ResNeSt.
 
     Args:
@@ -118,35 +120,19 @@ class ResNeSt(nn.Module):
         path = path.replace("shortcut.1.conv", "conv4").replace("shortcut.1.bn", "_batch_norm")
         return re.sub(r"\.conv$", "._conv", path).replace(".bn", "._batch_norm")
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the pooled features, (N, 2048)."""
-        x = self.maxpool(self.stem(images))
-        return global_average(self.layer4(self.layer3(self.layer2(self.layer1(x)))))
+    def trunk(self) -> list[Layer]:
+        return [self.stem, self.maxpool, self.layer1, self.layer2, self.layer3, self.layer4]
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
         return self.fc(self.forward_features(images))
 
 
-def ResNeSt50_fast_1s1x64d(class_dim: int = 1000) -> ResNeSt:
-    return ResNeSt((3, 4, 6, 3), class_dim, stem_width=32, radix=1, pool_first=True)
-
-
-def ResNeSt50(class_dim: int = 1000) -> ResNeSt:
-    return ResNeSt((3, 4, 6, 3), class_dim, stem_width=32)
-
-
-def ResNeSt101(class_dim: int = 1000) -> ResNeSt:
-    return ResNeSt((3, 4, 23, 3), class_dim)
-
-
-def ResNeSt200(class_dim: int = 1000) -> ResNeSt:
-    return ResNeSt((3, 24, 36, 3), class_dim)
-
-
-def ResNeSt269(class_dim: int = 1000) -> ResNeSt:
-    return ResNeSt((3, 30, 48, 8), class_dim)
-
+ResNeSt50_fast_1s1x64d = partial(ResNeSt, (3, 4, 6, 3), stem_width=32, radix=1, pool_first=True)
+ResNeSt50 = partial(ResNeSt, (3, 4, 6, 3), stem_width=32)
+ResNeSt101 = partial(ResNeSt, (3, 4, 23, 3))
+ResNeSt200 = partial(ResNeSt, (3, 24, 36, 3))
+ResNeSt269 = partial(ResNeSt, (3, 30, 48, 8))
 
 INPUTS = {
     "ResNeSt200": InputConfig(320, 320),

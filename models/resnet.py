@@ -7,22 +7,15 @@ ResNet18 and ResNet34 have a projection shortcut in the first stage too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from string import ascii_lowercase
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from models.layers import (
-    Dropout,
-    SqueezeExcitation,
-    batch_norm,
-    conv2d,
-    global_average,
-    linear,
-    publish_batch_norm,
-    publish_conv,
-    relu,
-)
+from models.layers import Dropout, SqueezeExcitation, batch_norm, conv2d, linear, relu
+from models.names import publish_batch_norm, publish_conv
+from models.network import Layer, Network
 
 
 def projection(in_channels: int, out_channels: int, stride: int, average: bool) -> nn.Sequential:
@@ -145,7 +138,7 @@ class Bottleneck(nn.Module):
         return self.relu(x + shortcut)
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """A residual network of four stages.
 
     The module paths are torchvision's; those of a deep stem and of averaging shortcuts are timm's.
@@ -207,9 +200,9 @@ class ResNet(nn.Module):
         self.fc = linear(channels, class_dim)
         self.publish_names()
 
-    def stages(self) -> list[nn.Sequential]:
+    def stages(self) -> list[nn.Module]:
         """The four stages, each a sequence of blocks."""
-        return [getattr(self, f"layer{stage + 1}") for stage in range(len(self.depths))]
+        return [self.get_submodule(f"layer{stage + 1}") for stage in range(len(self.depths))]
 
     def places(self) -> Iterator[tuple[Place, str, str]]:
         """Where every convolution and its batch-norm sit: their place and their two module paths, in order."""
@@ -269,12 +262,8 @@ class ResNet(nn.Module):
                 return f"{self.paddleclas_block(place)}.{self.paddleclas_leaves[layers.index(path)]}"
         return path
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the pooled features, (N, C)."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        for stage in self.stages():
-            x = stage(x)
-        return global_average(x)
+    def trunk(self) -> list[Layer]:
+        return [self.conv1, self.bn1, self.relu, self.maxpool, *self.stages()]
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
@@ -314,21 +303,8 @@ class CaffeNames:
         return "classifier"
 
 
-def ResNet18(class_dim: int = 1000) -> ResNet:
-    return ResNet(BasicBlock, (2, 2, 2, 2), class_dim)
-
-
-def ResNet34(class_dim: int = 1000) -> ResNet:
-    return ResNet(BasicBlock, (3, 4, 6, 3), class_dim)
-
-
-def ResNet50(class_dim: int = 1000) -> ResNet:
-    return ResNet(Bottleneck, (3, 4, 6, 3), class_dim)
-
-
-def ResNet101(class_dim: int = 1000) -> ResNet:
-    return ResNet(Bottleneck, (3, 4, 23, 3), class_dim)
-
-
-def ResNet152(class_dim: int = 1000) -> ResNet:
-    return ResNet(Bottleneck, (3, 8, 36, 3), class_dim)
+ResNet18 = partial(ResNet, BasicBlock, (2, 2, 2, 2))
+ResNet34 = partial(ResNet, BasicBlock, (3, 4, 6, 3))
+ResNet50 = partial(ResNet, Bottleneck, (3, 4, 6, 3))
+ResNet101 = partial(ResNet, Bottleneck, (3, 4, 23, 3))
+ResNet152 = partial(ResNet, Bottleneck, (3, 8, 36, 3))

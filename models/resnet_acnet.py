@@ -8,10 +8,13 @@ linear in evaluation, so `fuse` of models.layers turns it into a single k x k co
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
-from models.layers import batch_norm, conv2d, publish, sum_branches_
+from models.fusion import Fusable, sum_branches_
+from models.layers import batch_norm, conv2d
+from models.names import publish
 from models.resnet import BasicBlock, Bottleneck, ResNet
 
 
@@ -22,7 +25,7 @@ def deployed_conv(in_channels: int, out_channels: int, kernel_size: int, stride:
     return conv
 
 
-class AsymmetricConv(nn.Module):
+class AsymmetricConv(Fusable):
     """The sum of a square, a vertical and a horizontal convolution, each with its batch-norm.
 
     Args:
@@ -64,7 +67,11 @@ class ResNetACNet(ResNet):
     """
 
     def __init__(
-        self, block: type[BasicBlock] | type[Bottleneck], depths: Sequence[int], class_dim: int, deploy: bool
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: Sequence[int],
+        class_dim: int = 1000,
+        deploy: bool = False,
     ) -> None:
         super().__init__(block, depths, class_dim)
         for place, conv_path, bn_path in list(self.places()):
@@ -79,21 +86,8 @@ class ResNetACNet(ResNet):
             self.set_submodule(bn_path, nn.Identity())
 
 
-def ResNet18_ACNet(class_dim: int = 1000, deploy: bool = False) -> ResNet:
-    return ResNetACNet(BasicBlock, (2, 2, 2, 2), class_dim, deploy)
-
-
-def ResNet34_ACNet(class_dim: int = 1000, deploy: bool = False) -> ResNet:
-    return ResNetACNet(BasicBlock, (3, 4, 6, 3), class_dim, deploy)
-
-
-def ResNet50_ACNet(class_dim: int = 1000, deploy: bool = False) -> ResNet:
-    return ResNetACNet(Bottleneck, (3, 4, 6, 3), class_dim, deploy)
-
-
-def ResNet101_ACNet(class_dim: int = 1000, deploy: bool = False) -> ResNet:
-    return ResNetACNet(Bottleneck, (3, 4, 23, 3), class_dim, deploy)
-
-
-def ResNet152_ACNet(class_dim: int = 1000, deploy: bool = False) -> ResNet:
-    return ResNetACNet(Bottleneck, (3, 8, 36, 3), class_dim, deploy)
+ResNet18_ACNet = partial(ResNetACNet, BasicBlock, (2, 2, 2, 2))
+ResNet34_ACNet = partial(ResNetACNet, BasicBlock, (3, 4, 6, 3))
+ResNet50_ACNet = partial(ResNetACNet, Bottleneck, (3, 4, 6, 3))
+ResNet101_ACNet = partial(ResNetACNet, Bottleneck, (3, 4, 23, 3))
+ResNet152_ACNet = partial(ResNetACNet, Bottleneck, (3, 8, 36, 3))

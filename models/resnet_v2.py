@@ -6,11 +6,13 @@ The stem keeps its batch-norm and ReLU, so that the first block begins with its 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
 from models.inputs import BILINEAR, InputConfig, Normalisation
 from models.layers import batch_norm, conv2d, global_average, linear, relu
+from models.network import Layer, Network
 
 
 class PreActBottleneck(nn.Module):
@@ -43,7 +45,7 @@ class PreActBottleneck(nn.Module):
         return self.conv3(self.relu(self.bn3(x))) + shortcut
 
 
-class ResNetV2(nn.Module):
+class ResNetV2(Network):
     """A pre-activation network of four stages, as published for Caffe.
 
     Args:
@@ -87,28 +89,22 @@ class ResNetV2(nn.Module):
         suffixes = {"bn1": "", "bn2": "_conv1", "bn3": "_conv2", "downsample": "_match_conv"}
         return name + suffixes.get(part, f"_{part}")
 
+    def trunk(self) -> list[Layer]:
+        stages = [self.get_submodule(f"layer{stage + 1}") for stage in range(len(self.depths))]
+        return [self.conv1, self.bn1, self.relu, self.maxpool, *stages]
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the pooled features, (N, 2048)."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        for stage in range(len(self.depths)):
-            x = getattr(self, f"layer{stage + 1}")(x)
-        return global_average(self.relu(self.norm(x)))
+        return global_average(self.relu(self.norm(self.forward_trunk(images))))
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
         return self.fc(self.forward_features(images))
 
 
-def ResNet101_v2(class_dim: int = 1000) -> ResNetV2:
-    return ResNetV2((3, 4, 23, 3), class_dim)
-
-
-def ResNet152_v2(class_dim: int = 1000) -> ResNetV2:
-    return ResNetV2((3, 8, 36, 3), class_dim)
-
-
-def ResNet269_v2(class_dim: int = 1000) -> ResNetV2:
-    return ResNetV2((3, 30, 48, 8), class_dim)
+ResNet101_v2 = partial(ResNetV2, (3, 4, 23, 3))
+ResNet152_v2 = partial(ResNetV2, (3, 8, 36, 3))
+ResNet269_v2 = partial(ResNetV2, (3, 30, 48, 8))
 
 
 # Caffe counts pixels from 0 to 255, less these means.

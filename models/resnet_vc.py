@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from models.resnet import Bottleneck, ResNet, ResNetBB
+from functools import partial
+
+from models.resnet import Bottleneck, ResNetBB
 
 DEEP_STEM = (32, 32, 64)
 
-
-def ResNet50_vc(class_dim: int = 1000) -> ResNet:
-    return ResNetBB(Bottleneck, (3, 4, 6, 3), class_dim, deep_stem=DEEP_STEM)
-
-
-def ResNet101_vc(class_dim: int = 1000) -> ResNet:
-    return ResNetBB(Bottleneck, (3, 4, 23, 3), class_dim, deep_stem=DEEP_STEM)
-
-
-def ResNet152_vc(class_dim: int = 1000) -> ResNet:
-    return ResNetBB(Bottleneck, (3, 8, 36, 3), class_dim, deep_stem=DEEP_STEM)
+ResNet50_vc = partial(ResNetBB, Bottleneck, (3, 4, 6, 3), deep_stem=DEEP_STEM)
+ResNet101_vc = partial(ResNetBB, Bottleneck, (3, 4, 23, 3), deep_stem=DEEP_STEM)
+ResNet152_vc = partial(ResNetBB, Bottleneck, (3, 8, 36, 3), deep_stem=DEEP_STEM)

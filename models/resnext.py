@@ -5,7 +5,9 @@ The name ends in cardinality x width of each group at 64 planes.
 
 from __future__ import annotations
 
-from models.resnet import Bottleneck, CaffeNames, Place, ResNet, ResNetBB
+from functools import partial
+
+from models.resnet import Bottleneck, CaffeNames, Place, ResNetBB
 
 
 class ResNeXt(CaffeNames, ResNetBB):
@@ -19,25 +21,9 @@ class ResNeXt(CaffeNames, ResNetBB):
         return f"res_{conv}" if conv == "conv1" else conv, bn
 
 
-def ResNeXt50_32x4d(class_dim: int = 1000) -> ResNet:
-    return ResNeXt(Bottleneck, (3, 4, 6, 3), class_dim, groups=32, base_width=4)
-
-
-def ResNeXt50_64x4d(class_dim: int = 1000) -> ResNet:
-    return ResNeXt(Bottleneck, (3, 4, 6, 3), class_dim, groups=64, base_width=4)
-
-
-def ResNeXt101_32x4d(class_dim: int = 1000) -> ResNet:
-    return ResNeXt(Bottleneck, (3, 4, 23, 3), class_dim, groups=32, base_width=4)
-
-
-def ResNeXt101_64x4d(class_dim: int = 1000) -> ResNet:
-    return ResNeXt(Bottleneck, (3, 4, 23, 3), class_dim, groups=64, base_width=4)
-
-
-def ResNeXt152_32x4d(class_dim: int = 1000) -> ResNet:
-    return ResNeXt(Bottleneck, (3, 8, 36, 3), class_dim, groups=32, base_width=4)
-
-
-def ResNeXt152_64x4d(class_dim: int = 1000) -> ResNet:
-    return ResNeXt(Bottleneck, (3, 8, 36, 3), class_dim, groups=64, base_width=4)
+ResNeXt50_32x4d = partial(ResNeXt, Bottleneck, (3, 4, 6, 3), groups=32, base_width=4)
+ResNeXt50_64x4d = partial(ResNeXt, Bottleneck, (3, 4, 6, 3), groups=64, base_width=4)
+ResNeXt101_32x4d = partial(ResNeXt, Bottleneck, (3, 4, 23, 3), groups=32, base_width=4)
+ResNeXt101_64x4d = partial(ResNeXt, Bottleneck, (3, 4, 23, 3), groups=64, base_width=4)
+ResNeXt152_32x4d = partial(ResNeXt, Bottleneck, (3, 8, 36, 3), groups=32, base_width=4)
+ResNeXt152_64x4d = partial(ResNeXt, Bottleneck, (3, 8, 36, 3), groups=64, base_width=4)

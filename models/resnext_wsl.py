@@ -6,10 +6,12 @@ the resolution it is evaluated at, 320 x 320 (Touvron et al., arXiv:1906.06423).
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import nn
 
 from models.inputs import InputConfig
-from models.layers import publish
+from models.names import publish
 from models.resnet import SHORTCUT, Bottleneck, Place, ResNet
 
 
@@ -18,7 +20,7 @@ class ResNeXtWSL(ResNet):
 
     paddleclas_leaves = ("_conv", "_bn")
 
-    def __init__(self, class_dim: int, base_width: int) -> None:
+    def __init__(self, base_width: int, class_dim: int = 1000) -> None:
         super().__init__(Bottleneck, (3, 4, 23, 3), class_dim, groups=32, base_width=base_width)
 
     def publish_names(self) -> None:
@@ -37,22 +39,10 @@ class ResNeXtWSL(ResNet):
         return "_out" if path == "fc" else super().paddleclas_path(path)
 
 
-def ResNeXt101_32x8d_wsl(class_dim: int = 1000) -> ResNet:
-    return ResNeXtWSL(class_dim, 8)
-
-
-def ResNeXt101_32x16d_wsl(class_dim: int = 1000) -> ResNet:
-    return ResNeXtWSL(class_dim, 16)
-
-
-def ResNeXt101_32x32d_wsl(class_dim: int = 1000) -> ResNet:
-    return ResNeXtWSL(class_dim, 32)
-
-
-def ResNeXt101_32x48d_wsl(class_dim: int = 1000) -> ResNet:
-    return ResNeXtWSL(class_dim, 48)
-
-
+ResNeXt101_32x8d_wsl = partial(ResNeXtWSL, 8)
+ResNeXt101_32x16d_wsl = partial(ResNeXtWSL, 16)
+ResNeXt101_32x32d_wsl = partial(ResNeXtWSL, 32)
+ResNeXt101_32x48d_wsl = partial(ResNeXtWSL, 48)
 Fix_ResNeXt101_32x48d_wsl = ResNeXt101_32x48d_wsl
 
 INPUTS = {"Fix_*": InputConfig(320, 320)}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from models.layers import UPSCALE_IN_TRAIN, Dropout, batch_norm, conv2d, relu, swish
+from models.layers import UPSCALE_IN_TRAIN, Dropout, batch_norm, conv2d, global_average, relu, swish
+from models.network import Layer, Network
 
 # (blocks, stride, squeeze-and-excitation) of the stages
 STAGES = ((1, 1, False), (2, 2, False), (2, 2, True), (3, 2, True), (3, 1, True), (5, 2, True))
@@ -55,7 +58,7 @@ class LinearBottleneck(nn.Module):
         return torch.cat([y[:, : self.in_channels] + x, y[:, self.in_channels :]], 1)
 
 
-class ReXNet(nn.Module):
+class ReXNet(Network):
     """ReXNet with its channels multiplied by `scale`, at least 1; the module paths are those of the paper's authors."""
 
     def __init__(self, scale: float, class_dim: int = 1000) -> None:
@@ -77,33 +80,20 @@ class ReXNet(nn.Module):
         self.features = nn.Sequential(*layers)
         self.output = nn.Sequential(Dropout(0.2, UPSCALE_IN_TRAIN), conv2d(features, class_dim, 1, bias=True))
 
-    def _pooled(self, images: Tensor) -> Tensor:
-        return self.features(images).mean((2, 3), keepdim=True)
+    def trunk(self) -> list[Layer]:
+        return [*self.features][:-3]
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the pooled features, (N, C)."""
-        return self._pooled(images).flatten(1)
+        return global_average(self.features[-3:](self.forward_trunk(images)))
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
-        return self.output(self._pooled(images)).flatten(1)
+        return self.output(self.forward_features(images)[:, :, None, None]).flatten(1)
 
 
-def ReXNet_1_0(class_dim: int = 1000) -> ReXNet:
-    return ReXNet(1.0, class_dim)
-
-
-def ReXNet_1_3(class_dim: int = 1000) -> ReXNet:
-    return ReXNet(1.3, class_dim)
-
-
-def ReXNet_1_5(class_dim: int = 1000) -> ReXNet:
-    return ReXNet(1.5, class_dim)
-
-
-def ReXNet_2_0(class_dim: int = 1000) -> ReXNet:
-    return ReXNet(2.0, class_dim)
-
-
-def ReXNet_3_0(class_dim: int = 1000) -> ReXNet:
-    return ReXNet(3.0, class_dim)
+ReXNet_1_0 = partial(ReXNet, 1.0)
+ReXNet_1_3 = partial(ReXNet, 1.3)
+ReXNet_1_5 = partial(ReXNet, 1.5)
+ReXNet_2_0 = partial(ReXNet, 2.0)
+ReXNet_3_0 = partial(ReXNet, 3.0)

@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from models.hrnet import HRNet
 
-
-def SE_HRNet_W18_C(class_dim: int = 1000) -> HRNet:
-    return HRNet(18, class_dim, has_se=True)
-
-
-def SE_HRNet_W30_C(class_dim: int = 1000) -> HRNet:
-    return HRNet(30, class_dim, has_se=True)
-
-
-def SE_HRNet_W32_C(class_dim: int = 1000) -> HRNet:
-    return HRNet(32, class_dim, has_se=True)
-
-
-def SE_HRNet_W40_C(class_dim: int = 1000) -> HRNet:
-    return HRNet(40, class_dim, has_se=True)
-
-
-def SE_HRNet_W44_C(class_dim: int = 1000) -> HRNet:
-    return HRNet(44, class_dim, has_se=True)
-
-
-def SE_HRNet_W48_C(class_dim: int = 1000) -> HRNet:
-    return HRNet(48, class_dim, has_se=True)
-
-
-def SE_HRNet_W60_C(class_dim: int = 1000) -> HRNet:
-    return HRNet(60, class_dim, has_se=True)
-
-
-def SE_HRNet_W64_C(class_dim: int = 1000) -> HRNet:
-    return HRNet(64, class_dim, has_se=True)
+SE_HRNet_W18_C = partial(HRNet, 18, has_se=True)
+SE_HRNet_W30_C = partial(HRNet, 30, has_se=True)
+SE_HRNet_W32_C = partial(HRNet, 32, has_se=True)
+SE_HRNet_W40_C = partial(HRNet, 40, has_se=True)
+SE_HRNet_W44_C = partial(HRNet, 44, has_se=True)
+SE_HRNet_W48_C = partial(HRNet, 48, has_se=True)
+SE_HRNet_W60_C = partial(HRNet, 60, has_se=True)
+SE_HRNet_W64_C = partial(HRNet, 64, has_se=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 
-from models.layers import publish_conv
-from models.resnet import BasicBlock, Bottleneck, ResNet, ResNetBB
+from models.names import publish_conv
+from models.resnet import BasicBlock, Bottleneck, ResNetBB
 from models.resnet_vc import DEEP_STEM
 
 
@@ -16,7 +17,7 @@ class SEResNet(ResNetBB):
     fluid_classifier = "fc6"
 
     def __init__(
-        self, block: type[BasicBlock] | type[Bottleneck], depths: Sequence[int], class_dim: int, **options
+        self, block: type[BasicBlock] | type[Bottleneck], depths: Sequence[int], class_dim: int = 1000, **options
     ) -> None:
         super().__init__(block, depths, class_dim, se_reduction=16, **options)
 
@@ -39,29 +40,12 @@ class SEResNet(ResNetBB):
         return super().paddleclas_path(path)
 
 
-def _se_resnet_vd(block: type[BasicBlock] | type[Bottleneck], depths: Sequence[int], class_dim: int) -> ResNet:
-    return SEResNet(block, depths, class_dim, deep_stem=DEEP_STEM, average_shortcut=True)
+se_resnet_vd = partial(SEResNet, deep_stem=DEEP_STEM, average_shortcut=True)
 
 
-def SE_ResNet18_vd(class_dim: int = 1000) -> ResNet:
-    return _se_resnet_vd(BasicBlock, (2, 2, 2, 2), class_dim)
-
-
-def SE_ResNet34_vd(class_dim: int = 1000) -> ResNet:
-    return _se_resnet_vd(BasicBlock, (3, 4, 6, 3), class_dim)
-
-
-def SE_ResNet50_vd(class_dim: int = 1000) -> ResNet:
-    return _se_resnet_vd(Bottleneck, (3, 4, 6, 3), class_dim)
-
-
-def SE_ResNet101_vd(class_dim: int = 1000) -> ResNet:
-    return _se_resnet_vd(Bottleneck, (3, 4, 23, 3), class_dim)
-
-
-def SE_ResNet152_vd(class_dim: int = 1000) -> ResNet:
-    return _se_resnet_vd(Bottleneck, (3, 8, 36, 3), class_dim)
-
-
-def SE_ResNet200_vd(class_dim: int = 1000) -> ResNet:
-    return _se_resnet_vd(Bottleneck, (3, 12, 48, 3), class_dim)
+SE_ResNet18_vd = partial(se_resnet_vd, BasicBlock, (2, 2, 2, 2))
+SE_ResNet34_vd = partial(se_resnet_vd, BasicBlock, (3, 4, 6, 3))
+SE_ResNet50_vd = partial(se_resnet_vd, Bottleneck, (3, 4, 6, 3))
+SE_ResNet101_vd = partial(se_resnet_vd, Bottleneck, (3, 4, 23, 3))
+SE_ResNet152_vd = partial(se_resnet_vd, Bottleneck, (3, 8, 36, 3))
+SE_ResNet200_vd = partial(se_resnet_vd, Bottleneck, (3, 12, 48, 3))

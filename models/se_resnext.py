@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from models.layers import UPSCALE_IN_TRAIN
-from models.resnet import SHORTCUT, Bottleneck, Place, ResNet
+from models.resnet import SHORTCUT, Bottleneck, Place
 from models.se_resnet_vd import SEResNet
 
 # Widths of the stem of SE_ResNeXt152_32x4d and of the vd networks.
@@ -47,14 +49,9 @@ class SEResNeXt152(SEResNeXt):
         return f"conv{part + 1}"
 
 
-def SE_ResNeXt50_32x4d(class_dim: int = 1000) -> ResNet:
-    return SEResNeXt(Bottleneck, (3, 4, 6, 3), class_dim, groups=32, base_width=4, dropout=0.5)
-
-
-def SE_ResNeXt101_32x4d(class_dim: int = 1000) -> ResNet:
-    return SEResNeXt(Bottleneck, (3, 4, 23, 3), class_dim, groups=32, base_width=4, dropout=0.5)
-
-
-def SE_ResNeXt152_32x4d(class_dim: int = 1000) -> ResNet:
-    """Published with 64 groups of width 2, in spite of its name."""
-    return SEResNeXt152(Bottleneck, (3, 8, 36, 3), class_dim, deep_stem=WIDE_STEM, groups=64, base_width=2, dropout=0.5)
+SE_ResNeXt50_32x4d = partial(SEResNeXt, Bottleneck, (3, 4, 6, 3), groups=32, base_width=4, dropout=0.5)
+SE_ResNeXt101_32x4d = partial(SEResNeXt, Bottleneck, (3, 4, 23, 3), groups=32, base_width=4, dropout=0.5)
+# Published with 64 groups of width 2, in spite of its name.
+SE_ResNeXt152_32x4d = partial(
+    SEResNeXt152, Bottleneck, (3, 8, 36, 3), deep_stem=WIDE_STEM, groups=64, base_width=2, dropout=0.5
+)

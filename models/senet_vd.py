@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from models.resnet import Bottleneck, ResNet
+from functools import partial
+
+from models.resnet import Bottleneck
 from models.se_resnext import WIDE_STEM, SEResNeXt
 
 
@@ -12,14 +14,13 @@ class SENet154(SEResNeXt):
     first_stage = 4
 
 
-def SENet154_vd(class_dim: int = 1000) -> ResNet:
-    return SENet154(
-        Bottleneck,
-        (3, 8, 36, 3),
-        class_dim,
-        deep_stem=WIDE_STEM,
-        average_shortcut=True,
-        groups=64,
-        base_width=4,
-        dropout=0.2,
-    )
+SENet154_vd = partial(
+    SENet154,
+    Bottleneck,
+    (3, 8, 36, 3),
+    deep_stem=WIDE_STEM,
+    average_shortcut=True,
+    groups=64,
+    base_width=4,
+    dropout=0.2,
+)

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from models.layers import batch_norm, conv2d, global_average, he_uniform_, linear, relu, swish
+from models.initializers import he_uniform_
+from models.layers import batch_norm, conv2d, global_average, linear, relu, swish
+from models.network import Layer, Network
 
 # blocks of the stages 2, 3 and 4
 DEPTHS = (4, 8, 4)
@@ -71,7 +74,7 @@ class ShuffleBlock(nn.Module):
         return interleave(left, self.branch2(right))
 
 
-class ShuffleNetV2Net(nn.Module):
+class ShuffleNetV2Net(Network):
     """ShuffleNet V2; the module paths are torchvision's.
 
     Args:
@@ -114,58 +117,29 @@ class ShuffleNetV2Net(nn.Module):
             return f"{stage}_{index + 1}._conv_{part}.{leaf}"
         return f"_conv1.{leaf}" if path.startswith("conv1.") else f"_last_conv.{leaf}"
 
+    def trunk(self) -> list[Layer]:
+        return [self.conv1, self.maxpool, self.stage2, self.stage3, self.stage4]
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the pooled features, (N, C)."""
-        x = self.maxpool(self.conv1(images))
-        return global_average(self.conv5(self.stage4(self.stage3(self.stage2(x)))))
+        return global_average(self.conv5(self.forward_trunk(images)))
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
         return self.fc(self.forward_features(images))
 
 
-def ShuffleNetV2_x0_25(class_dim: int = 1000) -> ShuffleNetV2Net:
-    return ShuffleNetV2Net((24, 48, 96), 512, class_dim)
-
-
-def ShuffleNetV2_x0_33(class_dim: int = 1000) -> ShuffleNetV2Net:
-    return ShuffleNetV2Net((32, 64, 128), 512, class_dim)
-
-
-def ShuffleNetV2_x0_5(class_dim: int = 1000) -> ShuffleNetV2Net:
-    return ShuffleNetV2Net((48, 96, 192), 1024, class_dim)
-
-
-def ShuffleNetV2_x1_0(class_dim: int = 1000) -> ShuffleNetV2Net:
-    return ShuffleNetV2Net((116, 232, 464), 1024, class_dim)
-
-
-def ShuffleNetV2_x1_5(class_dim: int = 1000) -> ShuffleNetV2Net:
-    return ShuffleNetV2Net((176, 352, 704), 1024, class_dim)
-
-
-def ShuffleNetV2_x2_0(class_dim: int = 1000) -> ShuffleNetV2Net:
-    return ShuffleNetV2Net((224, 488, 976), 2048, class_dim)
-
-
-def ShuffleNetV2_x2_0_paddleclas(class_dim: int = 1000) -> ShuffleNetV2Net:
-    return ShuffleNetV2Net((244, 488, 976), 2048, class_dim)
-
-
-def ShuffleNetV2_x0_5_swish(class_dim: int = 1000) -> ShuffleNetV2Net:
-    return ShuffleNetV2Net((48, 96, 192), 1024, class_dim, activation=swish)
-
-
-def ShuffleNetV2_x1_0_swish(class_dim: int = 1000) -> ShuffleNetV2Net:
-    return ShuffleNetV2Net((116, 232, 464), 1024, class_dim, activation=swish)
-
-
-def ShuffleNetV2_x1_5_swish(class_dim: int = 1000) -> ShuffleNetV2Net:
-    return ShuffleNetV2Net((176, 352, 704), 1024, class_dim, activation=swish)
-
-
-def ShuffleNetV2_x2_0_swish(class_dim: int = 1000) -> ShuffleNetV2Net:
-    return ShuffleNetV2Net((224, 488, 976), 2048, class_dim, activation=swish)
+ShuffleNetV2_x0_25 = partial(ShuffleNetV2Net, (24, 48, 96), 512)
+ShuffleNetV2_x0_33 = partial(ShuffleNetV2Net, (32, 64, 128), 512)
+ShuffleNetV2_x0_5 = partial(ShuffleNetV2Net, (48, 96, 192), 1024)
+ShuffleNetV2_x1_0 = partial(ShuffleNetV2Net, (116, 232, 464), 1024)
+ShuffleNetV2_x1_5 = partial(ShuffleNetV2Net, (176, 352, 704), 1024)
+ShuffleNetV2_x2_0 = partial(ShuffleNetV2Net, (224, 488, 976), 2048)
+ShuffleNetV2_x2_0_paddleclas = partial(ShuffleNetV2Net, (244, 488, 976), 2048)
+ShuffleNetV2_x0_5_swish = partial(ShuffleNetV2Net, (48, 96, 192), 1024, activation=swish)
+ShuffleNetV2_x1_0_swish = partial(ShuffleNetV2Net, (116, 232, 464), 1024, activation=swish)
+ShuffleNetV2_x1_5_swish = partial(ShuffleNetV2Net, (176, 352, 704), 1024, activation=swish)
+ShuffleNetV2_x2_0_swish = partial(ShuffleNetV2Net, (224, 488, 976), 2048, activation=swish)
 
 
 ShuffleNetV2 = ShuffleNetV2_x1_0

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from models.layers import Dropout, conv2d, global_average, relu
+from models.names import notes
+from models.network import Layer, Network
 
 
 class Fire(nn.Module):
@@ -23,21 +27,24 @@ class Fire(nn.Module):
         return self.relu(torch.cat((self.expand1x1(x), self.expand3x3(x)), 1))
 
 
-class SqueezeNet(nn.Module):
+class SqueezeNet(Network):
     """A convolution, eight fire modules and a convolution whose average over all positions is the logits.
 
     The module paths are torchvision's.
 
     Args:
-        stem: the first convolution.
+        stem: channels, kernel size and padding of the first convolution.
         pool_after: numbers of the layers (the stem is 1, the fire modules 2 to 9) that a max-pool follows.
         class_dim: number of classes.
     """
 
-    def __init__(self, stem: nn.Conv2d, pool_after: tuple[int, int, int], class_dim: int = 1000) -> None:
+    def __init__(self, stem: tuple[int, int, int], pool_after: tuple[int, int, int], class_dim: int = 1000) -> None:
         super().__init__()
-        layers: list[nn.Module] = [stem, relu()]
-        channels = stem.out_channels
+        channels, kernel_size, padding = stem
+        layers: list[nn.Module] = [
+            conv2d(3, channels, kernel_size, 2, padding=padding, bias=True, name="conv1"),
+            relu(),
+        ]
         for number in range(1, 10):
             if number > 1:
                 squeezed = 16 * (number // 2)
@@ -50,24 +57,19 @@ class SqueezeNet(nn.Module):
 
     def paddleclas_path(self, path: str) -> str:
         """PaddleClas's stem is _conv, its fire modules _conv1 ... _conv8, its last convolution _conv9."""
-        layer, *part = self.get_submodule(path).published["weight"].removesuffix("_weights").split("_")
+        layer, *part = notes(self.get_submodule(path)).published["weight"].removesuffix("_weights").split("_")
         if not part:
             return "_conv" if layer == "conv1" else "_conv9"
         part = {"squeeze1x1": "_conv", "expand1x1": "_conv_path1", "expand3x3": "_conv_path2"}[part[0]]
         return f"_conv{int(layer.removeprefix('fire')) - 1}.{part}._conv"
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the pooled features, (N, C)."""
-        return global_average(self.features(images))
+    def trunk(self) -> list[Layer]:
+        return [*self.features]
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
-        return global_average(self.classifier(self.features(images)))
+        return global_average(self.classifier(self.forward_trunk(images)))
 
 
-def SqueezeNet1_0(class_dim: int = 1000) -> SqueezeNet:
-    return SqueezeNet(conv2d(3, 96, 7, 2, padding=0, bias=True, name="conv1"), (1, 4, 8), class_dim)
-
-
-def SqueezeNet1_1(class_dim: int = 1000) -> SqueezeNet:
-    return SqueezeNet(conv2d(3, 64, 3, 2, bias=True, name="conv1"), (1, 3, 5), class_dim)
+SqueezeNet1_0 = partial(SqueezeNet, (96, 7, 0), (1, 4, 8))
+SqueezeNet1_1 = partial(SqueezeNet, (64, 3, 1), (1, 3, 5))

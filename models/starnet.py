@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.inputs import BICUBIC, InputConfig
 from models.layers import batch_norm, conv2d, global_average, linear
+from models.network import Layer, Network
 
 
 class ConvBN(nn.Sequential):
@@ -52,7 +54,7 @@ class Block(nn.Module):
         return x + self.dwconv2(self.g(y))
 
 
-class StarNet(nn.Module):
+class StarNet(Network):
     """StarNet; the module paths are those of the paper's authors.
 
     Args:
@@ -74,29 +76,21 @@ class StarNet(nn.Module):
         self.norm = batch_norm(in_channels)
         self.head = linear(in_channels, class_dim, init=nn.init.xavier_uniform_)
 
+    def trunk(self) -> list[Layer]:
+        return [self.stem, *self.stages]
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the pooled features, (N, C)."""
-        return global_average(self.norm(self.stages(self.stem(images))))
+        return global_average(self.norm(self.forward_trunk(images)))
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
         return self.head(self.forward_features(images))
 
 
-def StarNet_S1(class_dim: int = 1000) -> StarNet:
-    return StarNet(24, (2, 2, 8, 3), class_dim)
-
-
-def StarNet_S2(class_dim: int = 1000) -> StarNet:
-    return StarNet(32, (1, 2, 6, 2), class_dim)
-
-
-def StarNet_S3(class_dim: int = 1000) -> StarNet:
-    return StarNet(32, (2, 2, 8, 4), class_dim)
-
-
-def StarNet_S4(class_dim: int = 1000) -> StarNet:
-    return StarNet(32, (3, 3, 12, 5), class_dim)
-
+StarNet_S1 = partial(StarNet, 24, (2, 2, 8, 3))
+StarNet_S2 = partial(StarNet, 32, (1, 2, 6, 2))
+StarNet_S3 = partial(StarNet, 32, (2, 2, 8, 4))
+StarNet_S4 = partial(StarNet, 32, (3, 3, 12, 5))
 
 INPUTS = {"*": InputConfig(interpolation=BICUBIC)}

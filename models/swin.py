@@ -5,6 +5,7 @@ The module paths are the authors', which PaddleClas has too.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.inputs import BICUBIC, InputConfig
-from models.layers import DropPath, override_l2_decay
+from models.layers import DropPath
+from models.names import override_l2_decay
+from models.network import Network
 from models.transformer import (
     Mlp,
     PatchEmbed,
@@ -25,6 +28,7 @@ from models.transformer import (
     join_windows,
     resize_position_table,
     split_windows,
+    to_channels_first,
 )
 
 
@@ -135,7 +139,7 @@ class Stage(nn.Module):
         return self.downsample(self.blocks(x))
 
 
-class SwinTransformer(nn.Module):
+class SwinTransformer(Network):
     """Swin.
 
     Args:
@@ -188,10 +192,21 @@ class SwinTransformer(nn.Module):
             return tensor
         return resize_position_table(tensor, len(self.get_parameter(key)))
 
+    def embedded(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> the first tokens, (N, H / 4, W / 4, C)."""
+        check_images(images, self.image_size)
+        return self.patch_embed(images)
+
+    def stage_maps(self, images: Tensor) -> Iterator[Tensor]:
+        x = self.embedded(images)
+        for stage in self.layers:
+            x = stage.blocks(x)
+            yield to_channels_first(x)
+            x = stage.downsample(x)
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the pooled features, (N, C)."""
-        check_images(images, self.image_size)
-        return self.norm(self.layers(self.patch_embed(images))).mean((1, 2))
+        return self.norm(self.layers(self.embedded(images))).mean((1, 2))
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""

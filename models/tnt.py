@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.inputs import BICUBIC, MINUS_ONE_TO_ONE, InputConfig
-from models.layers import DropPath, conv2d, override_l2_decay
+from models.layers import DropPath, conv2d
+from models.names import override_l2_decay
+from models.network import Network
 from models.transformer import (
     Mlp,
     check_image_size,
@@ -23,6 +25,7 @@ from models.transformer import (
     merge_heads,
     resize_position_embedding,
     split_heads,
+    to_grid,
 )
 
 PATCH = 16
@@ -91,7 +94,7 @@ class PixelEmbed(nn.Module):
         return self.proj(patches).flatten(2).transpose(1, 2)
 
 
-class TransformerInTransformer(nn.Module):
+class TransformerInTransformer(Network):
     """TNT.
 
     Args:
@@ -140,8 +143,8 @@ class TransformerInTransformer(nn.Module):
         """Fits the patches' position embedding of a file for another image size: see `resize_position_embedding`."""
         return resize_position_embedding(tensor, self.patch_pos.shape[1], 1) if key == "patch_pos" else tensor
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the class token after the last block, (N, C)."""
+    def patches(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> the class token and the patches' tokens after the last block, (N, 1 + H W / 256, C)."""
         check_images(images, self.image_size)
         pixels = self.pixel_embed(images) + self.pixel_pos
         patches = pixels.reshape(images.shape[0], self.patch_pos.shape[1] - 1, -1)
@@ -149,7 +152,14 @@ class TransformerInTransformer(nn.Module):
         patches = torch.cat([self.cls_token.expand(images.shape[0], -1, -1), patches], 1) + self.patch_pos
         for block in self.blocks:
             pixels, patches = block(pixels, patches)
-        return self.norm(patches[:, 0])
+        return patches
+
+    def stage_maps(self, images: Tensor) -> list[Tensor]:
+        return [to_grid(self.norm(self.patches(images)[:, 1:]), images.shape[2] // PATCH)]
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> the class token after the last block, (N, C)."""
+        return self.norm(self.patches(images)[:, 0])
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""

@@ -80,6 +80,11 @@ def to_channels_first(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2)
 
 
+def to_grid(tokens: Tensor, height: int) -> Tensor:
+    """Tokens in rows to a feature map of that height: (N, H * W, C) -> (N, C, H, W)."""
+    return tokens.transpose(1, 2).unflatten(2, (height, -1))
+
+
 class LayerNorm2d(nn.LayerNorm):
     """Layer-norm over the channels of a feature map, (N, C, H, W)."""
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from models.errors import OptionError
 from models.inputs import BICUBIC, InputConfig
 from models.layers import conv2d
+from models.network import Layer, Network
 from models.pvt_v2 import Block, ReducedAttention
 from models.transformer import (
     Mlp,
@@ -54,7 +55,7 @@ class PositionEncoding(nn.Module):
         return x + to_channels_last(self.proj(to_channels_first(x)))
 
 
-class Twins(nn.Module):
+class Twins(Network):
     """Twins.
 
     Args:
@@ -98,16 +99,20 @@ class Twins(nn.Module):
         self.head = dense(in_channels, class_dim)
         init_convolutions(self)
 
+    def trunk(self) -> list[Layer]:
+        return [partial(self.stage, number) for number in range(len(self.blocks))]
+
+    def stage(self, number: int, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same form, by the stage of this number."""
+        first, *others = self.blocks[number]
+        x = self.pos_block[number](first(self.patch_embeds[number](x)))
+        for block in others:
+            x = block(x)
+        return to_channels_first(x)
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the pooled features, (N, C)."""
-        x = images
-        for embed, position, blocks in zip(self.patch_embeds, self.pos_block, self.blocks, strict=True):
-            x = blocks[0](embed(x))
-            x = position(x)
-            for block in blocks[1:]:
-                x = block(x)
-            x = to_channels_first(x)
-        return self.norm(to_channels_last(x)).mean((1, 2))
+        return self.norm(to_channels_last(self.forward_trunk(images))).mean((1, 2))
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""

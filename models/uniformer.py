@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from models.inputs import BICUBIC, InputConfig
 from models.layers import DropPath, batch_norm, conv2d, global_average
+from models.network import Layer, Network
 from models.transformer import (
     LayerNorm2d,
     Mlp,
@@ -118,7 +119,7 @@ class OverlapPatchEmbed(nn.Module):
         return self.proj(x)
 
 
-class UniFormer(nn.Module):
+class UniFormer(Network):
     """UniFormer; two stages of convolutional blocks, two of transformer blocks.
 
     Args:
@@ -162,12 +163,13 @@ class UniFormer(nn.Module):
         self.norm = batch_norm(in_channels)
         self.head = dense(in_channels, class_dim)
 
+    def trunk(self) -> list[Layer]:
+        stages = range(1, len(self.channels) + 1)
+        return [self.get_submodule(f"{name}{number}") for number in stages for name in ("patch_embed", "blocks")]
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the pooled features, (N, C)."""
-        x = images
-        for number in range(1, len(self.channels) + 1):
-            x = getattr(self, f"blocks{number}")(getattr(self, f"patch_embed{number}")(x))
-        return global_average(self.norm(x))
+        return global_average(self.norm(self.forward_trunk(images)))
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""

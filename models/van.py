@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from models.inputs import BICUBIC, MINUS_ONE_TO_ONE, InputConfig
 from models.layers import DropPath, batch_norm, conv2d
+from models.network import Layer, Network
 from models.transformer import LayerNorm2d, dense, drop_path_rates, init_convolutions
 
 
@@ -87,7 +88,7 @@ class OverlapPatchEmbed(nn.Module):
         return self.norm(self.proj(x))
 
 
-class VAN(nn.Module):
+class VAN(Network):
     """VAN.
 
     Args:
@@ -120,13 +121,9 @@ class VAN(nn.Module):
         self.head = dense(in_channels, class_dim)
         init_convolutions(self)
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the pooled features, (N, C)."""
-        x = images
-        for number in range(1, self.stages + 1):
-            for name in ("patch_embed", "block", "norm"):
-                x = getattr(self, f"{name}{number}")(x)
-        return x.mean((2, 3))
+    def trunk(self) -> list[Layer]:
+        stages = range(1, self.stages + 1)
+        return [self.get_submodule(f"{name}{number}") for number in stages for name in ("patch_embed", "block", "norm")]
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from models.layers import Dropout, conv2d, linear, relu
+from models.names import notes
+from models.network import Layer, Network
 
 WIDTHS = (64, 128, 256, 512, 512)
 
 
-class VGG(nn.Module):
+class VGG(Network):
     """Five groups of 3x3 convolutions, each followed by a max-pool, and three linear layers.
 
     The module paths are torchvision's, whose convolutions have a bias too. Images of another size than 224 x 224 are
@@ -46,15 +49,18 @@ class VGG(nn.Module):
 
     def paddleclas_path(self, path: str) -> str:
         """PaddleClas's conv3_2 is conv_block_3.conv2, and its linear layers are fc1, fc2 and fc3."""
-        name = getattr(self.get_submodule(path), "published", {}).get("weight", "").removesuffix("_weights")
+        name = notes(self.get_submodule(path)).published.get("weight", "").removesuffix("_weights")
         if name.startswith("conv"):
             group, number = name.removeprefix("conv").split("_")
             return f"conv_block_{group}.conv{number}"
         return f"fc{int(name[2:]) - 5}" if name else path
 
+    def trunk(self) -> list[Layer]:
+        return [*self.features]
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the 4,096 values that the classifier sees, (N, 4096)."""
-        x = torch.flatten(self.avgpool(self.features(images)), 1)
+        x = torch.flatten(self.avgpool(self.forward_trunk(images)), 1)
         return self.classifier[:-2](x)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -62,17 +68,7 @@ class VGG(nn.Module):
         return self.classifier[-2:](self.forward_features(images))
 
 
-def VGG11(class_dim: int = 1000) -> VGG:
-    return VGG((1, 1, 2, 2, 2), class_dim)
-
-
-def VGG13(class_dim: int = 1000) -> VGG:
-    return VGG((2, 2, 2, 2, 2), class_dim)
-
-
-def VGG16(class_dim: int = 1000) -> VGG:
-    return VGG((2, 2, 3, 3, 3), class_dim)
-
-
-def VGG19(class_dim: int = 1000) -> VGG:
-    return VGG((2, 2, 4, 4, 4), class_dim)
+VGG11 = partial(VGG, (1, 1, 2, 2, 2))
+VGG13 = partial(VGG, (2, 2, 2, 2, 2))
+VGG16 = partial(VGG, (2, 2, 3, 3, 3))
+VGG19 = partial(VGG, (2, 2, 4, 4, 4))

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from models.inputs import BILINEAR, MINUS_ONE_TO_ONE, InputConfig
-from models.layers import DropPath, override_l2_decay
+from models.layers import DropPath
+from models.names import override_l2_decay
+from models.network import Network
 from models.transformer import (
     Mlp,
     PatchEmbed,
@@ -22,6 +24,7 @@ from models.transformer import (
     drop_path_rates,
     embedding,
     resize_position_embedding,
+    to_grid,
 )
 
 
@@ -51,7 +54,7 @@ class Block(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Network):
     """A vision transformer that classifies by a token of its own.
 
     Args:
@@ -91,6 +94,7 @@ class VisionTransformer(nn.Module):
         check_image_size(image_size, patch_size, f"a transformer with patches of {patch_size} x {patch_size}")
         patches = (image_size // patch_size) ** 2
         self.image_size = image_size
+        self.patch_size = patch_size
         self.patch_embed = PatchEmbed(3, channels, patch_size)
         for name in self.extra_tokens:
             self.register_parameter(name, embedding(1, 1, channels))
@@ -112,13 +116,20 @@ class VisionTransformer(nn.Module):
             return tensor
         return resize_position_embedding(tensor, self.pos_embed.shape[1], len(self.extra_tokens))
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the extra tokens after the last block, one after another, (N, C)."""
+    def tokens(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> the extra tokens and the patches' after the last block, (N, L, C)."""
         check_images(images, self.image_size)
         patches = self.patch_embed(images).flatten(1, 2)
-        extra = [getattr(self, name).expand(images.shape[0], -1, -1) for name in self.extra_tokens]
-        x = self.blocks(torch.cat([*extra, patches], 1) + self.pos_embed)
-        return self.norm(x[:, : len(extra)]).flatten(1)
+        extra = [self.get_parameter(name).expand(images.shape[0], -1, -1) for name in self.extra_tokens]
+        return self.blocks(torch.cat([*extra, patches], 1) + self.pos_embed)
+
+    def stage_maps(self, images: Tensor) -> list[Tensor]:
+        patches = self.norm(self.tokens(images)[:, len(self.extra_tokens) :])
+        return [to_grid(patches, images.shape[2] // self.patch_size)]
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> the extra tokens after the last block, one after another, (N, C)."""
+        return self.norm(self.tokens(images)[:, : len(self.extra_tokens)]).flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from models.resnet import Bottleneck, CaffeNames, ResNet
 
 
@@ -9,5 +11,4 @@ class WideResNet(CaffeNames, ResNet):
     """`ResNet`, with names in Caffe."""
 
 
-def WideResNet50_2(class_dim: int = 1000) -> ResNet:
-    return WideResNet(Bottleneck, (3, 4, 6, 3), class_dim, base_width=128)
+WideResNet50_2 = partial(WideResNet, Bottleneck, (3, 4, 6, 3), base_width=128)

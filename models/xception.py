@@ -6,12 +6,14 @@ As published here, a separable convolution is pointwise first and depthwise seco
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.inputs import InputConfig
-from models.layers import ConvBNAct, conv2d, global_average, linear, relu
+from models.layers import ConvBNAct, conv2d, linear, relu
+from models.network import Layer, Network
 
 
 class SeparableConv(nn.Sequential):
@@ -72,7 +74,7 @@ class Block(nn.Module):
         return shortcut + self.pool(x)
 
 
-class Xception(nn.Module):
+class Xception(Network):
     """Entry flow, middle flow and exit flow.
 
     Args:
@@ -118,10 +120,8 @@ class Xception(nn.Module):
             block = f"{block}.{prefix}{first + int(parts[2])}"
         return f"{block}._{parts[-1]}_conv.{leaf}"
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the pooled features, (N, 2048)."""
-        x = self.entry_flow(self.conv2(self.conv1(images)))
-        return global_average(self.exit_flow(self.middle_flow(x)))
+    def trunk(self) -> list[Layer]:
+        return [self.conv1, self.conv2, *self.entry_flow, *self.middle_flow, *self.exit_flow]
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
@@ -131,17 +131,8 @@ class Xception(nn.Module):
 ENTRY_3 = ((128, 2), (256, 2), (728, 2))
 ENTRY_5 = ((128, 2), (256, 1), (256, 2), (728, 1), (728, 2))
 
-
-def Xception41(class_dim: int = 1000) -> Xception:
-    return Xception(ENTRY_3, 8, class_dim)
-
-
-def Xception65(class_dim: int = 1000) -> Xception:
-    return Xception(ENTRY_3, 16, class_dim)
-
-
-def Xception71(class_dim: int = 1000) -> Xception:
-    return Xception(ENTRY_5, 16, class_dim)
-
+Xception41 = partial(Xception, ENTRY_3, 8)
+Xception65 = partial(Xception, ENTRY_3, 16)
+Xception71 = partial(Xception, ENTRY_5, 16)
 
 INPUTS = {"*": InputConfig(299, 320)}

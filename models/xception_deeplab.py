@@ -5,11 +5,15 @@ The published names and the settings of the batch-norms are TensorFlow's; no L2 
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.inputs import InputConfig
-from models.layers import ConvBNAct, Dropout, global_average, linear, override_l2_decay, publish, relu
+from models.layers import ConvBNAct, Dropout, linear, relu
+from models.names import override_l2_decay, publish
+from models.network import Layer, Network
 from models.xception import ENTRY_3, ENTRY_5
 
 
@@ -86,7 +90,7 @@ class Block(nn.Module):
         return shortcut + x
 
 
-class XceptionDeeplab(nn.Module):
+class XceptionDeeplab(Network):
     """Entry flow, middle flow and exit flow.
 
     Args:
@@ -96,7 +100,9 @@ class XceptionDeeplab(nn.Module):
         class_dim: number of classes.
     """
 
-    def __init__(self, entry: tuple[tuple[int, int], ...], middle_depth: int, scope: str, class_dim: int) -> None:
+    def __init__(
+        self, entry: tuple[tuple[int, int], ...], middle_depth: int, scope: str, class_dim: int = 1000
+    ) -> None:
         super().__init__()
         self.scope = scope
         self.conv1 = conv_bn(3, 32, 3, 2, f"{scope}/entry_flow/conv1", rectify=True)
@@ -137,26 +143,16 @@ class XceptionDeeplab(nn.Module):
             return f"{block}._short._{leaf}"
         return f"{block}._conv{int(convs[-1]) + 1}._{leaf}{1 if conv == 'depthwise' else 2}"
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the pooled features, (N, 2048)."""
-        x = self.entry_flow(self.conv2(self.conv1(images)))
-        return global_average(self.exit_flow(self.middle_flow(x)))
+    def trunk(self) -> list[Layer]:
+        return [self.conv1, self.conv2, *self.entry_flow, *self.middle_flow, *self.exit_flow]
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""
         return self.fc(self.dropout(self.forward_features(images)))
 
 
-def Xception41_deeplab(class_dim: int = 1000) -> XceptionDeeplab:
-    return XceptionDeeplab(ENTRY_3, 8, "xception_41", class_dim)
-
-
-def Xception65_deeplab(class_dim: int = 1000) -> XceptionDeeplab:
-    return XceptionDeeplab(ENTRY_3, 16, "xception_65", class_dim)
-
-
-def Xception71_deeplab(class_dim: int = 1000) -> XceptionDeeplab:
-    return XceptionDeeplab(ENTRY_5, 16, "xception_71", class_dim)
-
+Xception41_deeplab = partial(XceptionDeeplab, ENTRY_3, 8, "xception_41")
+Xception65_deeplab = partial(XceptionDeeplab, ENTRY_3, 16, "xception_65")
+Xception71_deeplab = partial(XceptionDeeplab, ENTRY_5, 16, "xception_71")
 
 INPUTS = {"*": InputConfig(299, 320)}

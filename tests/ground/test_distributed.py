@@ -16,7 +16,7 @@ from torch import nn
 from training import environment
 
 import models
-from models.layers import l2_overrides, paddleclas_names, published_names
+from models.names import l2_overrides, paddleclas_names, published_names
 from utils import processes
 from utils.errors import UserError
 from utils.processes import StopSignal, broadcast_object, check_agreement, gather_dict, process_group, rank, world_size

@@ -10,8 +10,8 @@ import torch
 
 import models
 from models.errors import OptionError
-from models.layers import paddleclas_names
 from models.levit import distances
+from models.names import paddleclas_names
 from models.swin import SwinTransformer, relative_positions
 from utils.errors import UserError
 from utils.weights import load_pretrained

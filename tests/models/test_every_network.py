@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import models
 from models import catalogue
-from models.layers import main_output
+from models.network import main_output
 
 CLASSES = 7
 # Where no other size will do, or a larger one has to.

@@ -10,7 +10,7 @@ from networks import IMAGES, assert_same_logits, with_statistics
 from torch import nn
 
 import models
-from models.layers import fuse
+from models.fusion import fuse
 from models.repvgg import RepVGG
 from utils.deploy.export import fold_batch_norms
 

@@ -8,7 +8,8 @@ from torch import nn
 
 import models
 from models.hrnet import upsample
-from models.layers import Dropout, l2_overrides, paddleclas_names, published_names
+from models.layers import Dropout
+from models.names import l2_overrides, paddleclas_names, published_names
 from utils.errors import UserError
 from utils.weights import load_pretrained
 

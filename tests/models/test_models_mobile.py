@@ -8,8 +8,9 @@ from torch.nn import functional as F
 import models
 from models.darts import FactorizedReduce
 from models.errors import OptionError
-from models.layers import DropPath, SameConv2d, conv2d, hard_sigmoid, make_divisible, paddleclas_names, published_names
+from models.layers import DropPath, SameConv2d, conv2d, hard_sigmoid, make_divisible
 from models.mobilenet_v2 import InvertedResidual
+from models.names import paddleclas_names, published_names
 from models.shufflenet_v2 import interleave
 from utils.errors import UserError
 from utils.weights import load_pretrained

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import models
-from models.layers import l2_overrides, paddleclas_names
+from models.names import l2_overrides, paddleclas_names
 from utils.weights import load_pretrained
 from utils.weights.matching import linear_weights
 from utils.weights.write import write_weights

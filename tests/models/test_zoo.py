@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import models
-from models.layers import Dropout, l2_overrides, published_names
+from models.layers import Dropout
+from models.names import l2_overrides, published_names
 from utils.weights import Weights, load_weights
 
 ENTRIES = [entry for kind in zoo.KINDS for entry in zoo.entries(kind)]

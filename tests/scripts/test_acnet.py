@@ -13,7 +13,8 @@ from networks import assert_same_logits, with_statistics
 from torch import nn
 
 import models
-from models.layers import fuse, published_names
+from models.fusion import fuse
+from models.names import published_names
 from utils.weights import load_pretrained
 from utils.weights.write import write_weights
 

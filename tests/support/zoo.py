@@ -153,7 +153,7 @@ def logits_error(entry: Entry, model: nn.Module, dtype: torch.dtype = torch.floa
     """
     load(model, entry)
     shown = images(entry.facts["image_size"])
-    if getattr(model, "bgr", False):
+    if model.bgr:
         shown = shown.flip(1)  # in the original's order; the network turns it round
     with torch.no_grad(), ReluOfNan() if entry.name == OVERFLOWING else contextlib.nullcontext():
         ours = model.to(dtype).eval()(shown.to(dtype))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.layers import main_output
+from models.network import main_output
 from utils.training.distillation import Distillation
 from utils.training.loss import Targets, classification_loss, jensen_shannon_loss, soft_label_loss
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import models
-from models.layers import published_names
+from models.names import published_names
 from utils.training.ema import ExponentialMovingAverage
 from utils.training.loss import Targets
 from utils.training.optimizer import Schedule, build_optimizer

@@ -26,7 +26,8 @@ from paddle_files import (
 )
 from safetensors.torch import save_file
 
-from models.layers import DOWNGRADE_IN_INFER, UPSCALE_IN_TRAIN, Dropout, paddleclas_names, published_names
+from models.layers import DOWNGRADE_IN_INFER, UPSCALE_IN_TRAIN, Dropout
+from models.names import paddleclas_names, published_names
 from utils.errors import UserError
 from utils.flags.inputs import INPUT_FLAGS
 from utils.torchvision_compat import import_torchvision

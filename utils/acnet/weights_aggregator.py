@@ -19,7 +19,7 @@ if __name__ == "__main__":
     parse("weights_aggregator")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
 
 import models
-from models.layers import fuse
+from models.fusion import fuse
 from utils.console import log
 from utils.weights import load_pretrained
 from utils.weights.network import build_model, check_model

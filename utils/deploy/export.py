@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from models.layers import fuse
+from models.fusion import fuse
 from utils.console import warn
 from utils.deploy.exported import DESCRIPTION, Description, load_exported, sha256
 from utils.errors import UserError

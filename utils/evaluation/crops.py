@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.layers import main_output
+from models.network import main_output
 from utils.files import write_text, written_whole
 
 

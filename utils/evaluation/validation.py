@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.layers import main_output
+from models.network import main_output
 from utils.console import check_readable, log, progress
 from utils.evaluation.metrics import Meter, describe, means, total
 from utils.processes import gather_dict, gather_objects

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.layers import l2_overrides
+from models.names import l2_overrides
 from utils.console import warn
 
 

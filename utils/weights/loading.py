@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from models.layers import Dropout
+from models.network import Network
 from utils.console import warn
 from utils.errors import FormatError, UserError, one_line
 from utils.weights.content import Weights
@@ -48,7 +48,7 @@ class LoadReport:
 
 
 def load_pretrained(
-    model: nn.Module, path: str | os.PathLike[str], exclude: Sequence[str] = (), *, resize: bool = True
+    model: Network, path: str | os.PathLike[str], exclude: Sequence[str] = (), *, resize: bool = True
 ) -> LoadReport:
     """Copies the weights of a file, of any kind `read_weights` knows, into a network.
 
@@ -74,7 +74,7 @@ def load_pretrained(
 
 @torch.no_grad()
 def load_weights(
-    model: nn.Module,
+    model: Network,
     weights: Weights,
     path: str | os.PathLike[str],
     exclude: Sequence[str] = (),
@@ -89,11 +89,10 @@ def load_weights(
             _check_exclude(model, weights, exclude)
         if not fit.right:
             raise FormatError(describe_misfit(model, weights, fit, Path(path)))
-        forms = getattr(model, "forms", {})
-        if fit.vocabulary in forms and fit.vocabulary != model.published_by:
+        if fit.vocabulary in model.forms and fit.vocabulary != model.published_by:
             raise FormatError(
                 f"weights by {fit.vocabulary}, right in its form of the network only: give "
-                f"--model={forms[fit.vocabulary]}"
+                f"--model={model.forms[fit.vocabulary]}"
             )
     except FormatError as error:
         raise UserError(f"{path}: {one_line(error)}") from None
@@ -115,14 +114,14 @@ def load_weights(
         left_out=sum(not key.endswith(COUNTER) for key in fit.left_out),
         resized=fit.resized,
     )
-    dropout = getattr(model, "paddleclas_dropout", None) if fit.vocabulary == "PaddleClas" else weights.dropout
+    dropout = model.paddleclas_dropout if fit.vocabulary == "PaddleClas" else weights.dropout
     for layer in model.modules():
         if isinstance(layer, Dropout) and dropout and layer.mode != dropout:
             layer.mode = report.dropout = dropout
     return report
 
 
-def _check_exclude(model: nn.Module, weights: Weights, exclude: Sequence[str]) -> None:
+def _check_exclude(model: Network, weights: Weights, exclude: Sequence[str]) -> None:
     """Refuses a part of a name that is in none, as it is probably misspelt."""
     names = [name for _, vocabulary in vocabularies(model) for name in vocabulary.values()]
     for part in exclude:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from models.layers import caffe_names, paddleclas_names, published_names
+from models.names import caffe_names, paddleclas_names, published_names
+from models.network import Network
 from utils.errors import FormatError
 from utils.weights.content import Weights
 
@@ -57,12 +58,12 @@ class Fit:
         return not (self.missing or self.misshaped or self.unexpected)
 
 
-def pytorch_names(model: nn.Module) -> dict[str, str]:
+def pytorch_names(model: Network) -> dict[str, str]:
     """State-dict key -> the key itself, for every tensor of `model`."""
     return {key: key for key in model.state_dict()}
 
 
-def vocabularies(model: nn.Module) -> Iterator[tuple[str, dict[str, str]]]:
+def vocabularies(model: Network) -> Iterator[tuple[str, dict[str, str]]]:
     """The names that files may have for the tensors of `model`: whose names, and state-dict key -> name."""
     rules = {
         "PyTorch": pytorch_names,
@@ -75,16 +76,15 @@ def vocabularies(model: nn.Module) -> Iterator[tuple[str, dict[str, str]]]:
             yield owner, names(model)
 
 
-def linear_weights(model: nn.Module) -> set[str]:
+def linear_weights(model: Network) -> set[str]:
     """State-dict keys of the weights that PaddlePaddle stores transposed."""
     return {f"{path}.weight" for path, module in model.named_modules() if isinstance(module, nn.Linear)}
 
 
-def fit_names(model: nn.Module, weights: Weights, exclude: Sequence[str] = (), *, resize: bool) -> Fit:
+def fit_names(model: Network, weights: Weights, exclude: Sequence[str] = (), *, resize: bool) -> Fit:
     """Pairs the tensors of a network and of a file by the names that fit most of them.
 
-    Networks whose tensors depend on the image size have a method `adapt_tensor`, from a key and a tensor of the file to
-    the tensor as the network's size would have it, or the same where that cannot be. It is used if `resize` is true.
+    Tensors of another image size are fitted to the network's by its `adapt_tensor`, if `resize` is true.
     """
     tensors = _name_in_order(model, weights.unnamed) if weights.unnamed else weights.tensors
     in_file = tensors.keys() | weights.damaged.keys()
@@ -97,7 +97,6 @@ def fit_names(model: nn.Module, weights: Weights, exclude: Sequence[str] = (), *
             break
     left_out = left_out_keys(model, exclude) if exclude else set()
     transposed = linear_weights(model) if weights.paddle else set()
-    adapt = getattr(model, "adapt_tensor", lambda key, tensor: tensor)
     for key, value in model.state_dict().items():
         name = fit.names.get(key)
         if key in left_out:
@@ -108,7 +107,7 @@ def fit_names(model: nn.Module, weights: Weights, exclude: Sequence[str] = (), *
                 source = source.flatten(1)  # a classifier may be a 1x1 convolution
             fit.sources[key] = source.t() if key in transposed and source.dim() == 2 else source
             if source.is_floating_point() and fit.sources[key].shape != value.shape:
-                resized = adapt(key, fit.sources[key])
+                resized = model.adapt_tensor(key, fit.sources[key])
                 if resized.shape == value.shape:
                     fit.resized.append(key)
                     fit.sources[key] = resized if resize else fit.sources[key]
@@ -117,8 +116,7 @@ def fit_names(model: nn.Module, weights: Weights, exclude: Sequence[str] = (), *
         elif not key.endswith(COUNTER):
             fit.missing.append(key)
     wanted = set(fit.names.values())
-    computed = getattr(model, "paddleclas_computed", "(?!)")
-    auxiliary = getattr(model, "auxiliary_weights", "(?!)")
+    computed, auxiliary = model.paddleclas_computed, model.auxiliary_weights
     for name in tensors:
         if name not in wanted:
             known = BYPRODUCTS.fullmatch(name) or re.fullmatch(computed, name) or re.fullmatch(auxiliary, name)
@@ -127,7 +125,7 @@ def fit_names(model: nn.Module, weights: Weights, exclude: Sequence[str] = (), *
     return fit
 
 
-def _name_in_order(model: nn.Module, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+def _name_in_order(model: Network, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
     """Names the tensors of a combined file, which are in the order of their names, as the network has these."""
     names = sorted(dict(vocabularies(model)).get("fluid", {}).values())
     if len(names) != len(tensors):
@@ -138,7 +136,7 @@ def _name_in_order(model: nn.Module, tensors: Sequence[Tensor]) -> dict[str, Ten
     return dict(zip(names, tensors, strict=True))
 
 
-def left_out_keys(model: nn.Module, exclude: Sequence[str]) -> set[str]:
+def left_out_keys(model: Network, exclude: Sequence[str]) -> set[str]:
     """The keys of which a name, in any vocabulary, contains one of `exclude`."""
     names = [pair for _, vocabulary in vocabularies(model) for pair in vocabulary.items()]
     return {key for key, name in names if any(part in name for part in exclude)}

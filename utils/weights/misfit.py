@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
 import models
+from models.network import Network
 from utils.errors import FormatError, cut
 from utils.weights.content import Weights
 from utils.weights.matching import Fit, class_counts, fit_names
 
 
-def fitting_network(model: nn.Module, weights: Weights, file: Path) -> str | None:
+def fitting_network(model: Network, weights: Weights, file: Path) -> str | None:
     """Another network that the file fits: one that the file or its name names, or one of the same family."""
     family = models.FAMILIES.get(type(model).__module__.rpartition(".")[2], ())
     named = [name for name in models.list_models() if name == weights.network or name in file.name]
@@ -30,7 +30,7 @@ def fitting_network(model: nn.Module, weights: Weights, file: Path) -> str | Non
     return None
 
 
-def describe_misfit(model: nn.Module, weights: Weights, fit: Fit, path: Path) -> str:
+def describe_misfit(model: Network, weights: Weights, fit: Fit, path: Path) -> str:
     """What does not fit and what to do, in one line."""
     state = model.state_dict()
     remedy = "--finetune_exclude_pretrained_params leaves tensors out"

@@ -9,10 +9,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import nn
-
 import models
 from models.errors import OptionError
+from models.network import Network
 from utils.console import log, warn
 from utils.errors import FlagError
 
@@ -128,7 +127,7 @@ def resolve_input(args: argparse.Namespace, noted: Mapping[str, Any] | None = No
         log(f"not given, and therefore as in the training of {args.pretrained_model}: {', '.join(as_flags(taken))}")
 
 
-def build_model(args: argparse.Namespace, name: str | None = None) -> nn.Module:
+def build_model(args: argparse.Namespace, name: str | None = None) -> Network:
     """The network --model (or `name`), with the options that its constructor takes of those in the flags.
 
     Raises:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
-from models.layers import UPSCALE_IN_TRAIN, Dropout, published_names
+from models.layers import UPSCALE_IN_TRAIN, Dropout
+from models.names import published_names
+from models.network import Network
 from utils.errors import FlagError, UserError
 from utils.files import written_whole
 from utils.formats.paddle import variable_header, write_variable
@@ -54,7 +55,7 @@ def check_output(output: Path) -> None:
 
 
 def write_weights(
-    model: nn.Module, output: Path, name: str, class_dim: int, input_notes: Mapping[str, Any] | None = None
+    model: Network, output: Path, name: str, class_dim: int, input_notes: Mapping[str, Any] | None = None
 ) -> None:
     """Writes `model` to a .pth, .pt or .safetensors file, a fluid .tar, or, for any other name, a fluid folder.
 
@@ -76,7 +77,7 @@ def write_weights(
             write_folder(fluid_variables(model), temporary)
 
 
-def fluid_variables(model: nn.Module) -> dict[str, np.ndarray]:
+def fluid_variables(model: Network) -> dict[str, np.ndarray]:
     """The tensors of a network as fluid has them: under their published names, linear weights as [in, out].
 
     Raises:
@@ -108,12 +109,12 @@ def write_tar(variables: dict[str, np.ndarray], path: Path, folder: str) -> None
             archive.addfile(member, io.BytesIO(content))
 
 
-def dropout_mode(model: nn.Module) -> str:
+def dropout_mode(model: Network) -> str:
     """The dropout convention that the weights of `model` are right under."""
     return next((module.mode for module in model.modules() if isinstance(module, Dropout)), UPSCALE_IN_TRAIN)
 
 
-def save_weights(model: nn.Module, path: Path, notes: dict[str, Any]) -> None:
+def save_weights(model: Network, path: Path, notes: dict[str, Any]) -> None:
     """Writes a network's state dict as a .safetensors file, with its dropout convention.
 
     Args:

@@ -1,0 +1,56 @@
+"""Re-parameterization: modules that are trained as parallel branches and deployed as one layer."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from models.network import Network
+
+
+class Fusable(nn.Module):
+    """A module that is trained in another form than it is deployed in."""
+
+    @abstractmethod
+    def fused(self) -> nn.Module:
+        """What is to replace it: the same result in evaluation, in fewer layers."""
+
+
+def fuse(model: Network) -> Network:
+    """A copy of `model` as it is deployed: the same logits in evaluation, in fewer layers.
+
+    Every `Fusable` module in it is replaced by its `fused` form.
+    """
+    fused = copy.deepcopy(model)
+    for path, module in list(fused.named_modules()):
+        if isinstance(module, Fusable):
+            fused.set_submodule(path, module.fused().train(module.training))
+    return fused
+
+
+@torch.no_grad()
+def sum_branches_(conv: nn.Conv2d, branches: Sequence[tuple[nn.Conv2d | None, nn.BatchNorm2d]]) -> nn.Conv2d:
+    """Makes `conv` the sum of parallel branches in evaluation, and returns it.
+
+    Args:
+        conv: a convolution with bias, of the stride and groups of the branches.
+        branches: convolutions of its size or smaller (None: the identity), each with the batch-norm that follows it.
+    """
+    # In double precision, so that the only rounding is the last one.
+    weight = torch.zeros_like(conv.weight, dtype=torch.float64, device=branches[0][1].weight.device)
+    bias = torch.zeros_like(weight[:, 0, 0, 0])
+    for branch, bn in branches:
+        kernel = nn.init.dirac_(torch.empty_like(weight), conv.groups) if branch is None else branch.weight.double()
+        height, width = ((size - own) // 2 for size, own in zip(conv.kernel_size, kernel.shape[2:], strict=True))
+        scale = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
+        weight += F.pad(kernel * scale[:, None, None, None], (width, width, height, height))
+        bias += bn.bias.double() - bn.running_mean.double() * scale
+    conv.to(branches[0][1].weight)
+    conv.weight.copy_(weight)
+    conv.bias.copy_(bias)
+    return conv
