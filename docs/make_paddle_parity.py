@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from utils.deploy.paddle_translate import Translation, translate
+from utils.flags.line_parser import LineParser
 from utils.formats.inference_model import read_parameters, read_program
 from utils.formats.paddle_program import Program
 
@@ -248,9 +249,13 @@ def section(kind: str, folder: Path) -> str:
 
 
 def main() -> None:
-    if len(sys.argv) < 2 or set(sys.argv[2:]) - set(CASES):
-        sys.exit(f"usage: make_paddle_parity.py FOLDER {' '.join(f'[{kind}]' for kind in CASES)}")
-    folder, kinds = Path(sys.argv[1]), sys.argv[2:] or list(CASES)
+    parser = LineParser(__doc__)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the programs and PaddlePaddle's answers")
+    parser.add_argument("kinds", nargs="*", metavar="TABLE", help=f"all by default: {', '.join(CASES)}")
+    args = parser.parse_args()
+    folder, kinds = args.folder, args.kinds or list(CASES)
+    if unknown := set(kinds) - set(CASES):
+        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(CASES)}")
     old = FILE.read_text(encoding="utf-8") if FILE.exists() else ""
     # Every section begins with its heading.
     known = {text.splitlines()[0]: text for text in re.findall(r"^## .*?(?=^## |\Z)", old, re.M | re.S)}
