@@ -2,11 +2,13 @@
 
 python predict.py --model_file=ResNet50/model --params_file=ResNet50/params --image_path=cat.jpg
 python predict.py --model_file=ResNet50/model --image_path=photos/ --topk=5 --save_json_path=results.txt
+python -m torch.distributed.run --nproc_per_node=4 predict.py --model_file=ResNet50/model --image_path=photos/
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 
 from utils.errors import FlagError, run_script
 from utils.flags import parse
@@ -15,24 +17,37 @@ if __name__ == "__main__":
     parse("predict")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
 
 import torch
+from torch import Tensor
 
-from utils.console import check_readable, log, progress, report_unreadable
-from utils.deploy.exported import load_exported
-from utils.evaluation.predictions import ResultFile, top_predictions
+from utils.deploy.exported import ExportedNetwork, load_exported
+from utils.devices import gpu_of_process
+from utils.evaluation.classify import Classifier, answer_images
+from utils.evaluation.predictions import ResultFile
+from utils.processes import check_agreement, process_group, rank, world_size
 from utils.reading.build import infer_loader
 from utils.reading.class_names import read_class_names
 from utils.reading.image_list import ImageList
+from utils.reading.loader import Loader
 from utils.reading.transforms import EvalTransform, normalize
 
 
 def main() -> None:
     args = parse("predict")
+    dtype = choose_dtype(args)
+    device = choose_device(args)
+    with process_group(device):
+        predict(args, device, dtype)
+
+
+def predict(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> None:
+    """Classifies --image_path, a line per image."""
     images = ImageList.find(args.image_path)
+    check_agreement({**args.values(), "image_path": f"{len(images)} images with the checksum {images.checksum()}"})
     network = load_exported(
         args.model_file,
         args.params_file,
-        choose_device(args),
-        choose_dtype(args),
+        device,
+        dtype,
         engine=args.engine,
         batch_size=min(args.batch_size, len(images)),
         use_compile=args.use_compile,
@@ -41,50 +56,57 @@ def main() -> None:
         may_use_cpu="gpu_id" not in args.given,
         cpu_flag="--gpu_id=-1",
     )
-    precision_flag = "--use_fp16" if args.use_fp16 else "--use_bf16" if args.use_bf16 else None
     about = network.description
-    class_names = about.class_names
-    if args.class_map_path:
-        class_names = read_class_names(args.class_map_path, len(class_names))
-    if args.topk > len(class_names):
-        raise FlagError(f"--topk {args.topk} is more than the {len(class_names)} classes of {about.network}")
-    transform = EvalTransform(about.image_size, about.resize_short_size, about.interpolation)
-    results = ResultFile(args.save_json_path, args.topk, args.resume)
-    with results, progress(len(images), "images", len(results.done)) as bar:
-        images = images.without(results.done)
-        if not len(images):
-            log("every image has its result already")
-            return
-        loader = infer_loader(args, images, transform, pin_memory=network.device.type == "cuda")
-        read = len(results.done)
-        for batch in loader.epoch(0):
-            pixels = batch.images.to(network.device, non_blocking=True)
-            inputs = normalize(pixels, about.image_mean, about.image_std, network.memory_format, network.dtype)
-            names = [images.name(index) for index in batch.indices.tolist()]
-            for prediction in top_predictions(network(inputs), names, class_names, args.topk, precision_flag):
-                log(prediction.line())
-                results.write(prediction)
-            results.flush()
-            read += len(batch)
-            bar.update(len(batch))
-    check_readable(loader.unreadable, read)
-    report_unreadable(loader.unreadable)
+
+    def prepare(pixels: Tensor) -> Tensor:
+        pixels = pixels.to(network.device, non_blocking=True)
+        return normalize(pixels, about.image_mean, about.image_std, network.memory_format, network.dtype)
+
+    def open_loader(images: ImageList) -> Loader:
+        transform = EvalTransform(about.image_size, about.resize_short_size, about.interpolation)
+        return infer_loader(args, images, transform, rank(), world_size(), network.device.type == "cuda")
+
+    precision_flag = "--use_fp16" if args.use_fp16 else "--use_bf16" if args.use_bf16 else None
+    classifier = Classifier(network, prepare, choose_class_names(args, network), args.topk, precision_flag)
+    answer_images(images, classifier, open_loader, lambda: ResultFile(args.save_json_path, args.topk, args.resume))
+
+
+def choose_class_names(args: argparse.Namespace, network: ExportedNetwork) -> list[str]:
+    """The names of --class_map_path, or those that the network was exported with.
+
+    Raises:
+        FlagError: they are fewer than --topk.
+    """
+    names = network.description.class_names
+    if args.topk > len(names):
+        raise FlagError(f"--topk {args.topk} is more than the {len(names)} classes of {network.description.network}")
+    return read_class_names(args.class_map_path, len(names)) if args.class_map_path else names
 
 
 def choose_device(args: argparse.Namespace) -> torch.device:
-    """GPU --gpu_id with no more than --gpu_mem of its memory if that was given, or the CPU if --gpu_id is below 0 or
-    there is no GPU.
+    """GPU --gpu_id, or this process's of several, with no more than --gpu_mem of its memory if that was given; the CPU
+    if --gpu_id is below 0 or there is no GPU.
 
     Raises:
-        FlagError: a GPU was asked for that is not there.
+        FlagError: a GPU was asked for that is not there, or one for several processes.
+        UserError: there are more processes than GPUs on this machine.
     """
     count = torch.cuda.device_count()
-    if args.gpu_id >= count and "gpu_id" in args.given:
+    given = "gpu_id" in args.given
+    if args.gpu_id >= count and given:
         raise FlagError(f"--gpu_id {args.gpu_id}: there are {count} usable GPUs here; give --gpu_id=-1 for the CPU")
-    if not 0 <= args.gpu_id < count:
+    if args.gpu_id < 0 or not count:
         return torch.device("cpu")
-    device = torch.device("cuda", args.gpu_id)
-    torch.cuda.set_device(device)  # the reader's copies and events go to the current one
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        device = torch.device("cuda", args.gpu_id)
+        torch.cuda.set_device(device)  # the reader's copies and events go to the current one
+    elif given:
+        raise FlagError(
+            f"--gpu_id {args.gpu_id}: each of several processes takes a GPU of its own; leave it out, or give "
+            "--gpu_id=-1 for the CPU"
+        )
+    else:
+        device = gpu_of_process("--gpu_id=-1")
     if args.gpu_mem:
         share = args.gpu_mem * 2**20 / torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)

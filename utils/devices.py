@@ -29,6 +29,27 @@ def keep_freed_memory() -> None:
             library.mallopt(trim_threshold, (1 << 31) - 1)
 
 
+def gpu_of_process(cpu_flag: str) -> torch.device:
+    """The GPU of this process's number on its machine, from now on PyTorch's current one.
+
+    Args:
+        cpu_flag: what the user would have to give for the CPU, for the error.
+
+    Raises:
+        UserError: there are more processes than GPUs on this machine.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if processes > gpus:
+        raise UserError(
+            f"not every process of this machine has a GPU of its own: there are {processes} and {gpus}; "
+            f"lower --nproc_per_node or give {cpu_flag}"
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
 def choose_device(args: argparse.Namespace) -> torch.device:
     """The GPU of this process, or the CPU.
 
@@ -37,16 +58,7 @@ def choose_device(args: argparse.Namespace) -> torch.device:
         UserError: there are more processes than GPUs on this machine.
     """
     if args.use_gpu and torch.cuda.is_available():
-        local_rank = int(os.environ.get("LOCAL_RANK", 0))
-        processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
-        if processes > gpus:
-            raise UserError(
-                f"not every process of this machine has a GPU of its own: there are {processes} and {gpus}; "
-                "lower --nproc_per_node or give --use_gpu=False"
-            )
-        device = torch.device("cuda", local_rank)
-        torch.cuda.set_device(device)
-        return device
+        return gpu_of_process("--use_gpu=False")
     if args.use_gpu and "use_gpu" in args.given:
         raise FlagError("--use_gpu=True, but PyTorch finds no usable GPU here: give --use_gpu=False to use the CPU")
     if args.use_gpu:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
 from utils import errors
-from utils.errors import UserError
+from utils.errors import FlagError, UserError
 
 # Ctrl-C again, this many seconds after the first, ends a run at once. A launcher passes the first one on, so that it
 # comes twice within milliseconds.
@@ -110,7 +110,7 @@ def _end_together(error: BaseException, store: dist.Store) -> int:
         if _lost_contact(error):
             error = UserError(
                 "another process of this run is gone: it was killed, or its machine failed "
-                "(train.py --checkpoint=auto goes on from the newest checkpoint)"
+                "(train.py goes on with --checkpoint=auto, infer.py and predict.py with --resume=True)"
             )
         elif line := errors.of_the_machine(error):
             error = UserError(line)
@@ -152,9 +152,24 @@ def gather_objects(value: Any) -> list[Any]:
     return values
 
 
+def gather_to_main(value: Any) -> list[Any]:
+    """The values of all processes, by rank, in the main process; none in the others."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] | None = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(value, values, dst=0)
+    return [] if values is None else values
+
+
 def gather_dict(values: dict) -> dict:
     """The entries of all processes' dictionaries, in every process."""
     return {key: value for part in gather_objects(values) for key, value in part.items()}
+
+
+def refuse_several(what: str) -> None:
+    """Raises `FlagError` if a launcher has started several processes for `what`, which is not theirs to share."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise FlagError(f"{what} runs in one process: start it without torch.distributed.run")
 
 
 def check_agreement(values: dict[str, Any]) -> None:

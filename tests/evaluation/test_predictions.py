@@ -7,6 +7,7 @@ import os
 
 import pytest
 import torch
+from files import largest_file
 
 from utils.errors import UserError
 from utils.evaluation.predictions import ResultFile, top_predictions
@@ -44,13 +45,12 @@ def test_results_go_on_after_the_last_whole_line(tmp_path):
     path = tmp_path / "new" / "results.txt"
     images = ["a.jpg", os.fsdecode(b"\xff.jpg"), "c.jpg"]
     with ResultFile(str(path), 1) as file:
-        for prediction in top_predictions(torch.eye(3), images, ["x", "y", "z"], 1):
-            file.write(prediction)
+        file.write(list(top_predictions(torch.eye(3), images, ["x", "y", "z"], 1)))
     whole = path.read_bytes()
     path.write_bytes(whole[:-5])
     with ResultFile(str(path), 1, resume=True) as file:
         assert file.done == set(images[:2])
-        file.write(next(top_predictions(torch.eye(3)[2:], images[2:], ["x", "y", "z"], 1)))
+        file.write(list(top_predictions(torch.eye(3)[2:], images[2:], ["x", "y", "z"], 1)))
     assert path.read_bytes() == whole
     with ResultFile(str(path), 1) as file:
         assert not file.done
@@ -68,7 +68,7 @@ def test_resume_refuses_other_files(tmp_path, text):
 def test_results_of_another_number_of_classes_are_not_gone_on_with(tmp_path):
     path = tmp_path / "results.txt"
     with ResultFile(str(path), 2) as file:
-        file.write(next(top_predictions(torch.eye(3), ["a.jpg"] * 3, ["x", "y", "z"], 2)))
+        file.write(list(top_predictions(torch.eye(3)[:1], ["a.jpg"], ["x", "y", "z"], 2)))
     before = path.read_bytes()
     with pytest.raises(UserError, match=r"^--resume: the results in .* have 2 classes per image: give --topk=2, or"):
         ResultFile(str(path), 1, resume=True)
@@ -78,10 +78,22 @@ def test_results_of_another_number_of_classes_are_not_gone_on_with(tmp_path):
 def test_any_name_is_one_line_and_found_again(tmp_path, capsys):
     path = tmp_path / "results.txt"
     images = ["a\tb.jpg", "c\nd.jpg", "e\\tf.jpg", "g\rh\\.jpg"]
+    predictions = list(top_predictions(torch.eye(4), images, "wxyz", 1))
+    for prediction in predictions:
+        assert prediction.line().count("\t") == 1 and len(prediction.line().splitlines()) == 1
     with ResultFile(str(path), 1) as file:
-        for prediction in top_predictions(torch.eye(4), images, "wxyz", 1):
-            assert prediction.line().count("\t") == 1 and len(prediction.line().splitlines()) == 1
-            file.write(prediction)
+        file.write(predictions)
+    assert capsys.readouterr().out == path.read_text()
     with ResultFile(str(path), 1, resume=True) as file:
         assert file.done == set(images)
     assert capsys.readouterr().out == f"4 results kept from {path}\n"
+
+
+def test_a_full_disk_names_the_file(tmp_path, capsys):
+    """What is printed is in the file."""
+    message = r"^--save_json_path .*r\.txt: file too large$"
+    with largest_file(200), pytest.raises(UserError, match=message), ResultFile(str(tmp_path / "r.txt"), 1) as file:
+        for number in range(9):
+            file.write(list(top_predictions(torch.eye(2)[:1], [f"{number}.jpg"], "xy", 1)))
+    lines = (tmp_path / "r.txt").read_text().splitlines(keepends=True)
+    assert len(lines) >= 2 and "".join(lines[:-1]) == capsys.readouterr().out

@@ -179,7 +179,8 @@ def test_a_complete_run_with_unreadable_images_is_resumed(run, tiny_dataset, tmp
     (folder / "empty.jpg").touch()
     run(f"--data_dir={folder}")
     before = (tmp_path / "test_res.json").read_text()
-    monkeypatch.setattr(infer, "report_unreadable", lambda unreadable: print(f"unreadable: {list(unreadable)}"))
+    report = "utils.evaluation.classify.report_unreadable"
+    monkeypatch.setattr(report, lambda unreadable: print(f"unreadable: {list(unreadable)}"))
     assert run(f"--data_dir={folder}", "--resume=True")[-1] == f"unreadable: ['{folder}/empty.jpg']"
     assert (tmp_path / "test_res.json").read_text() == before
 

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from utils.console import log
 from utils.errors import UserError, reason
-from utils.evaluation.predictions import escaped
+from utils.evaluation.predictions import escaped, unescaped
+
+UNFINISHED = ".unfinished"
+
+
+class Features(NamedTuple):
+    """What a network's classifier gets of an image: the image's name, and float32 (channels,)."""
+
+    image: str
+    row: np.ndarray
 
 
 class FeatureFile:
@@ -20,61 +31,129 @@ class FeatureFile:
 
     (NAME.txt may well be the user's own list of these images.) Names are escaped as in `utils.evaluation.predictions`.
 
-    Rows are written as they come, so that there may be more of them than fit into memory. Until the end the files have
-    temporary names.
+    Rows are written as they come, so that there may be more of them than fit into memory. Until the end the files are
+    called NAME.npy.unfinished and NAME.npy.txt.unfinished; an interrupted run leaves them to be resumed.
 
     Args:
         path: the .npy file.
+        resume: keep the rows that an interrupted run left, or those of a complete one, and add to them.
 
     Attributes:
-        done: names of the images that need not be done; none.
+        done: names of the images whose rows are kept.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: the files cannot be written, or what is to be resumed is no file of features.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, resume: bool = False) -> None:
         self.path = Path(path)
         self.done: frozenset[str] = frozenset()
-        self._shape: tuple[int, int] | None = None
+        self._finals = self.path, Path(f"{path}.txt")
+        self._unfinished = tuple(Path(f"{final}{UNFINISHED}") for final in self._finals)
+        self._count, self._channels = 0, 0
+        ends = 0, 0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._rows = open(f"{path}.{os.getpid()}", "wb")  # noqa: SIM115 (closed by __exit__)
-            self._names = open(f"{path}.{os.getpid()}.txt", "w", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+            if resume:
+                ends = self._keep()
+            for unfinished in self._unfinished:
+                unfinished.touch()
+            # Closed by __exit__.
+            self._rows, self._names = (open(name, "r+b") for name in self._unfinished)  # noqa: SIM115
+            for file, end in zip((self._rows, self._names), ends, strict=True):
+                file.truncate(end)
+                file.seek(end)
         except OSError as error:
             raise UserError(f"--features_path {path}: {reason(error)}") from None
 
-    def write(self, features: Tensor, images: Sequence[str]) -> None:
-        """Adds the features (N, C) of N images."""
-        rows = features.float().cpu().numpy()
-        if self._shape is None:
-            self._shape = 0, rows.shape[1]
-            self._write_header()
-        self._rows.write(rows.tobytes())
-        self._names.writelines(f"{escaped(name)}\n" for name in images)
-        self._shape = self._shape[0] + len(rows), self._shape[1]
+    def _keep(self) -> tuple[int, int]:
+        """Notes the images of an earlier run, and makes its files the unfinished ones.
+
+        Returns:
+            Where the last row ends, and its name: a run that was killed may have written one of them without the other,
+            and a part of either.
+        """
+        sources = [
+            unfinished if unfinished.exists() else final
+            for unfinished, final in zip(self._unfinished, self._finals, strict=True)
+        ]
+        ends = 0, 0
+        if all(source.exists() for source in sources):
+            start, rows = self._complete_rows(sources[0])
+            with open(sources[1], "rb") as file:
+                names = [line for line in islice(file, rows) if line.endswith(b"\n")]
+            self._count = len(names)
+            self.done = frozenset(unescaped(name[:-1].decode(errors="surrogateescape")) for name in names)
+            ends = start + 4 * self._channels * self._count, sum(map(len, names))
+            for source, unfinished in zip(sources, self._unfinished, strict=True):
+                os.replace(source, unfinished)
+        log(f"{self._count} rows kept from {sources[0]}")
+        return ends
+
+    def _complete_rows(self, path: Path) -> tuple[int, int]:
+        """Where the rows of a file begin, and how many whole ones it has, whatever its header says of them."""
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if not size:
+                return 0, 0
+            try:
+                if np.lib.format.read_magic(file) != (1, 0):
+                    raise ValueError("another version")
+                shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+                if by_columns or dtype != np.dtype("<f4") or len(shape) != 2 or shape[1] < 1:
+                    raise ValueError("another kind of array")
+            except ValueError:
+                raise UserError(f"--features_path: {path} is no file of features: give another one") from None
+            self._channels = shape[1]
+            return file.tell(), (size - file.tell()) // (4 * self._channels)
+
+    def write(self, features: Sequence[Features]) -> None:
+        """Adds rows, and hands them to the system: an interrupted run can be resumed from there.
+
+        Raises:
+            UserError: they cannot be written, or have another length than those that are there.
+        """
+        if not features:
+            return
+        rows = np.stack([row for _, row in features]).astype("<f4", copy=False)
+        channels = rows.shape[1]
+        if self._channels not in (0, channels):
+            raise UserError(
+                f"--resume: the features in {self.path} have {self._channels} channels, those of this network "
+                f"{channels}: give another --features_path, or --resume=False"
+            )
+        try:
+            if not self._channels:
+                self._channels = channels
+                self._write_header()
+            self._rows.write(rows.tobytes())
+            self._names.write(b"".join(f"{escaped(name)}\n".encode(errors="surrogateescape") for name, _ in features))
+            self._rows.flush()
+            self._names.flush()
+        except OSError as error:
+            raise UserError(f"--features_path {self.path}: {reason(error)}") from None
+        self._count += len(rows)
 
     def _write_header(self) -> None:
         # numpy pads the header for any number of rows, so the final one has the length of the first.
         self._rows.seek(0)
-        header = {"descr": "<f4", "fortran_order": False, "shape": self._shape}
+        header = {"descr": "<f4", "fortran_order": False, "shape": (self._count, self._channels)}
         np.lib.format.write_array_header_1_0(self._rows, header)
 
     def __enter__(self) -> FeatureFile:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        complete = kind is None and self._shape is not None
+        complete = kind is None and self._count > 0
         if complete:
             self._write_header()
-        self._rows.close()
-        self._names.close()
-        names = f"{self.path}.txt"
-        for file, final in ((self._rows, self.path), (self._names, names)):
-            if complete:
-                os.replace(file.name, final)
-            else:
-                os.unlink(file.name)
+        for file in (self._rows, self._names):
+            with suppress(OSError):  # of what `write` could not hand over
+                file.close()
         if complete:
-            rows, channels = self._shape
-            log(f"wrote {self.path}: {rows} rows of {channels}, their images' names in {names}")
+            for unfinished, final in zip(reversed(self._unfinished), reversed(self._finals), strict=True):
+                os.replace(unfinished, final)
+            log(f"wrote {self.path}: {self._count} rows of {self._channels}, their images' names in {self._finals[1]}")
+        elif not self._count:
+            for unfinished in self._unfinished:
+                unfinished.unlink()

@@ -128,3 +128,19 @@ def save_picture(picture: Image.Image, folder: str, image: str) -> None:
         picture.save(path, quality=92)
     except OSError as error:
         raise UserError(f"--vis_dir: cannot write {path}: {error.strerror or error}") from None
+
+
+def save_pictures(
+    folder: str, pixels: Tensor, predictions: Sequence[Prediction], heats: Sequence[np.ndarray] | None = None
+) -> None:
+    """Writes a picture of each image of a batch and its best classes.
+
+    Args:
+        folder: see `save_picture`.
+        pixels: uint8 (N, H, W, 3), RGB, on the CPU.
+        predictions: N of them.
+        heats: N maps (H, W) from 0 to 1, of `grad_cam`.
+    """
+    for number, (image, prediction) in enumerate(zip(pixels.numpy(), predictions, strict=True)):
+        heat = None if heats is None else heats[number]
+        save_picture(draw(image, prediction, heat), folder, prediction.image)

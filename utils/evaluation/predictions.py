@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -79,10 +80,10 @@ def top_predictions(
 
 
 class ResultFile:
-    """The file of results, a line per image.
+    """The results: printed, and written to a file, a line per image.
 
     Args:
-        path: the file; None: nothing is written.
+        path: the file; None: they are printed only.
         topk: scores per image.
         resume: keep the lines that an interrupted run left, and add to them.
 
@@ -134,19 +135,26 @@ class ResultFile:
                 end += len(line)
         return end
 
-    def write(self, prediction: Prediction) -> None:
-        """Adds an image's line."""
-        if self._file is not None:
-            self._file.write(prediction.line().encode(errors="surrogateescape") + b"\n")
+    def write(self, predictions: Sequence[Prediction]) -> None:
+        """Prints the lines of images, and hands them to the system: an interrupted run can be resumed from there.
 
-    def flush(self) -> None:
-        """Hands what was written to the system, so that an interrupted run can be resumed from there."""
-        if self._file is not None:
-            self._file.flush()
+        Raises:
+            UserError: they cannot be written to the file.
+        """
+        text = "".join(f"{prediction.line()}\n" for prediction in predictions)
+        try:
+            if self._file is not None:
+                self._file.write(text.encode(errors="surrogateescape"))
+                self._file.flush()
+        except OSError as error:
+            raise UserError(f"--save_json_path {self.path}: {reason(error)}") from None
+        for prediction in predictions:
+            log(prediction.line())
 
     def __enter__(self) -> ResultFile:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # of what `write` could not hand over
+                self._file.close()

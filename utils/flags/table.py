@@ -127,7 +127,8 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "weights, else the network's own size.", length=3),
         Flag("num_epochs", positive_int, 120, T, "Number of epochs."),
         Flag("batch_size", positive_int, 8, TEIPR,
-             "Images per step over all devices and processes; must divide evenly.",
+             "Images per step over all devices and processes; must divide evenly. infer, predict: images that each "
+             "process runs at once.",
              defaults={"eval": 256, "reader": 32}),
         Flag("test_batch_size", positive_int, 16, T, "The same for validation."),
         Flag("lr", positive, 0.1, T, "Base learning rate, for the whole batch."),
@@ -274,8 +275,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "JSON object; with --crop_sweep, a list of one per size.",
              defaults={"infer": "test_res.json"}),
         Flag("resume", boolean, False, IP,
-             "Go on with an interrupted run of the same images, --topk and weights: keep the results in "
-             "--save_json_path and skip the images whose names have one."),
+             "Go on with an interrupted run of the same images, --topk and weights, in any number of processes: keep "
+             "the results in --save_json_path, or the rows of --features_path, and skip the images whose names have "
+             "one."),
         Flag("features_path", str, None, ("infer",),
              "Write the images' features (before the classifier) to this file NAME.npy, a row per image, and their "
              "names to NAME.npy.txt, a line each, instead of classifying."),

@@ -113,14 +113,27 @@ def crop_loader(args: Namespace, rank: int = 0, world_size: int = 1, pin_memory:
     )
 
 
-def infer_loader(args: Namespace, images: ImageList, transform: EvalTransform, pin_memory: bool = False) -> Loader:
-    """The loader of infer.py and predict.py. A single batch is read in this process: workers take longer to start."""
+def infer_loader(
+    args: Namespace,
+    images: ImageList,
+    transform: EvalTransform,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+) -> Loader:
+    """The loader of infer.py and predict.py. A single batch is read in this process: workers take longer to start.
+
+    --batch_size is of each process, unlike elsewhere.
+    """
+    share = -(-len(images) // world_size)
     return OpenCVLoader(
         images,
         transform,
-        min(args.batch_size, len(images)),
+        min(args.batch_size, share),
         training=False,
-        workers=args.reader_thread if len(images) > args.batch_size else 0,
+        workers=args.reader_thread if share > args.batch_size else 0,
         read_ahead_images=args.reader_buf_size,
+        rank=rank,
+        world_size=world_size,
         pin_memory=pin_memory,
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -149,9 +150,17 @@ class ImageList:
             raise UserError(f"{where}: no such file or folder")
         return cls.from_paths([name], root=root)
 
-    def without(self, names: Collection[str]) -> ImageList:
-        """The images whose `name` is not among `names`, without labels."""
-        return self.from_paths((name for name in map(self.name, range(len(self))) if name not in names), root=self.root)
+    def subset(self, rows: np.ndarray) -> ImageList:
+        """The images at the places `rows`, int (n,), as a list of their own."""
+        own = {name: self._arrays[name][rows] for name in ("starts", "lengths", "labels")}
+        return ImageList(self._arrays["text"], **own, root=self.root, class_names=self.class_names)
+
+    def checksum(self) -> str:
+        """A checksum of the paths, as they are in the list, and the labels."""
+        digest = hashlib.sha256()
+        for array in self._arrays.values():
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()[:16]
 
     def with_unlabeled(self, paths: Iterable[str]) -> ImageList:
         """These images followed by others, `paths` relative to `root`, whose label is -1."""

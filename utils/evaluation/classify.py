@@ -1,0 +1,142 @@
+"""The one loop of infer.py and predict.py: each image of a list is answered once, and the answers are written in the
+list's order.
+
+Several processes share the list. They go through it in rounds: in each one a process answers a batch of its own images,
+which lie among those of the others, and the first process writes the answers of all. So no process is more than a round
+ahead of another, and whatever ends the run, the results are those of the beginning of the list; another number of
+processes can go on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from operator import itemgetter
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.console import check_readable, is_main_process, log, progress, report_unreadable
+from utils.evaluation.predictions import Prediction, top_predictions
+from utils.processes import broadcast_object, gather_objects, gather_to_main, world_size
+from utils.reading.image_list import ImageList
+from utils.reading.loader import Batch, Loader
+
+
+class Results(Protocol):
+    """Where answers go.
+
+    Attributes:
+        done: names of the images that have an answer from the run that is resumed.
+    """
+
+    done: Collection[str]
+
+    def write(self, answers: Sequence[Any]) -> None:
+        """Adds answers, so that they survive the end of the process."""
+
+    def __enter__(self) -> Results: ...
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Answers for images with their best classes.
+
+    Attributes:
+        network: inputs (N, 3, H, W) to logits (N, classes).
+        prepare: pixels, uint8 (N, H, W, 3) RGB on the CPU, to inputs.
+        class_names: one per class.
+        topk: classes per image.
+        precision_flag: the flag by which the network computes in less than float32, for errors.
+    """
+
+    network: Callable[[Tensor], Tensor]
+    prepare: Callable[[Tensor], Tensor]
+    class_names: Sequence[str]
+    topk: int = 1
+    precision_flag: str | None = None
+
+    def __call__(self, pixels: Tensor, names: Sequence[str]) -> list[Prediction]:
+        """The best classes of images, given their pixels and names; raises `UserError` for scores that are none."""
+        logits = self.network(self.prepare(pixels))
+        return list(top_predictions(logits, names, self.class_names, self.topk, self.precision_flag))
+
+
+@torch.no_grad()
+def answer_images(
+    images: ImageList,
+    answer: Callable[[Tensor, Sequence[str]], Sequence[Any]],
+    open_loader: Callable[[ImageList], Loader],
+    open_results: Callable[[], Results],
+) -> None:
+    """Answers for the images of a list that have no answer yet, and reports those that cannot be read.
+
+    Args:
+        images: the list, the same in every process.
+        answer: pixels, uint8 (N, H, W, 3) RGB on the CPU, and N names to N answers.
+        open_loader: makes the loader of this process's share of a list.
+        open_results: opens what the answers are written to; in the first process only.
+
+    Raises:
+        UserError: no image can be read, now or in the run that is resumed; or of the arguments.
+    """
+    with ExitStack() as stack:
+        results = stack.enter_context(open_results()) if is_main_process() else None
+        rows = broadcast_object(None if results is None else _rows_left(images, results.done))
+        read = len(images) - len(rows)
+        bar = stack.enter_context(progress(len(images), "images", read))
+        if not len(rows):
+            log("every image has its result already")
+            return
+        left = images.subset(rows)
+        loader = open_loader(left)
+        answered = 0
+        for batch in _rounds(loader, len(left)):
+            own = [] if batch is None else _answers(batch, left, answer)
+            answered += len(own)
+            in_order = sorted((pair for part in gather_to_main(own) for pair in part), key=itemgetter(0))
+            if results is not None:
+                results.write([found for _, found in in_order])
+            bar.update(len(in_order))
+        shares = gather_objects((answered, loader.unreadable))
+        unreadable = dict(sorted(entry for _, part in shares for entry in part.items()))
+        check_readable(unreadable, read + sum(count for count, _ in shares))
+    report_unreadable(unreadable)
+
+
+def _rows_left(images: ImageList, done: Collection[str]) -> np.ndarray:
+    """Places in the list, int64, of the images that are not done."""
+    if not done:
+        return np.arange(len(images))
+    return np.array([row for row in range(len(images)) if images.name(row) not in done], np.int64)
+
+
+def _rounds(loader: Loader, count: int) -> Iterator[Batch | None]:
+    """This process's batch in each round over the `count` images of a list; None if it has no image for it.
+
+    A loader passes over a batch of which it can read nothing, and the shares of processes differ by one image: without
+    a round for what is not there, the processes would wait for each other at different places.
+    """
+    size = loader.batch_size * world_size()
+    batches = loader.epoch(0)
+    batch = next(batches, None)
+    for end in range(size, count + size, size):
+        if batch is None or batch.indices[0] >= end:
+            yield None
+        else:
+            yield batch
+            batch = next(batches, None)
+
+
+def _answers(
+    batch: Batch, images: ImageList, answer: Callable[[Tensor, Sequence[str]], Sequence[Any]]
+) -> list[tuple[int, Any]]:
+    """The answer for each image of a batch, with the image's place in the list."""
+    rows = batch.indices.tolist()
+    return list(zip(rows, answer(batch.images, [images.name(row) for row in rows]), strict=True))
