@@ -40,12 +40,13 @@ from utils.evaluation.crops import AverageOverCrops, write_sweep
 from utils.evaluation.validation import validate
 from utils.files import check_can_write, write_text
 from utils.flags.idle import note_idle_flags
+from utils.flags.inputs import INPUT_FLAGS
 from utils.processes import gather_dict, process_group, rank, world_size
 from utils.reading.build import crop_loader, val_loader
 from utils.reading.class_names import read_class_names
 from utils.reading.transforms import normalize
-from utils.weights import load_pretrained, read_input_notes
-from utils.weights.network import build_model, explained_sizes, resolve_input
+from utils.weights import load_pretrained
+from utils.weights.network import build_model, explained_sizes, noted_input, resolve_input
 
 
 class Subject(NamedTuple):
@@ -70,7 +71,7 @@ def main() -> None:
         elif args.model_file:
             save(args, run_evaluation(args, load_exported_network(args, device)))
         else:
-            resolve_input(args, read_input_notes(args.pretrained_model))
+            resolve_input(args, noted_input(args.pretrained_model, args.model))
             save(args, run_evaluation(args, load_network(args, device)))
 
 
@@ -117,7 +118,7 @@ def at_crop_size(args: argparse.Namespace, size: int) -> argparse.Namespace:
     """The flags for one of the sizes of --crop_sweep."""
     sized = copy.copy(args)
     sized.crop_size = size
-    resolve_input(sized, read_input_notes(args.pretrained_model))
+    resolve_input(sized, noted_input(args.pretrained_model, args.model))
     return sized
 
 
@@ -140,7 +141,7 @@ def load_exported_network(args: argparse.Namespace, device: torch.device) -> Sub
         cpu_flag="--use_gpu=False",
     )
     about = network.description
-    for name in ("image_shape", "resize_short_size", "interpolation", "image_mean", "image_std"):
+    for name in INPUT_FLAGS:
         if name not in args.given:
             setattr(args, name, getattr(about, name))
     if args.image_shape != about.image_shape or args.crop_size not in (None, about.image_shape[1]):

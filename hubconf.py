@@ -46,13 +46,19 @@ class _Entrypoint:
 
     @property
     def __doc__(self) -> str:
-        size, short, interpolation, mean, std = _models.input_config(self.__name__)
-        method = ("nearest", "bilinear", "bicubic", "area", "Lanczos")[interpolation]
+        config = _models.input_config(self.__name__)
+        size, mean, std = config.image_size, config.mean, config.std
+        order = config.channel_order.upper()
+        method = ("nearest", "bilinear", "bicubic", "area", "Lanczos")[config.interpolation]
+        library = {"cv2": "OpenCV", "pil": "Pillow"}[config.resize_backend]
+        geometry = f"a short side of {config.resize_short_size} ({method}, {library}) and the centre crop"
+        if config.resize_mode == "crop":
+            geometry = f"the middle {size}/{config.resize_short_size} of the short side, resized ({method}, {library})"
         return f"""{self.__name__}, in training mode.
 
-    Its input is float (N, 3, {size}, {size}), RGB: pixels / 255, less the mean {_numbers(mean)}, by the standard
-    deviation {_numbers(std)}; evaluated with a short side of {short} ({method}) and the centre crop. It returns logits
-    (N, class_dim); `forward_features` returns the pooled features.
+    Its input is float (N, 3, {size}, {size}), {order}: pixels / 255, less the mean {_numbers(mean)}, by the standard
+    deviation {_numbers(std)}; evaluated with {geometry}. It
+    returns logits (N, class_dim); `forward_features` returns the pooled features.
 
     Args:
         weights: a file or folder of weights, of any kind that --pretrained_model takes; None: random.

@@ -33,21 +33,22 @@ from utils.evaluation.features import FeatureFile, Features
 from utils.evaluation.pictures import grad_cam, save_pictures
 from utils.evaluation.predictions import Prediction, ResultFile
 from utils.flags.idle import note_idle_flags
+from utils.flags.inputs import INPUT_FLAGS
 from utils.processes import check_agreement, process_group, rank, refuse_several, world_size
 from utils.reading.build import eval_transform, infer_loader
 from utils.reading.class_names import read_class_names
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Loader
 from utils.reading.transforms import normalize
-from utils.weights import load_pretrained, read_input_notes
-from utils.weights.network import build_model, explained_sizes, resolve_input
+from utils.weights import load_pretrained
+from utils.weights.network import build_model, explained_sizes, noted_input, resolve_input
 
 
 def main() -> None:
     args = parse("infer")
     check_flags(args)
     note_idle_flags(args)
-    resolve_input(args, read_input_notes(args.pretrained_model))
+    resolve_input(args, noted_input(args.pretrained_model, args.model))
     if args.save_inference:
         with explained_sizes(args.model):
             export(args)
@@ -100,15 +101,8 @@ def load_network(args: argparse.Namespace) -> nn.Module:
 
 def export(args: argparse.Namespace) -> None:
     """Writes the network into a folder of its name."""
-    description = Description(
-        args.model,
-        choose_class_names(args),
-        args.image_shape,
-        args.resize_short_size,
-        args.interpolation,
-        args.image_mean,
-        args.image_std,
-    )
+    values = {name: getattr(args, name) for name in INPUT_FLAGS}
+    description = Description(args.model, choose_class_names(args), **values)
     calibration_images = choose_calibration_images(args) if args.calibration_dir else None
     model_file = save_inference(load_network(args), description, Path(args.model), args.inference_format)
     if calibration_images is not None:
@@ -156,7 +150,8 @@ def infer(args: argparse.Namespace, device: torch.device) -> None:
         heats = None
         if args.grad_cam:
             heats = grad_cam(model, prepare(pixels), [found.classes[0] for found in predictions]).cpu().numpy()
-        save_pictures(args.vis_dir, pixels, predictions, heats)
+        rgb = pixels if args.channel_order == "rgb" else pixels.flip(-1)
+        save_pictures(args.vis_dir, rgb, predictions, heats)
         return predictions
 
     def open_loader(images: ImageList) -> Loader:

@@ -24,11 +24,11 @@ from utils.devices import gpu_of_process
 from utils.evaluation.classify import Classifier, answer_images
 from utils.evaluation.predictions import ResultFile
 from utils.processes import check_agreement, process_group, rank, world_size
-from utils.reading.build import infer_loader
+from utils.reading.build import eval_transform, infer_loader
 from utils.reading.class_names import read_class_names
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Loader
-from utils.reading.transforms import EvalTransform, normalize
+from utils.reading.transforms import normalize
 
 
 def main() -> None:
@@ -63,8 +63,7 @@ def predict(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) 
         return normalize(pixels, about.image_mean, about.image_std, network.memory_format, network.dtype)
 
     def open_loader(images: ImageList) -> Loader:
-        transform = EvalTransform(about.image_size, about.resize_short_size, about.interpolation)
-        return infer_loader(args, images, transform, rank(), world_size(), network.device.type == "cuda")
+        return infer_loader(args, images, eval_transform(about), rank(), world_size(), network.device.type == "cuda")
 
     precision_flag = "--use_fp16" if args.use_fp16 else "--use_bf16" if args.use_bf16 else None
     classifier = Classifier(network, prepare, choose_class_names(args, network), args.topk, precision_flag)

@@ -71,7 +71,7 @@ def show(args: Namespace) -> None:
             f"{targets.weight:.2f} {caption} + {names[label]}"
             for caption, label in zip(captions, targets.mixed_labels.tolist(), strict=True)
         ]
-    draw_batch(args.show, inputs, args.image_mean, args.image_std, captions)
+    draw_batch(args.show, inputs, args.image_mean, args.image_std, args.channel_order, captions)
 
 
 def check(args: Namespace, part: str) -> None:

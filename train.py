@@ -43,13 +43,13 @@ from utils.training.run import Run
 from utils.training.seed import seed_everything
 from utils.training.step import TrainStep
 from utils.weights import load_pretrained
-from utils.weights.network import build_model, explained_sizes, resolve_input
+from utils.weights.network import build_model, explained_sizes, paddleclas_input, resolve_input
 
 
 def main() -> None:
     args = parse("train")
     check_train_flags(args)
-    resolve_input(args)
+    resolve_input(args, args.pretrained_model and paddleclas_input(args.pretrained_model, args.model))
     device = choose_device(args)
     with process_group(device), explained_sizes(args.model), Run(args, device) as run:
         train(args, device, run)

@@ -30,6 +30,7 @@ from utils.flags.line_parser import LineParser
 from utils.reading.build import crop_loader
 from utils.reading.to_device import to_device
 from utils.reading.transforms import normalize
+from utils.weights.network import usual_input
 
 CROPS = 12
 MADE_UP = 21  # one batch of crops
@@ -65,8 +66,8 @@ def measure(args: argparse.Namespace) -> dict[str, list[float]]:
     """Crops per second of each way, in each round."""
     about = models.input_config(args.model)
     args.class_dim, args.crop_num, args.reader_buf_size = 1000, CROPS, 8192
-    args.image_shape, args.resize_short_size = [3, about.image_size, about.image_size], about.resize_short_size
-    args.interpolation = about.interpolation
+    args.given = frozenset()
+    vars(args).update(usual_input(args.model))
 
     device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
     if device.type == "cpu":

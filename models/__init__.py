@@ -360,13 +360,20 @@ def _module(name: str) -> ModuleType:
     return importlib.import_module(f"models.{_MODULES[name]}")
 
 
-def input_config(name: str) -> InputConfig:
+def input_config(name: str, published_by: str = "") -> InputConfig:
     """The input that network `name` was published with, as its module says; see `models.inputs`.
+
+    Args:
+        name: of the network.
+        published_by: "PaddleClas" for weights of PaddleClas, whose input may be another than that of fluid's weights.
 
     Raises:
         ValueError: there is no such network.
     """
-    inputs: dict[str, InputConfig] = vars(_module(name)).get("INPUTS", {})
+    said = vars(_module(name))
+    inputs: dict[str, InputConfig] = said.get("INPUTS", {})
+    if published_by == "PaddleClas":
+        inputs = said.get("PADDLECLAS_INPUTS", inputs)
     return next((config for pattern, config in inputs.items() if fnmatch.fnmatchcase(name, pattern)), InputConfig())
 
 

@@ -94,4 +94,4 @@ ConvNeXt_tiny = partial(ConvNeXt, (3, 3, 9, 3), (96, 192, 384, 768), drop_path_r
 ConvNeXt_small = partial(ConvNeXt, (3, 3, 27, 3), (96, 192, 384, 768), drop_path_rate=0.4)
 ConvNeXt_base_224 = partial(ConvNeXt, (3, 3, 27, 3), (128, 256, 512, 1024), drop_path_rate=0.5)
 
-INPUTS = {"*": InputConfig(interpolation=BICUBIC)}
+INPUTS = {"*": InputConfig(interpolation=BICUBIC, resize_backend="pil")}

@@ -184,4 +184,4 @@ CSWinTransformer_base_224 = partial(
     CSWinTransformer, channels=96, depths=(2, 4, 32, 2), heads=(4, 8, 16, 32), drop_path_rate=0.5
 )
 
-INPUTS = {"*": InputConfig(interpolation=BICUBIC)}
+INPUTS = {"*": InputConfig(224, 248, BICUBIC, resize_backend="pil")}

@@ -164,4 +164,4 @@ class CvT(Network):
 CvT_13_224 = partial(CvT, (1, 2, 10))
 CvT_21_224 = partial(CvT, (1, 4, 16))
 
-INPUTS = {"*": InputConfig(interpolation=BICUBIC)}
+INPUTS = {"*": InputConfig(interpolation=BICUBIC, resize_backend="pil", decode_backend="pil")}

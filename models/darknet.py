@@ -76,3 +76,4 @@ class DarkNet53(Network):
 
 
 INPUTS = {"*": InputConfig(256, 256)}
+PADDLECLAS_INPUTS = {"*": InputConfig(256, 292)}

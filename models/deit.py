@@ -36,6 +36,6 @@ DeiT_base_distilled_patch16_224 = partial(DistilledVisionTransformer, **BASE)
 DeiT_base_distilled_patch16_384 = partial(DistilledVisionTransformer, image_size=384, **BASE)
 
 INPUTS = {
-    "*_384": InputConfig(384, 438, BICUBIC),
-    "*": InputConfig(interpolation=BICUBIC),
+    "*_384": InputConfig(384, 438, BICUBIC, resize_backend="pil"),
+    "*": InputConfig(interpolation=BICUBIC, resize_backend="pil"),
 }

@@ -165,4 +165,4 @@ DSNet_tiny = partial(DSNet, (2, 2, 4, 1))
 DSNet_small = partial(DSNet, (3, 4, 8, 3))
 DSNet_base = partial(DSNet, (3, 4, 28, 3))
 
-INPUTS = {"*": InputConfig(224, 248, BICUBIC)}
+INPUTS = {"*": InputConfig(224, 248, BICUBIC, resize_backend="pil")}

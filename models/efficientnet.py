@@ -266,3 +266,13 @@ INPUTS = {
     "*B7": InputConfig(600, 632, BICUBIC),
     "*": InputConfig(interpolation=BICUBIC),
 }
+PADDLECLAS_INPUTS = {
+    "*B1": InputConfig(240, 272),
+    "*B2": InputConfig(260, 292),
+    "*B3": InputConfig(300, 332),
+    "*B4": InputConfig(380, 412),
+    "*B5": InputConfig(456, 488),
+    "*B6": InputConfig(528, 560),
+    "*B7": InputConfig(600, 632),
+    "*": InputConfig(),
+}

@@ -147,4 +147,4 @@ class EfficientNetV2(Network):
 
 EfficientNetV2_S = partial(EfficientNetV2, SMALL)
 
-INPUTS = {"*": InputConfig(384, 416, BILINEAR, *AROUND_128)}
+INPUTS = {"*": InputConfig(384, 416, BILINEAR, *AROUND_128, resize_mode="crop")}

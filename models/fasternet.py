@@ -125,4 +125,4 @@ FasterNet_S = partial(FasterNet, 128, (1, 2, 13, 2), drop_path_rate=0.1)
 FasterNet_M = partial(FasterNet, 144, (3, 4, 18, 3), drop_path_rate=0.2)
 FasterNet_L = partial(FasterNet, 192, (3, 4, 18, 3), drop_path_rate=0.3)
 
-INPUTS = {"*": InputConfig(224, 248, BICUBIC)}
+INPUTS = {"*": InputConfig(224, 248, BICUBIC, resize_backend="pil", decode_backend="pil")}

@@ -2,6 +2,9 @@
 
 The facts themselves stand beside the networks, in an `INPUTS` at the end of their module: a pattern of names -> the
 input, of which the first match counts. A network that none matches takes the usual input, `InputConfig()`.
+
+Where PaddleClas evaluates a network of fluid's zoo with other pixels than fluid did, the input for its weights
+is in `PADDLECLAS_INPUTS`. docs/inputs.md lists them all.
 """
 
 from __future__ import annotations
@@ -34,7 +37,10 @@ class InputConfig(NamedTuple):
         image_size: height and width of the network's input.
         resize_short_size: length of the image's short side before the centre crop.
         interpolation: of the resizing, as in --interpolation.
-        mean, std: per channel, RGB, for pixels scaled to 0..1, as in --image_mean and --image_std.
+        mean, std: per channel, for pixels scaled to 0..1, as in --image_mean and --image_std.
+        resize_mode: how the short side and the crop go together, as in --resize_mode.
+        resize_backend, decode_backend: cv2 or pil, as in --resize_backend and --decode_backend.
+        channel_order: rgb or bgr, as in --channel_order.
     """
 
     image_size: int = 224
@@ -42,3 +48,7 @@ class InputConfig(NamedTuple):
     interpolation: int = BILINEAR
     mean: tuple[float, float, float] = IMAGENET.mean
     std: tuple[float, float, float] = IMAGENET.std
+    resize_mode: str = "short"
+    resize_backend: str = "cv2"
+    decode_backend: str = "cv2"
+    channel_order: str = "rgb"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.initializers import fan_out_normal_, small_normal_
+from models.inputs import InputConfig
 from models.layers import UPSCALE_IN_TRAIN, Dropout, batch_norm, conv2d, linear, make_divisible
 from models.network import Layer, Network
 
@@ -336,3 +337,8 @@ MicroNet_M0 = partial(MicroNet, (2, 4), M0, 640, dropout=0.05)
 MicroNet_M1 = partial(MicroNet, (3, 6), M1, 960, dropout=0.05)
 MicroNet_M2 = partial(MicroNet, (4, 8), M2, 1024, dropout=0.1)
 MicroNet_M3 = partial(MicroNet, (4, 12), M3, 1024, activations=MIDDLE_ONLY, dropout=0.1)
+
+INPUTS = {
+    "MicroNet_M3": InputConfig(resize_backend="pil", decode_backend="pil"),
+    "*": InputConfig(resize_backend="pil"),
+}

@@ -309,8 +309,8 @@ MobileNetV4_hybrid_medium = partial(MobileNetV4, HYBRID_MEDIUM, 32, scaled=True)
 MobileNetV4_hybrid_large = partial(MobileNetV4, HYBRID_LARGE, 24, activation=nn.GELU, scaled=True)
 
 INPUTS = {
-    "*_conv_small": InputConfig(256, 256, BICUBIC),
-    "*_conv_medium": InputConfig(320, 320, BICUBIC),
-    "*_hybrid_medium": InputConfig(256, 256, BICUBIC),
-    "*_large": InputConfig(448, 448, BICUBIC),
+    "*_conv_small": InputConfig(256, 256, BICUBIC, resize_backend="pil"),
+    "*_conv_medium": InputConfig(320, 320, BICUBIC, resize_backend="pil"),
+    "*_hybrid_medium": InputConfig(256, 256, BICUBIC, resize_backend="pil"),
+    "*_large": InputConfig(448, 448, BICUBIC, resize_backend="pil"),
 }

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from models.initializers import fan_out_normal_, small_normal_
+from models.inputs import BICUBIC, InputConfig
 from models.layers import UPSCALE_IN_TRAIN, Dropout, batch_norm, conv2d, linear, make_divisible
 from models.network import Layer, Network
 
@@ -105,3 +106,5 @@ MobileNeXt_x0_5 = partial(MobileNeXt, 0.5)
 MobileNeXt_x0_75 = partial(MobileNeXt, 0.75)
 MobileNeXt_x1_0 = partial(MobileNeXt, 1.0)
 MobileNeXt_x1_4 = partial(MobileNeXt, 1.4)
+
+INPUTS = {"*": InputConfig(interpolation=BICUBIC, resize_backend="pil", decode_backend="pil")}

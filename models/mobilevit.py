@@ -206,6 +206,6 @@ MobileViTV3_XS = partial(MobileViT, (16, 32, 48, 96, 160, 160, 640), (96, 120, 1
 MobileViTV3_S = partial(MobileViT, (16, 32, 64, 128, 256, 320, 960), (144, 192, 240), third=True)
 
 INPUTS = {
-    "MobileViT_*": InputConfig(256, 292, BILINEAR, *ZERO_TO_ONE),
+    "MobileViT_*": InputConfig(256, 292, BILINEAR, *ZERO_TO_ONE, resize_backend="pil", channel_order="bgr"),
     "MobileViTV3_*": InputConfig(256, 288, BILINEAR, *ZERO_TO_ONE),
 }

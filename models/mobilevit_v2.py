@@ -121,4 +121,4 @@ MobileViTV2_x0_5 = partial(MobileViTV2, 0.5)
 MobileViTV2_x1_0 = partial(MobileViTV2, 1.0)
 MobileViTV2_x2_0 = partial(MobileViTV2, 2.0)
 
-INPUTS = {"*": InputConfig(256, 288, BICUBIC, *ZERO_TO_ONE)}
+INPUTS = {"*": InputConfig(256, 288, BICUBIC, *ZERO_TO_ONE, resize_backend="pil", decode_backend="pil")}

@@ -194,4 +194,4 @@ NextViT_small_224 = partial(NextViT, 2, drop_path_rate=0.1)
 NextViT_base_224 = partial(NextViT, 4)
 NextViT_large_224 = partial(NextViT, 6)
 
-INPUTS = {"*": InputConfig(interpolation=BICUBIC)}
+INPUTS = {"*": InputConfig(interpolation=BICUBIC, resize_backend="pil")}

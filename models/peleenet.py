@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from models.inputs import InputConfig
 from models.layers import UPSCALE_IN_TRAIN, ConvBNAct, Dropout, linear, relu
 from models.network import Layer, Network
 
@@ -90,3 +91,5 @@ class Pelee(Network):
 
 
 PeleeNet = Pelee
+
+INPUTS = {"*": InputConfig(resize_backend="pil")}

@@ -140,4 +140,7 @@ PPHGNet_tiny = partial(PPHGNet, (48, 48, 96), TINY, 5)
 PPHGNet_small = partial(PPHGNet, (64, 64, 128), SMALL, 6)
 PPHGNet_base = partial(PPHGNet, (96, 96, 160), BASE, 7, dropout=0.2)
 
-INPUTS = {"*": InputConfig(224, 236, BICUBIC)}
+INPUTS = {
+    "PPHGNet_tiny": InputConfig(224, 232, BICUBIC, resize_backend="pil"),
+    "*": InputConfig(224, 236, BICUBIC, resize_backend="pil"),
+}

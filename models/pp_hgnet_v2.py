@@ -195,4 +195,4 @@ PPHGNetV2_B4 = partial(PPHGNetV2, (32, 48), ((48, 128, 1), (96, 512, 1), (192, 1
 PPHGNetV2_B5 = partial(PPHGNetV2, (32, 64), ((64, 128, 1), (128, 512, 2), (256, 1024, 5), (512, 2048, 2)), 6)
 PPHGNetV2_B6 = partial(PPHGNetV2, (48, 96), ((96, 192, 2), (192, 512, 3), (384, 1024, 6), (768, 2048, 3)), 6)
 
-INPUTS = {"*": InputConfig(224, 232, BICUBIC)}
+INPUTS = {"*": InputConfig(224, 232, BICUBIC, resize_backend="pil")}

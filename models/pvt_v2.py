@@ -174,4 +174,4 @@ PVT_V2_B3 = partial(PyramidVisionTransformerV2, (3, 4, 18, 3), drop_path_rate=0.
 PVT_V2_B4 = partial(PyramidVisionTransformerV2, (3, 8, 27, 3), drop_path_rate=0.3)
 PVT_V2_B5 = partial(PyramidVisionTransformerV2, (3, 6, 40, 3), mlp_ratios=(4, 4, 4, 4), drop_path_rate=0.3)
 
-INPUTS = {"*": InputConfig(interpolation=BICUBIC)}
+INPUTS = {"*": InputConfig(interpolation=BICUBIC, resize_backend="pil")}

@@ -12,6 +12,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.inputs import InputConfig
 from models.layers import batch_norm, conv2d, linear, relu
 from models.network import Layer, Network
 
@@ -103,3 +104,8 @@ RegNetX_8GF = partial(RegNet, (2, 5, 15, 1), (80, 240, 720, 1920), 120)
 RegNetX_12GF = partial(RegNet, (2, 5, 11, 1), (224, 448, 896, 2240), 112)
 RegNetX_16GF = partial(RegNet, (2, 6, 13, 1), (256, 512, 896, 2048), 128)
 RegNetX_32GF = partial(RegNet, (2, 7, 13, 1), (336, 672, 1344, 2520), 168)
+
+INPUTS = {
+    "RegNetX_4GF": InputConfig(),  # PaddleClas has no configuration of it
+    "*": InputConfig(256, 256),
+}

@@ -108,4 +108,7 @@ RepVGG_B3 = partial(RepVGG, B, (3.0, 3.0, 3.0, 5.0))
 RepVGG_B3g4 = partial(RepVGG, B, (3.0, 3.0, 3.0, 5.0), groups=4)
 RepVGG_D2se = partial(RepVGG, D, (2.5, 2.5, 2.5, 5.0), has_se=True)
 
-INPUTS = {"RepVGG_D2se": InputConfig(320, 320, BICUBIC)}
+INPUTS = {
+    "RepVGG_B3*": InputConfig(interpolation=BICUBIC, resize_backend="pil"),
+    "RepVGG_D2se": InputConfig(320, 320, BICUBIC, resize_backend="pil"),
+}

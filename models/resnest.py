@@ -135,6 +135,7 @@ ResNeSt200 = partial(ResNeSt, (3, 24, 36, 3))
 ResNeSt269 = partial(ResNeSt, (3, 30, 48, 8))
 
 INPUTS = {
+    "ResNeSt101": InputConfig(256, 288),
     "ResNeSt200": InputConfig(320, 320),
     "ResNeSt269": InputConfig(416, 416),
 }

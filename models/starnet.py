@@ -93,4 +93,4 @@ StarNet_S2 = partial(StarNet, 32, (1, 2, 6, 2))
 StarNet_S3 = partial(StarNet, 32, (2, 2, 8, 4))
 StarNet_S4 = partial(StarNet, 32, (3, 3, 12, 5))
 
-INPUTS = {"*": InputConfig(interpolation=BICUBIC)}
+INPUTS = {"*": InputConfig(interpolation=BICUBIC, resize_backend="pil", decode_backend="pil")}

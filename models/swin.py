@@ -228,6 +228,6 @@ SwinTransformer_large_patch4_window7_224 = partial(SwinTransformer, **LARGE)
 SwinTransformer_large_patch4_window12_384 = partial(SwinTransformer, **LARGE, **WINDOW_12)
 
 INPUTS = {
-    "*_384": InputConfig(384, 438, BICUBIC),
-    "*": InputConfig(interpolation=BICUBIC),
+    "*_384": InputConfig(384, 438, BICUBIC, resize_backend="pil"),
+    "*": InputConfig(interpolation=BICUBIC, resize_backend="pil"),
 }

@@ -68,9 +68,9 @@ TinyNet_D_recipe = partial(RecipeTinyNet, *D)
 TinyNet_E_recipe = partial(RecipeTinyNet, *E)
 
 INPUTS = {
-    "*_A*": InputConfig(192, 219, BICUBIC),
-    "*_B*": InputConfig(188, 214, BICUBIC),
-    "*_C*": InputConfig(184, 210, BICUBIC),
-    "*_D*": InputConfig(152, 173, BICUBIC),
-    "*_E*": InputConfig(106, 121, BICUBIC),
+    "*_A*": InputConfig(192, 219, BICUBIC, resize_backend="pil", decode_backend="pil"),
+    "*_B*": InputConfig(188, 214, BICUBIC, resize_backend="pil", decode_backend="pil"),
+    "*_C*": InputConfig(184, 210, BICUBIC, resize_backend="pil", decode_backend="pil"),
+    "*_D*": InputConfig(152, 173, BICUBIC, resize_backend="pil", decode_backend="pil"),
+    "*_E*": InputConfig(106, 121, BICUBIC, resize_backend="pil", decode_backend="pil"),
 }

@@ -169,4 +169,4 @@ class TransformerInTransformer(Network):
 TNT_small = partial(TransformerInTransformer, 384, 6, 24)
 TNT_base = partial(TransformerInTransformer, 640, 10, 40)
 
-INPUTS = {"*": InputConfig(224, 248, BICUBIC, *MINUS_ONE_TO_ONE)}
+INPUTS = {"*": InputConfig(224, 248, BICUBIC, *MINUS_ONE_TO_ONE, resize_backend="pil")}

@@ -134,4 +134,4 @@ alt_gvt_small = partial(Twins, (2, 2, 10, 4), (64, 128, 256, 512), (2, 4, 8, 16)
 alt_gvt_base = partial(Twins, (2, 2, 18, 2), (96, 192, 384, 768), (3, 6, 12, 24), windows=True, drop_path_rate=0.3)
 alt_gvt_large = partial(Twins, (2, 2, 18, 2), (128, 256, 512, 1024), (4, 8, 16, 32), windows=True, drop_path_rate=0.5)
 
-INPUTS = {"*": InputConfig(interpolation=BICUBIC)}
+INPUTS = {"*": InputConfig(interpolation=BICUBIC, resize_backend="pil")}

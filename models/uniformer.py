@@ -185,4 +185,4 @@ UniFormer_small_plus_dim64 = PLUS
 UniFormer_base = BASE
 UniFormer_base_ls = partial(BASE, layer_scale=True)
 
-INPUTS = {"*": InputConfig(224, 248, BICUBIC)}
+INPUTS = {"*": InputConfig(224, 248, BICUBIC, resize_backend="pil")}

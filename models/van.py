@@ -135,4 +135,4 @@ VAN_B1 = partial(VAN, (2, 2, 4, 2))
 VAN_B2 = partial(VAN, (3, 3, 12, 3))
 VAN_B3 = partial(VAN, (3, 5, 27, 3), drop_path_rate=0.2)
 
-INPUTS = {"*": InputConfig(224, 248, BICUBIC, *MINUS_ONE_TO_ONE)}
+INPUTS = {"*": InputConfig(224, 248, BICUBIC, *MINUS_ONE_TO_ONE, resize_backend="pil")}

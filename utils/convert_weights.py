@@ -20,8 +20,8 @@ if __name__ == "__main__":
     parse("convert_weights")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
 
 from utils.console import log, warn
-from utils.weights import load_pretrained, read_input_notes
-from utils.weights.network import as_flags, build_model, check_model, usual_input
+from utils.weights import load_pretrained
+from utils.weights.network import as_flags, build_model, check_model, noted_input, usual_input
 from utils.weights.write import TORCH_SUFFIXES, check_output, dropout_mode, suffix, write_weights
 
 
@@ -40,7 +40,7 @@ def main() -> None:
             f"--output: {args.model} has dropout of the kind {published} in PaddlePaddle, and these weights are right "
             f"with {dropout_mode(model)} only: write .pth or .safetensors, which carry the kind"
         )
-    notes = read_input_notes(args.input)
+    notes = noted_input(args.input, args.model)
     if notes and notes != usual_input(args.model) and suffix(output) != ".safetensors":
         warn(f"only .safetensors notes the network's input: with {output} give {' '.join(as_flags(notes))}")
     write_weights(model, output, args.model, args.class_dim, notes)

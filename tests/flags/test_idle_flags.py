@@ -31,6 +31,7 @@ CASES = [
     ("--ra_num_ops=3", [], ["--use_ra=True"]),
     ("--ra_magnitude=3", ["--use_aa=True"], ["--use_ra=True"]),
     ("--cutout_length=16", [], ["--use_cutout=True"]),
+    ("--resize_short_size=80", ["--resize_mode=pad"], ["--resize_mode=crop"]),
     ("--test_batch_size=8", ["--validate=False"], []),
     ("--amp_dtype=bfloat16", [], ["--use_fp16=True"]),
     ("--scale_loss=128", [], ["--use_fp16=True"]),

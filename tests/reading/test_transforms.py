@@ -136,7 +136,7 @@ def test_flips_are_fair():
 
 
 def test_impossible_transforms_are_refused():
-    with pytest.raises(FlagError, match="--resize_short_size 200 is smaller than the image 224 x 224"):
+    with pytest.raises(FlagError, match="--resize_short_size: 200 is smaller than the crop of --image_shape"):
         EvalTransform((224, 224), 200)
     with pytest.raises(FlagError, match=r"--lower_ratio 1\.5 is above --upper_ratio 1\.2"):
         TrainTransform((224, 224), lower_ratio=1.5, upper_ratio=1.2)

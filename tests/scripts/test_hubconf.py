@@ -49,7 +49,7 @@ def test_hub_lists_the_networks_and_nothing_else(tmp_path):
 
 def test_hub_help_says_what_the_network_expects(tmp_path):
     told = output(f"{OPEN}print(hub.EfficientNetB3.__doc__)", tmp_path)
-    assert "(N, 3, 300, 300)" in told and "0.485 0.456 0.406" in told and "short side of 332 (bicubic)" in told
+    assert "(N, 3, 300, 300)" in told and "0.485 0.456 0.406" in told and "short side of 332 (bicubic, OpenCV)" in told
 
 
 def test_hub_loads_weights(tmp_path):

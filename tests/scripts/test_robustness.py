@@ -171,7 +171,7 @@ def test_damaged_bytes_never_end_a_run(command, tiny_dataset, weights, tmp_path)
         ("params_bytes", "many", "its description cannot be read"),
         ("params_name", "../../x", "--params_file"),
         ("class_names", ["one"], "4 classes and names for 1"),
-        ("resize_short_size", 5, "--resize_short_size 5 is smaller"),
+        ("resize_short_size", 5, "--resize_short_size: 5 is smaller"),
     ],
 )
 def test_descriptions_of_exports(command, exported, tiny_dataset, tmp_path, name, value, message):

@@ -25,7 +25,7 @@ from utils.deploy.compiled import CompiledProgram
 from utils.deploy.onednn import can_fuse, fuse_convolutions
 from utils.devices import keep_freed_memory
 from utils.errors import FlagError, UserError, reason
-from utils.flags.inputs import INPUT_FLAGS, check_input
+from utils.flags.inputs import UNNOTED, checked_input
 from utils.formats.torch_program import Program, ProgramError, build_graph, read_program
 
 DESCRIPTION = "description.json"
@@ -43,7 +43,9 @@ class Description:
         class_names: one per class.
         image_shape: channels, height, width.
         resize_short_size, interpolation: as the flags; see `utils.reading.transforms.EvalTransform`.
-        image_mean, image_std: per channel, RGB, for pixels scaled to 0..1; see `utils.reading.transforms.normalize`.
+        image_mean, image_std: per channel, in the order of `channel_order`, for pixels scaled to 0..1; see
+            `utils.reading.transforms.normalize`.
+        resize_mode, resize_backend, decode_backend, channel_order: as the flags.
         precision: of its arithmetic as exported, float32 or int8.
         params_name: name of the file of weights that belongs to the model file.
         params_bytes, params_sha256: its size and checksum.
@@ -57,6 +59,10 @@ class Description:
     interpolation: int
     image_mean: list[float]
     image_std: list[float]
+    resize_mode: str = UNNOTED["resize_mode"]
+    resize_backend: str = UNNOTED["resize_backend"]
+    decode_backend: str = UNNOTED["decode_backend"]
+    channel_order: str = UNNOTED["channel_order"]
     precision: str = "float32"
     params_name: str = ""
     params_bytes: int = 0
@@ -86,8 +92,8 @@ class Description:
                     f"--model_file {path} has format {values['format']}, and {FORMAT} is the one that can be read: "
                     "export the network again"
                 )
+            values |= checked_input(values)
             description = cls(**{field.name: values[field.name] for field in fields(cls)})
-            check_input(**{name: values[name] for name in INPUT_FLAGS})
             if type(description.params_bytes) is not int:
                 raise ValueError("not a number")
             if not description.class_names or not all(isinstance(name, str) for name in description.class_names):

@@ -56,6 +56,11 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     ),
     (("momentum_rate",), lambda args: not _uses_adamw(args), "--optimizer=adamw has none"),
     (("weight_decay",), _uses_adamw, "it is of --optimizer=adamw; others take --l2_decay"),
+    (
+        ("resize_short_size",),
+        lambda args: args.resize_mode in ("short", "crop"),
+        "--resize_mode={resize_mode} has no short side of its own",
+    ),
     (("mixup_alpha",), lambda args: args.use_mixup, "it needs --use_mixup=True"),
     (("cutmix_alpha",), lambda args: args.use_cutmix, "it needs --use_cutmix=True"),
     (("ra_num_ops", "ra_magnitude"), lambda args: args.use_ra, "it needs --use_ra=True"),

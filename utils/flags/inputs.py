@@ -3,24 +3,53 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
+RESIZE_MODES = ("short", "exact", "pad", "crop")
+BACKENDS = ("cv2", "pil")
+CHANNEL_ORDERS = ("rgb", "bgr")
+
 # The flags that say how images become a network's input, which its weights are right with.
-INPUT_FLAGS = ("image_shape", "resize_short_size", "interpolation", "image_mean", "image_std")
+INPUT_FLAGS = (
+    "image_shape",
+    "resize_short_size",
+    "interpolation",
+    "image_mean",
+    "image_std",
+    "resize_mode",
+    "resize_backend",
+    "decode_backend",
+    "channel_order",
+)
+# What files mean that were written before these flags existed.
+UNNOTED = {"resize_mode": "short", "resize_backend": "cv2", "decode_backend": "cv2", "channel_order": "rgb"}
+_CHOICES = {
+    "interpolation": (None, 0, 1, 2, 3, 4),
+    "resize_mode": RESIZE_MODES,
+    "resize_backend": BACKENDS,
+    "decode_backend": BACKENDS,
+    "channel_order": CHANNEL_ORDERS,
+}
 
 
-def check_input(image_shape: Any, resize_short_size: Any, interpolation: Any, image_mean: Any, image_std: Any) -> None:
-    """Refuses values of `INPUT_FLAGS`, read from a file, that are none.
+def checked_input(notes: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of `INPUT_FLAGS` among what a file notes; a file from before some of the flags has what it meant.
 
     Raises:
-        ValueError, TypeError: what is wrong.
+        KeyError, ValueError, TypeError: one is missing, or none.
     """
-    means, stds = (list(map(float, values)) for values in (image_mean, image_std))
-    if [len(image_shape), len(means), len(stds)] != [3, 3, 3]:
+    noted = {name: notes[name] if name in notes else UNNOTED[name] for name in INPUT_FLAGS}
+    means, stds = (list(map(float, noted[name])) for name in ("image_mean", "image_std"))
+    if [len(noted["image_shape"]), len(means), len(stds)] != [3, 3, 3]:
         raise ValueError("not three channels")
-    if not all(type(size) is int and 0 < size < 1 << 16 for size in (*image_shape, resize_short_size)):
+    if not all(
+        type(size) is int and 0 < size < 1 << 16 for size in (*noted["image_shape"], noted["resize_short_size"])
+    ):
         raise ValueError("not sizes")
     if not all(map(math.isfinite, means + stds)) or min(stds) <= 0:
         raise ValueError("not means and standard deviations")
-    if interpolation not in (None, 0, 1, 2, 3, 4):
-        raise ValueError("not an interpolation")
+    for name, choices in _CHOICES.items():
+        if noted[name] not in choices:
+            raise ValueError(f"not a value of --{name}")
+    return noted

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from utils.flags.inputs import BACKENDS, CHANNEL_ORDERS, RESIZE_MODES
 from utils.flags.kinds import (
     boolean,
     fraction,
@@ -160,11 +161,12 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     ),
     "Reader": (
         Flag("use_dali", boolean, False, TER, "Read with NVIDIA DALI (optional package) instead of OpenCV."),
-        Flag("lower_scale", number(float, 0, 1, above=True), 0.08, TR, "Smallest area of a training crop."),
+        Flag("lower_scale", number(float, 0, 1, above=True), 0.08, TR, "Smallest area of a training crop, as a share."),
         Flag("lower_ratio", positive, 3 / 4, TR, "Smallest aspect ratio of a training crop."),
         Flag("upper_ratio", positive, 4 / 3, TR, "Largest aspect ratio of a training crop."),
         Flag("resize_short_size", positive_int, 256, TEI,
-             "Evaluation: length of the short side before the centre crop. Not given: as for --image_shape.",
+             "Evaluation: length of the short side before the centre crop, or more where the crop needs it. Not given: "
+             "as for --image_shape.",
              aliases=("base_size",)),
         Flag("use_mixup", boolean, False, TR, "Mixup."),
         Flag("mixup_alpha", positive, 0.2, TR, "Mixup: both parameters of the beta distribution."),
@@ -189,10 +191,26 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("reader_buf_size", positive_int, 2048, TEIPR, "Images read ahead."),
         Flag("interpolation", number(int, 0, 4), None, TEIR,
              "Resizing: 0 nearest, 1 bilinear, 2 bicubic, 3 area, 4 Lanczos. Not given: as for --image_shape."),
+        Flag("resize_mode", str, "short", TEIR,
+             "Evaluation: short resizes the short side and takes the centre; exact resizes to --image_shape; pad "
+             "resizes as far as fits into it; crop takes the centre and resizes that. Training takes random crops, "
+             "but the whole image for exact and pad with --lower_scale=1. Not given: as for --image_shape.",
+             choices=RESIZE_MODES),
+        Flag("resize_backend", str, "cv2", TEIR,
+             "What resizes: cv2 (OpenCV), or pil (Pillow, which averages where it shrinks). Not given: as for "
+             "--image_shape.", choices=BACKENDS),
+        Flag("decode_backend", str, "cv2", TEIR,
+             "What decodes: cv2 (OpenCV), or pil (Pillow, without EXIF orientation). Not given: as for --image_shape.",
+             choices=BACKENDS),
+        Flag("channel_order", str, "rgb", TEIR,
+             "Order of the channels of the network's input. Not given: as for --image_shape.",
+             choices=CHANNEL_ORDERS),
         Flag("image_mean", number(float), [0.485, 0.456, 0.406], TEIR,
-             "Mean per channel, RGB, for pixels scaled to 0..1. Not given: as for --image_shape.", length=3),
+             "Mean per channel, in --channel_order, for pixels scaled to 0..1. Not given: as for --image_shape.",
+             length=3),
         Flag("image_std", positive, [0.229, 0.224, 0.225], TEIR,
-             "Standard deviation per channel, RGB, for pixels scaled to 0..1. Not given: as for --image_shape.",
+             "Standard deviation per channel, in --channel_order, for pixels scaled to 0..1. Not given: as for "
+             "--image_shape.",
              length=3),
         Flag("show", str, None, ("reader",),
              "Write a picture of the first training batch, with its labels, to this file."),

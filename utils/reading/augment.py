@@ -19,7 +19,6 @@ import numpy as np
 from utils.errors import FlagError
 from utils.reading.masks import Cutout, GridMask, HideAndSeek, RandomErasing
 from utils.reading.operations import (
-    Colour,
     adjust_brightness,
     adjust_contrast,
     adjust_hue,
@@ -27,6 +26,7 @@ from utils.reading.operations import (
     apply_operation,
     rotate,
 )
+from utils.reading.resize import Colour
 
 ImageOperation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -158,10 +158,9 @@ FLAGS: dict[type, str] = {
 }
 
 
-def image_operations(args: Namespace) -> tuple[ImageOperation, ...]:
+def image_operations(args: Namespace, mean: Colour) -> tuple[ImageOperation, ...]:
     """The operations that train.py's flags ask for, in the order in which they are applied: rotation, colours,
-    policies, masks. Masks are filled with the mean colour, which is 0 after normalisation."""
-    mean: Colour = tuple(round(255 * value) for value in args.image_mean)
+    policies, masks. Masks are filled with the colour `mean`."""
     operations: list[ImageOperation] = []
     if args.random_rotation:
         operations.append(RandomRotation(args.random_rotation, mean))

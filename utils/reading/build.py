@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
+from collections.abc import Sequence
 
 from utils.errors import FlagError
+from utils.flags.inputs import INPUT_FLAGS
 from utils.reading import augment
 from utils.reading.crops import MultiCropTransform
 from utils.reading.dali_loader import DaliLoader
@@ -13,7 +15,8 @@ from utils.reading.dataset import open_dataset
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Loader
 from utils.reading.opencv_loader import OpenCVLoader
-from utils.reading.transforms import INTERPOLATIONS, EvalTransform, TrainTransform
+from utils.reading.resize import Colour, Resizer
+from utils.reading.transforms import EvalTransform, TrainTransform, check_short_size
 
 
 def share_of_batch(flag: str, batch_size: int, world_size: int) -> int:
@@ -23,20 +26,37 @@ def share_of_batch(flag: str, batch_size: int, world_size: int) -> int:
     return batch_size // world_size
 
 
-def eval_transform(args: Namespace) -> EvalTransform:
-    """Evaluation preprocessing by the flags image_shape, resize_short_size and interpolation."""
-    return EvalTransform(tuple(args.image_shape[1:]), args.resize_short_size, args.interpolation)
+def eval_transform(settings: object) -> EvalTransform:
+    """Evaluation preprocessing by the `INPUT_FLAGS`: `settings` has them for attributes, as flags or the description of
+    an exported network do."""
+    values = {name: getattr(settings, name) for name in INPUT_FLAGS}
+    fill = mean_colour(values.pop("image_mean"), values["channel_order"])
+    del values["image_std"]
+    return EvalTransform(tuple(values.pop("image_shape")[1:]), fill=fill, **values)
+
+
+def mean_colour(image_mean: Sequence[float], channel_order: str) -> Colour:
+    """The colour, RGB, that is nearest to 0 after normalisation."""
+    levels = [min(255, max(0, round(255 * value))) for value in image_mean]
+    red, green, blue = levels if channel_order == "rgb" else levels[::-1]
+    return red, green, blue
 
 
 def train_transform(args: Namespace) -> TrainTransform:
     """Training preprocessing by the flags."""
+    mean = mean_colour(args.image_mean, args.channel_order)
     return TrainTransform(
         tuple(args.image_shape[1:]),
         args.lower_scale,
         args.lower_ratio,
         args.upper_ratio,
         args.interpolation,
-        augment.image_operations(args),
+        augment.image_operations(args, mean),
+        resize_mode=args.resize_mode,
+        resize_backend=args.resize_backend,
+        decode_backend=args.decode_backend,
+        channel_order=args.channel_order,
+        fill=mean,
     )
 
 
@@ -98,7 +118,17 @@ def crop_loader(args: Namespace, rank: int = 0, world_size: int = 1, pin_memory:
     height, width = args.image_shape[1:]
     if height != width:
         raise FlagError(f"--crop_num={args.crop_num} takes squares: {height} x {width} of --image_shape is none")
-    transform = MultiCropTransform(args.crop_num, height, args.resize_short_size, INTERPOLATIONS[args.interpolation])
+    if args.resize_mode != "short" and "resize_mode" in args.given:
+        raise FlagError(f"--crop_num={args.crop_num} has crops of its own: leave out --resize_mode")
+    check_short_size(args.resize_short_size, (height, width), "short")
+    transform = MultiCropTransform(
+        args.crop_num,
+        height,
+        args.resize_short_size,
+        Resizer(args.interpolation, args.resize_backend),
+        args.decode_backend,
+        args.channel_order,
+    )
     share = share_of_batch("batch_size", args.batch_size, world_size)
     return OpenCVLoader(
         open_dataset(args.data_dir, "val", args.class_dim),

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from utils.reading.decode import decode
+from utils.reading.resize import Resizer
 
 # Side of the crops -> short sides of the image, for 144 crops, as published.
 SHORT_SIDES = {
@@ -42,6 +42,9 @@ def squares_along(height: int, width: int) -> list[tuple[int, int]]:
     return [(place, 0) if height > width else (0, place) for place in places]
 
 
+RESIZE = Resizer()
+
+
 @dataclass(frozen=True)
 class MultiCropTransform:
     """Half of the crops of an image; the others are their mirror images, which are made on the device.
@@ -50,13 +53,16 @@ class MultiCropTransform:
         crop_num: 12 or 144.
         crop_size: side of the crops, which are square.
         base_size: side of the square that 12 crops are taken from, at least `crop_size`.
-        interpolation: of all resizing, one of OpenCV's.
+        resize: of all resizing.
+        decode_backend, channel_order: as in `utils.reading.transforms.EvalTransform`.
     """
 
     crop_num: int
     crop_size: int
     base_size: int
-    interpolation: int = cv2.INTER_LINEAR
+    resize: Resizer = RESIZE
+    decode_backend: str = "cv2"
+    channel_order: str = "rgb"
 
     @property
     def image_size(self) -> tuple[int, int, int]:
@@ -66,13 +72,12 @@ class MultiCropTransform:
     def squares(self, rgb: np.ndarray) -> Iterator[np.ndarray]:
         """The squares that 12 crops each are taken from."""
         if self.crop_num == 12:
-            yield cv2.resize(rgb, (self.base_size, self.base_size), interpolation=self.interpolation)
+            yield self.resize(rgb, self.base_size, self.base_size)
             return
         height, width = rgb.shape[:2]
         for side in short_sides(self.crop_size):
             scale = side / min(height, width)
-            size = round(width * scale), round(height * scale)
-            resized = cv2.resize(rgb, size, interpolation=self.interpolation)
+            resized = self.resize(rgb, round(height * scale), round(width * scale))
             for top, left in squares_along(*resized.shape[:2]):
                 yield resized[top : top + side, left : left + side]
 
@@ -85,10 +90,10 @@ class MultiCropTransform:
             for top, left in corners_and_centre(len(square), size):
                 crops[number] = square[top : top + size, left : left + size]
                 number += 1
-            crops[number] = cv2.resize(square, (size, size), interpolation=self.interpolation)
+            crops[number] = self.resize(square, size, size)
             number += 1
-        return crops
+        return crops if self.channel_order == "rgb" else np.ascontiguousarray(crops[..., ::-1])
 
     def decode(self, data: bytes, path: str, rng: np.random.Generator | None = None) -> np.ndarray:
         """The same from an encoded image; raises `UnreadableImage`."""
-        return self(decode(data, path))
+        return self(decode(data, path, self.decode_backend))

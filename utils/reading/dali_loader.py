@@ -30,14 +30,7 @@ class DaliLoader(Loader):
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        transform = self.transform
-        if transform.interpolation not in DALI_INTERPOLATIONS:
-            raise FlagError(
-                f"--interpolation {transform.interpolation} cannot be had with --use_dali: take 0, 1, 2 or 4"
-            )
-        if getattr(transform, "operations", ()):
-            flags = ", ".join(f"--{augment.FLAGS[type(operation)]}" for operation in transform.operations)
-            raise FlagError(f"--use_dali has no augmentation of single images: leave out {flags}, or --use_dali")
+        _check(self.transform, self.training)
         if type(self.images) is not ImageList:
             raise FlagError("--use_dali reads loose files, not tar shards: unpack them, or leave --use_dali out")
         self._random = ImageRandom(self.seed)
@@ -110,7 +103,11 @@ class DaliLoader(Loader):
             kinds = [types.UINT8, types.FLOAT64][: 1 + self.training]
             paths, *draws = fn.external_source(self._feed, num_outputs=len(kinds), dtype=kinds, ndim=1, batch=True)
             data = fn.io.file.read(paths)
-            decoding = {"device": "mixed" if self.pin_memory else "cpu", "jpeg_fancy_upsampling": True}
+            decoding = {
+                "device": "mixed" if self.pin_memory else "cpu",
+                "jpeg_fancy_upsampling": True,
+                "output_type": {"rgb": types.RGB, "bgr": types.BGR}[self.transform.channel_order],
+            }
             resizing = {
                 "interp_type": getattr(types, f"INTERP_{DALI_INTERPOLATIONS[self.transform.interpolation]}"),
                 "antialias": False,  # as OpenCV
@@ -119,6 +116,26 @@ class DaliLoader(Loader):
             pipe.set_outputs(make(self.transform, data, *draws, decoding, resizing))
         pipe.build()
         return pipe
+
+
+def _check(transform: Any, training: bool) -> None:
+    """Raises `FlagError` for what DALI cannot do."""
+    for flag, value, does in (
+        ("resize_backend", transform.resize_backend, "resizes"),
+        ("decode_backend", transform.decode_backend, "decodes"),
+    ):
+        if value != "cv2":
+            raise FlagError(
+                f"--{flag}={value}, given or as the network was published, is Pillow's, and DALI {does} as OpenCV "
+                f"does: give --{flag}=cv2, or leave --use_dali out"
+            )
+    if transform.resize_mode != "short" and (not training or transform.whole):
+        raise FlagError(f"--resize_mode={transform.resize_mode} cannot be had with --use_dali: leave one of them out")
+    if transform.interpolation not in DALI_INTERPOLATIONS:
+        raise FlagError(f"--interpolation {transform.interpolation} cannot be had with --use_dali: take 0, 1, 2 or 4")
+    if training and transform.operations:
+        flags = ", ".join(f"--{augment.FLAGS[type(operation)]}" for operation in transform.operations)
+        raise FlagError(f"--use_dali has no augmentation of single images: leave out {flags}, or --use_dali")
 
 
 def _pixels(first: Any, second: Any) -> Any:
@@ -157,7 +174,7 @@ def _evaluation_images(transform: Any, data: Any, decoding: dict[str, Any], resi
     height, width = transform.image_size
     shape = fn.peek_image_shape(data, dtype=types.FLOAT64)
     rows, columns = shape[0], shape[1]
-    scale = transform.resize_short_size / math.min(rows, columns)
+    scale = math.max(transform.resize_short_size / math.min(rows, columns), math.max(height / rows, width / columns))
     # Rounded as Python's round() but for exact halves.
     resized_height, resized_width = math.floor(rows * scale + 0.5), math.floor(columns * scale + 0.5)
     whole = fn.decoders.image(data, **decoding)

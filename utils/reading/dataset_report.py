@@ -15,19 +15,24 @@ from utils.reading.grid import write_grid
 from utils.reading.image_list import ImageList
 
 
-def draw_batch(path: str, inputs: Tensor, mean: Sequence[float], std: Sequence[float], captions: list[str]) -> None:
+def draw_batch(
+    path: str, inputs: Tensor, mean: Sequence[float], std: Sequence[float], channel_order: str, captions: list[str]
+) -> None:
     """Writes a batch, as the network gets it, to a picture.
 
     Args:
         path: of the picture.
-        inputs: float (n, 3, height, width), normalised with `mean` and `std`, RGB.
+        inputs: float (n, 3, height, width), normalised with `mean` and `std`.
+        channel_order: of the channels, rgb or bgr.
         captions: a line below each image.
 
     Raises:
         UserError: the picture cannot be written.
     """
-    mean, std = (torch.tensor(values, device=inputs.device).view(3, 1, 1) for values in (mean, std))
-    pixels = ((inputs * std + mean) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    means, stds = (torch.tensor(values, device=inputs.device).view(3, 1, 1) for values in (mean, std))
+    pixels = ((inputs * stds + means) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    if channel_order == "bgr":
+        pixels = pixels[..., ::-1]
     write_grid(path, pixels, captions, columns=math.ceil(math.sqrt(2 * len(pixels))))
     print(f"{path}: {len(pixels)} images")
 

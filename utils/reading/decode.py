@@ -8,15 +8,20 @@ Everything becomes uint8, (height, width, 3), RGB, as OpenCV has it:
 - Grey and palette images are expanded, CMYK is converted, 16 bits become the upper 8.
 - Alpha is dropped: a transparent pixel shows the colour stored under it.
 - A truncated file is unreadable. Damage inside a JPEG's compressed data that the decoder bridges goes unnoticed.
+
+Some networks were trained on what Pillow decodes (--decode_backend=pil): the same, but that EXIF orientation is not
+applied, and that CMYK is converted by another rule. The pixels of an upright photograph are those of OpenCV.
 """
 
 from __future__ import annotations
 
 import functools
+import io
 import mmap
 import os
 import re
 import struct
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -54,12 +59,13 @@ def read_file(path: str) -> bytes:
         raise UnreadableImage(path, str(error)) from None
 
 
-def decode(data: bytes, path: str) -> np.ndarray:
+def decode(data: bytes, path: str, backend: str = "cv2") -> np.ndarray:
     """Decodes an image file held in memory.
 
     Args:
         data: the file's bytes.
         path: its name, for the error.
+        backend: cv2 or pil, as in --decode_backend.
 
     Returns:
         uint8 (height, width, 3), RGB.
@@ -71,7 +77,24 @@ def decode(data: bytes, path: str) -> np.ndarray:
         raise UnreadableImage(path, "the file is empty")
     if data[:2] == _START_OF_IMAGE and _end_of_jpeg(data) < 0:
         raise UnreadableImage(path, "the JPEG is truncated")
-    return _imdecode(data, path, cv2.IMREAD_COLOR_RGB)
+    return _decode_with_pillow(data, path) if backend == "pil" else _imdecode(data, path, cv2.IMREAD_COLOR_RGB)
+
+
+def _decode_with_pillow(data: bytes, path: str) -> np.ndarray:
+    from PIL import Image  # takes a while to import, and most networks do without
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of metadata that is odd, and of large images, which OpenCV takes as well
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+                    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+                return np.array(image.convert("RGB"))
+        except Image.UnidentifiedImageError:
+            raise UnreadableImage(path, "not an image, or a damaged one") from None
+        except Exception as error:  # whatever the codec of a damaged file raises
+            why = " ".join(str(error).split()) or type(error).__name__
+            raise UnreadableImage(path, f"cannot be decoded: {why[:200]}") from None
 
 
 def _imdecode(data: bytes | bytearray, path: str, flags: int) -> np.ndarray:

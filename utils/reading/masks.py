@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.reading.operations import Colour
+from utils.reading.resize import Colour
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-Colour = tuple[int, int, int]
+from utils.reading.resize import Colour
 
 # What AutoAugment and its successors put where a turned or shifted image has no pixel.
 GREY: Colour = (128, 128, 128)

@@ -1,8 +1,8 @@
 """From decoded pixels to what a network takes: crops and resizing on the processor, normalisation on the device.
 
-Images are uint8, RGB, height x width x channels from the file to the device, where `normalize` turns a batch into the
-network's input. Nothing else touches pixel values, so training's validation, eval.py, infer.py and predict.py see the
-same numbers for the same image.
+Images are uint8, height x width x channels from the file to the device, where `normalize` turns a batch into the
+network's input. They are RGB; where a network wants BGR, that is the last step here. Nothing else touches pixel values,
+so training's validation, eval.py, infer.py and predict.py see the same numbers for the same image.
 """
 
 from __future__ import annotations
@@ -19,56 +19,87 @@ import torch
 from utils.errors import FlagError
 from utils.reading.augment import ImageOperation
 from utils.reading.decode import Jpeg, decode, decode_region, decode_rows, parse_jpeg
+from utils.reading.resize import INTERPOLATIONS, Colour, Resizer, in_order
 
-# Flag numbering of --interpolation; None is bilinear.
-INTERPOLATIONS = {
-    None: cv2.INTER_LINEAR,
-    0: cv2.INTER_NEAREST,
-    1: cv2.INTER_LINEAR,
-    2: cv2.INTER_CUBIC,
-    3: cv2.INTER_AREA,
-    4: cv2.INTER_LANCZOS4,
-}
+# Pixels of a resized image, of which a part will be cut out, that are made at most: 100 MB.
+LARGEST = 1 << 25
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalTransform:
-    """Evaluation preprocessing: short side to `resize_short_size`, then the centre crop.
+    """Evaluation preprocessing: resizing and the centre crop.
 
     Attributes:
-        image_size: height and width of the crop.
-        resize_short_size: length of the short side before the crop.
+        image_size: height and width of the result.
+        resize_short_size: see `resize_mode`.
         interpolation: a key of `INTERPOLATIONS`.
+        resize_mode: what becomes of an image:
+            short: its short side is resized to `resize_short_size`, or to as much more as the centre crop needs;
+            exact: it is resized to `image_size`, whatever that does to its aspect ratio;
+            pad: it is resized as far as it fits into `image_size`, and the rest is filled;
+            crop: the middle is cut out, the share image_size / resize_short_size of its short side, and resized.
+        resize_backend, decode_backend: cv2 or pil; see `Resizer` and `utils.reading.decode`.
+        channel_order: of the result, rgb or bgr.
+        fill: colour of what is filled, RGB.
     """
 
     image_size: tuple[int, int]
     resize_short_size: int = 256
     interpolation: int | None = None
+    resize_mode: str = "short"
+    resize_backend: str = "cv2"
+    decode_backend: str = "cv2"
+    channel_order: str = "rgb"
+    fill: Colour = (0, 0, 0)
 
     def __post_init__(self) -> None:
-        if self.resize_short_size < max(self.image_size):
-            raise FlagError(
-                f"--resize_short_size {self.resize_short_size} is smaller than the image "
-                f"{self.image_size[0]} x {self.image_size[1]} of --image_shape: the crop would not fit"
-            )
+        check_short_size(self.resize_short_size, self.image_size, self.resize_mode)
 
     def __call__(self, rgb: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
         """Resizes and crops `rgb`, uint8 (h, w, 3), to `image_size`. Nothing is random: `rng` is not used."""
-        height, width = rgb.shape[:2]
-        if max(height, width) > 16 * min(height, width):
-            # A strip: its far ends are not in the crop, and would take gigabytes to resize.
-            top, left = (max(0, side - 16 * min(height, width)) // 2 for side in (height, width))
-            return self(rgb[top : height - top, left : width - left][: 16 * width, : 16 * height])
-        scale = self.resize_short_size / min(height, width)
-        size = round(width * scale), round(height * scale)
-        resized = cv2.resize(rgb, size, interpolation=INTERPOLATIONS[self.interpolation])
-        top = (size[1] - self.image_size[0]) // 2
-        left = (size[0] - self.image_size[1]) // 2
-        return resized[top : top + self.image_size[0], left : left + self.image_size[1]]
+        resize = Resizer(self.interpolation, self.resize_backend)
+        if self.resize_mode == "exact":
+            image = resize(rgb, *self.image_size)
+        elif self.resize_mode == "pad":
+            image = resize.into(rgb, *self.image_size, self.fill)
+        elif self.resize_mode == "crop":
+            short = min(rgb.shape[:2])
+            sides = (max(1, int(side / self.resize_short_size * short)) for side in self.image_size)
+            image = resize(_centre(rgb, *sides), *self.image_size)
+        else:
+            image = _centre(self._short_side_resized(rgb, resize), *self.image_size)
+        return in_order(image, self.channel_order)
 
     def decode(self, data: bytes, path: str, rng: np.random.Generator | None = None) -> np.ndarray:
         """The same from an encoded image; raises `UnreadableImage`."""
-        return self(decode(data, path))
+        return self(decode(data, path, self.decode_backend))
+
+    def _short_side_resized(self, rgb: np.ndarray, resize: Resizer) -> np.ndarray:
+        """The image, or the middle of a very long one, with a short side of `resize_short_size` or more."""
+        height, width = rgb.shape[:2]
+        needed = max(self.image_size[0] / height, self.image_size[1] / width)
+        scale = max(self.resize_short_size / min(height, width), needed)
+        # A strip: its far ends are not in the crop, and would take gigabytes to resize.
+        longest = max(16 * min(height, width), int(LARGEST / (min(height, width) * scale**2)))
+        if max(height, width) > longest:
+            return self._short_side_resized(_centre(rgb, longest, longest), resize)
+        return resize(rgb, round(height * scale), round(width * scale))
+
+
+def _centre(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The middle of an image, at most `height` rows and `width` columns of it."""
+    top, left = max(0, image.shape[0] - height) // 2, max(0, image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
+
+
+def check_short_size(resize_short_size: int, image_size: tuple[int, int], resize_mode: str) -> None:
+    """Raises `FlagError` if an image whose short side is resized to `resize_short_size` has no crop of `image_size`."""
+    if resize_mode in ("short", "crop") and resize_short_size < min(image_size):
+        height, width = image_size
+        raise FlagError(
+            f"--resize_short_size: {resize_short_size} is smaller than the crop of --image_shape {height} x {width}: "
+            f"give at least {min(image_size)}, or --resize_mode=exact"
+        )
 
 
 def random_crop_box(
@@ -112,6 +143,9 @@ class TrainTransform:
         interpolation: a key of `INTERPOLATIONS`.
         operations: augmentations of the resized image, in this order; see `utils.reading.augment`.
         decoder: of JPEG regions; see `decode_region`.
+        resize_mode: as in `EvalTransform`. With exact or pad and a `lower_scale` of 1 nothing is cut off: the whole
+            image is resized as in evaluation.
+        resize_backend, decode_backend, channel_order, fill: as in `EvalTransform`.
     """
 
     image_size: tuple[int, int]
@@ -121,33 +155,50 @@ class TrainTransform:
     interpolation: int | None = None
     operations: tuple[ImageOperation, ...] = ()
     decoder: str = "auto"
+    resize_mode: str = "short"
+    resize_backend: str = "cv2"
+    decode_backend: str = "cv2"
+    channel_order: str = "rgb"
+    fill: Colour = (0, 0, 0)
 
     def __post_init__(self) -> None:
         if self.lower_ratio > self.upper_ratio:
             raise FlagError(f"--lower_ratio {self.lower_ratio:g} is above --upper_ratio {self.upper_ratio:g}")
 
+    @property
+    def whole(self) -> bool:
+        """Whether the whole image is resized, instead of a crop."""
+        return self.lower_scale == 1 and self.resize_mode in ("exact", "pad")
+
     def __call__(self, rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Crops `rgb`, uint8 (h, w, 3), at random to `image_size`."""
+        if self.whole:
+            resize = Resizer(self.interpolation, self.resize_backend)
+            pad = self.resize_mode == "pad"
+            return self._finish(
+                resize.into(rgb, *self.image_size, self.fill) if pad else resize(rgb, *self.image_size), rng
+            )
         top, left, height, width = self._draw_box(*rgb.shape[:2], rng)
         return self._finish(self._resize(rgb[top : top + height, left : left + width]), rng)
 
     def decode(self, data: bytes, path: str, rng: np.random.Generator) -> np.ndarray:
-        """The same from an encoded image, of which no more is decoded than the crop needs.
+        """The same from an encoded image, of which OpenCV decodes no more than the crop needs.
 
         The pixels are those of a full decode. Only where a crop is at least twice as large as `image_size` is the
         file decoded at a reduced size, not below `image_size`: averages then take the place of single pixels, which
         is what interpolation alone would pick. (Not with nearest interpolation, which is meant to pick, nor with
-        area interpolation, which averages anyway.)
+        area interpolation or Pillow, which average anyway.)
 
         Raises:
             UnreadableImage: see `utils.reading.decode`.
         """
-        jpeg = parse_jpeg(data, path)
+        jpeg = None if self.whole or self.decode_backend == "pil" else parse_jpeg(data, path)
         if jpeg is None:
-            return self(decode(data, path), rng)
+            return self(decode(data, path, self.decode_backend), rng)
         box = self._draw_box(jpeg.height, jpeg.width, rng)
         shrink = min(box[2] / self.image_size[0], box[3] / self.image_size[1])
-        if shrink < 2 or INTERPOLATIONS[self.interpolation] in (cv2.INTER_NEAREST, cv2.INTER_AREA):
+        picks = self.resize_backend == "cv2" and self.interpolation in (None, 1, 2, 4)
+        if shrink < 2 or not picks:
             resized = self._resize(decode_region(jpeg, box, self.decoder))
         else:
             resized = self._resize_reduced(jpeg, box, 2 if shrink < 4 else 4 if shrink < 8 else 8)
@@ -157,7 +208,7 @@ class TrainTransform:
         return random_crop_box(height, width, rng, self.lower_scale, self.lower_ratio, self.upper_ratio)
 
     def _resize(self, crop: np.ndarray) -> np.ndarray:
-        return cv2.resize(crop, self.image_size[::-1], interpolation=INTERPOLATIONS[self.interpolation])
+        return Resizer(self.interpolation, self.resize_backend)(crop, *self.image_size)
 
     def _resize_reduced(self, jpeg: Jpeg, box: tuple[int, int, int, int], reduction: int) -> np.ndarray:
         """`_resize` of a box, from the file decoded at a reduced size, where the box has fractional borders."""
@@ -175,7 +226,7 @@ class TrainTransform:
         image = cv2.flip(resized, 1) if rng.random() < 0.5 else resized
         for operation in self.operations:
             image = operation(image, rng)
-        return image
+        return in_order(image, self.channel_order)
 
 
 @functools.lru_cache(maxsize=32)
@@ -197,8 +248,8 @@ def normalize(
     """Turns a batch of the reader's images into a network's input, on the device where the batch is.
 
     Args:
-        images: uint8 (N, height, width, 3), RGB.
-        mean, std: per channel, for pixels scaled to 0..1.
+        images: uint8 (N, height, width, 3).
+        mean, std: per channel, in the images' order, for pixels scaled to 0..1.
         memory_format: of the result; `torch.channels_last` costs no transposition.
         dtype: of the result; the arithmetic is float32.
 

@@ -9,11 +9,19 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
+
 import models
 from models.errors import OptionError
+from models.inputs import InputConfig
 from models.network import Network
 from utils.console import log, warn
-from utils.errors import FlagError
+from utils.errors import FlagError, FormatError, UserError
+from utils.flags.inputs import INPUT_FLAGS
+from utils.reading.transforms import check_short_size
+from utils.weights.files import read_weights
+from utils.weights.matching import fit_names
+from utils.weights.notes import read_input_notes
 
 # Flags that only some networks have; the constructors take them under the same names.
 NETWORK_OPTIONS = ("padding_type", "use_se", "drop_connect_rate", "deploy")
@@ -60,14 +68,49 @@ def explained_sizes(model: str) -> Iterator[None]:
 
 def usual_input(name: str) -> dict[str, Any]:
     """The `INPUT_FLAGS` of a network's published weights."""
-    config = models.input_config(name)
+    return _flags_of(models.input_config(name))
+
+
+def _flags_of(config: InputConfig) -> dict[str, Any]:
     return {
         "image_shape": [3, config.image_size, config.image_size],
         "resize_short_size": config.resize_short_size,
         "interpolation": config.interpolation,
         "image_mean": list(config.mean),
         "image_std": list(config.std),
+        "resize_mode": config.resize_mode,
+        "resize_backend": config.resize_backend,
+        "decode_backend": config.decode_backend,
+        "channel_order": config.channel_order,
     }
+
+
+def noted_input(path: str, name: str) -> dict[str, Any]:
+    """The `INPUT_FLAGS` that weights of network `name` are right with, as far as their file says more than the name.
+
+    Args:
+        path: a file or folder of weights, of any kind.
+        name: of the network.
+
+    Returns:
+        What train.py noted; for weights of PaddleClas, what PaddleClas evaluates the network with; or nothing.
+    """
+    return read_input_notes(path) or paddleclas_input(path, name)
+
+
+def paddleclas_input(path: str, name: str) -> dict[str, Any]:
+    """The `INPUT_FLAGS` of a network's weights by PaddleClas, if the file has these and they are not the usual ones."""
+    check_model(name)
+    theirs = _flags_of(models.input_config(name, "PaddleClas"))
+    if theirs == usual_input(name):
+        return {}
+    with torch.device("meta"):
+        model = models.build(name)
+    try:
+        spoken = fit_names(model, read_weights(path), resize=False).vocabulary
+    except (FormatError, UserError):
+        return {}  # whoever loads them says so
+    return theirs if spoken == "PaddleClas" else {}
 
 
 def as_flags(values: Mapping[str, Any]) -> list[str]:
@@ -83,7 +126,7 @@ def resolve_input(args: argparse.Namespace, noted: Mapping[str, Any] | None = No
     Args:
         args: the flags; changed in place.
         noted: those that the network's weights were trained with, which come before the published ones; see
-            `utils.weights.read_input_notes`.
+            `noted_input`.
 
     Raises:
         FlagError: there is no such network, or sizes cannot be.
@@ -107,17 +150,10 @@ def resolve_input(args: argparse.Namespace, noted: Mapping[str, Any] | None = No
             args.resize_short_size = round(max(args.image_shape[1:]) * share)
             shape = " ".join(map(str, args.image_shape))
             log(f"--resize_short_size not given: {args.resize_short_size} for --image_shape {shape}")
-    if args.resize_short_size < max(args.image_shape[1:]):
-        raise FlagError(
-            f"--resize_short_size: {args.resize_short_size} is smaller than the crop of --image_shape "
-            f"{args.image_shape[1]} x {args.image_shape[2]}: give at least {max(args.image_shape[1:])}"
-        )
-    if args.interpolation is None:
-        args.interpolation = own["interpolation"]
-    if "image_mean" not in args.given:
-        args.image_mean = own["image_mean"]
-    if "image_std" not in args.given:
-        args.image_std = own["image_std"]
+    for name in INPUT_FLAGS:
+        if name not in (*args.given, "image_shape", "resize_short_size"):
+            setattr(args, name, own[name])
+    check_short_size(args.resize_short_size, tuple(args.image_shape[1:]), args.resize_mode)
     taken = {
         name: value
         for name, value in own.items()

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from utils.console import warn
-from utils.flags.inputs import INPUT_FLAGS, check_input
+from utils.flags.inputs import INPUT_FLAGS, UNNOTED, checked_input
 
 
 def read_input_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -30,12 +30,18 @@ def read_input_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
             notes = content.metadata() or {}
     except (SafetensorError, ValueError, OSError):
         return {}  # of another kind, or damaged: whoever reads its tensors says so
-    if not notes.keys() >= set(INPUT_FLAGS):
+    if not notes.keys() >= set(INPUT_FLAGS) - set(UNNOTED):
         return {}
     try:
-        noted = {name: json.loads(notes[name]) for name in INPUT_FLAGS}
-        check_input(**noted)
+        return checked_input({name: _value(notes[name]) for name in INPUT_FLAGS if name in notes})
     except (ValueError, TypeError):
         warn(f"{file}: its notes on the network's input make no sense: give --image_shape and the like as in training")
         return {}
-    return noted
+
+
+def _value(note: str) -> Any:
+    """A note as it was before it was written: JSON, or text, which stands there as it is."""
+    try:
+        return json.loads(note)
+    except ValueError:
+        return note
