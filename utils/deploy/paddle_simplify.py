@@ -9,13 +9,12 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-
-from utils.deploy.operands import operands, tensor_name
 
 aten = torch.ops.aten
 
@@ -24,8 +23,10 @@ LAYERS: dict[Any, tuple[int, int]] = {
     aten.conv2d.default: (0, 1),
     aten.linear.default: (0, -1),
 }
-# Weights are made anew in float64 for folding: not for what takes gigabytes.
-MAX_WEIGHT = 2**28
+# Memory that new weights may take, beyond twice that of the old ones.
+FOLDED_BYTES = 2**26
+# Weights are made anew in float64 for folding: not those that take gigabytes.
+MAX_WEIGHT = 2**27
 
 
 def simplify(module: nn.Module, graph: fx.Graph) -> None:
@@ -54,6 +55,8 @@ class _Simplifier:
         self.module = module
         self.graph = graph
         self.tensors = dict(module.named_buffers())
+        # A weight that many layers share becomes one for each of them.
+        self.spare_bytes = FOLDED_BYTES + 2 * sum(tensor.nbytes for tensor in self.tensors.values())
 
     def run(self) -> None:
         for node in list(self.graph.nodes):
@@ -65,11 +68,12 @@ class _Simplifier:
     def tensor(self, argument: Any) -> Tensor | None:
         """The contents of an argument that is constant."""
         if isinstance(argument, fx.Node) and argument.op == "get_attr":
-            return self.tensors[tensor_name(argument)]
+            return self.tensors[argument.target]
         return None
 
     def hold(self, tensor: Tensor, before: fx.Node, source: fx.Node | None = None) -> fx.Node:
         """A node for a new constant."""
+        self.spare_bytes -= tensor.nbytes
         name = f"folded_{len(self.tensors)}"
         self.module.register_buffer(name, tensor)
         self.tensors[name] = tensor
@@ -93,15 +97,20 @@ class _Simplifier:
         """The convolution or linear layer that an argument is the result of, if nothing else uses that."""
         if not isinstance(argument, fx.Node) or argument.target not in LAYERS or len(argument.users) > 1:
             return None
-        weight = self.tensor(operands(argument)[1])
-        bias = operands(argument)[2] if len(operands(argument)) > 2 else None
-        if weight is None or weight.numel() > MAX_WEIGHT or not weight.is_floating_point():
+        weight = self.tensor(argument.args[1])
+        bias = argument.args[2] if len(argument.args) > 2 else None
+        if (
+            weight is None
+            or weight.nbytes > self.spare_bytes
+            or weight.numel() > MAX_WEIGHT
+            or not weight.is_floating_point()
+        ):
             return None
         return argument if bias is None or self.tensor(bias) is not None else None
 
     def per_channel(self, layer: fx.Node, other: Any, shape: Sequence[int | None] | None) -> Tensor | None:
         """A number for every output channel, if `other` is no more than that."""
-        weight = self.tensor(operands(layer)[1])
+        weight = self.tensor(layer.args[1])
         assert weight is not None
         axis, position = LAYERS[layer.target]
         channels = weight.shape[axis]
@@ -120,16 +129,16 @@ class _Simplifier:
 
     def fold(self, layer: fx.Node, last: fx.Node, factor: Tensor | None, addend: Tensor | None) -> None:
         """layer * factor + addend, both per output channel, as a layer of other weights."""
-        weight = self.tensor(operands(layer)[1])
+        weight = self.tensor(layer.args[1])
         assert weight is not None
-        args = [*operands(layer), None][: max(len(operands(layer)), 3)]
+        args = [*layer.args, None][: max(len(layer.args), 3)]
         bias = self.tensor(args[2])
         dtype = weight.dtype
         new_bias = torch.zeros(weight.shape[0], dtype=torch.float64) if bias is None else bias.double()
-        new_weight: Any = operands(layer)[1]
+        new_weight: Any = layer.args[1]
         if factor is not None:
             scaled = weight.double() * factor.reshape([-1] + [1] * (weight.ndim - 1))
-            new_weight = self.hold(scaled.to(dtype), layer, operands(layer)[1])
+            new_weight = self.hold(scaled.to(dtype), layer, layer.args[1])
             new_bias = new_bias * factor
         if addend is not None:
             new_bias = new_bias + addend
@@ -143,14 +152,14 @@ class _Simplifier:
 
     def batch_norm(self, node: fx.Node) -> None:
         """conv or linear, batch-norm -> one; a (x - mean) / sqrt(variance + epsilon) + b"""
-        layer = self.layer(operands(node)[0])
-        mean, variance = self.tensor(operands(node)[3]), self.tensor(operands(node)[4])
+        layer = self.layer(node.args[0])
+        mean, variance = self.tensor(node.args[3]), self.tensor(node.args[4])
         if layer is None or mean is None or variance is None or LAYERS[layer.target][1] not in (1, -1):
             return
         if layer.target is aten.linear.default and len(node.meta["shape"]) != 2:
             return
-        scale, offset = (self.tensor(argument) for argument in operands(node)[1:3])
-        factor = (variance.double() + operands(node)[7]).rsqrt()
+        scale, offset = (self.tensor(argument) for argument in node.args[1:3])
+        factor = (variance.double() + node.args[7]).rsqrt()
         if scale is not None:
             factor = factor * scale.double()
         addend = -mean.double() * factor
@@ -164,7 +173,7 @@ class _Simplifier:
         if node.kwargs:
             return
         for index in range(2):
-            layer, other = self.layer(operands(node)[index]), operands(node)[1 - index]
+            layer, other = self.layer(node.args[index]), node.args[1 - index]
             if layer is not None:
                 addend = self.per_channel(layer, other, node.meta.get("shape"))
                 if addend is not None:
@@ -173,10 +182,10 @@ class _Simplifier:
 
     def mul(self, node: fx.Node) -> None:
         """conv or linear * a number per channel -> its weights; swish and hard-swish that are spelled out."""
-        if self.hard_swish(node, operands(node)[1]) or self.silu(node):
+        if self.hard_swish(node, node.args[1]) or self.silu(node):
             return
         for index in range(2):
-            layer, other = self.layer(operands(node)[index]), operands(node)[1 - index]
+            layer, other = self.layer(node.args[index]), node.args[1 - index]
             if layer is not None:
                 factor = self.per_channel(layer, other, node.meta.get("shape"))
                 if factor is not None:
@@ -185,52 +194,52 @@ class _Simplifier:
 
     def divide(self, node: fx.Node) -> None:
         """The same by a number, which is never 0 where it matters."""
-        number = operands(node)[1]
-        if number and not self.hard_swish(node, 1 / number) and (layer := self.layer(operands(node)[0])) is not None:
+        number = node.args[1]
+        if number and not self.hard_swish(node, 1 / number) and (layer := self.layer(node.args[0])) is not None:
             self.fold(layer, node, self.per_channel(layer, 1 / number, node.meta.get("shape")), None)
 
     def silu(self, node: fx.Node) -> bool:
         for index in range(2):
-            gate, x = operands(node)[index], operands(node)[1 - index]
-            if isinstance(gate, fx.Node) and gate.target is aten.sigmoid.default and operands(gate)[0] is x:
+            gate, x = node.args[index], node.args[1 - index]
+            if isinstance(gate, fx.Node) and gate.target is aten.sigmoid.default and gate.args[0] is x:
                 self.replace(node, aten.silu.default, x)
                 return True
         return False
 
     def hard_swish(self, node: fx.Node, factor: Any) -> bool:
         """x relu6(x + 3) times a sixth -> hard-swish"""
-        product = operands(node)[0]
+        product = node.args[0]
         if not isinstance(factor, float | int) or not isinstance(product, fx.Node) or len(product.users) > 1:
             return False
         if product.target is not aten.mul.Tensor or not math.isclose(factor, 1 / 6, rel_tol=1e-6):
             return False
         for index in range(2):
-            gate, x = operands(product)[index], operands(product)[1 - index]
+            gate, x = product.args[index], product.args[1 - index]
             if not isinstance(gate, fx.Node) or gate.target is not aten.relu6.default or len(gate.users) > 1:
                 continue
-            shifted = operands(gate)[0]
-            if shifted.target is aten.add.Scalar and tuple(operands(shifted)) == (x, 3.0):
+            shifted = gate.args[0]
+            if shifted.target is aten.add.Scalar and tuple(shifted.args) == (x, 3.0):
                 self.replace(node, aten.hardswish.default, x)
                 return True
         return False
 
     def permute(self, node: fx.Node) -> None:
         """A permutation of a permutation is one."""
-        inner, order = operands(node)
+        inner, order = node.args
         if inner.target is not aten.permute.default:
             return
-        combined = [operands(inner)[1][axis] for axis in order]
+        combined = [inner.args[1][axis] for axis in order]
         if combined == list(range(len(combined))):
-            node.replace_all_uses_with(operands(inner)[0])
+            node.replace_all_uses_with(inner.args[0])
             self.graph.erase_node(node)
         else:
-            node.args = (operands(inner)[0], combined)
+            node.args = (inner.args[0], combined)
 
     def reshape(self, node: fx.Node) -> None:
         """A reshape of a reshape is one, or none."""
-        while operands(node)[0].target is aten.reshape.default:
-            node.args = (operands(operands(node)[0])[0], operands(node)[1])
-        source = operands(node)[0]
+        while node.args[0].target is aten.reshape.default:
+            node.args = (node.args[0].args[0], node.args[1])
+        source = node.args[0]
         shape = node.meta.get("shape")
         # Where one size at most is open, the number of elements says that it is the same.
         if shape is not None and shape == source.meta.get("shape") and shape.count(None) <= 1:
@@ -239,77 +248,115 @@ class _Simplifier:
 
     def softmax(self, node: fx.Node) -> None:
         """softmax(q k^T scale + mask) v -> scaled_dot_product_attention"""
-        if operands(node)[1] not in (-1, len(node.meta["shape"]) - 1) or len(node.users) != 1:
+        if node.args[1] not in (-1, len(node.meta["shape"]) - 1) or len(node.users) != 1:
             return
         (product,) = node.users
-        if product.target is not aten.matmul.default or operands(product)[0] is not node:
+        if product.target is not aten.matmul.default or product.args[0] is not node:
             return
-        found = self.scores(operands(node)[0])
+        found = self.scores(node.args[0])
         if found is None:
             return
-        query, key, scale, mask = found
-        value = operands(product)[1]
+        query, key, scale, bias, window_mask = found
+        value = product.args[1]
         shapes = [part.meta.get("shape") for part in (query, key, value)]
         if any(shape is None or len(shape) != 4 for shape in shapes):
             return
         (batch, heads, _, width), other, last = shapes
-        if other[:2] != (batch, heads) or last[:2] != (batch, heads) or other[2] != last[2]:
+        if other[:2] != (batch, heads) or last[:2] != (batch, heads) or other[2] is None or other[2] != last[2]:
             return
         if other[3] != width or last[3] != width:  # the fast kernels want all of one width
             return
+        mask = bias if window_mask is None else self.windows(product, query, bias, window_mask)
         self.replace(
             product, aten.scaled_dot_product_attention.default, query, key, value,
             **({} if mask is None else {"attn_mask": mask}), scale=scale,
         )  # fmt: skip
 
-    def scores(self, node: fx.Node) -> tuple[fx.Node, fx.Node, float, fx.Node | None] | None:
-        """Query, key, scale and mask of what a softmax is applied to, if it is attention."""
-        mask, scale = None, 1.0
+    def windows(self, before: fx.Node, query: fx.Node, bias: fx.Node | None, mask: Tensor) -> fx.Node:
+        """The sum of a bias for every head and of a mask for every window of an image, for all images."""
+        if bias is not None:
+            tensor = self.tensor(bias)
+            assert tensor is not None
+            mask = mask + tensor
+        held = self.hold(mask.contiguous(), before)
+        with self.graph.inserting_before(before):
+            size = self.graph.call_function(aten.sym_size.int, (query, 0))
+            images = self.graph.call_function(operator.floordiv, (size, mask.shape[0]))
+            return self.graph.call_function(aten.repeat.default, (held, [images, 1, 1, 1]))
+
+    def window_mask(self, node: fx.Node) -> tuple[fx.Node, Tensor] | None:
+        """The scores and the mask, where the scores of each image's windows get a mask of their own.
+
+        (images * windows, heads, n, n) -> (images, windows, heads, n, n) + (1, windows, 1, n, n) -> as before.
+        """
+        added = node.args[0]
+        if added.target is not aten.add.Tensor or len(added.users) != 1 or added.kwargs:
+            return None
+        split, mask = added.args[0], self.tensor(added.args[1])
+        if not isinstance(split, fx.Node) or split.target is not aten.reshape.default or len(split.users) != 1:
+            return None
+        inner, shape = split.args[0], split.meta.get("shape")
+        if mask is None or shape is None or len(shape) != 5 or shape != added.meta.get("shape"):
+            return None
+        scores = inner.meta.get("shape")
+        if scores != node.meta["shape"] or len(scores) != 4 or scores[1:] != shape[2:]:
+            return None
+        if tuple(mask.shape) != (1, shape[1], 1, *shape[3:]):
+            return None
+        return inner, mask[0]
+
+    def scores(self, node: fx.Node) -> tuple[fx.Node, fx.Node, float, fx.Node | None, Tensor | None] | None:
+        """Query, key, scale, bias and mask of windows, of what a softmax is applied to, if it is attention."""
+        bias, mask, scale = None, None, 1.0
         while True:
             if not isinstance(node, fx.Node) or len(node.users) != 1:
                 return None
-            if node.target is aten.add.Tensor and mask is None and not node.kwargs:
-                # The mask is what is added to the product.
-                node, mask = operands(node) if leads_to_product(operands(node)[0]) else reversed(operands(node))
-                if not isinstance(mask, fx.Node) or len(mask.meta.get("shape") or ()) not in (2, 4):
+            if node.target is aten.reshape.default and bias is None and mask is None:
+                found = self.window_mask(node)
+                if found is None:
                     return None
-                if mask.meta["shape"][-2:] != node.meta["shape"][-2:]:
+                node, mask = found
+            elif node.target is aten.add.Tensor and bias is None and not node.kwargs:
+                # What is not the product is added to it.
+                node, bias = node.args if leads_to_product(node.args[0]) else reversed(node.args)
+                if not isinstance(bias, fx.Node) or len(bias.meta.get("shape") or ()) not in (2, 4):
+                    return None
+                if bias.meta["shape"][-2:] != node.meta["shape"][-2:] or (
+                    mask is not None and self.tensor(bias) is None
+                ):
                     return None
             elif node.target is aten.mul.Scalar:
-                if mask is not None and scale != 1.0:
-                    return None
-                scale *= operands(node)[1]
-                node = operands(node)[0]
-                if mask is None:
-                    continue
+                # What has been added before would be multiplied, too.
+                scale *= node.args[1]
+                node = node.args[0]
             elif node.target is aten.matmul.default:
                 break
             else:
                 return None
-        query, transposed = operands(node)
+        query, transposed = node.args
         rank = len(node.meta["shape"])
         if rank != 4 or transposed.target is not aten.permute.default:
             return None
         # What turns the key is undone: the permutation of the last two dimensions once more.
         if query.target is aten.mul.Scalar and len(query.users) == 1:
-            scale *= operands(query)[1]
-            query = operands(query)[0]
+            scale *= query.args[1]
+            query = query.args[0]
         swapped = [*range(rank - 2), rank - 1, rank - 2]
-        order = [operands(transposed)[1][axis] for axis in swapped]
+        order = [transposed.args[1][axis] for axis in swapped]
         if order == list(range(rank)):
-            key = operands(transposed)[0]
+            key = transposed.args[0]
         else:
             with self.graph.inserting_before(transposed):
-                key = self.graph.call_function(aten.permute.default, (operands(transposed)[0], order))
+                key = self.graph.call_function(aten.permute.default, (transposed.args[0], order))
             shape = transposed.meta["shape"]
             key.meta["shape"] = tuple(shape[axis] for axis in swapped)
-        return query, key, scale, mask
+        return query, key, scale, bias, mask
 
 
 def leads_to_product(node: Any) -> bool:
     """Whether a node is a product of matrices, or one times a number."""
     while isinstance(node, fx.Node) and node.target is aten.mul.Scalar:
-        node = operands(node)[0]
+        node = node.args[0]
     return isinstance(node, fx.Node) and node.target is aten.matmul.default
 
 

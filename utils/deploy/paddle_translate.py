@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from utils.deploy.operands import operands
 from utils.deploy.paddle_ops.builder import Builder
 from utils.deploy.paddle_ops.registry import DESC, DTYPES, PIR, Operator, arguments
 from utils.deploy.paddle_ops.sizes import BatchSize, Size, TranslationError
@@ -109,7 +108,7 @@ class Translation:
         assert isinstance(result, tuple)
         node = result[index]
         if before_activation and self.outputs[index].activation is not None:
-            node = operands(node)[0]
+            node = node.args[0]
         graph.output(node)
         remove_unused(graph)
         return fx.GraphModule(self.module, graph)
@@ -152,7 +151,7 @@ class _Translator:
         self.parameters = parameters
         self.image_size = image_size
         self.table = PIR if program.dialect == "pir" else DESC
-        self.builder = Builder()
+        self.builder = Builder(sum(array.nbytes for array in parameters.values()))
         self.values: dict[str, Any] = {}
 
     def run(self) -> Translation:
@@ -265,13 +264,13 @@ def _open_shape(shape: Sequence[Size]) -> tuple[int | None, ...]:
 def output_nodes(module: fx.GraphModule) -> list[fx.Node]:
     """The nodes whose results a module returns as a tuple."""
     (output,) = module.graph.find_nodes(op="output")
-    return list(operands(output)[0])
+    return list(output.args[0])
 
 
 def activation(node: fx.Node, rank: int) -> str | None:
     """What is applied last, if it turns logits into probabilities."""
     name = ACTIVATIONS.get(node.target)
-    if name is None or (name != "sigmoid" and operands(node)[1] not in (-1, rank - 1)):
+    if name is None or (name != "sigmoid" and node.args[1] not in (-1, rank - 1)):
         return None
     return name
 
@@ -287,6 +286,6 @@ def set_precision(module: fx.GraphModule, dtype: torch.dtype) -> None:
 
     for node in module.graph.nodes:
         if node.op == "call_function":
-            node.args = tuple(changed(argument) for argument in operands(node))
+            node.args = tuple(changed(argument) for argument in node.args)
             node.kwargs = {name: changed(argument) for name, argument in node.kwargs.items()}
     module.recompile()

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from utils.deploy.paddle_ops.operand_types import VIEWS, WITH_NUMBER, check_types
 from utils.deploy.paddle_ops.sizes import BATCHES, BatchSize, Size, TranslationError, at, product, show
 from utils.deploy.paddle_ops.values import (
     MAX_FOLDED,
+    MAX_SIZES,
     Value,
     broadcast,
     check_shape,
@@ -22,34 +24,25 @@ from utils.deploy.paddle_ops.values import (
 
 aten = torch.ops.aten
 
-# Multiplications and copies that may be spent on that, in all.
+# Multiplications and copies that may be spent on what is computed here and now, and memory that it may take, in all.
 FOLDING_WORK = 2**30
-
-# Operations that exist for a tensor and a number, which is what most constants are.
-WITH_NUMBER = {
-    aten.add.Tensor: aten.add.Scalar,
-    aten.sub.Tensor: aten.sub.Scalar,
-    aten.mul.Tensor: aten.mul.Scalar,
-    aten.div.Tensor: aten.div.Scalar,
-    aten.maximum.default: aten.clamp_min.default,
-    aten.minimum.default: aten.clamp_max.default,
-    aten.eq.Tensor: aten.eq.Scalar,
-    aten.ne.Tensor: aten.ne.Scalar,
-    aten.lt.Tensor: aten.lt.Scalar,
-    aten.le.Tensor: aten.le.Scalar,
-    aten.gt.Tensor: aten.gt.Scalar,
-    aten.ge.Tensor: aten.ge.Scalar,
-}
+FOLDING_BYTES = 2**28
 
 
 class Builder:
-    """Makes the nodes of a graph, and computes at once what does not depend on the images."""
+    """Makes the nodes of a graph, and computes at once what does not depend on the images.
 
-    def __init__(self) -> None:
+    Args:
+        parameter_bytes: memory that the program's parameters take.
+    """
+
+    def __init__(self, parameter_bytes: int) -> None:
+        self._allowed_bytes = FOLDING_BYTES + parameter_bytes
         self.root = nn.Module()
         self.graph = fx.Graph()
         self.images: fx.Node | None = None
         self._work = 0
+        self._bytes = 0
         self._sizes: dict[Size, fx.Node] = {}
         self._attributes = 0
 
@@ -57,6 +50,7 @@ class Builder:
 
     def input(self, name: str, shape: Sequence[Size], dtype: torch.dtype) -> Value:
         """What the graph is given; the first dimension of the first is the number of images."""
+        check_shape(shape)
         node = self.graph.placeholder(name)
         if self.images is None and shape and shape[0] == BatchSize(1):
             self.images = node
@@ -68,14 +62,31 @@ class Builder:
             tensor.shape, tensor.dtype, (tensor, tensor), emit=lambda: self.attribute(tensor, source), source=source
         )
 
+    def computed(self, tensor: Tensor) -> Value:
+        """A constant that was made here, whose memory counts.
+
+        Raises:
+            TranslationError: all together they take too much.
+        """
+        self._bytes += tensor.nbytes
+        if self._bytes > self._allowed_bytes:
+            raise TranslationError("its constants take more memory than those of an image classifier")
+        return self.constant(tensor)
+
     def attribute(self, tensor: Tensor, source: str | None = None) -> fx.Node:
         """A node for a tensor that the module holds. (fx writes its name into Python code, so it is not the file's.)"""
         name = f"weight_{self._attributes}"
         self._attributes += 1
-        self.root.register_buffer(name, tensor.contiguous())
+        # Of what is repeated along a dimension, once is enough.
+        repeated = [stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)]
+        least = tensor[tuple(slice(0, 1) if once else slice(None) for once in repeated)] if any(repeated) else tensor
+        self.root.register_buffer(name, least.contiguous())
         node = self.graph.get_attr(name)
         if source is not None:
             node.meta["source"] = source
+        if least is not tensor:
+            node.meta["shape"] = tuple(least.shape)
+            node = self.graph.call_function(aten.expand.default, (node, list(tensor.shape)))
         return node
 
     def sizes(self, sizes: Sequence[Size], dtype: torch.dtype = torch.int64) -> Value:
@@ -164,8 +175,11 @@ class Builder:
             check_shape(shape)
         types = [dtypes] * len(shapes) if isinstance(dtypes, torch.dtype) else list(dtypes)
         operands = [*values_in(args), *values_in(kwargs)]
-        if all(value.known is not None for value in operands) and self._may_fold(operands, shapes, work):
-            return self._fold(target, args, kwargs, shapes, types, unpack)
+        check_types(target, operands)
+        if all(value.known is not None for value in operands):
+            elements = sum(at(product(shape), BATCHES[1]) for shape in shapes)
+            if self._may_fold(target, operands, elements, work, types[0].itemsize):
+                return self._fold(target, args, kwargs, shapes, types, unpack)
         node = self._emit(target, args, kwargs)
         if not unpack:
             return [Value(shapes[0], types[0], emit=lambda: node)]
@@ -183,15 +197,17 @@ class Builder:
         named = convert(kwargs, lambda value: value.node, self.size_node)
         return self.graph.call_function(target, nodes, named)
 
-    def _may_fold(self, operands: list[Value], shapes: Sequence[Sequence[Size]], work: int) -> bool:
-        if all(value.constant is not None for value in operands):
-            allowed = sum(at(product(value.shape), 1) for value in operands)
-        else:
-            allowed = 0
-        elements = sum(at(product(shape), BATCHES[1]) for shape in shapes)
-        if elements > max(allowed, MAX_FOLDED) or self._work + elements * work > FOLDING_WORK:
+    def _may_fold(self, target: Callable[..., Any], operands: list[Value], elements: int, work: int, size: int) -> bool:
+        """Whether a result of so many elements of `size` bytes is computed now; if so, it is counted."""
+        constant = all(value.constant is not None for value in operands)
+        allowed = sum(at(product(value.shape), 1) for value in operands) if constant else 0
+        memory = 0 if target in VIEWS else elements * size
+        if elements > (max(allowed, MAX_FOLDED) if constant else MAX_SIZES):
+            return False
+        if self._work + elements * work > FOLDING_WORK or self._bytes + memory > self._allowed_bytes:
             return False
         self._work += elements * work
+        self._bytes += memory
         return True
 
     def _fold(
@@ -288,11 +304,9 @@ class Builder:
         return x if dtype == x.dtype else self.call(aten.to.dtype, x, dtype, shape=x.shape, dtype=dtype)
 
     def full(self, shape: Sequence[Size], number: float | int | bool, dtype: torch.dtype) -> Value:
-        """A tensor of one number."""
-        check_shape(shape)
-        if any(isinstance(size, BatchSize) for size in shape) or at(product(shape), 1) > MAX_FOLDED:
-            return self.expand(self.constant(torch.full([1] * len(shape), number, dtype=dtype)), shape)
-        return self.constant(torch.full([at(size, 1) for size in shape], number, dtype=dtype))
+        """A tensor of one number, which takes the memory of one."""
+        one = self.constant(torch.full([1] * len(shape), number, dtype=dtype))
+        return self.expand(one, shape)
 
     def slice(self, x: Value, axis: int, start: Size, stop: Size, step: int = 1) -> Value:
         """Elements of `x` along one dimension; `start` and `stop` are within it."""

@@ -122,7 +122,7 @@ def arange(b: Builder, start: Value, end: Value, step: Value, dtype: torch.dtype
         results.append(torch.arange(first, last, each) if count else torch.zeros(0))
     if any(value.constant is None for value in (start, end, step)):
         raise TranslationError("it counts to the number of images")
-    return b.constant(results[0].to(dtype or start.dtype))
+    return b.computed(results[0].to(dtype or start.dtype))
 
 
 @desc("linspace", "Start:start Stop:stop Num:num")
@@ -130,16 +130,16 @@ def arange(b: Builder, start: Value, end: Value, step: Value, dtype: torch.dtype
 def linspace(b: Builder, start: float, stop: float, num: int, dtype: torch.dtype = torch.float32) -> Value:
     if not 0 < num <= MAX_FOLDED:
         raise TranslationError(f"it is of {num} numbers")
-    return b.constant(torch.linspace(start, stop, num, dtype=torch.float64).to(dtype))
+    return b.computed(torch.linspace(start, stop, num, dtype=torch.float64).to(dtype))
 
 
 @desc("eye", "")
 @pir("eye", "num_rows num_columns")
 def eye(b: Builder, num_rows: int, num_columns: int = -1, dtype: torch.dtype = torch.float32) -> Value:
     columns = num_rows if num_columns == -1 else num_columns
-    if min(num_rows, columns) < 0 or num_rows * columns > MAX_FOLDED * 16:
+    if min(num_rows, columns) < 0 or num_rows * columns > MAX_FOLDED:
         raise TranslationError(f"it is of {num_rows} x {columns} numbers")
-    return b.constant(torch.eye(num_rows, columns, dtype=dtype))
+    return b.computed(torch.eye(num_rows, columns, dtype=dtype))
 
 
 @desc("tril_triu", "X:x")

@@ -139,6 +139,17 @@ def _check_exponent(x: Value, y: Value) -> None:
         raise TranslationError("whole numbers are raised to what may be negative")
 
 
+def whole(number: float) -> int:
+    """A number for whole numbers.
+
+    Raises:
+        TranslationError: it is none, or needs more than 53 bits.
+    """
+    if not abs(number) < 2**53 or number != int(number):
+        raise TranslationError(f"it computes with whole numbers and {number}")
+    return int(number)
+
+
 def power(b: Builder, x: Value, exponent: float) -> Value:
     """`x` to the power of a number."""
     if exponent == 2.0:
@@ -146,9 +157,9 @@ def power(b: Builder, x: Value, exponent: float) -> Value:
     if exponent == 0.5 and x.dtype.is_floating_point:
         return b.unary(aten.sqrt.default, x)
     if not x.dtype.is_floating_point:
-        if exponent != int(exponent) or exponent < 0:
+        exponent = whole(exponent)
+        if exponent < 0:
             raise TranslationError(f"whole numbers are raised to the power of {exponent}")
-        exponent = int(exponent)
     return b.unary(aten.pow.Tensor_Scalar, x, exponent)
 
 
@@ -163,9 +174,7 @@ def pow_number(b: Builder, x: Value, y: float = 1.0) -> Value:
 def scale(b: Builder, x: Value, scale: float = 1.0, bias: float = 0.0, bias_after_scale: bool = True) -> Value:
     """scale x + bias, or scale (x + bias)."""
     if not x.dtype.is_floating_point:
-        if scale != int(scale) or bias != int(bias):
-            raise TranslationError(f"whole numbers are scaled by {scale} and {bias}")
-        scale, bias = int(scale), int(bias)
+        scale, bias = whole(scale), whole(bias)
     if not bias_after_scale:
         x = x if bias == 0 else b.unary(aten.add.Scalar, x, bias)
     if scale != 1:
@@ -185,9 +194,11 @@ def increment(b: Builder, x: Value, value: float = 1.0) -> Value:
 @pir("clip clip_", "x min max")
 def clip(b: Builder, x: Value, min: float = -math.inf, max: float = math.inf) -> Value:
     if not x.dtype.is_floating_point:
-        if min != int(min) or max != int(max):
-            raise TranslationError(f"whole numbers are clipped to {min} and {max}")
-        return b.unary(aten.clamp.default, x, int(min), int(max))
+        if x.dtype == torch.bool:
+            raise TranslationError("it clips truth values")
+        limits = torch.iinfo(x.dtype)
+        bounds = [whole(number) if limits.min < number < limits.max else None for number in (min, max)]
+        return x if bounds == [None, None] else b.unary(aten.clamp.default, x, *bounds)
     return b.unary(aten.clamp.default, x, min, max)
 
 

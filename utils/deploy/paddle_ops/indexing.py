@@ -213,7 +213,7 @@ def one_hot_column(b: Builder, x: Value, depth: int, dtype: torch.dtype | None =
 def one_hot(b: Builder, x: Value, depth: int, dtype: torch.dtype | None = None) -> Value:
     if not 0 < depth < 2**20:
         raise TranslationError(f"its depth is {depth}")
-    classes = b.constant(torch.arange(depth, dtype=x.dtype))
+    classes = b.computed(torch.arange(depth, dtype=x.dtype))
     equal = b.binary(aten.eq.Tensor, b.reshape(x, [*x.shape, 1]), classes, dtype=torch.bool)
     return b.cast(equal, dtype or torch.float32)
 

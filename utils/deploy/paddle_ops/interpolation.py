@@ -67,7 +67,7 @@ def _nearest(
     for axis, (size, wanted, ratio) in enumerate(zip(sizes, target, ratios, strict=True), start=2):
         places = (ratio * np.arange(wanted, dtype=np.float32)).astype(np.float64) + (0.5 if align_corners else 0.0)
         index = torch.from_numpy(places.astype(np.int64)).clamp(0, size - 1)
-        x = select(b, x, b.constant(index), axis)
+        x = select(b, x, b.computed(index), axis)
     return x
 
 
@@ -104,8 +104,8 @@ def _linear_axis(b: Builder, x: Value, axis: int, wanted: int, ratio: np.float32
     above = np.minimum(below + 1, size - 1)
     shape = [wanted if index == axis else 1 for index in range(x.ndim)]
     share = torch.from_numpy(np.float32(places - below)).to(x.dtype).reshape(shape)
-    low = select(b, x, b.constant(torch.from_numpy(below)), axis)
-    high = select(b, x, b.constant(torch.from_numpy(above)), axis)
+    low = select(b, x, b.computed(torch.from_numpy(below)), axis)
+    high = select(b, x, b.computed(torch.from_numpy(above)), axis)
     difference = b.binary(aten.sub.Tensor, high, low)
     return b.binary(aten.add.Tensor, low, b.binary(aten.mul.Tensor, difference, b.constant(share)))
 
@@ -193,6 +193,13 @@ def grid_sample(
     )  # fmt: skip
 
 
+def _places(count: int, align_corners: bool) -> torch.Tensor:
+    """Where `count` pixels are between -1 and 1: from corner to corner, or in the middle of as many equal parts."""
+    if align_corners:
+        return torch.linspace(-1, 1, count, dtype=torch.float64)
+    return (2 * torch.arange(count, dtype=torch.float64) + 1) / count - 1
+
+
 @desc("affine_grid", "Theta:theta OutputShape:output_shape", results="Output")
 @pir("affine_grid", "theta output_shape")
 def affine_grid(b: Builder, theta: Value, output_shape: Ints, align_corners: bool = True) -> Value:
@@ -202,10 +209,11 @@ def affine_grid(b: Builder, theta: Value, output_shape: Ints, align_corners: boo
     height, width = output_shape[2:]
     if not (0 < height <= 2**14 and 0 < width <= 2**14 and height * width <= 2**24):
         raise TranslationError(f"images of shape {output_shape}")
-    one = torch.eye(2, 3)[None]
-    places = torch.nn.functional.affine_grid(one, [1, 1, height, width], align_corners).reshape(height * width, 2)
-    base = torch.cat([places, torch.ones(height * width, 1)], 1)
+    rows, columns = _places(height, align_corners), _places(width, align_corners)
+    base = torch.stack(
+        [columns.repeat(height), rows.repeat_interleave(width), torch.ones(height * width, dtype=torch.float64)], 1
+    )
     moved = b.permute(theta, [0, 2, 1])
     shape = [theta.shape[0], height * width, 2]
-    product = b.call(aten.matmul.default, b.constant(base.to(theta.dtype)), moved, shape=shape, dtype=theta.dtype)
+    product = b.call(aten.matmul.default, b.computed(base.to(theta.dtype)), moved, shape=shape, dtype=theta.dtype)
     return b.reshape(product, [theta.shape[0], height, width, 2])

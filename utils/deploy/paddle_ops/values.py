@@ -13,7 +13,9 @@ from utils.deploy.paddle_ops.sizes import BATCHES, BatchSize, Size, TranslationE
 # Elements that a value may have per image. (The largest of the zoo's networks have 30 million.)
 MAX_ELEMENTS = 2**28
 # Elements of values that are computed here and now rather than in the graph, beyond those they are computed from.
-MAX_FOLDED = 2**16
+MAX_FOLDED = 2**20
+# The same of values that depend on the number of images: shapes, as a rule.
+MAX_SIZES = 2**12
 MAX_DIMENSIONS = 16
 
 
@@ -56,9 +58,13 @@ class Value:
 
     @property
     def number(self) -> float | int | bool | None:
-        """Its only element, if it is constant and has one."""
+        """Its only element, if it is constant and has one, or the same one over and over."""
         constant = self.constant
-        return constant.item() if constant is not None and constant.numel() == 1 else None
+        if constant is None or constant.numel() == 0:
+            return None
+        if any(stride and size > 1 for stride, size in zip(constant.stride(), constant.shape, strict=True)):
+            return None
+        return constant[(0,) * constant.ndim].item()
 
     @property
     def node(self) -> fx.Node:
@@ -155,6 +161,6 @@ def known_sizes(value: Value, what: str) -> list[Size]:
     if value.known is None or value.dtype.is_floating_point or value.dtype == torch.bool:
         raise TranslationError(f"its {what} is computed from the images")
     first, second = value.known
-    if first.numel() > MAX_FOLDED:
+    if first.numel() > MAX_SIZES:
         raise TranslationError(f"its {what} is a list of {first.numel()} numbers")
     return [from_values(pair) for pair in zip(first.flatten().tolist(), second.flatten().tolist(), strict=True)]
