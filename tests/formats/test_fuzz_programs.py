@@ -6,7 +6,6 @@ python tests/formats/test_fuzz_programs.py --cases=CASES --start=FIRST --jobs=PR
 
 from __future__ import annotations
 
-import argparse
 import functools
 import random
 import sys
@@ -17,7 +16,7 @@ import pytest
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / "support")]
 
-from fuzzing import Report, run_cases
+from fuzzing import run_cases, run_from_the_command_line
 from mutations import bomb, damaged, examples, mutated_parameters, mutated_program
 from paddle_programs import PPLCNET, example_files
 
@@ -72,16 +71,12 @@ def check(case: int) -> str:
     return "read"
 
 
-def run(cases: range, jobs: int = 1) -> Report:
-    whole()  # before the processes are forked, once for all
-    return run_cases(check, cases, jobs=jobs)
-
-
 @pytest.mark.parametrize(
     ("count", "jobs"), [(SHORT, 1), pytest.param(LONG, 2, marks=pytest.mark.full)], ids=["short", "long"]
 )
 def test_mutated_programs(count, jobs):
-    report = run(range(count), jobs)
+    whole()  # once for all processes
+    report = run_cases(check, range(count), jobs=jobs)
     assert not report.failures
     assert report.cases == count
     assert report.outcomes["read"] > count // 20 and report.outcomes["refused"] > count // 4
@@ -105,17 +100,5 @@ def test_the_harness_notices():
     assert "KeyError" in failures[0] and "MemoryError" in failures[1] and "processor time" in failures[2]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--cases", type=int, default=LONG)
-    parser.add_argument("--start", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=1)
-    options = parser.parse_args()
-    report = run(range(options.start, options.start + options.cases), options.jobs)
-    print(f"{report.cases} cases: {report.outcomes}, {len(report.failures)} failures")
-    print("slowest: {:.2f} s (case {}); most memory: {:.0f} MB (case {})".format(*report.seconds, *report.megabytes))
-    print(*report.failures, sep="\n")
-
-
 if __name__ == "__main__":
-    main()
+    run_from_the_command_line(check, whole, LONG)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import mmap
 import os
 import resource
@@ -66,16 +67,17 @@ def _run_batch(
         for case in cases:
             current[:8] = struct.pack("<q", case)
             start = time.process_time()
-            signal.setitimer(signal.ITIMER_PROF, cpu)
             try:
-                outcome = f"ok {check(case)}"
+                try:
+                    signal.setitimer(signal.ITIMER_PROF, cpu)
+                    outcome = f"ok {check(case)}"
+                finally:
+                    signal.setitimer(signal.ITIMER_PROF, 0)
             except TooSlow:
                 outcome = f"failed took more than {cpu} s of processor time"
             except BaseException as error:
                 place = traceback.extract_tb(error.__traceback__)[-1]
                 outcome = f"failed {type(error).__name__}: {str(error)[:200]!r} ({place.filename}:{place.lineno})"
-            finally:
-                signal.setitimer(signal.ITIMER_PROF, 0)
             seconds = time.process_time() - start
             grown, peak = _resident() - peak, max(peak, _resident())
             print(case, f"{seconds:.3f}", f"{max(grown, 0):.1f}", outcome, sep="\t", file=lines)
@@ -132,3 +134,17 @@ def _add(report: Report, log: Path, batch: range) -> None:
             report.failures.append(f"case {case}: {detail}")
         report.seconds = max(report.seconds, (float(seconds), int(case)))
         report.megabytes = max(report.megabytes, (float(grown), int(case)))
+
+
+def run_from_the_command_line(check: Callable[[int], str], prepare: Callable[[], object], count: int) -> None:
+    """Runs `count` cases, or what the flags say, and prints what came of them; `prepare` is called once before."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cases", type=int, default=count)
+    parser.add_argument("--start", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1)
+    options = parser.parse_args()
+    prepare()
+    report = run_cases(check, range(options.start, options.start + options.cases), jobs=options.jobs)
+    print(f"{report.cases} cases: {report.outcomes}, {len(report.failures)} failures")
+    print("slowest: {:.2f} s (case {}); most memory: {:.0f} MB (case {})".format(*report.seconds, *report.megabytes))
+    print(*report.failures, sep="\n")
