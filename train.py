@@ -41,6 +41,7 @@ from utils.training.build import build_train_step, check_train_flags, note_unuse
 from utils.training.loss import Targets
 from utils.training.run import Run
 from utils.training.seed import seed_everything
+from utils.training.start import RunStart
 from utils.training.step import TrainStep
 from utils.weights import load_pretrained
 from utils.weights.network import build_model, explained_sizes, paddleclas_input, resolve_input
@@ -51,15 +52,19 @@ def main() -> None:
     check_train_flags(args)
     resolve_input(args, args.pretrained_model and paddleclas_input(args.pretrained_model, args.model))
     device = choose_device(args)
-    with process_group(device), explained_sizes(args.model), Run(args, device) as run:
-        train(args, device, run)
-    if run.signal:
-        sys.exit(128 + run.signal)
+    with process_group(device), explained_sizes(args.model), RunStart(args, device) as start:
+        signal = train(args, device, start)
+    if signal:
+        sys.exit(128 + signal)
 
 
-def train(args: argparse.Namespace, device: torch.device, run: Run) -> None:
-    """Builds everything, then trains, validates and saves, epoch by epoch."""
-    position = run.position
+def train(args: argparse.Namespace, device: torch.device, start: RunStart) -> int:
+    """Builds everything, then trains, validates and saves, epoch by epoch.
+
+    Returns:
+        The number of the signal that ended the run, or 0.
+    """
+    position = start.position
     position.seed = seed_everything(args.random_seed if position.seed is None else position.seed, args.enable_ce)
 
     # Every process reads its rows of the same global batches.
@@ -72,11 +77,11 @@ def train(args: argparse.Namespace, device: torch.device, run: Run) -> None:
     check_agreement({**args.values(), "data_dir": [len(loader.images) for loader in loaders]})
 
     model = build_model(args)
-    if args.pretrained_model and not run.resumed:
+    if args.pretrained_model and start.resumed is None:
         excluded = [name.strip() for name in (args.finetune_exclude_pretrained_params or "").split(",")]
         log(str(load_pretrained(model, args.pretrained_model, exclude=excluded)))
     step = build_train_step(args, model, device)
-    run.attach(step, len(loader.images))
+    run = Run(start, step, loader.images)
 
     started, steps_before, results = time.perf_counter(), step.step, {}
     for epoch in run.epochs():
@@ -84,11 +89,11 @@ def train(args: argparse.Namespace, device: torch.device, run: Run) -> None:
         batches = to_device(loader.epoch(epoch, position.step_in_epoch), device)
         if args.same_feed:
             batches = copies_of_first(batches, args.same_feed)
-        for images, labels in run.steps(batches, len(loader), loader.images):
+        for images, labels, indices in run.steps(batches, len(loader)):
             images = normalize(images, args.image_mean, args.image_std, memory_format(args, device))
             images, targets = mix(args, images, labels, (position.seed, epoch, position.step_in_epoch))
             loss, logits = step(images, targets)
-            run.after_step(loss, logits, labels)
+            run.after_step(loss, logits, labels, indices)
         training = run.train_results()
         if run.ended:
             results = results or {"train": training}
@@ -104,6 +109,7 @@ def train(args: argparse.Namespace, device: torch.device, run: Run) -> None:
         speed = images / (time.perf_counter() - started)
         log_kpis(results, speed)
     run.finish()
+    return run.signal
 
 
 def mix(args: argparse.Namespace, images: Tensor, labels: Tensor, seed: tuple[int, ...]) -> tuple[Tensor, Targets]:

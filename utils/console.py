@@ -1,4 +1,4 @@
-"""What a run says: lines for people and scripts, a progress bar, TensorBoard events and a picture of the curves."""
+"""What a run says: lines for people and scripts, and a progress bar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes: starting, stopping, agreeing, and batch-norm over all of them."""
+"""Several processes: starting, stopping, agreeing."""
 
 from __future__ import annotations
 

@@ -61,9 +61,9 @@ def make_data(folder: Path) -> None:
 def command_line(kind: str, data: Path, out: Path) -> list[str]:
     """The script of a run, and its flags."""
     flags = {"model": NETWORK, "class_dim": 2, "image_shape": "3,32,32", "resize_short_size": 32, "reader_thread": 0}
-    flags |= {"batch_size": 4, "use_gpu": False}
+    flags |= {"batch_size": 8, "use_gpu": False}
     if kind in ("train", "stopped"):
-        flags |= {"data_dir": data, "model_save_dir": out, "lr": 0.01, "print_step": 1, "random_seed": 1}
+        flags |= {"data_dir": data, "model_save_dir": out, "lr": 1e-6, "print_step": 1, "random_seed": 1}
         flags |= (
             {"num_epochs": 1, "accumulate_steps": 2} if kind == "train" else {"num_epochs": 10**6, "validate": False}
         )

@@ -14,7 +14,7 @@ import pytest
 import torch
 from training import NETWORK, SMALL, assert_same_checkpoint, losses
 
-import utils.training.run
+import utils.training.guards
 from utils.errors import run_script
 from utils.training.checkpoint import find_checkpoint, read_state
 
@@ -106,8 +106,8 @@ FLOAT16 = {"use_fp16": True, "amp_dtype": "float16", "validate": False}
 )
 def test_a_loss_scale_that_stays_too_high(train_here, tiny_dataset, tmp_path, monkeypatch, limit, share, expected):
     """Though the losses are finite, nothing would be trained."""
-    monkeypatch.setattr(utils.training.run, "HOPELESS_STEPS", limit)
-    monkeypatch.setattr(utils.training.run, "HOPELESS_SHARE", share)
+    monkeypatch.setattr(utils.training.guards, "HOPELESS_STEPS", limit)
+    monkeypatch.setattr(utils.training.guards, "HOPELESS_SHARE", share)
     flags = FLOAT16 | {"scale_loss": 1e12, "use_dynamic_loss_scaling": False}
     result = train_here(tiny_dataset, tmp_path, **flags)
     assert result.code == 1 and f"{expected} (learning rate 0.01, loss scale 1e+12): lower --scale_loss" in result.error

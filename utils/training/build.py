@@ -1,4 +1,4 @@
-"""From flags to objects: the network and its input, the device, the training step; and the flags that go together."""
+"""From the flags of train.py to the training step, and which of them go together."""
 
 from __future__ import annotations
 

@@ -254,14 +254,13 @@ class RunFolder:
 def _orders(run_folder: Path) -> dict[Path, tuple[float, float]]:
     """The checkpoints in a run's folder, and what orders them: the number of their save, and their steps.
 
-    Those of the first versions have no number, and come before all that have one. A manifest that cannot be read comes
-    first of all.
+    A manifest that cannot be read comes first of all.
     """
     orders = {}
     for manifest in run_folder.glob("*/" + MANIFEST):
         try:
             values = json.loads(manifest.read_text())
-            orders[manifest.parent] = int(values.get("save", 0)), int(values["step"])
+            orders[manifest.parent] = int(values["save"]), int(values["step"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
             orders[manifest.parent] = UNREADABLE
     return orders
@@ -293,8 +292,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         for name, checksum in manifest["crc32"].items():
             if os.path.basename(name) != name or _checksum(folder / name) != checksum:
                 raise UserError(f"{folder / name} is damaged (wrong checksum)")
-        int(manifest["step"])
-        int(manifest.get("save", 0))
+        int(manifest["save"]), int(manifest["step"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{folder} is no complete checkpoint ({error})") from None
     return manifest

@@ -15,6 +15,9 @@ PROFILED_STEPS = 5
 class StepProfiler:
     """Profiles five steps, writes a Chrome trace and prints a table of the dearest operations.
 
+    A context manager: at the end of the block the profiling of a run that ended before it is ended, too; PyTorch would
+    crash at the exit of the process.
+
     Args:
         folder: for the trace.
         first_step: the first step profiled, counted from the start of this process.
@@ -44,7 +47,7 @@ class StepProfiler:
             return False
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self.close()
+        self._stop()
         if is_main_process():
             self.folder.mkdir(parents=True, exist_ok=True)
             trace = self.folder / f"steps_{self.first_step}_to_{step}.json"
@@ -54,8 +57,13 @@ class StepProfiler:
             log(f"trace of steps {self.first_step} to {step}: {trace} (open it in chrome://tracing or Perfetto)")
         return True
 
-    def close(self) -> None:
-        """Ends the profiling of a run that ended before it: PyTorch would crash at the exit of the process."""
+    def _stop(self) -> None:
         if self._running:
             self._profile.stop()
             self._running = False
+
+    def __enter__(self) -> StepProfiler:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop()

@@ -178,9 +178,7 @@ class TrainStep:
         options = [{k: v for k, v in group.items() if k not in saved} for group in self.optimizer.param_groups]
         self.step = state["step"]
         now = self.schedule.steps_per_epoch
-        # Neither is in the checkpoints of the first versions.
-        scheduled, before = self.step + state.get("shift", 0), state.get("steps_per_epoch", now)
-        self.shift = round(scheduled * now / before) - self.step
+        self.shift = round((self.step + state["shift"]) * now / state["steps_per_epoch"]) - self.step
         self.optimizer.load_state_dict(state["optimizer"])
         for group, own in zip(self.optimizer.param_groups, options, strict=True):
             group.update(own)

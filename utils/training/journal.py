@@ -1,0 +1,122 @@
+"""What a run says: the line of a step and of an epoch, the progress bar, the curves, where the results are."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from utils.console import log, progress
+from utils.evaluation.metrics import describe, total
+from utils.flags import Flags
+from utils.training.checkpoint import Position
+from utils.training.curves import Curves
+from utils.training.step import TrainStep
+
+T = TypeVar("T")
+
+
+class Journal:
+    """Prints the lines of a run, moves its bar, and records its curves.
+
+    Args:
+        args: train.py's flags.
+        step: what trains the network.
+        position: how far the run is.
+        curves: of the run's folder; None in all processes but one.
+    """
+
+    def __init__(self, args: Flags, step: TrainStep, position: Position, curves: Curves | None) -> None:
+        self._args = args
+        self._step = step
+        self._position = position
+        self._curves = curves
+        self._topk = min(5, args.class_dim)
+        self._accuracy = not (args.use_mixup or args.use_cutmix)  # hits on mixed images mean nothing
+        self._bar: Any = None  # of the epoch under way
+        # Since the last line of a step: steps, seconds that they waited for the reader, and when it was printed.
+        self._steps, self._waited, self._clock = 0, 0.0, time.perf_counter()
+
+    def read(self, batches: Iterable[T], count: int) -> Iterator[T]:
+        """The batches of an epoch of `count` steps, with a progress bar, and the time that is waited for them taken."""
+        position = self._position
+        self._restart_clock()
+        with progress(count, f"epoch {position.epoch}", position.step_in_epoch) as self._bar:
+            batches = iter(batches)
+            while True:
+                asked = time.perf_counter()
+                batch = next(batches, None)
+                self._waited += time.perf_counter() - asked
+                if batch is None:
+                    return
+                yield batch
+
+    def _restart_clock(self) -> None:
+        self._steps, self._waited, self._clock = 0, 0.0, time.perf_counter()
+
+    def count_step(self) -> None:
+        """Takes in that a step is done; before its line, if it gets one."""
+        self._steps += 1
+        self._bar.update()
+
+    def step(self, number: int, sums: Tensor) -> None:
+        """Prints the line of a step: means since the last one. Every process has to call it.
+
+        Args:
+            number: of the step in the epoch.
+            sums: of a `Meter`, since the last line.
+        """
+        values = total(sums)
+        seconds = time.perf_counter() - self._clock
+        rate, elapsed, waited = values["images"] / seconds, seconds / self._steps, self._waited / self._steps
+        lr = self._step.optimizer.param_groups[0]["lr"]
+        fields = describe(values, self._topk, accuracy=self._accuracy)
+        line = f"[Pass {self._position.epoch}, train batch {number}]  {fields}, lr {lr:.5f}, elapse {elapsed:.4f} sec"
+        line += f", {rate:.1f} img/s, reader {waited:.4f} sec"
+        if self._step.scaling:
+            line += f", loss scale {self._step.scaler.get_scale():g}"
+        if values["skipped"]:
+            line += f", skipped {values['skipped']:.0f}"
+        if self._bar.disable or not sys.stdout.isatty():  # the bar is on stderr, the lines may go to a file
+            log(line)
+        if not self._bar.disable:
+            self._bar.set_postfix_str(f"{fields}, {rate:.0f} img/s")
+        if self._curves is not None:
+            figures = {"loss": values["loss"], "lr": lr, "images_per_second": rate, "reader_seconds": waited}
+            if self._accuracy:
+                figures["acc1"] = values["acc1"]
+            self._curves.step(self._step.step, {f"train/{name}": value for name, value in figures.items()})
+        self._restart_clock()
+
+    def epoch(self, results: dict[str, dict[str, float]]) -> None:
+        """Prints the line of an epoch, and draws the curves.
+
+        Args:
+            results: means of the "train" images, and of the "test" images by the network and by its average
+                ("test_ema"), where there are any.
+        """
+        position = self._position
+        fields, figures = [], {"lr": self._step.optimizer.param_groups[0]["lr"]}
+        for name, values in results.items():
+            accuracy = self._accuracy or name != "train"
+            fields.append(describe(values, self._topk, f"{name}_", accuracy))
+            figures[f"{name}_loss"] = values["loss"]
+            if accuracy:
+                figures |= {f"{name}_acc1": values["acc1"], f"{name}_acc{self._topk}": values["acck"]}
+        log(f"[End pass {position.epoch}]  {', '.join(fields)}")
+        if self._curves is not None:
+            self._curves.epoch(position.epoch, figures)
+            position.history = self._curves.history
+
+    def end(self, folder: Path, interrupted: bool) -> None:
+        """Says where the results are, and how a run that was interrupted goes on."""
+        figures = {name: f" (test_acc1 {value:.5f})" for name, value in self._position.best.items()}
+        names = [name for name in ("latest", *figures, "curves.png") if (folder / name).exists()]
+        if names:  # a run that was profiled saves nothing
+            log(f"saved in {folder}: {', '.join(name + figures.get(name, '') for name in names)}")
+        if interrupted:
+            log("stopped on request: the same command with --checkpoint=auto goes on from there")

@@ -1,0 +1,100 @@
+"""When a run saves, and under which names."""
+
+from __future__ import annotations
+
+import torch
+
+from utils.errors import UserError
+from utils.flags import Flags
+from utils.flags.inputs import INPUT_FLAGS
+from utils.processes import gather_objects
+from utils.training.checkpoint import BEST, BEST_EMA, Position, RunFolder
+from utils.training.guards import Guards
+from utils.training.seed import random_state
+from utils.training.step import TrainStep
+from utils.training.tally import Tally
+
+
+class Saver:
+    """Saves a run. Every process has to call its methods.
+
+    Args:
+        args: train.py's flags.
+        step: what trains the network.
+        position: how far the run is.
+        folder: where to save; None in all processes but one.
+        guards: say what must not be saved.
+    """
+
+    def __init__(
+        self,
+        args: Flags,
+        step: TrainStep,
+        position: Position,
+        folder: RunFolder | None,
+        guards: Guards,
+    ) -> None:
+        self._args = args
+        self._step = step
+        self._position = position
+        self._folder = folder
+        self._guards = guards
+        self._device = next(step.model.parameters()).device
+        self._saved = True
+
+    def is_due(self) -> bool:
+        """Whether --save_iter asks for a checkpoint after this step."""
+        return bool(self._args.save_iter) and self._step.step % self._args.save_iter == 0
+
+    def save_step(self, tally: Tally) -> None:
+        """Writes a checkpoint within an epoch.
+
+        Raises:
+            UserError: a loss, a parameter or a statistic is not finite.
+        """
+        self._guards.check_losses(tally)
+        self._save([f"step_{self._step.step}", "latest"], tally)
+
+    def save_epoch(self, results: dict[str, dict[str, float]], tally: Tally) -> None:
+        """Writes the checkpoint of an epoch, of which `position` says that it is done, if it is due; the newest one,
+        and the best so far of each kind.
+
+        Args:
+            results: means of the validation images, by the network ("test") and by its average ("test_ema").
+            tally: of the epoch.
+
+        Raises:
+            UserError: a parameter or a statistic is not finite.
+        """
+        position = self._position
+        names = ["latest"]
+        if position.epoch % self._args.save_step == 0 or position.epoch == self._args.num_epochs:
+            names.insert(0, str(position.epoch - 1))
+        best_before = dict(position.best)
+        for name, best in (("test", BEST), ("test_ema", BEST_EMA)):
+            if name in results and results[name]["acc1"] > position.best.get(best, -1.0):
+                position.best[best] = results[name]["acc1"]
+                names.append(best)
+        self._save(names, tally)
+        if not self._saved:
+            position.best = best_before  # the next best is saved though this one was better
+
+    def _save(self, names: list[str], tally: Tally) -> None:
+        """Writes a checkpoint under `names`; if it cannot be written there is a warning, and the next one is tried."""
+        position, step = self._position, self._step
+        self._guards.check_network()
+        states = gather_objects((random_state(self._device), tally.sums.cpu()))
+        if self._folder is None:
+            return
+        position.random = [random for random, _ in states]
+        position.sums = torch.stack([sums for _, sums in states]).sum(0) if position.step_in_epoch else None
+        ema_model = step.ema.model if step.ema is not None else None
+        notes = {name: getattr(self._args, name) for name in ("model", "class_dim", *INPUT_FLAGS)}
+        self._saved = self._folder.save(names, step.model, position, step.state_dict(), ema_model, notes)
+
+    def check_last(self) -> None:
+        """Raises `UserError` if the last checkpoint could not be written."""
+        if not self._saved and self._folder is not None:
+            raise UserError(
+                f"the last checkpoint could not be written to {self._folder.path}: make room, and resume the run"
+            )

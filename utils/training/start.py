@@ -1,0 +1,203 @@
+"""Where a run starts: in a folder that is its own, at the beginning or at a checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from utils.console import is_main_process, log, warn
+from utils.errors import UserError
+from utils.evaluation.metrics import FIELDS
+from utils.flags import Flags
+from utils.processes import StopSignal, broadcast_module, broadcast_object, rank
+from utils.training.checkpoint import (
+    BEST,
+    BEST_EMA,
+    EMA_WEIGHTS,
+    WEIGHTS,
+    Position,
+    RunFolder,
+    find_checkpoint,
+    holds_others,
+    is_past,
+    read_state,
+)
+from utils.training.curves import Curves
+from utils.training.record import as_markdown, describe_run, note_changed_flags, write_record
+from utils.training.seed import set_random_state
+from utils.training.step import TrainStep
+from utils.weights import load_pretrained
+
+T = TypeVar("T")
+
+
+class RunStart:
+    """The folder of a run, `output/<model>`, and the training state that it takes up there.
+
+    A context manager: at the end of the block the folder is free for other runs, the curves are closed, and signals do
+    what they did before. A new folder is made by `take_folder`, when all that can be wrong with flags, data and weights
+    has been found; one that is there is taken at once.
+
+    Args:
+        args: train.py's flags.
+        device: of this process.
+
+    Attributes:
+        path: the folder.
+        position: how far the run is.
+        resumed: the checkpoint that it goes on from, or None.
+        stop: notices the signals that end a run.
+
+    Raises:
+        UserError: --checkpoint names none that this run could go on from, or another run has the folder.
+    """
+
+    def __init__(self, args: Flags, device: torch.device) -> None:
+        self.args = args
+        self.device = device
+        self.path = Path(args.model_save_dir) / args.model
+        self._folder: RunFolder | None = None
+        with contextlib.ExitStack() as resources:
+            if is_main_process() and self.path.exists():
+                self._folder = resources.enter_context(RunFolder(self.path, args.keep_checkpoints))
+            # One process looks and tells the others, which need not see the folder.
+            found = broadcast_object(find_resumed(args, self.path) if is_main_process() else None)
+            self.resumed: Path | None = found["folder"] if found else None
+            self.position: Position = found["position"] if found else Position(args.batch_size)
+            self.position.batch_size = args.batch_size
+            self._training: dict[str, Any] | None = found["training"] if found else None
+            self.stop = resources.enter_context(StopSignal())
+            self._resources = resources.pop_all()
+
+    def __enter__(self) -> RunStart:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._resources.__exit__(*exception)
+
+    def hold(self, resource: contextlib.AbstractContextManager[T]) -> T:
+        """Enters a context manager that is left at the end of the block."""
+        return self._resources.enter_context(resource)
+
+    def restore(self, step: TrainStep, images: int) -> None:
+        """Gives a resumed run its network and training back.
+
+        Args:
+            step: what trains the network.
+            images: length of the training list.
+
+        Raises:
+            UserError: the run was saved with another optimizer, or in the middle of an epoch of another list.
+        """
+        position, training, self._training = self.position, self._training, None
+        if training is not None:
+            if position.step_in_epoch and position.images not in (None, images):
+                raise UserError(
+                    f"--checkpoint: {self.resumed} is in the middle of an epoch of {position.images} images, "
+                    f"--data_dir={self.args.data_dir} has {images}: resume with the same list, or from a checkpoint at "
+                    "the end of an epoch"
+                )
+            self._restore_networks(step)
+            try:
+                step.load_state_dict(training)
+                if position.sums is not None and len(position.sums) != len(FIELDS):
+                    raise ValueError("its figures of the epoch are of another version of this program")
+                if rank() < len(position.random):
+                    set_random_state(position.random[rank()], self.device)
+            except (ValueError, KeyError, RuntimeError) as error:
+                raise UserError(f"--checkpoint: {self.resumed} does not go with the flags given: {error}") from None
+            log(f"resumed from {self.resumed}: epoch {position.epoch}, step {position.step_in_epoch} of it")
+        position.images = images
+
+    def _restore_networks(self, step: TrainStep) -> None:
+        """The network and its average: read by one process, which gives them to the others."""
+        networks = {WEIGHTS: step.model} | ({EMA_WEIGHTS: step.ema.model} if step.ema is not None else {})
+        for name, model in networks.items():
+            if is_main_process():
+                load_pretrained(model, self.resumed / name, resize=False)
+            broadcast_module(model)
+
+    def take_folder(self, steps_done: int) -> tuple[RunFolder | None, Curves | None]:
+        """The folder to save to, made if need be, and the curves in it; None in all processes but one.
+
+        It is written down there what the run is, after `steps_done` steps.
+
+        Raises:
+            UserError: the folder is not to be had.
+        """
+        if not is_main_process():
+            return None, None
+        self._warn_of_others()
+        if self._folder is None:
+            self._folder = self.hold(RunFolder(self.path, self.args.keep_checkpoints))
+        curves = self.hold(Curves(self.path, self.position.history))
+        if self.resumed is not None:
+            note_changed_flags(self.args, self.resumed)
+        record = describe_run(self.args, self.position.seed, self.device, self.resumed)
+        self._folder.record = write_record(self.path, record)
+        curves.text("run", as_markdown(record), steps_done)
+        return self._folder, curves
+
+    def _warn_of_others(self) -> None:
+        """Says what will happen to checkpoints in the folder that are not of this run's past."""
+        if self.args.checkpoint == "auto" or not holds_others(self.path, self.resumed):
+            return
+        others = "checkpoints of an earlier run, which --checkpoint=auto would continue"
+        if self.resumed is not None and is_in(self.resumed, self.path):
+            others = f"later checkpoints than {self.resumed}"
+        kept = self.args.keep_checkpoints
+        fate = f"replaces them and deletes those beyond --keep_checkpoints={kept}" if kept else "replaces them"
+        warn(f"{self.path} holds {others}: this run {fate} as it saves; --model_save_dir=OTHER keeps them")
+
+
+def find_resumed(args: Flags, path: Path) -> dict[str, Any] | None:
+    """The training state that --checkpoint asks for, as `read_state` gives it, and its "folder".
+
+    Args:
+        args: train.py's flags.
+        path: the folder of the run.
+
+    Raises:
+        UserError: there is none, or it is of a run that these flags do not continue.
+    """
+    if not args.checkpoint:
+        return None
+    folder = find_checkpoint(args.checkpoint, path)
+    if folder is None:
+        log(f"--checkpoint auto: nothing to resume in {path}, starting afresh")
+        return None
+    state = read_state(folder)
+    position = state["position"]
+    check_resumed(args, folder, position, state["notes"])
+    # Best ones in the run's folder that are not of this run's past do not count.
+    if not is_in(folder, path):
+        position.best = {}
+    elif args.checkpoint != "auto" and holds_others(path, folder):
+        position.best.pop(BEST_EMA, None)  # which does not tell when it was saved
+        if not is_past(path / BEST, folder):
+            position.best.pop(BEST, None)
+    return {**state, "folder": folder}
+
+
+def check_resumed(args: Flags, folder: Path, position: Position, notes: dict[str, Any]) -> None:
+    """Raises `UserError` if these flags do not continue the run that the checkpoint `folder` is of."""
+    for name in ("model", "class_dim"):
+        if notes[name] != getattr(args, name):
+            raise UserError(f"--checkpoint: {folder} is of --{name}={notes[name]}, not {getattr(args, name)}")
+    if args.use_ema and not (folder / EMA_WEIGHTS).exists():
+        raise UserError(f"--use_ema: {folder} was saved without an average: leave the flag out, or start anew")
+    if args.random_seed not in (None, position.seed):
+        warn(f"--random_seed does nothing here: the run goes on with its own, {position.seed}")
+    if position.step_in_epoch and position.batch_size != args.batch_size:
+        raise UserError(
+            f"--checkpoint: {folder} is in the middle of an epoch of batches of {position.batch_size}; "
+            f"resume with --batch_size={position.batch_size}"
+        )
+
+
+def is_in(checkpoint: Path, run_folder: Path) -> bool:
+    """Whether a checkpoint is in the folder of a run."""
+    return checkpoint.resolve().parent == run_folder.resolve()

@@ -1,0 +1,52 @@
+"""The figures of an epoch, step by step, on the device."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import torch
+from torch import Tensor
+
+from utils.evaluation.metrics import Meter
+
+
+class Tally:
+    """Loss and hits of an epoch's steps so far, in this process, and which images the last ones were of.
+
+    Args:
+        device: where the sums live.
+        topk: k of the second accuracy.
+        remembered: number of steps whose images are remembered.
+        before: sums over the processes of the steps of the epoch that a run did before it was resumed.
+    """
+
+    def __init__(self, device: torch.device, topk: int, remembered: int, before: Tensor | None = None) -> None:
+        self._meter = Meter(device, topk)
+        self._taken = torch.zeros_like(self._meter.sums) if before is None else before.to(device, copy=True)
+        self._recent: deque[tuple[int, Tensor]] = deque(maxlen=remembered)
+
+    def add(
+        self, step: int, loss: Tensor, logits: Tensor, labels: Tensor, indices: Tensor, skipped: Tensor | float
+    ) -> None:
+        """Adds a step; see `utils.evaluation.metrics.Meter.add`. `indices` are those of its images in the list."""
+        self._meter.add(loss, logits, labels, step, skipped)
+        self._recent.append((step, indices))
+
+    def take(self) -> Tensor:
+        """The sums since this was last called."""
+        sums = self._meter.take()
+        self._taken += sums
+        return sums
+
+    @property
+    def sums(self) -> Tensor:
+        """The sums over the epoch so far."""
+        return self._taken + self._meter.sums
+
+    def first_bad(self) -> int:
+        """The first step since the last `take` whose loss is not finite, -1 without one. Waits for the device."""
+        return int(self._meter.first_bad)
+
+    def images_of(self, step: int) -> list[int]:
+        """The list indices of the images of a recent step."""
+        return [int(index) for number, indices in self._recent if number == step for index in indices]
