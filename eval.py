@@ -27,7 +27,7 @@ from torch import Tensor
 
 from utils.console import is_main_process, log, report_unreadable, warn
 from utils.deploy.exported import load_exported
-from utils.devices import choose_device, memory_format
+from utils.devices import choose_device, memory_format, place
 from utils.evaluation.class_report import (
     MAX_CONFUSION,
     ClassMeter,
@@ -127,7 +127,7 @@ def load_network(args: argparse.Namespace, device: torch.device) -> Subject:
     model = build_model(args)
     log(str(load_pretrained(model, args.pretrained_model)))
     layout = memory_format(args, device)
-    return Subject(model.to(device, memory_format=layout).eval(), device, layout)
+    return Subject(place(model, device, layout).eval(), device, layout)
 
 
 def load_exported_network(args: argparse.Namespace, device: torch.device) -> Subject:

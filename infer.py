@@ -27,7 +27,7 @@ from utils.console import check_readable, log
 from utils.deploy.export import save_inference
 from utils.deploy.exported import Description
 from utils.deploy.quantize import quantize
-from utils.devices import choose_device, memory_format
+from utils.devices import choose_device, memory_format, place
 from utils.evaluation.classify import Classifier, answer_images
 from utils.evaluation.features import FeatureFile, Features
 from utils.evaluation.pictures import grad_cam, save_pictures
@@ -134,7 +134,7 @@ def infer(args: argparse.Namespace, device: torch.device) -> None:
         raise FlagError(f"--vis_dir {args.vis_dir}: the pictures would be written over the images: give another folder")
     check_agreement({**args.values(), where: f"{len(images)} images with the checksum {images.checksum()}"})
     layout = memory_format(args, device)
-    model = load_network(args).to(device, memory_format=layout)
+    model = place(load_network(args), device, layout)
 
     def prepare(pixels: Tensor) -> Tensor:
         return normalize(pixels.to(device, non_blocking=True), args.image_mean, args.image_std, layout)

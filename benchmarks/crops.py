@@ -24,7 +24,7 @@ from torch import Tensor
 
 import models
 from benchmarks.pictures import write_pictures
-from utils.devices import keep_freed_memory
+from utils.devices import keep_freed_memory, place
 from utils.evaluation.crops import AverageOverCrops
 from utils.flags.line_parser import LineParser
 from utils.reading.build import crop_loader
@@ -72,7 +72,7 @@ def measure(args: argparse.Namespace) -> dict[str, list[float]]:
     device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
     if device.type == "cpu":
         keep_freed_memory()  # as eval.py does
-    model = models.build(args.model).to(device, memory_format=torch.channels_last).eval()
+    model = place(models.build(args.model), device, torch.channels_last).eval()
     loader = crop_loader(args, pin_memory=device.type == "cuda")
 
     def prepare(images: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import models
 from models import catalogue
+from utils.devices import place
 from utils.flags.line_parser import LineParser
 
 DEFAULT = (
@@ -69,7 +70,7 @@ def measure(name: str, size: int, args: argparse.Namespace, device: torch.device
     model = models.build(name).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.to("meta")(torch.empty(1, 3, size, size, device="meta"))
-    model = models.build(name).eval().to(device, memory_format=torch.channels_last)
+    model = place(models.build(name).eval(), device, torch.channels_last)
     images = torch.randn(args.batch_size, 3, size, size, device=device).to(memory_format=torch.channels_last)
     dtype = DTYPES[args.precision]
     logits: torch.Tensor

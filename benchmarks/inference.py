@@ -43,6 +43,7 @@ from utils.deploy.export import save_inference
 from utils.deploy.exported import Description, load_exported
 from utils.deploy.onnx_engines import choose_engine
 from utils.deploy.quantize import quantize
+from utils.devices import place
 from utils.errors import UserError
 from utils.flags.line_parser import LineParser
 from utils.torchvision_compat import import_torchvision
@@ -172,7 +173,7 @@ def networks(
     dtype = DTYPES[precision]
 
     def contestant(network: nn.Module, memory_format: torch.memory_format) -> Contestant:
-        network = network.to(images.device, memory_format=memory_format)
+        network = place(network, images.device, memory_format)
         inputs = images.contiguous(memory_format=memory_format)
 
         def run() -> object:

@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import models
-from utils.devices import keep_freed_memory
+from utils.devices import keep_freed_memory, place
 from utils.evaluation.metrics import Meter, means
 from utils.flags.line_parser import LineParser
 from utils.reading.loader import Batch
@@ -43,7 +43,7 @@ PRINT_STEP = 10
 def build(args: argparse.Namespace, device: torch.device, data_format: str) -> nn.Module:
     """The network of either loop, with the same weights every time."""
     torch.manual_seed(0)
-    model = models.build(args.model).to(device, memory_format=FORMATS[data_format]).train()
+    model = place(models.build(args.model), device, FORMATS[data_format]).train()
     if args.compile:
         model.compile()
     return model

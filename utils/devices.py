@@ -8,11 +8,15 @@ import hashlib
 import os
 import platform
 import sys
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from utils.console import log
 from utils.errors import FlagError, UserError
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def keep_freed_memory() -> None:
@@ -73,6 +77,12 @@ def memory_format(args: argparse.Namespace, device: torch.device) -> torch.memor
     given = "data_format" in args.given
     wanted = args.data_format == "NHWC" if given else faster
     return torch.channels_last if wanted else torch.contiguous_format
+
+
+def place(module: Module, device: torch.device, memory_format: torch.memory_format) -> Module:
+    """Moves a module to a device, and its tensors for images into a memory format; returns the module itself."""
+    module.to(device, memory_format=memory_format)  # pyright: ignore[reportCallIssue] (not in PyTorch's own types)
+    return module
 
 
 def keep_compiled_code_by_processor() -> None:

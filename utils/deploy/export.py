@@ -8,7 +8,7 @@ import importlib.util
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save
@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from models.fusion import fuse
+from models.network import Network
 from utils.console import warn
 from utils.deploy.exported import DESCRIPTION, Description, load_exported, sha256
 from utils.errors import UserError
@@ -31,7 +32,7 @@ TOLERANCE = 1e-4
 QUANTIZED = "model_int8.onnx"
 
 
-def save_inference(model: nn.Module, description: Description, folder: Path, inference_format: str = "torch") -> Path:
+def save_inference(model: Network, description: Description, folder: Path, inference_format: str = "torch") -> Path:
     """Exports a network and checks that what was written gives the same logits.
 
     Args:
@@ -88,7 +89,7 @@ def export_program(model: nn.Module, images: Tensor) -> ExportedProgram:
 # ------------------------------------------------------------------------------------------------------ folding
 
 
-def fold_batch_norms(model: nn.Module, images: Tensor) -> nn.Module:
+def fold_batch_norms(model: Network, images: Tensor) -> nn.Module:
     """A copy of `model` in which batch-norms are folded into the convolutions before them; the logits are the same.
 
     In evaluation a batch-norm is y = a x + b per channel, which a convolution's weights and bias can take over. Which
@@ -97,7 +98,8 @@ def fold_batch_norms(model: nn.Module, images: Tensor) -> nn.Module:
     folded = fuse(model)  # what networks fold themselves
     for conv_path, bn_path in _foldable_pairs(folded, images):
         # In float64, so that nothing but the last rounding is lost.
-        conv, bn = (folded.get_submodule(path).double() for path in (conv_path, bn_path))
+        conv = cast(nn.Conv2d, folded.get_submodule(conv_path)).double()
+        bn = cast(nn.BatchNorm2d, folded.get_submodule(bn_path)).double()
         folded.set_submodule(conv_path, fuse_conv_bn_eval(conv, bn).float())
         folded.set_submodule(bn_path, nn.Identity())
     with torch.inference_mode():
@@ -179,7 +181,8 @@ def _write_program(program: ExportedProgram, description: Description, folder: P
 def _take_weights(program: ExportedProgram) -> dict[str, Tensor]:
     """Takes the weights out of a program, and leaves zeros of the same shapes that need no memory."""
     weights = {}
-    for tensors in (program.state_dict, program.constants):
+    state, constants = cast(dict[str, Tensor], program.state_dict), cast(dict[str, Tensor], program.constants)
+    for tensors in (state, constants):  # there are no other constants in programs of networks
         for name, tensor in tensors.items():
             weights[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
             empty = torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)

@@ -23,7 +23,7 @@ from torch import Tensor
 from utils.console import warn
 from utils.deploy.compiled import CompiledProgram
 from utils.deploy.onednn import can_fuse, fuse_convolutions
-from utils.devices import keep_freed_memory
+from utils.devices import keep_freed_memory, place
 from utils.errors import FlagError, UserError, reason
 from utils.flags.inputs import UNNOTED, checked_input
 from utils.formats.torch_program import Program, ProgramError, build_graph, read_program
@@ -283,7 +283,7 @@ def _build(
         if can_fuse(dtype):
             fuse_convolutions(module, batch_size)
             return module
-    module.to(memory_format=torch.channels_last)
+    place(module, device, torch.channels_last)
     if use_compile:
         precision = 2**-7 if description.precision == "int8" else torch.finfo(dtype).eps
         return CompiledProgram(module, description.network, precision)

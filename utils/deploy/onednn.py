@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
+from utils.deploy.operands import operands, tensor_name
+
 aten = torch.ops.aten
 mkldnn = torch.ops.mkldnn
 
@@ -90,7 +92,7 @@ class _Fusion:
         for node in self.graph.find_nodes(op="get_attr"):
             if not node.users:
                 self.graph.erase_node(node)
-                delattr(self.module, node.target)
+                delattr(self.module, tensor_name(node))
         self.module.recompile()
 
     def absorb_padding(self, node: fx.Node) -> None:
@@ -99,18 +101,18 @@ class _Fusion:
         oneDNN's operators take the same padding on both sides, so where there is less before than after (the "same"
         padding of TensorFlow's networks) the kernel gets zeros in front: its windows still see the same pixels.
         """
-        convolution = _Convolution(*node.args)
+        convolution = _Convolution(*operands(node))
         pad = convolution.images
         is_depthwise = convolution.groups == pad.meta["shape"][1]
-        if pad.target is not aten.pad.default or len(pad.args) != 2 or pad.kwargs or len(pad.users) > 1:
+        if pad.target is not aten.pad.default or len(operands(pad)) != 2 or pad.kwargs or len(pad.users) > 1:
             return  # with more arguments it pads with something else than zeros
-        images, sides = pad.args
+        images, sides = operands(pad)
         if not is_depthwise or len(sides) != 4 or any(convolution.padding) or tuple(convolution.dilation) != (1, 1):
             return
         left, right, top, bottom = sides
         if not (0 <= left <= right and 0 <= top <= bottom):
             return
-        weight: Tensor = getattr(self.module, convolution.weight.target)
+        weight: Tensor = getattr(self.module, tensor_name(convolution.weight))
         attribute = f"padded_{node.name}"
         self.module.register_buffer(attribute, F.pad(weight, (right - left, 0, bottom - top, 0)))
         with self.graph.inserting_before(node):
@@ -122,36 +124,36 @@ class _Fusion:
         """conv, activation -> one operator; a convolution alone becomes one too, for the layout of its weights."""
         follower = _only_user(node)
         name, numbers = ACTIVATIONS.get(follower and follower.target, ("none", []))
-        convolution = _Convolution(*node.args)
+        convolution = _Convolution(*operands(node))
         with self.graph.inserting_before(node):
             arguments = self.arguments(convolution)
             fused = self.graph.call_function(
                 mkldnn._convolution_pointwise.default, (convolution.images, *arguments, name, numbers, "")
             )
-        self.replace(fused, [node] if name == "none" else [node, follower])
+        self.replace(fused, [node] if follower is None or name == "none" else [node, follower])
 
     def fuse_sum(self, node: fx.Node) -> None:
         """conv + other, ReLU if there is one -> one operator."""
-        if len(node.args) != 2 or node.kwargs:
+        if len(operands(node)) != 2 or node.kwargs:
             return
         convolutions = [
             operand
-            for operand in node.args
+            for operand in operands(node)
             if isinstance(operand, fx.Node) and operand.target is aten.conv2d.default and len(operand.users) == 1
         ]
         if not convolutions:
             return
         # The sum is made where the convolution is, so what is added has to be there by then.
         last = max(convolutions, key=self.order.__getitem__)
-        other = node.args[1] if node.args[0] is last else node.args[0]
+        other = operands(node)[1] if operands(node)[0] is last else operands(node)[0]
         if not isinstance(other, fx.Node) or other is last or self.order[other] > self.order[last]:
             return
-        changes_other = node.target is aten.add_.Tensor and node.args[0] is other
+        changes_other = node.target is aten.add_.Tensor and operands(node)[0] is other
         if other.meta.get("shape") != last.meta["shape"] or (changes_other and len(other.users) > 1):
             return
         follower = _only_user(node)
         relu = follower is not None and follower.target in RELU
-        convolution = _Convolution(*last.args)
+        convolution = _Convolution(*operands(last))
         with self.graph.inserting_before(last):
             sum_arguments = (*self.arguments(convolution), "add", 1.0, "relu" if relu else None, [], None)
             if self.is_spent(other, last, node):
@@ -162,7 +164,7 @@ class _Fusion:
                 fused = self.graph.call_function(
                     mkldnn._convolution_pointwise.binary, (convolution.images, other, *sum_arguments)
                 )
-        self.replace(fused, [last, node, follower] if relu else [last, node])
+        self.replace(fused, [last, node, follower] if follower is not None and relu else [last, node])
 
     def is_spent(self, value: fx.Node, convolution: fx.Node, addition: fx.Node) -> bool:
         """Whether the sum may be put into the memory of `value`: nobody else reads it from `convolution` on."""
@@ -182,9 +184,9 @@ class _Fusion:
             for pair in (convolution.padding, convolution.stride, convolution.dilation)
         )
         shape = [self.batch_size if size is None else size for size in convolution.images.meta["shape"]]
-        weight: Tensor = getattr(self.module, convolution.weight.target)
+        weight: Tensor = getattr(self.module, tensor_name(convolution.weight))
         packed = mkldnn._reorder_convolution_weight(weight, padding, stride, dilation, convolution.groups, shape)
-        attribute = f"packed_{convolution.weight.target}_{len(self.order)}"
+        attribute = f"packed_{tensor_name(convolution.weight)}_{len(self.order)}"
         self.module.register_buffer(attribute, packed)
         packed_node = self.graph.get_attr(attribute)
         return packed_node, convolution.bias, padding, stride, dilation, convolution.groups

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 from types import ModuleType
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -287,7 +288,7 @@ def read_description(model: bytes, path: str) -> Description:
     """
     try:
         fields = list(read_fields(memoryview(model)))
-        entries = [dict(read_fields(value)) for number, value in fields if number == MODEL_METADATA]
+        entries = [dict(read_fields(cast(memoryview, value))) for number, value in fields if number == MODEL_METADATA]
         texts = {bytes(entry[ENTRY_KEY]): bytes(entry[ENTRY_VALUE]).decode() for entry in entries}
         if not any(number == MODEL_IR_VERSION for number, _ in fields):
             raise ValueError("no version")
@@ -314,7 +315,10 @@ def external_files(model: bytes) -> set[str]:
         if kind == "StringStringEntryProto":
             entry = dict(read_fields(message))
             if entry.get(ENTRY_KEY) == b"location":
-                found.add(str(entry.get(ENTRY_VALUE, b""), "utf-8"))
+                name = entry.get(ENTRY_VALUE, b"")
+                if isinstance(name, int):
+                    raise ValueError("a file's name is a number")
+                found.add(str(name, "utf-8"))
             continue
         for number, value in read_fields(message):
             if number in MESSAGES[kind] and isinstance(value, memoryview):

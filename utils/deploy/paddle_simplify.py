@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from utils.deploy.operands import operands, tensor_name
+
 aten = torch.ops.aten
 
 # Operator -> dimension of its weight that counts the output channels, and of its result.
@@ -68,7 +70,7 @@ class _Simplifier:
     def tensor(self, argument: Any) -> Tensor | None:
         """The contents of an argument that is constant."""
         if isinstance(argument, fx.Node) and argument.op == "get_attr":
-            return self.tensors[argument.target]
+            return self.tensors[tensor_name(argument)]
         return None
 
     def hold(self, tensor: Tensor, before: fx.Node, source: fx.Node | None = None) -> fx.Node:
@@ -97,8 +99,8 @@ class _Simplifier:
         """The convolution or linear layer that an argument is the result of, if nothing else uses that."""
         if not isinstance(argument, fx.Node) or argument.target not in LAYERS or len(argument.users) > 1:
             return None
-        weight = self.tensor(argument.args[1])
-        bias = argument.args[2] if len(argument.args) > 2 else None
+        weight = self.tensor(operands(argument)[1])
+        bias = operands(argument)[2] if len(operands(argument)) > 2 else None
         if (
             weight is None
             or weight.nbytes > self.spare_bytes
@@ -110,7 +112,7 @@ class _Simplifier:
 
     def per_channel(self, layer: fx.Node, other: Any, shape: Sequence[int | None] | None) -> Tensor | None:
         """A number for every output channel, if `other` is no more than that."""
-        weight = self.tensor(layer.args[1])
+        weight = self.tensor(operands(layer)[1])
         assert weight is not None
         axis, position = LAYERS[layer.target]
         channels = weight.shape[axis]
@@ -129,16 +131,16 @@ class _Simplifier:
 
     def fold(self, layer: fx.Node, last: fx.Node, factor: Tensor | None, addend: Tensor | None) -> None:
         """layer * factor + addend, both per output channel, as a layer of other weights."""
-        weight = self.tensor(layer.args[1])
+        weight = self.tensor(operands(layer)[1])
         assert weight is not None
-        args = [*layer.args, None][: max(len(layer.args), 3)]
+        args = [*operands(layer), None][: max(len(operands(layer)), 3)]
         bias = self.tensor(args[2])
         dtype = weight.dtype
         new_bias = torch.zeros(weight.shape[0], dtype=torch.float64) if bias is None else bias.double()
-        new_weight: Any = layer.args[1]
+        new_weight: Any = operands(layer)[1]
         if factor is not None:
             scaled = weight.double() * factor.reshape([-1] + [1] * (weight.ndim - 1))
-            new_weight = self.hold(scaled.to(dtype), layer, layer.args[1])
+            new_weight = self.hold(scaled.to(dtype), layer, operands(layer)[1])
             new_bias = new_bias * factor
         if addend is not None:
             new_bias = new_bias + addend
@@ -152,14 +154,14 @@ class _Simplifier:
 
     def batch_norm(self, node: fx.Node) -> None:
         """conv or linear, batch-norm -> one; a (x - mean) / sqrt(variance + epsilon) + b"""
-        layer = self.layer(node.args[0])
-        mean, variance = self.tensor(node.args[3]), self.tensor(node.args[4])
+        layer = self.layer(operands(node)[0])
+        mean, variance = self.tensor(operands(node)[3]), self.tensor(operands(node)[4])
         if layer is None or mean is None or variance is None or LAYERS[layer.target][1] not in (1, -1):
             return
         if layer.target is aten.linear.default and len(node.meta["shape"]) != 2:
             return
-        scale, offset = (self.tensor(argument) for argument in node.args[1:3])
-        factor = (variance.double() + node.args[7]).rsqrt()
+        scale, offset = (self.tensor(argument) for argument in operands(node)[1:3])
+        factor = (variance.double() + operands(node)[7]).rsqrt()
         if scale is not None:
             factor = factor * scale.double()
         addend = -mean.double() * factor
@@ -173,7 +175,7 @@ class _Simplifier:
         if node.kwargs:
             return
         for index in range(2):
-            layer, other = self.layer(node.args[index]), node.args[1 - index]
+            layer, other = self.layer(operands(node)[index]), operands(node)[1 - index]
             if layer is not None:
                 addend = self.per_channel(layer, other, node.meta.get("shape"))
                 if addend is not None:
@@ -182,10 +184,10 @@ class _Simplifier:
 
     def mul(self, node: fx.Node) -> None:
         """conv or linear * a number per channel -> its weights; swish and hard-swish that are spelled out."""
-        if self.hard_swish(node, node.args[1]) or self.silu(node):
+        if self.hard_swish(node, operands(node)[1]) or self.silu(node):
             return
         for index in range(2):
-            layer, other = self.layer(node.args[index]), node.args[1 - index]
+            layer, other = self.layer(operands(node)[index]), operands(node)[1 - index]
             if layer is not None:
                 factor = self.per_channel(layer, other, node.meta.get("shape"))
                 if factor is not None:
@@ -194,52 +196,52 @@ class _Simplifier:
 
     def divide(self, node: fx.Node) -> None:
         """The same by a number, which is never 0 where it matters."""
-        number = node.args[1]
-        if number and not self.hard_swish(node, 1 / number) and (layer := self.layer(node.args[0])) is not None:
+        number = operands(node)[1]
+        if number and not self.hard_swish(node, 1 / number) and (layer := self.layer(operands(node)[0])) is not None:
             self.fold(layer, node, self.per_channel(layer, 1 / number, node.meta.get("shape")), None)
 
     def silu(self, node: fx.Node) -> bool:
         for index in range(2):
-            gate, x = node.args[index], node.args[1 - index]
-            if isinstance(gate, fx.Node) and gate.target is aten.sigmoid.default and gate.args[0] is x:
+            gate, x = operands(node)[index], operands(node)[1 - index]
+            if isinstance(gate, fx.Node) and gate.target is aten.sigmoid.default and operands(gate)[0] is x:
                 self.replace(node, aten.silu.default, x)
                 return True
         return False
 
     def hard_swish(self, node: fx.Node, factor: Any) -> bool:
         """x relu6(x + 3) times a sixth -> hard-swish"""
-        product = node.args[0]
+        product = operands(node)[0]
         if not isinstance(factor, float | int) or not isinstance(product, fx.Node) or len(product.users) > 1:
             return False
         if product.target is not aten.mul.Tensor or not math.isclose(factor, 1 / 6, rel_tol=1e-6):
             return False
         for index in range(2):
-            gate, x = product.args[index], product.args[1 - index]
+            gate, x = operands(product)[index], operands(product)[1 - index]
             if not isinstance(gate, fx.Node) or gate.target is not aten.relu6.default or len(gate.users) > 1:
                 continue
-            shifted = gate.args[0]
-            if shifted.target is aten.add.Scalar and tuple(shifted.args) == (x, 3.0):
+            shifted = operands(gate)[0]
+            if shifted.target is aten.add.Scalar and tuple(operands(shifted)) == (x, 3.0):
                 self.replace(node, aten.hardswish.default, x)
                 return True
         return False
 
     def permute(self, node: fx.Node) -> None:
         """A permutation of a permutation is one."""
-        inner, order = node.args
+        inner, order = operands(node)
         if inner.target is not aten.permute.default:
             return
-        combined = [inner.args[1][axis] for axis in order]
+        combined = [operands(inner)[1][axis] for axis in order]
         if combined == list(range(len(combined))):
-            node.replace_all_uses_with(inner.args[0])
+            node.replace_all_uses_with(operands(inner)[0])
             self.graph.erase_node(node)
         else:
-            node.args = (inner.args[0], combined)
+            node.args = (operands(inner)[0], combined)
 
     def reshape(self, node: fx.Node) -> None:
         """A reshape of a reshape is one, or none."""
-        while node.args[0].target is aten.reshape.default:
-            node.args = (node.args[0].args[0], node.args[1])
-        source = node.args[0]
+        while operands(node)[0].target is aten.reshape.default:
+            node.args = (operands(operands(node)[0])[0], operands(node)[1])
+        source = operands(node)[0]
         shape = node.meta.get("shape")
         # Where one size at most is open, the number of elements says that it is the same.
         if shape is not None and shape == source.meta.get("shape") and shape.count(None) <= 1:
@@ -248,17 +250,17 @@ class _Simplifier:
 
     def softmax(self, node: fx.Node) -> None:
         """softmax(q k^T scale + mask) v -> scaled_dot_product_attention"""
-        if node.args[1] not in (-1, len(node.meta["shape"]) - 1) or len(node.users) != 1:
+        if operands(node)[1] not in (-1, len(node.meta["shape"]) - 1) or len(node.users) != 1:
             return
         (product,) = node.users
-        if product.target is not aten.matmul.default or product.args[0] is not node:
+        if product.target is not aten.matmul.default or operands(product)[0] is not node:
             return
-        found = self.scores(node.args[0])
+        found = self.scores(operands(node)[0])
         if found is None:
             return
         query, key, scale, bias, window_mask = found
-        value = product.args[1]
-        shapes = [part.meta.get("shape") for part in (query, key, value)]
+        value = operands(product)[1]
+        shapes: list[Any] = [part.meta.get("shape") for part in (query, key, value)]
         if any(shape is None or len(shape) != 4 for shape in shapes):
             return
         (batch, heads, _, width), other, last = shapes
@@ -289,13 +291,13 @@ class _Simplifier:
 
         (images * windows, heads, n, n) -> (images, windows, heads, n, n) + (1, windows, 1, n, n) -> as before.
         """
-        added = node.args[0]
+        added = operands(node)[0]
         if added.target is not aten.add.Tensor or len(added.users) != 1 or added.kwargs:
             return None
-        split, mask = added.args[0], self.tensor(added.args[1])
+        split, mask = operands(added)[0], self.tensor(operands(added)[1])
         if not isinstance(split, fx.Node) or split.target is not aten.reshape.default or len(split.users) != 1:
             return None
-        inner, shape = split.args[0], split.meta.get("shape")
+        inner, shape = operands(split)[0], split.meta.get("shape")
         if mask is None or shape is None or len(shape) != 5 or shape != added.meta.get("shape"):
             return None
         scores = inner.meta.get("shape")
@@ -318,7 +320,7 @@ class _Simplifier:
                 node, mask = found
             elif node.target is aten.add.Tensor and bias is None and not node.kwargs:
                 # What is not the product is added to it.
-                node, bias = node.args if leads_to_product(node.args[0]) else reversed(node.args)
+                node, bias = operands(node) if leads_to_product(operands(node)[0]) else reversed(operands(node))
                 if not isinstance(bias, fx.Node) or len(bias.meta.get("shape") or ()) not in (2, 4):
                     return None
                 if bias.meta["shape"][-2:] != node.meta["shape"][-2:] or (
@@ -327,27 +329,27 @@ class _Simplifier:
                     return None
             elif node.target is aten.mul.Scalar:
                 # What has been added before would be multiplied, too.
-                scale *= node.args[1]
-                node = node.args[0]
+                scale *= operands(node)[1]
+                node = operands(node)[0]
             elif node.target is aten.matmul.default:
                 break
             else:
                 return None
-        query, transposed = node.args
+        query, transposed = operands(node)
         rank = len(node.meta["shape"])
         if rank != 4 or transposed.target is not aten.permute.default:
             return None
         # What turns the key is undone: the permutation of the last two dimensions once more.
         if query.target is aten.mul.Scalar and len(query.users) == 1:
-            scale *= query.args[1]
-            query = query.args[0]
+            scale *= operands(query)[1]
+            query = operands(query)[0]
         swapped = [*range(rank - 2), rank - 1, rank - 2]
-        order = [transposed.args[1][axis] for axis in swapped]
+        order = [operands(transposed)[1][axis] for axis in swapped]
         if order == list(range(rank)):
-            key = transposed.args[0]
+            key = operands(transposed)[0]
         else:
             with self.graph.inserting_before(transposed):
-                key = self.graph.call_function(aten.permute.default, (transposed.args[0], order))
+                key = self.graph.call_function(aten.permute.default, (operands(transposed)[0], order))
             shape = transposed.meta["shape"]
             key.meta["shape"] = tuple(shape[axis] for axis in swapped)
         return query, key, scale, bias, mask
@@ -356,7 +358,7 @@ class _Simplifier:
 def leads_to_product(node: Any) -> bool:
     """Whether a node is a product of matrices, or one times a number."""
     while isinstance(node, fx.Node) and node.target is aten.mul.Scalar:
-        node = node.args[0]
+        node = operands(node)[0]
     return isinstance(node, fx.Node) and node.target is aten.matmul.default
 
 

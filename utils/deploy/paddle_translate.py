@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from utils.deploy.operands import operands
 from utils.deploy.paddle_ops.builder import Builder
 from utils.deploy.paddle_ops.registry import DESC, DTYPES, PIR, Operator, arguments
 from utils.deploy.paddle_ops.sizes import BatchSize, Size, TranslationError
@@ -38,7 +39,7 @@ RANDOM = frozenset({
 ERRORS = (RuntimeError, ValueError, TypeError, IndexError, OverflowError, ZeroDivisionError, MemoryError)
 
 aten = torch.ops.aten
-ACTIVATIONS = {
+ACTIVATIONS: dict[Any, str] = {
     aten.softmax.int: "softmax",
     aten.log_softmax.int: "log_softmax",
     aten.sigmoid.default: "sigmoid",
@@ -104,11 +105,11 @@ class Translation:
             before_activation: return what its softmax or sigmoid is applied to: the logits.
         """
         graph = fx.Graph()
-        result = graph.graph_copy(self.module.graph, {})
+        result: Any = graph.graph_copy(self.module.graph, {})
         assert isinstance(result, tuple)
         node = result[index]
         if before_activation and self.outputs[index].activation is not None:
-            node = node.args[0]
+            node = operands(node)[0]
         graph.output(node)
         remove_unused(graph)
         return fx.GraphModule(self.module, graph)
@@ -264,13 +265,13 @@ def _open_shape(shape: Sequence[Size]) -> tuple[int | None, ...]:
 def output_nodes(module: fx.GraphModule) -> list[fx.Node]:
     """The nodes whose results a module returns as a tuple."""
     (output,) = module.graph.find_nodes(op="output")
-    return list(output.args[0])
+    return list(operands(output)[0])
 
 
 def activation(node: fx.Node, rank: int) -> str | None:
     """What is applied last, if it turns logits into probabilities."""
     name = ACTIVATIONS.get(node.target)
-    if name is None or (name != "sigmoid" and node.args[1] not in (-1, rank - 1)):
+    if name is None or (name != "sigmoid" and operands(node)[1] not in (-1, rank - 1)):
         return None
     return name
 
@@ -286,6 +287,6 @@ def set_precision(module: fx.GraphModule, dtype: torch.dtype) -> None:
 
     for node in module.graph.nodes:
         if node.op == "call_function":
-            node.args = tuple(changed(argument) for argument in node.args)
+            node.args = tuple(changed(argument) for argument in operands(node))
             node.kwargs = {name: changed(argument) for name, argument in node.kwargs.items()}
     module.recompile()

@@ -18,7 +18,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -72,7 +72,7 @@ def quantize(model_file: Path, read_batches: Callable[[], Iterable[Tensor]]) -> 
         def __init__(self) -> None:
             self.batches: Iterator[np.ndarray] = inputs()
 
-        def get_next(self) -> dict[str, np.ndarray] | None:
+        def get_next(self) -> Any:  # None at the end, which the base class does not say
             batch = next(self.batches, None)
             return None if batch is None else {"images": batch}
 
@@ -147,7 +147,7 @@ def channel_ranges(model_file: Path, description: Description, inputs: Iterable[
     ranges: dict[str, np.ndarray] = {}
     for batch in inputs if names else ():
         for name, value in zip(names, session.run(None, {"images": batch}), strict=True):
-            largest = np.abs(value).max((0, 2, 3))
+            largest = np.abs(np.asarray(value)).max((0, 2, 3))
             ranges[name] = np.maximum(ranges.get(name, 0.0), largest)
     return ranges
 

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.activation_checkpointing import checkpoint_activations
 from utils.console import log, warn
-from utils.devices import keep_compiled_code_by_processor, memory_format
+from utils.devices import keep_compiled_code_by_processor, memory_format, place
 from utils.errors import FlagError
 from utils.flags.idle import WARM_UP_STRATEGIES, note_idle_flags
 from utils.processes import world_size
@@ -121,13 +121,13 @@ def build_distillation(args: argparse.Namespace, device: torch.device) -> Distil
         return None
     teacher = build_model(args, args.teacher_model)
     log(f"teacher: {load_pretrained(teacher, args.teacher_pretrained_model)}")
-    teacher.to(device, memory_format=memory_format(args, device)).eval().requires_grad_(False)
+    place(teacher, device, memory_format(args, device)).eval().requires_grad_(False)
     return Distillation(teacher, args.distill_loss, args.distill_temperature, args.distill_weight)
 
 
 def build_train_step(args: argparse.Namespace, model: nn.Module, device: torch.device) -> TrainStep:
     """Moves the network to the device and builds what trains it, by the flags."""
-    model.to(device, memory_format=memory_format(args, device))
+    place(model, device, memory_format(args, device))
     if args.sync_bn and world_size() > 1:
         synchronize_batch_norm(model, device)
     if args.with_mem_opt and not checkpoint_activations(model):

@@ -77,10 +77,8 @@ def selu(b: Builder, x: Value, scale: float = 1.0507009873554805, alpha: float =
 @desc("gelu", "X:x")
 @pir("gelu", "x")
 def gelu(b: Builder, x: Value, approximate: bool = False) -> Value:
-    result = b.call(
-        aten.gelu.default, x, shape=x.shape, dtype=x.dtype, **({"approximate": "tanh"} if approximate else {})
-    )
-    return result
+    options: dict[str, Any] = {"approximate": "tanh"} if approximate else {}
+    return b.call(aten.gelu.default, x, shape=x.shape, dtype=x.dtype, **options)
 
 
 @desc("hard_sigmoid", "X:x")

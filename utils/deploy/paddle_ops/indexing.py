@@ -302,7 +302,8 @@ def put_along_axis(
         raise TranslationError(f"its reduce is {reduce[:50]!r}, its index of shape {show(index.shape)}")
     target = aten.scatter.src if reduce == "assign" else aten.scatter_add.default
     if any(
-        isinstance(size, BatchSize) != isinstance(other, BatchSize) or (isinstance(size, int) and size > other)
+        isinstance(size, BatchSize) != isinstance(other, BatchSize)
+        or (isinstance(size, int) and isinstance(other, int) and size > other)
         for position, (size, other) in enumerate(zip(index.shape, x.shape, strict=True))
         if position != axis
     ):

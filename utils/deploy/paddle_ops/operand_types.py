@@ -13,7 +13,7 @@ from utils.deploy.paddle_ops.values import Value
 aten = torch.ops.aten
 
 # Operations that exist for a tensor and a number, which is what most constants are.
-WITH_NUMBER = {
+WITH_NUMBER: dict[Any, Any] = {
     aten.add.Tensor: aten.add.Scalar,
     aten.sub.Tensor: aten.sub.Scalar,
     aten.mul.Tensor: aten.mul.Scalar,

@@ -159,12 +159,12 @@ def cosine_similarity(b: Builder, x: Value, y: Value) -> Value:
     """x y / (|x| |y|), row by row."""
     if x.ndim < 2 or y.ndim < 2:
         raise TranslationError(f"its inputs have the shapes {show(x.shape)} and {show(y.shape)}")
-    rows = [b.reshape(value, [value.shape[0], product(value.shape[1:])]) for value in (x, y)]
-    products = b.binary(aten.mul.Tensor, *rows)
+    x, y = (b.reshape(value, [value.shape[0], product(value.shape[1:])]) for value in (x, y))
+    products = b.binary(aten.mul.Tensor, x, y)
     shape = [products.shape[0], 1]
     dot = b.call(aten.sum.dim_IntList, products, [1], True, shape=shape, dtype=x.dtype)
-    norms = [vector_norm(b, value, 2.0, [1], True) for value in rows]
-    return b.binary(aten.div.Tensor, dot, b.binary(aten.mul.Tensor, *norms))
+    norms = b.binary(aten.mul.Tensor, vector_norm(b, x, 2.0, [1], True), vector_norm(b, y, 2.0, [1], True))
+    return b.binary(aten.div.Tensor, dot, norms)
 
 
 # ----------------------------------------------------------------------------------------- positions and order

@@ -100,7 +100,7 @@ def desc(
     """
 
     def register(function: Function) -> Function:
-        pairs = tuple(tuple(pair.split(":")) for pair in operands.split())
+        pairs = tuple((slot, name) for slot, name in (pair.split(":") for pair in operands.split()))
         renamed = dict(pair.split(":") for pair in attributes.split())
         entry = Operator(function, pairs, renamed, tuple(results.split()), _parameters(function))
         _check(entry, names)
