@@ -70,6 +70,32 @@ def known_batch(step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, fl
 # compared.
 COMPARABLE_STEPS = {"MobileNetV1_x0_25": 4, "Xception41_deeplab": 0}
 
+# The original's rounding: how far its final logits, in float32, are from ours in float64, as a share of the largest.
+# (Its losses are at most 2.9e-5 away in the first five steps, 1.4e-4 in the first ten.) Twenty steps of a rate that
+# stays high amplify it. Ours in float32, with and without vectors, was 0.2 to 1.3 times as far away.
+ROUNDING = {
+    "ResNet18-piecewise_decay": 3.9e-5,
+    "ResNet18-cosine_decay": 1.8e-3,
+    "ResNet18-cosine_decay_warmup": 2.5e-3,
+    "ResNet18-exponential_decay_warmup": 8.0e-3,
+    "ResNet18-linear_decay": 6.2e-5,
+    "ResNet18-adam_decay": 1.4e-3,
+    "ResNet18-cosine_decay_RMSProp": 5.6e-3,
+    "ResNet18-default_decay": 9.3e-3,
+    "ResNet18-cosine_decay-label_smoothing": 1.9e-3,
+    "ResNet18-cosine_decay-label_smoothing-mixup": 2.0e-3,
+    "ResNet18-cosine_decay-ema": 1.8e-3,
+    "SE_ResNet18_vd-cosine_decay": 2.6e-4,
+    "MobileNetV1_x0_25-cosine_decay_warmup-label_smoothing": math.inf,  # 0.15: it has taken over
+}
+# The bar for logits. Of Xception41_deeplab's the masks take 7.0e-3 to 8.3e-3 (four draws, in float32 and float64).
+WORST = 1e-2
+
+
+def precision(run: dict) -> torch.dtype:
+    """Float64 where the rounding of the original leaves no room under the bar for ours."""
+    return torch.float32 if 4 * ROUNDING.get(run_id(run), 0.0) <= WORST else torch.float64
+
 
 def biased_variances(model: torch.nn.Module, updates: list[torch.Tensor], initial: dict[str, torch.Tensor]) -> None:
     """Turns running variances into the original's, which averages the biased variance of a batch.
@@ -105,7 +131,8 @@ def values_per_channel(model: torch.nn.Module, images: torch.Tensor) -> list[int
 @pytest.mark.parametrize("run", RUNS, ids=run_id)
 def test_trajectory(run):
     name, steps = run["model"], len(run["loss"])
-    model = models.build(name, class_dim=REFERENCE["class_dim"])
+    torch.manual_seed(0)  # of dropout
+    model = models.build(name, class_dim=REFERENCE["class_dim"]).to(precision(run))
     set_known_weights(model)
     initial = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     # linear_decay departs from the original, which reached zero after one epoch, on purpose.
@@ -120,13 +147,13 @@ def test_trajectory(run):
         smoothing=run["label_smoothing"] or 0.0,
         ema=ExponentialMovingAverage(model, run["ema"]) if run["ema"] else None,
     )
-    counts = values_per_channel(model, known_batch(0)[0])
+    counts = values_per_channel(model, known_batch(0)[0].to(precision(run)))
     model.train()
     rates, losses = [], []
     for number in range(steps):
         images, labels, others, weight = known_batch(number)
         targets = Targets(labels, others, weight) if run["mixup"] else Targets(labels)
-        loss, _ = step(images, targets)
+        loss, _ = step(images.to(precision(run)), targets)
         rates.append(step.optimizer.param_groups[0]["lr"])
         losses.append(float(loss))
 
@@ -135,11 +162,12 @@ def test_trajectory(run):
     np.testing.assert_allclose(losses[: min(5, comparable)], run["loss"][: min(5, comparable)], rtol=1e-4)
     np.testing.assert_allclose(losses[:comparable], run["loss"][:comparable], rtol=1e-3)
 
-    if name == "MobileNetV1_x0_25":
-        return  # after twenty steps the amplified rounding has taken over
-    images = known_batch(999)[0]
+    if ROUNDING.get(run_id(run)) == math.inf:
+        return
+    bar = min(5 * ROUNDING.get(run_id(run), WORST), WORST)
+    images = known_batch(999)[0].to(precision(run))
     biased_variances(model, counts, {"kept": 0.9**steps, **initial})
-    compare_logits(model, images, run["logits_after"])
+    compare_logits(model, images, run["logits_after"], bar)
     if run["ema"]:
         # What is left of the initial variance in an average that starts at zero and takes in 0.9^(t + 1) of it.
         kept = 0.0
@@ -147,11 +175,11 @@ def test_trajectory(run):
             decay = min(run["ema"], (1 + t) / (10 + t))
             kept = decay * kept + (1 - decay) * 0.9 ** (t + 1)
         biased_variances(step.ema.model, counts, {"kept": kept, **initial})
-        compare_logits(step.ema.model, images, run["logits_ema"])
+        compare_logits(step.ema.model, images, run["logits_ema"], bar)
 
 
-def compare_logits(model: torch.nn.Module, images: torch.Tensor, expected: list) -> None:
+def compare_logits(model: torch.nn.Module, images: torch.Tensor, expected: list, bar: float) -> None:
     with torch.no_grad():
         logits = model.eval()(images).numpy()
     error = np.abs(logits - np.array(expected)).max() / np.abs(expected).max()
-    assert error < 1e-2, error
+    assert error < bar, error
