@@ -153,13 +153,16 @@ def random_json(rng: random.Random) -> Any:
 
 
 def mutate_json(rng: random.Random, program: Any) -> None:
+    if not program:  # nothing is left of it
+        return
     container, key = json_places(rng, program)
     kind = rng.randrange(7)
     value = container[key]
     if kind == 0:
         del container[key]
     elif kind == 1 and isinstance(container, list):
-        container[key:key] = [value] * rng.choice((1, 2, 50))
+        # Few copies of what is large, or making the case takes longer than reading it may.
+        container[key:key] = [value] * (1 if isinstance(value, dict | list) else rng.choice((1, 2, 50)))
     elif kind == 2:
         other, other_key = json_places(rng, program)
         other[other_key] = value if not isinstance(value, dict | list) else json.loads(json.dumps(value))
