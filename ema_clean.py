@@ -20,6 +20,7 @@ if __name__ == "__main__":
 from utils.console import log
 from utils.files import written_whole
 from utils.formats.paddle import write_variable
+from utils.processes import refuse_several
 from utils.training.checkpoint import EMA_WEIGHTS, WEIGHTS
 from utils.weights import read_weights
 from utils.weights.matching import BYPRODUCTS
@@ -30,6 +31,7 @@ SUFFIX = "_ema_0"
 
 def main() -> None:
     args = parse("ema_clean")
+    refuse_several("ema_clean.py")
     source, target = Path(args.ema_model_dir), Path(args.cleaned_model_dir)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"--cleaned_model_dir: {target} exists already: give a new folder")

@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from utils.errors import FlagError, run_script
 from utils.flags import parse
@@ -23,39 +21,18 @@ if __name__ == "__main__":
     parse("eval")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
 
 import torch
-from torch import Tensor
 
-from utils.console import is_main_process, log, report_unreadable, warn
+from utils.console import is_main_process, log
 from utils.deploy.exported import load_exported
-from utils.devices import choose_device, memory_format, place
-from utils.evaluation.class_report import (
-    MAX_CONFUSION,
-    ClassMeter,
-    draw_confusion,
-    looks_permuted,
-    read_label_map,
-    write_class_table,
-)
-from utils.evaluation.crops import AverageOverCrops, write_sweep
-from utils.evaluation.validation import validate
+from utils.devices import amp_dtype, choose_device, in_mixed_precision, memory_format, place
+from utils.evaluation.crops import write_sweep
+from utils.evaluation.evaluate import Subject, evaluate
 from utils.files import check_can_write, write_text
 from utils.flags.idle import note_idle_flags
 from utils.flags.inputs import INPUT_FLAGS
-from utils.processes import gather_dict, process_group, rank, world_size
-from utils.reading.build import crop_loader, val_loader
-from utils.reading.class_names import read_class_names
-from utils.reading.transforms import normalize
+from utils.processes import process_group
 from utils.weights import load_pretrained
 from utils.weights.network import build_model, explained_sizes, noted_input, resolve_input
-
-
-class Subject(NamedTuple):
-    """What is evaluated: a network, where and how it wants its images, and the names it has for classes."""
-
-    network: Callable[[Tensor], Tensor]
-    device: torch.device
-    memory_format: torch.memory_format
-    class_names: list[str] | None = None
 
 
 def main() -> None:
@@ -69,10 +46,10 @@ def main() -> None:
         if args.crop_sweep:
             sweep(args, device)
         elif args.model_file:
-            save(args, run_evaluation(args, load_exported_network(args, device)))
+            save(args, evaluate(args, load_exported_network(args, device)))
         else:
             resolve_input(args, noted_input(args.pretrained_model, args.model))
-            save(args, run_evaluation(args, load_network(args, device)))
+            save(args, evaluate(args, load_network(args, device)))
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -107,7 +84,7 @@ def sweep(args: argparse.Namespace, device: torch.device) -> None:
     """
     results: list[dict[str, float]] = []
     for sized in [at_crop_size(args, size) for size in args.crop_sweep]:
-        results.append(run_evaluation(sized, load_network(sized, device)))
+        results.append(evaluate(sized, load_network(sized, device)))
         if is_main_process():
             write_sweep(Path(args.crop_sweep_path), args.crop_sweep[: len(results)], results, args.model)
         save(args, results)
@@ -127,7 +104,8 @@ def load_network(args: argparse.Namespace, device: torch.device) -> Subject:
     model = build_model(args)
     log(str(load_pretrained(model, args.pretrained_model)))
     layout = memory_format(args, device)
-    return Subject(place(model, device, layout).eval(), device, layout)
+    place(model, device, layout).eval()
+    return Subject(in_mixed_precision(model, device, amp_dtype(args, device)), device, layout)
 
 
 def load_exported_network(args: argparse.Namespace, device: torch.device) -> Subject:
@@ -136,6 +114,7 @@ def load_exported_network(args: argparse.Namespace, device: torch.device) -> Sub
         args.model_file,
         args.params_file,
         device,
+        amp_dtype(args, device) or torch.float32,
         batch_size=args.batch_size,
         may_use_cpu="use_gpu" not in args.given,
         cpu_flag="--use_gpu=False",
@@ -148,70 +127,7 @@ def load_exported_network(args: argparse.Namespace, device: torch.device) -> Sub
         raise FlagError(f"--model_file {args.model_file} takes images of {about.image_shape} and no others")
     args.model, args.class_dim = about.network, len(about.class_names)
     log(f"loaded {about.network} from {args.model_file}")
-    return Subject(network, network.device, network.memory_format, about.class_names)
-
-
-def run_evaluation(args: argparse.Namespace, subject: Subject) -> dict[str, float]:
-    """Evaluates by the flags and prints the figures.
-
-    Returns:
-        "Test_loss", "test_acc1" and "test_acc5" (or whatever the top k is with fewer classes); the numbers of images
-        right, "top1" and "top5", of "labelled" ones; and the number of "images" they are over.
-
-    Raises:
-        FlagError: --confusion_path for too many classes.
-        UserError: a file of class names or labels is no such file, or no image can be read.
-    """
-
-    device = subject.device
-    many = args.crop_num > 1
-    loader = (crop_loader if many else val_loader)(args, rank(), world_size(), pin_memory=device.type == "cuda")
-    new_label = read_label_map(args.label_map, args.class_dim).to(device) if args.label_map else None
-    names = subject.class_names or [str(number) for number in range(args.class_dim)]
-    if args.class_map_path:
-        names = read_class_names(args.class_map_path, args.class_dim)
-    if args.confusion_path and args.class_dim > MAX_CONFUSION:
-        raise FlagError(
-            f"--confusion_path: a picture of {args.class_dim} classes, more than {MAX_CONFUSION}, would show nothing: "
-            "leave it out"
-        )
-
-    def normalized(images: Tensor) -> Tensor:
-        return normalize(images, args.image_mean, args.image_std, subject.memory_format)
-
-    def prepare(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return images if many else normalized(images), labels if new_label is None else new_label[labels]
-
-    classify = subject.network
-    if many:
-        classify = AverageOverCrops(classify, normalized, args.batch_size // world_size())
-    meter = ClassMeter(args.class_dim, device, min(5, args.class_dim))
-    values = validate(classify, loader, prepare, meter, print_step=args.print_step, same_feed=args.same_feed)
-    loader.close()
-
-    meter.gather()
-    report_unreadable(gather_dict(loader.unreadable))
-    k = meter.topk
-    results = {"Test_loss": values["loss"], "test_acc1": values["acc1"], f"test_acc{k}": values["acck"]}
-    log(", ".join(f"{name} {value:.5f}" for name, value in results.items()))
-    if is_main_process():
-        report_classes(args, meter, names)
-    labelled, right, right_k = meter.totals()
-    return {**results, "top1": right, f"top{k}": right_k, "labelled": labelled, "images": int(values["images"])}
-
-
-def report_classes(args: argparse.Namespace, meter: ClassMeter, names: list[str]) -> None:
-    """Writes what was asked for class by class, and warns if the labels seem to be in another order."""
-    if args.per_class_path:
-        write_class_table(Path(args.per_class_path), meter, names)
-    if args.confusion_path:
-        draw_confusion(Path(args.confusion_path), meter, names)
-    if looks_permuted(meter):
-        warn(
-            "the accuracy is at chance, but each label's images mostly get one prediction of their own: the network "
-            "seems to number the classes differently than the list. Check which order it was trained with (the 2012 "
-            "and the 2015 devkit of ImageNet differ) and give another list, or --label_map"
-        )
+    return Subject(network, network.device, network.memory_format, network.dtype, about.class_names)
 
 
 if __name__ == "__main__":

@@ -27,9 +27,9 @@ from utils.console import check_readable, log
 from utils.deploy.export import save_inference
 from utils.deploy.exported import Description
 from utils.deploy.quantize import quantize
-from utils.devices import choose_device, memory_format, place
-from utils.evaluation.classify import Classifier, answer_images
-from utils.evaluation.features import FeatureFile, Features
+from utils.devices import amp_dtype, choose_device, in_mixed_precision, memory_format, place
+from utils.evaluation.classify import Classifier, Extractor, answer_images
+from utils.evaluation.features import FeatureFile
 from utils.evaluation.pictures import grad_cam, save_pictures
 from utils.evaluation.predictions import Prediction, ResultFile
 from utils.flags.idle import note_idle_flags
@@ -133,17 +133,16 @@ def infer(args: argparse.Namespace, device: torch.device) -> None:
     if args.vis_dir and os.path.realpath(args.vis_dir) == os.path.realpath(images.root):
         raise FlagError(f"--vis_dir {args.vis_dir}: the pictures would be written over the images: give another folder")
     check_agreement({**args.values(), where: f"{len(images)} images with the checksum {images.checksum()}"})
-    layout = memory_format(args, device)
+    layout, dtype = memory_format(args, device), amp_dtype(args, device)
     model = place(load_network(args), device, layout)
+    precision_flag = "--use_fp16" if args.use_fp16 else None
 
     def prepare(pixels: Tensor) -> Tensor:
         return normalize(pixels.to(device, non_blocking=True), args.image_mean, args.image_std, layout)
 
-    def extract(pixels: Tensor, names: Sequence[str]) -> list[Features]:
-        rows = model.forward_features(prepare(pixels)).float().cpu().numpy()
-        return [Features(name, row) for name, row in zip(names, rows, strict=True)]
-
-    classifier = Classifier(model, prepare, class_names, args.topk)
+    extractor = Extractor(in_mixed_precision(model.forward_features, device, dtype), prepare, precision_flag)
+    network = in_mixed_precision(model, device, dtype)
+    classifier = Classifier(network, prepare, class_names, args.topk, precision_flag)
 
     def classify_and_show(pixels: Tensor, names: Sequence[str]) -> list[Prediction]:
         predictions = classifier(pixels, names)
@@ -158,7 +157,7 @@ def infer(args: argparse.Namespace, device: torch.device) -> None:
         return infer_loader(args, images, eval_transform(args), rank(), world_size(), device.type == "cuda")
 
     if args.features_path:
-        answer_images(images, extract, open_loader, partial(FeatureFile, args.features_path, args.resume))
+        answer_images(images, extractor, open_loader, partial(FeatureFile, args.features_path, args.resume))
     else:
         answer = classify_and_show if args.vis_dir else classifier
         open_results = partial(ResultFile, args.save_json_path, args.topk, args.resume)

@@ -19,11 +19,21 @@ from __future__ import annotations
 from argparse import Namespace
 
 import numpy as np
+import torch
 
-from utils.console import check_readable
+from utils.console import check_readable, is_main_process
 from utils.errors import FlagError, run_script
 from utils.flags import parse
 from utils.flags.idle import note_idle_flags
+from utils.processes import (
+    check_agreement,
+    gather_dict,
+    gather_objects,
+    process_group,
+    rank,
+    refuse_several,
+    world_size,
+)
 from utils.reading.build import crop_loader, eval_transform, infer_loader, train_loader, train_transform, val_loader
 from utils.reading.crops import MultiCropTransform
 from utils.reading.dali_loader import DaliLoader
@@ -75,12 +85,26 @@ def show(args: Namespace) -> None:
 
 
 def check(args: Namespace, part: str) -> None:
-    """Reads every image of a part of the dataset once and reports what is there."""
+    """Reads every image of a part of the dataset once, in one of the processes, and reports what is there."""
     images = open_dataset(args.data_dir, part, args.class_dim)
-    loader = OpenCVLoader(images, Measure(), 64, False, args.reader_thread, args.reader_buf_size)
-    sizes = [Measure.sizes(batch.images) for batch in loader.epoch(0)]
-    check_readable(loader.unreadable, len(sizes))
-    describe_dataset(part, images, args.class_dim, np.concatenate(sizes), loader.unreadable)
+    check_agreement({"data_dir": f"{len(images)} images with the checksum {images.checksum()}"})
+    loader = OpenCVLoader(
+        images,
+        Measure(),
+        64,
+        training=False,
+        workers=args.reader_thread,
+        read_ahead_images=args.reader_buf_size,
+        rank=rank(),
+        world_size=world_size(),
+    )
+    sizes = [np.empty((0, 2), np.int64), *(Measure.sizes(batch.images) for batch in loader.epoch(0))]
+    loader.close()
+    sizes = np.concatenate(gather_objects(np.concatenate(sizes)))
+    unreadable = dict(sorted(gather_dict(loader.unreadable).items()))
+    check_readable(unreadable, len(sizes))
+    if is_main_process():
+        describe_dataset(part, images, args.class_dim, sizes, unreadable)
 
 
 def main() -> None:
@@ -91,10 +115,12 @@ def main() -> None:
         raise FlagError("nothing to do: give --show=FILE.png or --check")
     note_idle_flags(args)
     if args.show:
+        refuse_several("--show")
         show(args)
     if args.check:
-        for part in ("train", "val") if args.check == "*" else (args.check,):
-            check(args, part)
+        with process_group(torch.device("cpu")):
+            for part in ("train", "val") if args.check == "*" else (args.check,):
+                check(args, part)
 
 
 if __name__ == "__main__":

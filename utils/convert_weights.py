@@ -20,6 +20,7 @@ if __name__ == "__main__":
     parse("convert_weights")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
 
 from utils.console import log, warn
+from utils.processes import refuse_several
 from utils.weights import load_pretrained
 from utils.weights.network import as_flags, build_model, check_model, noted_input, usual_input
 from utils.weights.write import TORCH_SUFFIXES, check_output, dropout_mode, suffix, write_weights
@@ -27,6 +28,7 @@ from utils.weights.write import TORCH_SUFFIXES, check_output, dropout_mode, suff
 
 def main() -> None:
     args = parse("convert_weights")
+    refuse_several("convert_weights.py")
     output = Path(args.output)
     check_output(output)
     check_model(args.model)

@@ -8,10 +8,11 @@ import hashlib
 import os
 import platform
 import sys
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from utils.console import log
 from utils.errors import FlagError, UserError
@@ -83,6 +84,29 @@ def place(module: Module, device: torch.device, memory_format: torch.memory_form
     """Moves a module to a device, and its tensors for images into a memory format; returns the module itself."""
     module.to(device, memory_format=memory_format)  # pyright: ignore[reportCallIssue] (not in PyTorch's own types)
     return module
+
+
+def amp_dtype(args: argparse.Namespace, device: torch.device) -> torch.dtype | None:
+    """Type of the operations by --use_fp16 and --amp_dtype, None for float32."""
+    if not args.use_fp16:
+        return None
+    if args.amp_dtype == "float16" or (args.amp_dtype == "auto" and device.type == "cuda"):
+        return torch.float16
+    return torch.bfloat16
+
+
+def in_mixed_precision(
+    network: Callable[[Tensor], Any], device: torch.device, dtype: torch.dtype | None
+) -> Callable[[Tensor], Any]:
+    """A network, or any function of tensors, whose operations are of the type `dtype` on `device`; None: as it is."""
+    if dtype is None:
+        return network
+
+    def run(inputs: Tensor) -> Any:
+        with torch.autocast(device.type, dtype):
+            return network(inputs)
+
+    return run
 
 
 def keep_compiled_code_by_processor() -> None:

@@ -86,6 +86,11 @@ def test_statistics_over_one_process(capsys, monkeypatch):
     assert named(capsys, "train", ["--sync_bn=True"]) == []
 
 
+def test_an_export_is_in_float32(capsys):
+    assert named(capsys, "infer", ["--save_inference=True", "--use_fp16=True"]) == ["use_fp16"]
+    assert named(capsys, "infer", ["--use_fp16=True", "--amp_dtype=bfloat16"]) == []
+
+
 def test_what_was_not_given_or_is_off_is_not_named(capsys):
     assert named(capsys, "train", []) == []
     assert named(capsys, "train", ["--sync_bn=False", "--use_dynamic_loss_scaling=False", "--with_mem_opt=True"]) == []
@@ -93,4 +98,4 @@ def test_what_was_not_given_or_is_off_is_not_named(capsys):
 
 def test_every_condition_is_tested():
     tested = {flag.removeprefix("--").split("=")[0] for flag in (*(c[0] for c in CASES), *(o[1] for o in OTHERS))}
-    assert {name for names, *_ in CONDITIONS for name in names} == tested | {"sync_bn"}
+    assert {name for names, *_ in CONDITIONS for name in names} == tested | {"sync_bn", "use_fp16"}

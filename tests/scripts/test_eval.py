@@ -105,6 +105,17 @@ def test_names_of_the_classes(evaluate, tiny_dataset, tmp_path):
     assert names == ["blue", "green", "grey", "red"]
 
 
+def test_mixed_precision(evaluate, network, tmp_path):
+    """bfloat16 on a CPU: nearly the loss of float32; of an exported network too, which is all in that type."""
+    description = Description(NETWORK, list("abcd"), [3, 32, 32], 37, 1, MEAN, STD)
+    model_file = save_inference(network, description, tmp_path / NETWORK)
+    for given in ({"base_size": 37}, {"base_size": 37, "crop_num": 12}, {"model_file": model_file, "class_dim": None}):
+        plain, rounded = (evaluate(**given, use_fp16=value)["Test_loss"] for value in (False, True))
+        assert plain != rounded == pytest.approx(plain, rel=0.02)
+        float16 = evaluate(**given, use_fp16=True, amp_dtype="float16")["Test_loss"]
+        assert rounded != float16 == pytest.approx(plain, rel=0.005)
+
+
 def test_an_exported_network(evaluate, network, tmp_path):
     direct = evaluate(base_size=37)
     names = [f"class {number}" for number in range(CLASSES)]
@@ -268,7 +279,7 @@ def test_what_reports_lack_is_found_before_the_evaluation(evaluate, tmp_path, mo
     Path("names.txt").write_text("red\n")
     evaluation = importlib.import_module("eval")
     monkeypatch.setattr(evaluation, "load_pretrained", lambda *_: "loaded")
-    monkeypatch.setattr(evaluation, "validate", lambda *_: pytest.fail("the evaluation has begun"))
+    monkeypatch.setattr("utils.evaluation.evaluate.validate", lambda *_: pytest.fail("the evaluation has begun"))
     with pytest.raises(UserError, match=reason):
         evaluate(**given)
 
@@ -277,7 +288,7 @@ def test_the_figures_are_said_before_a_report_fails(evaluate, tmp_path, monkeypa
     def fail(*_):
         raise UserError("--confusion_path: cannot write c.png: no space left on device")
 
-    monkeypatch.setattr(importlib.import_module("eval"), "draw_confusion", fail)
+    monkeypatch.setattr("utils.evaluation.evaluate.draw_confusion", fail)
     with pytest.raises(UserError, match="no space"):
         evaluate(confusion_path=tmp_path / "c.png")
     assert "Test_loss" in capsys.readouterr().out

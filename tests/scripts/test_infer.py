@@ -145,6 +145,34 @@ def test_features(run, weights, tiny_dataset, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["features.npy", "features.npy.txt"]
 
 
+def test_mixed_precision(run, tiny_dataset, tmp_path):
+    """bfloat16 on a CPU: the answers of float32, but for its 8 bits; features too."""
+    flags = [f"--data_dir={tiny_dataset}/val", "--topk=4"]
+    exact, rounded = results(run(*flags)), results(run(*flags, "--use_fp16=True"))
+    by_class = [
+        {name: dict(zip(answer["class"], answer["score"], strict=True)) for name, answer in found.items()}
+        for found in (exact, rounded)
+    ]
+    differences = [abs(by_class[0][name][key] - score) for name in exact for key, score in by_class[1][name].items()]
+    assert 1e-5 < max(differences) < 0.1
+    for number, more in enumerate(([], ["--use_fp16=True"])):
+        run(*flags, f"--features_path={number}.npy", *more)
+    exact, rounded = (np.load(tmp_path / f"{number}.npy") for number in range(2))
+    assert 1e-5 < np.abs(exact - rounded).max() < 0.05 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("flags", [[], ["--features_path=f.npy"]], ids=["scores", "features"])
+def test_what_is_not_finite_is_one_line(run, weights, tiny_dataset, tmp_path, flags):
+    """float16 ends at 65504: here for a network whose first convolution is a million times too large."""
+    state = torch.load(weights, weights_only=True)
+    state["conv.bn.weight"] *= 1e6
+    torch.save(state, tmp_path / "large.pth")
+    flags = [f"--pretrained_model={tmp_path}/large.pth", f"--image_path={tiny_dataset}/val/red/01.jpg", *flags]
+    run(*flags)
+    with pytest.raises(UserError, match=r"01\.jpg: the network's .* are not finite numbers: leave out --use_fp16"):
+        run(*flags, "--use_fp16=True", "--amp_dtype=float16")
+
+
 def test_resume(run, tiny_dataset, tmp_path):
     folder = f"--data_dir={tiny_dataset}/val"
     run(folder)

@@ -1,4 +1,4 @@
-"""infer.py and predict.py in several processes give what one gives: once, in order, and resumable."""
+"""infer.py, predict.py and reader.py in several processes give what one gives: once, in order, and resumable."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ import torch
 from launch import Launcher, Result
 from networks import small_classifier
 
+import ema_clean
 import infer
 import models
 import predict
+import reader
+from utils import convert_weights
+from utils.acnet import weights_aggregator
 from utils.deploy.export import save_inference
 from utils.deploy.exported import Description
 from utils.errors import FlagError
@@ -204,6 +208,36 @@ def test_lists_that_differ(launch, flags_of, stage, tmp_path):
     assert result.code == 1
     (line,) = result.err
     assert "the processes disagree: --image_path is '2 images with the checksum " in line
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_dataset_is_checked_by_all(launch, data, tmp_path, count):
+    """With one image in the last process's share fewer than in the first's, and one that cannot be read."""
+    lines = (data / "val_list.txt").read_text().splitlines(keepends=True)
+    (data / "val_list.txt").write_text("".join(lines[:7]))
+    (data / lines[2].split()[0]).write_bytes(b"")
+    flags = ["--check=val", f"--data_dir={data}", "--class_dim=4", "--reader_thread=0"]
+    alone, shared = (launch("reader.py", number, tmp_path, *flags) for number in (1, count))
+    assert alone.out[0] == "val: 7 images, 1 of them unreadable"
+    assert (shared.code, shared.out, shared.err) == (0, alone.out, [])
+    assert sorted(shared.opened) == sorted(alone.opened) and len(alone.opened) == 7
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "what"),
+    [
+        (reader, ["--show=x.png"], "--show"),
+        (ema_clean, ["--ema_model_dir=x", "--cleaned_model_dir=y"], "ema_clean.py"),
+        (convert_weights, ["--model=ResNet18", "--input=x", "--output=y.pth"], "convert_weights.py"),
+        (weights_aggregator, ["--model=ResNet50_ACNet", "--input=x", "--output=y.pth"], "weights_aggregator.py"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_one_process_does_is_refused_in_several(monkeypatch, script, flags, what):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("sys.argv", ["script.py", *flags])
+    with pytest.raises(FlagError, match=f"^{what} runs in one process: start it without torch.distributed.run$"):
+        script.main()
 
 
 def test_an_export_is_not_shared(monkeypatch, flags_of):

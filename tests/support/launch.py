@@ -75,6 +75,7 @@ def serve() -> None:
     sys.path.insert(0, str(ROOT))
     import infer  # noqa: F401
     import predict  # noqa: F401
+    import reader  # noqa: F401
 
     for line in sys.stdin:
         pid = os.fork()

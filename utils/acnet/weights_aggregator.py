@@ -21,6 +21,7 @@ if __name__ == "__main__":
 import models
 from models.fusion import fuse
 from utils.console import log
+from utils.processes import refuse_several
 from utils.weights import load_pretrained
 from utils.weights.network import build_model, check_model
 from utils.weights.write import check_output, write_weights
@@ -28,6 +29,7 @@ from utils.weights.write import check_output, write_weights
 
 def main() -> None:
     args = parse("weights_aggregator")
+    refuse_several("weights_aggregator.py")
     output = Path(args.output)
     check_output(output)
     check_model(args.model)

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from utils.console import check_readable, is_main_process, log, progress, report_unreadable
-from utils.evaluation.predictions import Prediction, top_predictions
+from utils.evaluation.features import Features
+from utils.evaluation.predictions import Prediction, not_finite, top_predictions
 from utils.processes import broadcast_object, gather_objects, gather_to_main, world_size
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Batch, Loader
@@ -66,6 +67,28 @@ class Classifier:
         """The best classes of images, given their pixels and names; raises `UserError` for scores that are none."""
         logits = self.network(self.prepare(pixels))
         return list(top_predictions(logits, names, self.class_names, self.topk, self.precision_flag))
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Answers for images with their features.
+
+    Attributes:
+        network: inputs (N, 3, H, W) to features (N, channels).
+        prepare, precision_flag: as in `Classifier`.
+    """
+
+    network: Callable[[Tensor], Tensor]
+    prepare: Callable[[Tensor], Tensor]
+    precision_flag: str | None = None
+
+    def __call__(self, pixels: Tensor, names: Sequence[str]) -> list[Features]:
+        """The features of images, given their pixels and names; raises `UserError` for those that are not finite."""
+        rows = self.network(self.prepare(pixels)).float().cpu().numpy()
+        finite = np.isfinite(rows).all(1)
+        if not finite.all():
+            raise not_finite(names[int(finite.argmin())], "features", self.precision_flag)
+        return [Features(name, row) for name, row in zip(names, rows, strict=True)]
 
 
 @torch.no_grad()

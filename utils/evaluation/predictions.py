@@ -74,9 +74,14 @@ def top_predictions(
     scores, classes = (found.tolist() for found in logits.float().softmax(1).topk(topk))
     for image, score, numbers in zip(images, scores, classes, strict=True):
         if not math.isfinite(score[0]):
-            why = f"leave out {precision_flag}" if precision_flag else "the weights are damaged, or of another network"
-            raise UserError(f"{image}: the network's scores are not finite numbers: {why}")
+            raise not_finite(image, "scores", precision_flag)
         yield Prediction(image, [round(s, 8) for s in score], numbers, [class_names[number] for number in numbers])
+
+
+def not_finite(image: str, what: str, precision_flag: str | None) -> UserError:
+    """The error for `what` of an image that are no numbers; for the flag see `top_predictions`."""
+    why = f"leave out {precision_flag}" if precision_flag else "the weights are damaged, or of another network"
+    return UserError(f"{image}: the network's {what} are not finite numbers: {why}")
 
 
 class ResultFile:

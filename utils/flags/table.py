@@ -220,10 +220,11 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     ),
     "Switches": (
         Flag("validate", boolean, True, T, "Validate after each epoch."),
-        Flag("use_fp16", boolean, False, (*T, "predict"),
-             "Mixed precision with float32 master weights. predict: compute in float16.", aliases=("fp16",)),
+        Flag("use_fp16", boolean, False, TEIP,
+             "Mixed precision: float32 weights, operations of the type --amp_dtype. predict, and eval with "
+             "--model_file: compute in that type altogether; predict: in float16.", aliases=("fp16",)),
         Flag("use_bf16", boolean, False, ("predict",), "Compute in bfloat16."),
-        Flag("amp_dtype", str, "auto", T,
+        Flag("amp_dtype", str, "auto", TEI,
              "Mixed precision: type of the operations; auto is float16 on a GPU, bfloat16 on a CPU.",
              choices=("auto", "float16", "bfloat16")),
         Flag("scale_loss", positive, 1.0, T, "Mixed precision: initial loss scale."),

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.activation_checkpointing import checkpoint_activations
 from utils.console import log, warn
-from utils.devices import keep_compiled_code_by_processor, memory_format, place
+from utils.devices import amp_dtype, keep_compiled_code_by_processor, memory_format, place
 from utils.errors import FlagError
 from utils.flags.idle import WARM_UP_STRATEGIES, note_idle_flags
 from utils.processes import world_size
@@ -104,15 +104,6 @@ def build_schedule(args: argparse.Namespace) -> Schedule:
         decay_rate=args.decay_rate,
         min_lr=args.min_lr,
     )
-
-
-def amp_dtype(args: argparse.Namespace, device: torch.device) -> torch.dtype | None:
-    """Type of mixed precision's operations, None without it."""
-    if not args.use_fp16:
-        return None
-    if args.amp_dtype == "float16" or (args.amp_dtype == "auto" and device.type == "cuda"):
-        return torch.float16
-    return torch.bfloat16
 
 
 def build_distillation(args: argparse.Namespace, device: torch.device) -> Distillation | None:

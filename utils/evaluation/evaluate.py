@@ -1,0 +1,117 @@
+"""One evaluation, as eval.py makes it: the figures of a network on the validation images, and what was asked for class
+by class."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from utils.console import is_main_process, log, report_unreadable, warn
+from utils.errors import FlagError
+from utils.evaluation.class_report import (
+    MAX_CONFUSION,
+    ClassMeter,
+    draw_confusion,
+    looks_permuted,
+    read_label_map,
+    write_class_table,
+)
+from utils.evaluation.crops import AverageOverCrops
+from utils.evaluation.validation import validate
+from utils.processes import gather_dict, rank, world_size
+from utils.reading.build import crop_loader, val_loader
+from utils.reading.class_names import read_class_names
+from utils.reading.transforms import normalize
+
+
+class Subject(NamedTuple):
+    """What is evaluated.
+
+    Attributes:
+        network: inputs (N, 3, H, W) to logits (N, classes).
+        device, memory_format, dtype: of the inputs.
+        class_names: the names that it has for its classes; None: their numbers.
+    """
+
+    network: Callable[[Tensor], Tensor]
+    device: torch.device
+    memory_format: torch.memory_format
+    dtype: torch.dtype = torch.float32
+    class_names: list[str] | None = None
+
+
+def evaluate(args: argparse.Namespace, subject: Subject) -> dict[str, float]:
+    """Evaluates by eval.py's flags and prints the figures.
+
+    Returns:
+        "Test_loss", "test_acc1" and "test_acc5" (or whatever the top k is with fewer classes); the numbers of images
+        right, "top1" and "top5", of "labelled" ones; and the number of "images" they are over.
+
+    Raises:
+        FlagError: --confusion_path for too many classes.
+        UserError: a file of class names or labels is no such file, or no image can be read.
+    """
+    device = subject.device
+    many = args.crop_num > 1
+    loader = (crop_loader if many else val_loader)(args, rank(), world_size(), pin_memory=device.type == "cuda")
+    new_label = read_label_map(args.label_map, args.class_dim).to(device) if args.label_map else None
+    names = _choose_names(args, subject)
+
+    def normalized(images: Tensor) -> Tensor:
+        return normalize(images, args.image_mean, args.image_std, subject.memory_format, subject.dtype)
+
+    def prepare(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return images if many else normalized(images), labels if new_label is None else new_label[labels]
+
+    classify = subject.network
+    if many:
+        classify = AverageOverCrops(classify, normalized, args.batch_size // world_size())
+    meter = ClassMeter(args.class_dim, device, min(5, args.class_dim))
+    values = validate(classify, loader, prepare, meter, print_step=args.print_step, same_feed=args.same_feed)
+    loader.close()
+
+    meter.gather()
+    report_unreadable(gather_dict(loader.unreadable))
+    k = meter.topk
+    results = {"Test_loss": values["loss"], "test_acc1": values["acc1"], f"test_acc{k}": values["acck"]}
+    log(", ".join(f"{name} {value:.5f}" for name, value in results.items()))
+    if is_main_process():
+        report_classes(args, meter, names)
+    labelled, right, right_k = meter.totals()
+    return {**results, "top1": right, f"top{k}": right_k, "labelled": labelled, "images": int(values["images"])}
+
+
+def _choose_names(args: argparse.Namespace, subject: Subject) -> list[str]:
+    """The names of the classes, by --class_map_path, as the network has them, or their numbers.
+
+    Raises:
+        FlagError: --confusion_path for too many classes.
+        UserError: --class_map_path is no file of names.
+    """
+    if args.confusion_path and args.class_dim > MAX_CONFUSION:
+        raise FlagError(
+            f"--confusion_path: a picture of {args.class_dim} classes, more than {MAX_CONFUSION}, would show nothing: "
+            "leave it out"
+        )
+    if args.class_map_path:
+        return read_class_names(args.class_map_path, args.class_dim)
+    return subject.class_names or [str(number) for number in range(args.class_dim)]
+
+
+def report_classes(args: argparse.Namespace, meter: ClassMeter, names: list[str]) -> None:
+    """Writes what was asked for class by class, and warns if the labels seem to be in another order."""
+    if args.per_class_path:
+        write_class_table(Path(args.per_class_path), meter, names)
+    if args.confusion_path:
+        draw_confusion(Path(args.confusion_path), meter, names)
+    if looks_permuted(meter):
+        warn(
+            "the accuracy is at chance, but each label's images mostly get one prediction of their own: the network "
+            "seems to number the classes differently than the list. Check which order it was trained with (the 2012 "
+            "and the 2015 devkit of ImageNet differ) and give another list, or --label_map"
+        )
