@@ -132,7 +132,7 @@ def infer(args: argparse.Namespace, device: torch.device) -> None:
     images = ImageList.find(getattr(args, where))
     if args.vis_dir and os.path.realpath(args.vis_dir) == os.path.realpath(images.root):
         raise FlagError(f"--vis_dir {args.vis_dir}: the pictures would be written over the images: give another folder")
-    check_agreement({**args.values(), where: f"{len(images)} images with the checksum {images.checksum()}"})
+    check_agreement({**args.values(), where: images.summary()})
     layout, dtype = memory_format(args, device), amp_dtype(args, device)
     model = place(load_network(args), device, layout)
     precision_flag = "--use_fp16" if args.use_fp16 else None

@@ -42,7 +42,7 @@ def main() -> None:
 def predict(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> None:
     """Classifies --image_path, a line per image."""
     images = ImageList.find(args.image_path)
-    check_agreement({**args.values(), "image_path": f"{len(images)} images with the checksum {images.checksum()}"})
+    check_agreement({**args.values(), "image_path": images.summary()})
     network = load_exported(
         args.model_file,
         args.params_file,

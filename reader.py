@@ -87,7 +87,7 @@ def show(args: Namespace) -> None:
 def check(args: Namespace, part: str) -> None:
     """Reads every image of a part of the dataset once, in one of the processes, and reports what is there."""
     images = open_dataset(args.data_dir, part, args.class_dim)
-    check_agreement({"data_dir": f"{len(images)} images with the checksum {images.checksum()}"})
+    check_agreement({"data_dir": images.summary()})
     loader = OpenCVLoader(
         images,
         Measure(),

@@ -74,7 +74,8 @@ def train(args: argparse.Namespace, device: torch.device, start: RunStart) -> in
     settle_total_images(args, len(loader.images))
     note_unused_classes(args, loader.images.class_names)
     loaders = [loader] if test_loader is None else [loader, test_loader]
-    check_agreement({**args.values(), "data_dir": [len(loader.images) for loader in loaders]})
+    data = " and ".join(loader.images.summary() for loader in loaders)
+    check_agreement({**args.values(), "data_dir": data})
 
     model = build_model(args)
     if args.pretrained_model and start.resumed is None:

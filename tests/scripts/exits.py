@@ -168,6 +168,8 @@ def main() -> None:
                 unexpected += 1
                 print(f"run {number}, {kind}: {codes}, should be {wanted}\n{(out / 'output').read_text()}", flush=True)
             shutil.rmtree(out)
+            if number % 20 == 19:
+                print(f"{number + 1} runs, {unexpected} of them not as they should", flush=True)
     finally:
         if os.getpid() == parent:  # a child leaves by way of here, too
             for child in busy:

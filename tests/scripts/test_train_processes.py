@@ -6,13 +6,15 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from launch import Launcher
 from safetensors.torch import load_file
-from training import NETWORK, environment, losses, run, start
+from training import NETWORK, ROOT, command_line, environment, losses, run, start
 
 import models
 
@@ -147,3 +149,72 @@ def test_the_group_ends_before_the_interpreter(tiny_dataset, tmp_path):
     assert process.returncode == 0, output
     counts = re.findall(r"process (\d): (-?\d+) threads not Python's", output)
     assert sorted(counts) == [("0", "0"), ("1", "0")], output
+
+
+# ------------------------------------------------------------------------------------------- what the processes share
+
+
+@pytest.fixture(scope="module")
+def launch() -> Iterator[Launcher]:
+    launcher = Launcher()
+    yield launcher
+    launcher.close()
+
+
+@pytest.mark.parametrize("processes", [1, 3, 4])
+def test_fewer_validation_images_than_processes(launch, data, tmp_path, processes):
+    """One that has none takes part in everything; what cannot be read is reported once."""
+    lines = (data / "val_list.txt").read_text().splitlines(keepends=True)
+    (data / "val_list.txt").write_text("".join(lines[:2]))
+    (data / lines[0].split()[0]).write_bytes(b"")
+    flags = {"batch_size": 12, "test_batch_size": 12, "use_ema": True, "use_gpu": False}
+    result = launch("train.py", processes, tmp_path, *command_line(data, tmp_path / "out", **flags))
+    assert result.code == 0, result.err
+    (end,) = [line for line in result.out if line.startswith("[End pass 0]")]
+    assert re.search(r"test_loss [\d.]+, .*test_ema_loss [\d.]+", end)
+    (warning,) = [line for line in result.err if line.startswith("warning: ")]
+    assert "1 unreadable image files were left out" in warning
+
+
+def test_evaluation_of_fewer_images_than_processes(launch, data, tmp_path):
+    """The figures of one process."""
+    lines = (data / "val_list.txt").read_text().splitlines(keepends=True)
+    (data / "val_list.txt").write_text("".join(lines[:2]))
+    torch.manual_seed(0)
+    torch.save(models.build(NETWORK, class_dim=4).state_dict(), tmp_path / "start.pth")
+    flags = [f"--data_dir={data}", f"--model={NETWORK}", "--class_dim=4", "--image_shape=3,32,32", "--batch_size=12"]
+    flags += [f"--pretrained_model={tmp_path}/start.pth", "--use_gpu=False", "--reader_thread=0"]
+    ends = []
+    for processes in (1, 2, 3, 4):
+        result = launch("eval.py", processes, tmp_path, *flags)
+        assert result.code == 0, result.err
+        ends.append(result.out[-1])
+    assert ends[0].startswith("Test_loss ") and set(ends) == {ends[0]}
+
+
+@pytest.mark.parametrize("script", ["train.py", "eval.py"])
+def test_hosts_with_other_lists(launch, data, tmp_path, script):
+    """As many images, and others: every process has a data set of its own."""
+    for name in ("0", "1"):
+        (tmp_path / name).symlink_to(data)
+    (tmp_path / "1").unlink()
+    (tmp_path / "1").mkdir()
+    for name in ("train", "val"):
+        (tmp_path / "1" / name).symlink_to(data / name)
+        lines = (data / f"{name}_list.txt").read_text().splitlines(keepends=True)
+        (tmp_path / "1" / f"{name}_list.txt").write_text("".join(reversed(lines)))
+    (tmp_path / script).write_text(
+        "import os, runpy, sys\n"
+        "sys.argv.append(f'--data_dir={os.environ[\"RANK\"]}')\n"
+        f"runpy.run_path({str(ROOT / script)!r}, run_name='__main__')\n"
+    )
+    flags = command_line(Path("."), tmp_path / "out", use_gpu=False)
+    if script == "eval.py":
+        torch.save(models.build(NETWORK, class_dim=4).state_dict(), tmp_path / "start.pth")
+        flags = [f"--model={NETWORK}", "--class_dim=4", "--image_shape=3,32,32", "--use_gpu=False"]
+        flags += [f"--pretrained_model={tmp_path}/start.pth"]
+    result = launch(str(tmp_path / script), 2, tmp_path, *flags)
+    assert result.code == 1
+    (line,) = [line for line in result.err if not line.startswith("warning: ")]
+    assert re.search(r"error: the processes disagree: --data_dir is '\d+ images with the checksum \w+", line)
+    assert not (tmp_path / "out").exists()

@@ -73,9 +73,12 @@ class Launcher:
 def serve() -> None:
     """Runs the jobs that come in on stdin, one after the other, and answers with their exit codes."""
     sys.path.insert(0, str(ROOT))
+    import torch._dynamo  # which optimizers import  # noqa: F401
+
     import infer  # noqa: F401
     import predict  # noqa: F401
     import reader  # noqa: F401
+    import train  # noqa: F401
 
     for line in sys.stdin:
         pid = os.fork()

@@ -23,7 +23,7 @@ from utils.evaluation.class_report import (
 )
 from utils.evaluation.crops import AverageOverCrops
 from utils.evaluation.validation import validate
-from utils.processes import gather_dict, rank, world_size
+from utils.processes import check_agreement, gather_dict, rank, world_size
 from utils.reading.build import crop_loader, val_loader
 from utils.reading.class_names import read_class_names
 from utils.reading.transforms import normalize
@@ -59,6 +59,7 @@ def evaluate(args: argparse.Namespace, subject: Subject) -> dict[str, float]:
     device = subject.device
     many = args.crop_num > 1
     loader = (crop_loader if many else val_loader)(args, rank(), world_size(), pin_memory=device.type == "cuda")
+    check_agreement({**args.values(), "data_dir": loader.images.summary()})
     new_label = read_label_map(args.label_map, args.class_dim).to(device) if args.label_map else None
     names = _choose_names(args, subject)
 

@@ -162,6 +162,10 @@ class ImageList:
             digest.update(np.ascontiguousarray(array))
         return digest.hexdigest()[:16]
 
+    def summary(self) -> str:
+        """The number of images, and the checksum, in words: processes that read other lists have another one."""
+        return f"{len(self)} images with the checksum {self.checksum()}"
+
     def with_unlabeled(self, paths: Iterable[str]) -> ImageList:
         """These images followed by others, `paths` relative to `root`, whose label is -1."""
         others = self.from_paths(paths)._arrays
