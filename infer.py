@@ -21,11 +21,12 @@ if __name__ == "__main__":
     parse("infer")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from models.network import Network
 from utils.console import check_readable, log
 from utils.deploy.export import save_inference
-from utils.deploy.exported import Description
+from utils.deploy.network import Description
 from utils.deploy.quantize import quantize
 from utils.devices import amp_dtype, choose_device, in_mixed_precision, memory_format, place
 from utils.evaluation.classify import Classifier, Extractor, answer_images
@@ -92,7 +93,7 @@ def choose_calibration_images(args: argparse.Namespace) -> ImageList:
     return ImageList.from_paths(chosen, root=images.root)
 
 
-def load_network(args: argparse.Namespace) -> nn.Module:
+def load_network(args: argparse.Namespace) -> Network:
     """--model with the weights of --pretrained_model, in evaluation mode."""
     model = build_model(args)
     log(str(load_pretrained(model, args.pretrained_model)))

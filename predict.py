@@ -19,7 +19,8 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor
 
-from utils.deploy.exported import ExportedNetwork, load_exported
+from utils.deploy.exported import load_exported
+from utils.deploy.network import ExportedNetwork
 from utils.devices import gpu_of_process
 from utils.evaluation.classify import Classifier, answer_images
 from utils.evaluation.predictions import ResultFile

@@ -40,7 +40,8 @@ from torch import Tensor, nn
 
 import models
 from utils.deploy.export import save_inference
-from utils.deploy.exported import Description, load_exported
+from utils.deploy.exported import load_exported
+from utils.deploy.network import Description
 from utils.deploy.onnx_engines import choose_engine
 from utils.deploy.quantize import quantize
 from utils.devices import place

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from utils.deploy.export import export_program, relative_difference
 from utils.deploy.onednn import can_fuse, fuse_convolutions
-from utils.formats.torch_program import build_graph, read_program
+from utils.deploy.program_graph import build_graph
+from utils.formats.torch_program import read_program
 
 
 class Residuals(nn.Module):

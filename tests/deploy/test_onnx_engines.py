@@ -13,7 +13,8 @@ from exports import build, copied, describe, images, refusal
 
 from utils.deploy import onnx_engines
 from utils.deploy.export import save_inference
-from utils.deploy.exported import DESCRIPTION, load_exported
+from utils.deploy.exported import load_exported
+from utils.deploy.network import DESCRIPTION
 from utils.deploy.onnx_engines import NoGpuError, choose_engine, external_files, read_description
 from utils.errors import FlagError, UserError
 

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from utils.deploy import quantize as module
 from utils.deploy.export import save_inference
-from utils.deploy.exported import Description, load_exported
+from utils.deploy.exported import load_exported
+from utils.deploy.network import Description
 from utils.deploy.quantize import quantize
 from utils.errors import UserError
 

@@ -14,7 +14,7 @@ from networks import small_classifier
 
 from benchmarks import inference
 from utils.deploy.export import save_inference
-from utils.deploy.exported import Description
+from utils.deploy.network import Description
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = "--model=MobileNetV1_x0_25"

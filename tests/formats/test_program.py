@@ -15,8 +15,9 @@ from exports import copied, export_tiny, images, refusal
 
 from utils.deploy.export import relative_difference
 from utils.deploy.exported import load_exported
+from utils.deploy.program_graph import attention
 from utils.errors import UserError
-from utils.formats.torch_program import ProgramError, attention, read_program
+from utils.formats.torch_program import ProgramError, read_program
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from torch import nn
 
 import models
 from utils.deploy.export import save_inference
-from utils.deploy.exported import Description
+from utils.deploy.network import Description
 from utils.errors import UserError
 from utils.reading.dataset import open_dataset
 from utils.reading.transforms import EvalTransform, normalize

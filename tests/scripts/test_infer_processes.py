@@ -22,7 +22,7 @@ import reader
 from utils import convert_weights
 from utils.acnet import weights_aggregator
 from utils.deploy.export import save_inference
-from utils.deploy.exported import Description
+from utils.deploy.network import Description
 from utils.errors import FlagError
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

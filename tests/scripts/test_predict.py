@@ -19,7 +19,7 @@ from torch import nn
 import infer
 import predict
 from utils.deploy.export import save_inference
-from utils.deploy.exported import Description
+from utils.deploy.network import Description
 from utils.errors import FlagError, UserError
 from utils.flags import parse
 

@@ -11,7 +11,8 @@ from torch import nn
 
 import models
 from utils.deploy.export import save_inference
-from utils.deploy.exported import Description, load_exported
+from utils.deploy.exported import load_exported
+from utils.deploy.network import Description
 from utils.errors import UserError
 
 

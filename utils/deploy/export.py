@@ -21,7 +21,8 @@ from torch.utils._pytree import tree_leaves
 from models.fusion import fuse
 from models.network import Network
 from utils.console import warn
-from utils.deploy.exported import DESCRIPTION, Description, load_exported, sha256
+from utils.deploy.exported import load_exported
+from utils.deploy.network import DESCRIPTION, Description, sha256
 from utils.errors import UserError
 from utils.files import written_together
 

@@ -10,133 +10,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
-
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from utils.console import warn
 from utils.deploy.compiled import CompiledProgram
+from utils.deploy.network import DESCRIPTION, Description, ExportedNetwork, Run, checked_params
 from utils.deploy.onednn import can_fuse, fuse_convolutions
+from utils.deploy.onnx_engines import NoGpuError, load_onnx
+from utils.deploy.program_graph import build_graph
 from utils.devices import keep_freed_memory, place
 from utils.errors import FlagError, UserError, reason
-from utils.flags.inputs import UNNOTED, checked_input
-from utils.formats.torch_program import Program, ProgramError, build_graph, read_program
-
-DESCRIPTION = "description.json"
-FORMAT = 1
-
-Run = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Description:
-    """What an exported network is, and how its images are prepared.
-
-    Attributes:
-        network: its name, as in --model.
-        class_names: one per class.
-        image_shape: channels, height, width.
-        resize_short_size, interpolation: as the flags; see `utils.reading.transforms.EvalTransform`.
-        image_mean, image_std: per channel, in the order of `channel_order`, for pixels scaled to 0..1; see
-            `utils.reading.transforms.normalize`.
-        resize_mode, resize_backend, decode_backend, channel_order: as the flags.
-        precision: of its arithmetic as exported, float32 or int8.
-        params_name: name of the file of weights that belongs to the model file.
-        params_bytes, params_sha256: its size and checksum.
-        format: version of this description.
-    """
-
-    network: str
-    class_names: list[str]
-    image_shape: list[int]
-    resize_short_size: int
-    interpolation: int
-    image_mean: list[float]
-    image_std: list[float]
-    resize_mode: str = UNNOTED["resize_mode"]
-    resize_backend: str = UNNOTED["resize_backend"]
-    decode_backend: str = UNNOTED["decode_backend"]
-    channel_order: str = UNNOTED["channel_order"]
-    precision: str = "float32"
-    params_name: str = ""
-    params_bytes: int = 0
-    params_sha256: str = ""
-    format: int = FORMAT
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.image_shape[1], self.image_shape[2]
-
-    def to_json(self) -> str:
-        """The description as `from_json` reads it."""
-        return json.dumps(asdict(self), indent=1)
-
-    @classmethod
-    def from_json(cls, text: str, path: str) -> Description:
-        """Reads a description; `path` is the file that holds it, for errors.
-
-        Raises:
-            UserError: not a description, or one of another version.
-        """
-        try:
-            values = json.loads(text)
-            if values["format"] != FORMAT:
-                raise UserError(
-                    f"--model_file {path} has format {values['format']}, and {FORMAT} is the one that can be read: "
-                    "export the network again"
-                )
-            values |= checked_input(values)
-            description = cls(**{field.name: values[field.name] for field in fields(cls)})
-            if type(description.params_bytes) is not int:
-                raise ValueError("not a number")
-            if not description.class_names or not all(isinstance(name, str) for name in description.class_names):
-                raise ValueError("not names")
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"--model_file {path} is damaged: its description cannot be read") from None
-        return description
-
-
-@dataclass(frozen=True)
-class ExportedNetwork:
-    """A network that is ready to run: call it with images to get logits.
-
-    Attributes:
-        description: what it is, and how its images are prepared.
-        engine: what runs it.
-        device: where it runs, and where the images have to be.
-        dtype: of the images.
-        memory_format: of the images.
-    """
-
-    description: Description
-    engine: str
-    device: torch.device
-    dtype: torch.dtype
-    memory_format: torch.memory_format
-    run: Run
-
-    @torch.inference_mode()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Normalized images (N, 3, H, W) to logits, float32 (N, classes)."""
-        logits = self.run(images).float()
-        if logits.ndim != 2 or len(logits) != len(images):
-            raise UserError(
-                f"--model_file ({self.description.network}) is damaged: what it makes of {len(images)} images is of "
-                f"shape {list(logits.shape)}; export the network again"
-            )
-        if logits.shape[1] != len(self.description.class_names):
-            raise UserError(
-                f"--model_file ({self.description.network}): the model has {logits.shape[1]} classes and names for "
-                f"{len(self.description.class_names)}: export the network again"
-            )
-        return logits
+from utils.formats.torch_program import Program, ProgramError, read_program
 
 
 def load_exported(
@@ -187,8 +73,6 @@ def load_exported(
     if engine == "pytorch" or use_compile:
         wanted = "--use_compile" if use_compile else "--engine=pytorch"
         raise FlagError(f"{wanted} runs programs of PyTorch: export the network with --inference_format=torch")
-    # Not at the top: that module needs this one.
-    from utils.deploy.onnx_engines import NoGpuError, load_onnx
 
     def load(device: torch.device) -> ExportedNetwork:
         return load_onnx(model_file, params_file, device, dtype, engine, batch_size, use_tensorrt, gpu_mem)
@@ -223,38 +107,6 @@ def _load_program(
     except ProgramError as error:
         raise UserError(f"--model_file {model_file} is {error}") from None
     return ExportedNetwork(description, "pytorch", device, dtype, torch.channels_last, run)
-
-
-def checked_params(description: Description, model_file: str, params_file: str | None) -> str:
-    """Path of the file of weights, which is checked to be the one that was written with the model file.
-
-    Raises:
-        UserError: it is not, or there is none.
-    """
-    path = params_file or os.path.join(os.path.dirname(model_file), os.path.basename(description.params_name))
-    try:
-        size = os.path.getsize(path)
-        if size < description.params_bytes:
-            problem = f"has {size} bytes of {description.params_bytes}: it is cut short, or belongs to another model"
-        elif size > description.params_bytes or sha256(path) != description.params_sha256:
-            problem = "does not belong to it, or is damaged"
-        else:
-            return path
-    except OSError as error:
-        problem = reason(error)
-    raise UserError(
-        f"--params_file {path}, for --model_file {model_file} ({description.network}): {problem}; give the two files "
-        "that were written together"
-    )
-
-
-def sha256(path: str) -> str:
-    """Checksum of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _read_weights(path: str, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -65,7 +65,7 @@ def fuse_convolutions(module: fx.GraphModule, batch_size: int) -> None:
     Zeros that are put around the images of a depthwise convolution become its own padding.
 
     Args:
-        module: as `utils.formats.torch_program.build_graph` makes it, on a CPU; its weights have the type to compute
+        module: as `utils.deploy.program_graph.build_graph` makes it, on a CPU; its weights have the type to compute
             in.
         batch_size: images that a batch will usually have, for which the weights are laid out.
     """

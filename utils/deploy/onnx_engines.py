@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from utils.deploy.exported import DESCRIPTION, Description, ExportedNetwork, Run, checked_params
+from utils.deploy.network import DESCRIPTION, Description, ExportedNetwork, Run, checked_params
 from utils.errors import FlagError, UserError, reason
 from utils.formats.protobuf import read_fields
 

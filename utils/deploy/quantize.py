@@ -24,7 +24,8 @@ import numpy as np
 from torch import Tensor
 
 from utils.deploy.export import QUANTIZED, describe_onnx, require
-from utils.deploy.exported import Description, load_exported
+from utils.deploy.exported import load_exported
+from utils.deploy.network import Description
 from utils.errors import UserError
 from utils.files import written_together
 

@@ -39,8 +39,8 @@ class ClassMeter(Meter):
             self.confusion = torch.zeros(classes, classes, dtype=torch.int64, device=device)
 
     @torch.no_grad()
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor, number: int = 0) -> None:
-        super().add(loss, logits, labels, number)
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor, number: int = 0, skipped: Tensor | float = 0.0) -> None:
+        super().add(loss, logits, labels, number, skipped)
         best = logits.topk(self.topk, 1).indices
         hits = best == labels[:, None]
         there = (labels >= 0).long()
@@ -86,12 +86,12 @@ def write_class_table(path: Path, meter: ClassMeter, names: Sequence[str]) -> No
     write_text(path, text.getvalue(), "--per_class_path")
 
 
-def draw_confusion(path: Path, meter: ClassMeter, names: Sequence[str]) -> None:
+def draw_confusion(path: Path, confusion: Tensor, names: Sequence[str]) -> None:
     """Draws the confusion matrix, each row as shares of the label's images, into a .png file.
 
     Args:
         path: the file.
-        meter: of no more than `MAX_CONFUSION` classes.
+        confusion: that of a `ClassMeter`.
         names: one per class.
 
     Raises:
@@ -99,8 +99,8 @@ def draw_confusion(path: Path, meter: ClassMeter, names: Sequence[str]) -> None:
     """
     from matplotlib.figure import Figure
 
-    classes = len(meter.confusion)
-    shares = (meter.confusion / meter.confusion.sum(1, keepdim=True).clamp_min(1)).numpy()
+    classes = len(confusion)
+    shares = (confusion / confusion.sum(1, keepdim=True).clamp_min(1)).numpy()
     few = classes <= 40
     side = min(16.0, 4 + 0.3 * classes) if few else 10.0
     figure = Figure(figsize=(side, side), layout="constrained")

@@ -29,15 +29,14 @@ from utils.reading.loader import Batch, Loader
 
 
 class Results(Protocol):
-    """Where answers go.
+    """Where answers go."""
 
-    Attributes:
-        done: names of the images that have an answer from the run that is resumed.
-    """
+    @property
+    def done(self) -> Collection[str]:
+        """Names of the images that have an answer from the run that is resumed."""
+        ...
 
-    done: Collection[str]
-
-    def write(self, answers: Sequence[Any]) -> None:
+    def write(self, answers: Sequence[Any], /) -> None:
         """Adds answers, so that they survive the end of the process."""
 
     def __enter__(self) -> Results: ...

@@ -108,8 +108,8 @@ def report_classes(args: argparse.Namespace, meter: ClassMeter, names: list[str]
     """Writes what was asked for class by class, and warns if the labels seem to be in another order."""
     if args.per_class_path:
         write_class_table(Path(args.per_class_path), meter, names)
-    if args.confusion_path:
-        draw_confusion(Path(args.confusion_path), meter, names)
+    if args.confusion_path and meter.confusion is not None:  # `_choose_names` refuses it for too many classes
+        draw_confusion(Path(args.confusion_path), meter.confusion, names)
     if looks_permuted(meter):
         warn(
             "the accuracy is at chance, but each label's images mostly get one prediction of their own: the network "

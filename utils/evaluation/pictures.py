@@ -104,7 +104,7 @@ def draw(pixels: np.ndarray, prediction: Prediction, heat: np.ndarray | None = N
     return picture
 
 
-def _fitted(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
     """`text`, cut short if it is wider than `width` pixels."""
     text = " ".join(text.split())
     while font.getlength(text) > width:
@@ -131,7 +131,7 @@ def save_picture(picture: Image.Image, folder: str, image: str) -> None:
 
 
 def save_pictures(
-    folder: str, pixels: Tensor, predictions: Sequence[Prediction], heats: Sequence[np.ndarray] | None = None
+    folder: str, pixels: Tensor, predictions: Sequence[Prediction], heats: np.ndarray | None = None
 ) -> None:
     """Writes a picture of each image of a batch and its best classes.
 
@@ -139,7 +139,7 @@ def save_pictures(
         folder: see `save_picture`.
         pixels: uint8 (N, H, W, 3), RGB, on the CPU.
         predictions: N of them.
-        heats: N maps (H, W) from 0 to 1, of `grad_cam`.
+        heats: (N, H, W) from 0 to 1, of `grad_cam`.
     """
     for number, (image, prediction) in enumerate(zip(pixels.numpy(), predictions, strict=True)):
         heat = None if heats is None else heats[number]

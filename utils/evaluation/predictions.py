@@ -71,11 +71,11 @@ def top_predictions(
     Raises:
         UserError: the logits of an image are not finite numbers.
     """
-    scores, classes = (found.tolist() for found in logits.float().softmax(1).topk(topk))
-    for image, score, numbers in zip(images, scores, classes, strict=True):
+    scores, classes = logits.float().softmax(1).topk(topk)
+    for image, score, numbers in zip(images, scores.tolist(), classes.tolist(), strict=True):
         if not math.isfinite(score[0]):
             raise not_finite(image, "scores", precision_flag)
-        yield Prediction(image, [round(s, 8) for s in score], numbers, [class_names[number] for number in numbers])
+        yield Prediction(image, [round(s, 8) for s in score], numbers, [class_names[int(number)] for number in numbers])
 
 
 def not_finite(image: str, what: str, precision_flag: str | None) -> UserError:
@@ -107,7 +107,7 @@ class ResultFile:
         if path is None:
             return
         try:
-            complete = self._complete_part() if resume and Path(path).exists() else 0
+            complete = self._complete_part(path) if resume and Path(path).exists() else 0
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             self._file = open(path, "r+b" if complete else "wb")  # noqa: SIM115 (closed by __exit__)
             self._file.truncate(complete)
@@ -117,10 +117,10 @@ class ResultFile:
         if resume:
             log(f"{len(self.done)} results kept from {path}")
 
-    def _complete_part(self) -> int:
+    def _complete_part(self, path: str) -> int:
         """Notes the images of an earlier run's results; returns where its last whole line ends."""
         end = 0
-        with open(self.path, "rb") as file:
+        with open(path, "rb") as file:
             for line in file:
                 if not line.endswith(b"\n"):
                     break
@@ -128,12 +128,10 @@ class ResultFile:
                 try:
                     count = len(json.loads(result)["score"])
                 except (ValueError, TypeError, KeyError):
-                    raise UserError(
-                        f"--save_json_path {self.path} is not a file of results: give another one"
-                    ) from None
+                    raise UserError(f"--save_json_path {path} is not a file of results: give another one") from None
                 if count != self.topk:
                     raise UserError(
-                        f"--resume: the results in {self.path} have {count} classes per image: give --topk={count}, or "
+                        f"--resume: the results in {path} have {count} classes per image: give --topk={count}, or "
                         "another --save_json_path"
                     )
                 self.done.add(unescaped(name.decode(errors="surrogateescape")))

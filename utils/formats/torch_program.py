@@ -1,23 +1,17 @@
 """Programs that torch.export wrote, read as data.
 
 `torch.export.load` may run what a file tells it to: it unpickles, evaluates expressions and calls any function under
-`torch` by name. Here only the program's graph is read, which is JSON, and only operators of the kind that
-the zoo's networks are made of are called.
+`torch` by name. Here only the program's graph is read, which is JSON; utils/deploy/program_graph.py builds it.
 """
 
 from __future__ import annotations
 
 import json
-import operator
 import zipfile
-from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
-from utils.errors import UserError
 from utils.formats.archives import ZIP_ERRORS
 
 # Numbers that the programs' schema has for PyTorch's enumerations (torch/_export/serde/schema.py).
@@ -26,49 +20,6 @@ DTYPES = {
     1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.float16,
     7: torch.float32, 8: torch.float64, 12: torch.bool, 13: torch.bfloat16,
 }  # fmt: skip
-MEMORY_FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 4: torch.preserve_format}
-STRIDED_LAYOUT = 7
-KEYWORD_ARGUMENT = 2
-
-# Arithmetic on sizes.
-PYTHON_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    f"_operator.{name}": getattr(operator, name) for name in ("add", "sub", "mul", "floordiv", "mod", "neg")
-}
-
-# The operators of PyTorch (torch.ops.aten) that a program may call: those of the zoo's networks, and others of their
-# kind. All of them find out for themselves whether their arguments are within bounds. Many others do not, or take
-# memory as it is (as_strided, empty, from_file, resize_, set_, ...): with these a file could read and write anywhere.
-_OVERLOADS = {
-    "Tensor": "add add_ sub sub_ mul mul_ div div_ slice split index",
-    "Scalar": "add add_ sub rsub mul mul_ div div_",
-    "Tensor_Scalar": "pow",
-    "default": """
-        neg abs exp log sqrt rsqrt reciprocal square erf sin cos clamp clamp_ clamp_min clamp_max maximum
-        minimum conv2d linear matmul mm bmm addmm scaled_dot_product_attention batch_norm layer_norm
-        group_norm instance_norm dropout max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d
-        adaptive_avg_pool2d relu relu_ relu6 relu6_ hardtanh hardtanh_ leaky_relu leaky_relu_ prelu elu elu_
-        gelu silu silu_ mish mish_ sigmoid sigmoid_ hardsigmoid hardsigmoid_ hardswish hardswish_ tanh tanh_
-        softplus mean sum amax amin argmax linalg_vector_norm reshape reshape_as view view_as permute t
-        unsqueeze squeeze expand expand_as repeat tile contiguous clone alias detach narrow chunk
-        split_with_sizes index_select cat stack pad constant_pad_nd roll flip channel_shuffle pixel_shuffle
-        pixel_unshuffle im2col arange linspace zeros ones full zeros_like ones_like full_like type_as
-    """,
-    "padding": "conv2d",
-    "vec": "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d",
-    "int": "softmax log_softmax unflatten transpose movedim select unbind sym_size",
-    "dim": "mean squeeze",
-    "dim_IntList": "sum",
-    "using_ints": "flatten",
-    "intlist": "movedim",
-    "dims": "squeeze",
-    "sizes": "split",
-    "start": "arange",
-    "start_step": "arange",
-    "dtype": "to",
-    "dtype_layout": "to",
-    "device": "to",
-}
-OPERATORS = frozenset(f"{name}.{overload}" for overload, names in _OVERLOADS.items() for name in names.split())
 
 Program = dict[str, Any]
 
@@ -141,163 +92,3 @@ def program_slots(program: Program) -> dict[str, Slot]:
             shape = tuple(size["as_int"] for size in tensor["sizes"])
             slots[value["arg"]["name"]] = Slot(value[f"{kind}_name"], DTYPES[tensor["dtype"]], shape)
     return slots
-
-
-def build_graph(program: Program, weights: Mapping[str, Tensor], device: torch.device) -> fx.GraphModule:
-    """Builds a program as a module that maps images to logits.
-
-    Each node's `meta["shape"]` is the shape of its result, None where it depends on the number of images.
-
-    Args:
-        program: as `read_program` returns it.
-        weights: by the names of its slots, on `device`.
-        device: where it is to run, wherever it was exported.
-
-    Raises:
-        ProgramError: the weights do not fit, or the program does what an exported network does not.
-    """
-    try:
-        return _Builder(program, weights, device).module()
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
-        raise ProgramError(f"a program that cannot be run here ({error})") from None
-
-
-class _Builder:
-    """Translates the JSON graph to an fx graph, node by node."""
-
-    def __init__(self, program: Program, weights: Mapping[str, Tensor], device: torch.device) -> None:
-        self.described = program["graph_module"]["graph"]
-        self.slots = program_slots(program)
-        self.weights = weights
-        self.device = device
-        self.root = nn.Module()
-        self.graph = fx.Graph()
-        self.values: dict[str, fx.Node] = {}
-
-    def module(self) -> fx.GraphModule:
-        for given in self.described["inputs"]:
-            self.add_input(given["as_tensor"]["name"])
-        for node in self.described["nodes"]:
-            if node["outputs"]:  # the others assert what held when the program was exported
-                self.add_call(node)
-        (output,) = self.described["outputs"]
-        self.graph.output(self.values[output["as_tensor"]["name"]])
-        for node in self.graph.find_nodes(op="get_attr"):
-            if not node.users:
-                self.graph.erase_node(node)
-                delattr(self.root, node.target)
-        return fx.GraphModule(self.root, self.graph)
-
-    def define(self, name: str, node: fx.Node) -> None:
-        """Gives a node the name that the program calls its result by."""
-        self.values[name] = node
-        if name in self.described["tensor_values"]:
-            sizes = self.described["tensor_values"][name]["sizes"]
-            node.meta["shape"] = tuple(size.get("as_int") for size in sizes)
-
-    def add_input(self, name: str) -> None:
-        if name not in self.slots:
-            if self.graph.find_nodes(op="placeholder"):
-                raise ValueError("it takes more than images")
-            self.define(name, self.graph.placeholder("images"))
-            return
-        slot = self.slots[name]
-        weight = self.weights.get(slot.name)
-        if weight is None or weight.shape != slot.shape:
-            raise ValueError(f"its weight {slot.name} is to be {slot.shape}")
-        # fx writes attribute names into Python code, so those of the file are not used.
-        attribute = f"weight_{len(self.values)}"
-        self.root.register_buffer(attribute, weight)
-        self.define(name, self.graph.get_attr(attribute))
-
-    def add_call(self, node: dict[str, Any]) -> None:
-        args, kwargs = [], {}
-        for given in node["inputs"]:
-            value = self.argument(given["arg"])
-            if given.get("kind") == KEYWORD_ARGUMENT:
-                if not given["name"].isidentifier():  # fx writes it into Python code
-                    raise ValueError(f"{given['name']!r} is no name of an argument")
-                kwargs[given["name"]] = value
-            else:
-                args.append(value)
-        result = self.graph.call_function(_function(node["target"]), tuple(args), kwargs)
-        outputs = node["outputs"]
-        if len(outputs) == 1 and "as_tensors" in outputs[0]:
-            names = [tensor["name"] for tensor in outputs[0]["as_tensors"]]
-        else:
-            names = [_output_name(output) for output in outputs]
-            if len(names) == 1:
-                self.define(names[0], result)
-                return
-        for index, name in enumerate(names):
-            self.define(name, self.graph.call_function(operator.getitem, (result, index)))
-
-    def argument(self, argument: dict[str, Any]) -> Any:
-        """An argument, from the schema's tagged union."""
-        ((kind, value),) = argument.items()
-        match kind:
-            case "as_none":
-                return None
-            case "as_int" | "as_bool" | "as_string" | "as_ints" | "as_floats" | "as_bools":
-                return value
-            case "as_float":
-                return float(value)  # infinity is a text
-            case "as_tensor":
-                return self.values[value["name"]]
-            case "as_tensors":
-                return [self.values[item["name"]] for item in value]
-            case "as_name":
-                return self.values[value]
-            case "as_sym_int" | "as_sym_float" | "as_sym_bool" | "as_optional_tensor":
-                return self.argument(value)
-            case "as_sym_ints" | "as_optional_tensors":
-                return [self.argument(item) for item in value]
-            case "as_scalar_type":
-                return DTYPES[value]
-            case "as_memory_format":
-                return MEMORY_FORMATS[value]
-            case "as_layout" if value == STRIDED_LAYOUT:
-                return torch.strided
-            case "as_device":
-                return self.device
-        raise ValueError(f"an argument is of kind {kind}")
-
-
-def _output_name(output: dict[str, Any]) -> str:
-    ((kind, value),) = output.items()
-    return value["as_name"] if kind.startswith("as_sym_") else value["name"]
-
-
-def _function(target: str) -> Callable[..., Any]:
-    """The function that a node calls.
-
-    Raises:
-        ValueError: it is neither one of `OPERATORS` nor arithmetic on sizes.
-    """
-    if target in PYTHON_FUNCTIONS:
-        return PYTHON_FUNCTIONS[target]
-    name = target.removeprefix("torch.ops.aten.")
-    if name == target or name not in OPERATORS:
-        raise ValueError(f"it calls {target[:100]!r}, which no network of models/ does")
-    if name == "view.default":
-        # A view of images in channels_last order may need a copy.
-        return torch.ops.aten.reshape.default
-    if name == "scaled_dot_product_attention.default":
-        return attention
-    packet, _, overload = name.partition(".")
-    return getattr(getattr(torch.ops.aten, packet), overload)
-
-
-def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """`torch.nn.functional.scaled_dot_product_attention`, of as many keys as values.
-
-    On CPUs PyTorch does not check that, and reads beyond the end of the keys.
-
-    Raises:
-        UserError: there are more values than keys, or fewer.
-    """
-    if key.shape[-2] != value.shape[-2]:
-        raise UserError(
-            f"--model_file is no network of models/: it attends to {value.shape[-2]} values by {key.shape[-2]} keys"
-        )
-    return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
