@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.deploy.paddle_translate import Translation, translate
+from utils.deploy.paddle_translate import translate
 from utils.flags.line_parser import LineParser
 from utils.formats.inference_model import read_parameters, read_program
 from utils.formats.paddle_program import Program
@@ -47,7 +47,7 @@ PaddlePaddle answered itself, for two images and known weights, in float32 on a 
   softmax saturates (one probability above 0.999), so that probabilities say little. The bar is 1e-5.
 - float64: where that is above the bar, how far float32 is from our float64: ours, then the original's own. Rounding is
   amplified in these networks, and ours is no worse.
-- seconds: to translate the program.
+- seconds: processor time to translate the program.
 """
 
 HEADINGS = {
@@ -97,50 +97,62 @@ def images(size: int) -> np.ndarray:
     return np.random.RandomState(7).uniform(-2, 2, (2, 3, size, size)).astype(np.float32)
 
 
+def stored_programs(path: Path, file: str, parameters: dict[str, int]) -> Iterator[tuple[str, Program]]:
+    """Networks' names and programs from an archive of NAME/`file`, small networks first.
+
+    Args:
+        path: of the archive.
+        file: name of the program in a network's folder.
+        parameters: numbers of parameters by network.
+    """
+    programs = {}
+    with tarfile.open(path) as archive:
+        for member in archive:
+            if member.isfile() and Path(member.name).name == file:
+                programs[Path(member.name).parent.name] = archive.extractfile(member).read()
+    for name in sorted(programs, key=parameters.__getitem__):
+        yield name, read_program(programs[name])
+
+
+def elements(tensors: list[list[Any]], shape: int) -> int:
+    """Number of parameters of a network; `shape` is where its tensors' descriptions have theirs."""
+    return sum(math.prod(tensor[shape]) for tensor in tensors)
+
+
 def fluid_cases(folder: Path) -> Iterator[Case]:
     networks = json.loads(gzip.decompress((folder / "legacy_networks.json.gz").read_bytes()))
-    networks = networks.get("networks", networks)
-    with (
-        tarfile.open(folder / "fluid_inference_programs.tar.xz") as archive,
-        np.load(folder / "fluid_inference_outputs.npz") as outputs,
-        np.load(folder / "legacy_logits.npz") as logits,
-    ):
-        for member in archive:
-            if not member.isfile():
-                continue
-            name = member.name.split("/")[-2]
-            program = read_program(archive.extractfile(member).read())
+    sizes = {name: elements(facts["params"], 1) for name, facts in networks.items()}
+    with np.load(folder / "fluid_inference_outputs.npz") as outputs, np.load(folder / "legacy_logits.npz") as logits:
+        for name, program in stored_programs(folder / "fluid_inference_programs.tar.xz", "model", sizes):
             facts = networks[name]
             roles = {entry[0]: entry for entry in facts["params"]}
-            gain = facts["gain"]
-            parameters = {key: weight(key, roles[key][1], roles[key][2], gain) for key in program.parameters}
+            parameters = {key: weight(key, *roles[key][1:3], facts["gain"]) for key in program.parameters}
             # GoogLeNet's logits are recorded after its softmax only.
             recorded = None if name == "GoogLeNet" else logits[f"{name}/out0"]
             yield Case(name, program, parameters, images(facts["image_size"]), [outputs[name]], recorded)
 
 
 def paddleclas_cases(folder: Path, kind: str) -> Iterator[Case]:
-    facts = json.loads(gzip.decompress((folder / "paddleclas_inference_names.json.gz").read_bytes()))["networks"]
+    networks = json.loads(gzip.decompress((folder / "paddleclas_inference_names.json.gz").read_bytes()))["networks"]
+    for facts in networks.values():
+        described = facts["formats"].get(kind, {}).get("variables")
+        facts["variables"] = described or facts.get("variables") or []
+    sizes = {name: elements(facts["variables"], 2) for name, facts in networks.items()}
     with (
-        tarfile.open(folder / "paddleclas_inference_programs.tar.xz") as archive,
         np.load(folder / "paddleclas_inference_outputs.npz") as outputs,
         np.load(folder / "paddleclas_inference_tables.npz") as tables,
         np.load(folder / "paddleclas_logits.npz") as first,
         np.load(folder / "paddleclas_extended_logits.npz") as second,
     ):
-        for member in archive:
-            if not member.isfile() or Path(member.name).name != f"inference.{kind}":
-                continue
-            name = member.name.split("/")[-2]
-            entry = facts[name]
-            program = read_program(archive.extractfile(member).read())
-            described = entry["formats"][kind].get("variables") or entry["variables"]
-            parameters = {variable[0]: _described(variable, entry["gain"], tables) for variable in described}
-            recorded = next((a[k] for a, k in ((outputs, f"{name}/logits"), (first, f"{name}/out0"),
-                                               (second, f"{name}/out0")) if k in a), None)  # fmt: skip
+        archive = folder / "paddleclas_inference_programs.tar.xz"
+        for name, program in stored_programs(archive, f"inference.{kind}", sizes):
+            facts = networks[name]
+            parameters = {entry[0]: _described(entry, facts["gain"], tables) for entry in facts["variables"]}
+            places = [(outputs, f"{name}/logits"), (first, f"{name}/out0"), (second, f"{name}/out0")]
+            recorded = next((file[key] for file, key in places if key in file), None)
             if name == "GoogLeNet":
                 recorded = None
-            yield Case(name, program, parameters, images(entry["image_size"]), [outputs[name]], recorded)
+            yield Case(name, program, parameters, images(facts["image_size"]), [outputs[name]], recorded)
 
 
 def _described(variable: list[Any], gain: float, tables: Any) -> np.ndarray:
@@ -188,41 +200,34 @@ def absolute(values: Tensor, expected: Tensor) -> float:
     return (values.double() - expected.double()).abs().max().item()
 
 
-def logits_of(translation: Translation, shown: Tensor) -> Tensor:
-    return translation.single(before_activation=True)(shown)
-
-
 @torch.inference_mode()
 def row(case: Case) -> tuple[str, float]:
     """A line of the table, and the figure that has to be below the bar."""
-    start = time.perf_counter()
+    start = time.process_time()
     translation = translate(case.program, case.parameters)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     shown = torch.from_numpy(case.images)
-    answers = translation.module(shown)
-    error = max(
-        float(np.abs(answer.numpy().astype(np.float64) - expected).max())
-        for answer, expected in zip(answers, case.outputs, strict=True)
-    )
-    counts = error
-    texts = ["", ""]
-    if case.logits is not None and max(output.max() for output in case.outputs) > SATURATED:
-        expected = torch.from_numpy(case.logits)
-        logits = logits_of(translation, shown)
-        counts = relative(logits, expected)
-        texts[0] = f"{counts:.1e}"
+    if len(translation.outputs) == 1 and translation.outputs[0].activation == "softmax":
+        logits = translation.single(before_activation=True)(shown)
+        answers = (logits.softmax(-1),)
     else:
-        expected, logits = torch.from_numpy(case.outputs[0]), None
+        logits, answers = None, translation.module(shown)
+    del translation
+    expected = [torch.from_numpy(output) for output in case.outputs]
+    error = max(absolute(*pair) for pair in zip(answers, expected, strict=True))
+    counts, texts = error, ["", ""]
+    saturated = case.logits is not None and max(output.max() for output in case.outputs) > SATURATED
+    ours, theirs, difference = answers[0], expected[0], absolute
+    if saturated and logits is not None:
+        ours, theirs, difference = logits, torch.from_numpy(case.logits), relative
+        counts = relative(ours, theirs)
+        texts[0] = f"{counts:.1e}"
     if counts > BAR:
-        exact = translate(case.program, case.parameters, dtype=torch.float64).single(
-            before_activation=logits is not None
-        )(shown.double())
-        if logits is not None:
-            own, theirs = relative(logits, exact), relative(expected, exact)
-        else:
-            own, theirs = absolute(answers[0], exact), absolute(expected, exact)
-        texts[1] = f"{own:.1e}, {theirs:.1e}"
-        counts = 0.0 if own <= 2 * theirs else own
+        translation = translate(case.program, case.parameters, dtype=torch.float64)
+        exact = translation.single(before_activation=saturated)(shown.double())
+        own, original = difference(ours, exact), difference(theirs, exact)
+        texts[1] = f"{own:.1e}, {original:.1e}"
+        counts = 0.0 if own <= 2 * original else own
     return f"| {case.name} | {error:.1e} | {texts[0]} | {texts[1]} | {seconds:.2f} |", counts
 
 

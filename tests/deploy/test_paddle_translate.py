@@ -244,16 +244,11 @@ REFUSED: dict[str, list[Step]] = {
     "other sections": [("split", {}, {"sections": [1, 2], "axis": 1})],
     "too many first": [("top_k_v2", {}, {"k": 9, "axis": 1})],
     "step 0": [("strided_slice", {}, {"axes": [1], "starts": [0], "ends": [2], "strides": [0]})],
-    "slice of the batch": [("slice", {}, {"axes": [0], "starts": [0], "ends": [5]})],
     "windows of size 0": [
         ("unfold", {}, {"kernel_sizes": [0, 1], "strides": [1, 1], "paddings": [0, 0], "dilations": [1, 1]}),
     ],
     "groups of channels": [("group_norm", {}, {"groups": 3})],
     "unknown type": [("cast", {}, {"out_dtype": "complex64"})],
-    "square of the batch": [
-        SHAPE, ("expand_v2", {"X": ("x0",), "Shape": ("x1",)}, {}), ("reshape2", {}, {"shape": [-1]}),
-        ("reshape2", {}, {"shape": [1, -1]}), ("matmul_v2", {"X": ("x3",), "Y": ("x4",)}, {}),
-    ],
 }  # fmt: skip
 
 
@@ -285,16 +280,36 @@ def test_open_image_size_is_asked_for():
     assert translate(program, WEIGHTS, image_size=(32, 24)).outputs[0].shape == (None, 3, 32, 24)
 
 
-def test_sizes_that_are_no_multiple_of_the_batch_are_refused():
-    half = [
+ONE_IMAGE = {
+    "a batch of 1 is spelled out": [("reshape2", {}, {"shape": [1, 256]})],
+    "a fixed part of the batch": [("slice", {}, {"axes": [0], "starts": [0], "ends": [5]})],
+    "the square of the batch": [
+        ("reshape2", {}, {"shape": [-1]}),
+        ("reshape2", {}, {"shape": [-1, 1]}),
+        ("elementwise_add", {"X": ("x1",), "Y": ("x2",)}, {}),
+    ],
+}
+
+
+@pytest.mark.parametrize("what", ONE_IMAGE)
+def test_what_works_for_one_image_only_takes_one(what):
+    translation = translate(program_of(*ONE_IMAGE[what]), WEIGHTS)
+    assert translation.inputs[0].shape == (1, 4, 8, 8)
+    with torch.inference_mode():
+        (result,) = translation.module(torch.ones(1, 4, 8, 8))
+    assert tuple(result.shape) == translation.outputs[0].shape
+
+
+def test_fractions_of_the_batch_are_refused():
+    quarter = [
         SHAPE,
         filled(2, 4),
         ("cast", {"X": ("x1",)}, {"out_dtype": "int64"}),
         ("elementwise_floordiv", {"X": ("x3",), "Y": ("x2",)}, {}),
         ("reshape2", {"X": ("x0",), "Shape": ("x4",)}, {}),
     ]
-    with pytest.raises(FormatError, match="number of images"):
-        translate(program_of(*half), WEIGHTS)
+    with pytest.raises(FormatError, match="depends on the number of images"):
+        translate(program_of(*quarter), WEIGHTS)
 
 
 def test_translation_is_typed():

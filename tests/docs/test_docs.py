@@ -14,6 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs"))
 
 import check
+import make_paddle_operators
 import make_readme
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +38,13 @@ def test_links_lead_somewhere(document):
 def test_tables_are_todays(readme):
     assert (ROOT / readme).read_text(encoding="utf-8") == make_readme.generated(readme), (
         "run: python docs/make_readme.py"
+    )
+
+
+def test_the_table_of_operators_is_todays():
+    text = make_paddle_operators.FILE.read_text(encoding="utf-8")
+    assert make_paddle_operators.BEGIN in text and text == make_paddle_operators.with_table(text), (
+        "run: python docs/make_paddle_operators.py"
     )
 
 

@@ -38,6 +38,8 @@ RANDOM = frozenset({
 })  # fmt: skip
 ERRORS = (RuntimeError, ValueError, TypeError, IndexError, OverflowError, ZeroDivisionError, MemoryError)
 
+ANY_NUMBER = BatchSize(1)
+
 aten = torch.ops.aten
 ACTIVATIONS: dict[Any, str] = {
     aten.softmax.int: "softmax",
@@ -81,7 +83,7 @@ class Output:
     @property
     def is_classes(self) -> bool:
         """Whether it can be one number per image and class."""
-        return len(self.shape) == 2 and self.shape[0] is None and bool(self.shape[1]) and self.dtype.is_floating_point
+        return len(self.shape) == 2 and self.shape[0] != -1 and bool(self.shape[1]) and self.dtype.is_floating_point
 
 
 @dataclass(frozen=True)
@@ -130,13 +132,21 @@ def translate(
         dtype: to compute in where the program says float32, images included.
 
     Returns:
-        The module, on the CPU, and what goes in and comes out.
+        The module, on the CPU, and what goes in and comes out. It takes any number of images, unless the program is
+        for a certain number, or can do with one only: see the inputs' shapes.
 
     Raises:
         FormatError: the program has operators that are not known here, or its parts do not fit.
     """
     with torch.no_grad():
-        translation = _Translator(program, parameters, image_size).run()
+        try:
+            translation = _Translator(program, parameters, image_size).run()
+        except TranslationError as error:
+            # Some programs leave the number of images open, and can do with one only.
+            try:
+                translation = _Translator(program, parameters, image_size, 1).run()
+            except TranslationError:
+                raise error from None
         if dtype != torch.float32:
             set_precision(translation.module, dtype)
     return translation
@@ -146,8 +156,13 @@ class _Translator:
     """`translate` at work; see there for the arguments."""
 
     def __init__(
-        self, program: Program, parameters: Mapping[str, np.ndarray], image_size: tuple[int, int] | None
+        self,
+        program: Program,
+        parameters: Mapping[str, np.ndarray],
+        image_size: tuple[int, int] | None,
+        images: Size = ANY_NUMBER,
     ) -> None:
+        self.images = images
         self.program = program
         self.parameters = parameters
         self.image_size = image_size
@@ -190,7 +205,7 @@ class _Translator:
             if size >= 0:
                 continue
             if axis == 0:
-                shape[0] = BatchSize(1)
+                shape[0] = self.images
             elif len(shape) == 4 and axis == 1:
                 shape[1] = 3
             elif len(shape) == 4 and self.image_size is not None:
