@@ -103,7 +103,7 @@ def _load_program(
             )
         description = Description.from_json(texts[DESCRIPTION], model_file)
         weights = _read_weights(checked_params(description, model_file, params_file), device, dtype)
-        run = _build(program, weights, device, dtype, batch_size, use_compile, description)
+        run = _build(program, weights, device, dtype, batch_size, use_compile, description.network)
     except ProgramError as error:
         raise UserError(f"--model_file {model_file} is {error}") from None
     return ExportedNetwork(description, "pytorch", device, dtype, torch.channels_last, run)
@@ -126,9 +126,9 @@ def _build(
     dtype: torch.dtype,
     batch_size: int,
     use_compile: bool,
-    description: Description,
+    name: str,
 ) -> Run:
-    """A program with its weights, made fast for the device."""
+    """A program with its weights, made fast for the device. `name`: of the network, for errors."""
     module = build_graph(program, weights, device)
     if device.type == "cpu" and not use_compile:
         keep_freed_memory()
@@ -137,6 +137,5 @@ def _build(
             return module
     place(module, device, torch.channels_last)
     if use_compile:
-        precision = 2**-7 if description.precision == "int8" else torch.finfo(dtype).eps
-        return CompiledProgram(module, description.network, precision)
+        return CompiledProgram(module, name, torch.finfo(dtype).eps)
     return module
