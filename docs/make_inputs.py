@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models
 from models.inputs import InputConfig
+from utils.flags.line_parser import LineParser
 from utils.reading.transforms import EvalTransform
 
 FILE = Path(__file__).with_name("inputs.md")
@@ -212,4 +213,5 @@ Tasks that do not keep the image's aspect ratio:
 
 
 if __name__ == "__main__":
+    LineParser(__doc__).parse_args()
     FILE.write_text(document(), encoding="utf-8")

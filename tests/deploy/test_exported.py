@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
+from dataclasses import replace
 
 import pytest
 import torch
 from exports import build, copied, describe, export_tiny, images, refusal
 
 from utils.deploy.export import relative_difference, save_inference
-from utils.deploy.exported import load_exported
+from utils.deploy.exported import Description, load_exported
+from utils.errors import UserError
+from utils.flags.inputs import UNNOTED
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +49,19 @@ def test_the_description_comes_back(tiny):
     wanted = describe("MobileNetV1_x0_25", 64)
     for field in ("network", "class_names", "image_shape", "resize_short_size", "interpolation", "image_mean"):
         assert getattr(description, field) == getattr(wanted, field)
+
+
+def test_a_description_from_before_the_flags_on_pixels():
+    """It means what was done then: everything with OpenCV."""
+    description = replace(describe("DeiT_tiny_patch16_224", 64), resize_mode="pad", channel_order="bgr")
+    assert Description.from_json(description.to_json(), "x") == description
+    values = json.loads(description.to_json())
+    for name in UNNOTED:
+        del values[name]
+    old = Description.from_json(json.dumps(values), "x")
+    assert {name: getattr(old, name) for name in UNNOTED} == UNNOTED
+    with pytest.raises(UserError, match="its description cannot be read"):
+        Description.from_json(json.dumps(values | {"resize_backend": "x"}), "x")
 
 
 # ------------------------------------------------------------------------------------------------------------ bad files

@@ -162,6 +162,9 @@ def test_an_unreadable_file_ends_the_run_with_its_name(folder, tmp_path):
         ("--use_aa 1 --random_erasing 0.5", "leave out --use_aa, --random_erasing, or --use_dali"),
         ("--use_gridmask 1", "leave out --use_gridmask"),
         ("--interpolation 3", r"--interpolation 3"),
+        ("--resize_backend pil", "give --resize_backend=cv2, or leave --use_dali out"),
+        ("--decode_backend pil", "give --decode_backend=cv2, or leave --use_dali out"),
+        ("--resize_mode pad --lower_scale 1", "--resize_mode=pad cannot be had with --use_dali"),
     ],
 )
 def test_what_it_cannot_do_is_refused_by_name(folder, flags, message):
@@ -170,6 +173,25 @@ def test_what_it_cannot_do_is_refused_by_name(folder, flags, message):
     )
     with pytest.raises(FlagError, match=message):
         train_loader(args, 0)
+
+
+def test_other_ways_to_resize_are_refused(folder):
+    args = parse("train", f"--use_dali 1 --resize_mode exact --image_shape 3 48 40 --data_dir {folder}".split())
+    with pytest.raises(FlagError, match="--resize_mode=exact cannot be had with --use_dali"):
+        val_loader(args)
+
+
+@needs_dali
+@pytest.mark.parametrize("training", [True, False])
+def test_channels_in_the_other_order(folder, training):
+    images = open_dataset(str(folder), "train", 2)
+    kind = TrainTransform if training else EvalTransform
+    rgb, bgr = (
+        next(DaliLoader(images, kind((48, 40), channel_order=order), 4, training, workers=1).epoch(0)).images
+        for order in ("rgb", "bgr")
+    )
+    # Its vectorised resampler rounds by a level where a channel stands elsewhere.
+    assert (rgb.int() - bgr.flip(-1).int()).abs().max() <= 1 < (rgb.int() - bgr.int()).abs().max()
 
 
 def test_without_the_package_the_command_to_install_it_is_given(folder, monkeypatch):

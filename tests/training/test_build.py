@@ -13,6 +13,7 @@ from torch import nn
 from models.layers import DropPath
 from utils.errors import FlagError
 from utils.flags import parse
+from utils.reading.build import eval_transform, train_transform
 from utils.training.build import build_schedule, build_train_step, check_train_flags, settle_total_images
 from utils.weights.network import build_model, resolve_input
 
@@ -50,6 +51,10 @@ NOTED = {
     "interpolation": 2,
     "image_mean": [0.5, 0.5, 0.5],
     "image_std": [0.25, 0.25, 0.25],
+    "resize_mode": "crop",
+    "resize_backend": "pil",
+    "decode_backend": "pil",
+    "channel_order": "bgr",
 }
 
 
@@ -60,13 +65,15 @@ def test_input_of_the_training_counts_where_no_flag_is_given(capsys):
     assert {name: getattr(args, name) for name in NOTED} == NOTED
     assert capsys.readouterr().out == (
         "not given, and therefore as in the training of best: --image_shape 3 32 32, --resize_short_size 40, "
-        "--interpolation 2, --image_mean 0.5 0.5 0.5, --image_std 0.25 0.25 0.25\n"
+        "--interpolation 2, --image_mean 0.5 0.5 0.5, --image_std 0.25 0.25 0.25, --resize_mode crop, "
+        "--resize_backend pil, --decode_backend pil, --channel_order bgr\n"
     )
     args = parse("infer", [*words, "--image_shape=3,64,64", "--interpolation=0", "--image_std=1,1,1"])
     resolve_input(args, NOTED)  # the crop keeps its share of the image, 32 / 40 of a side
     assert capsys.readouterr().out == (
         "--resize_short_size not given: 80 for --image_shape 3 64 64\n"
-        "not given, and therefore as in the training of best: --image_mean 0.5 0.5 0.5\n"
+        "not given, and therefore as in the training of best: --image_mean 0.5 0.5 0.5, --resize_mode crop, "
+        "--resize_backend pil, --decode_backend pil, --channel_order bgr\n"
     )
     assert (args.image_shape, args.resize_short_size, args.interpolation) == ([3, 64, 64], 80, 0)
     assert (args.image_mean, args.image_std) == ([0.5] * 3, [1, 1, 1])
@@ -83,6 +90,44 @@ def test_published_input_that_was_noted_is_not_worth_a_word(capsys):
     resolve_input(args, usual)
     assert {name: getattr(args, name) for name in NOTED} == usual and "image_shape" not in args.given
     assert capsys.readouterr().out == ""
+
+
+def test_pixels_are_those_of_the_network():
+    """What decodes and resizes, and the channels' order, unless a flag says otherwise."""
+    flags = ("resize_mode", "resize_backend", "decode_backend", "channel_order")
+    for name, values in (
+        ("ResNet50", ("short", "cv2", "cv2", "rgb")),
+        ("DeiT_tiny_patch16_224", ("short", "pil", "cv2", "rgb")),
+        ("StarNet_S1", ("short", "pil", "pil", "rgb")),
+        ("MobileViT_XS", ("short", "pil", "cv2", "bgr")),
+        ("EfficientNetV2_S", ("crop", "cv2", "cv2", "rgb")),
+    ):
+        args = parse("train", [f"--model={name}"])
+        resolve_input(args)
+        assert tuple(getattr(args, flag) for flag in flags) == values
+        transform = train_transform(args)
+        assert tuple(getattr(transform, flag) for flag in flags) == values
+        assert tuple(getattr(eval_transform(args), flag) for flag in flags) == values
+    words = ["--resize_backend=cv2", "--channel_order=rgb", "--resize_mode=exact", "--decode_backend=pil"]
+    args = parse("train", ["--model=MobileViT_XS", *words])
+    resolve_input(args)
+    assert tuple(getattr(args, flag) for flag in flags) == ("exact", "cv2", "pil", "rgb")
+
+
+def test_a_short_side_for_what_the_shape_needs():
+    words = ["--model=ResNet18", "--image_shape", "3", "32", "160"]
+    args = parse("train", [*words, "--resize_short_size=32"])
+    resolve_input(args)
+    assert args.resize_short_size == 32
+    with pytest.raises(FlagError, match="--resize_short_size: 31 is smaller than the crop"):
+        resolve_input(parse("train", [*words, "--resize_short_size=31"]))
+    resolve_input(parse("train", [*words, "--resize_short_size=31", "--resize_mode=pad"]))
+
+
+def test_masks_and_frames_are_grey_to_the_network():
+    args = parse("train", ["--image_mean=0.2,0.4,0.6", "--channel_order=bgr", "--use_cutout=True"])
+    transform = train_transform(args)
+    assert transform.fill == transform.operations[0].fill == eval_transform(args).fill == (153, 102, 51)
 
 
 @pytest.mark.parametrize(

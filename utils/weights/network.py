@@ -143,16 +143,16 @@ def resolve_input(args: argparse.Namespace, noted: Mapping[str, Any] | None = No
         args.image_shape = own["image_shape"]
     if args.image_shape[0] != 3:
         raise FlagError(f"--image_shape: images are read as RGB, so the first number is 3, not {args.image_shape[0]}")
+    for name in INPUT_FLAGS:
+        if name not in (*args.given, "image_shape", "resize_short_size"):
+            setattr(args, name, own[name])
     if "resize_short_size" not in args.given:
         args.resize_short_size = own["resize_short_size"]
-        if args.image_shape != own["image_shape"]:
+        if args.image_shape != own["image_shape"] and args.resize_mode in ("short", "crop"):
             share = own["resize_short_size"] / max(own["image_shape"][1:])
             args.resize_short_size = round(max(args.image_shape[1:]) * share)
             shape = " ".join(map(str, args.image_shape))
             log(f"--resize_short_size not given: {args.resize_short_size} for --image_shape {shape}")
-    for name in INPUT_FLAGS:
-        if name not in (*args.given, "image_shape", "resize_short_size"):
-            setattr(args, name, own[name])
     check_short_size(args.resize_short_size, tuple(args.image_shape[1:]), args.resize_mode)
     taken = {
         name: value
