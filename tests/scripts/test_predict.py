@@ -102,6 +102,16 @@ def assert_same(found: dict[str, dict], expected: dict[str, dict], tolerance: fl
         assert found[name]["class_name"][0] == answer["class_name"][0]
 
 
+def distance(found: dict[str, dict], expected: dict[str, dict]) -> float:
+    """How far scores are from those expected, as a share of how these differ from image to image: 0 if they are equal,
+    1 for answers that do not depend on the image."""
+    ours, theirs = (
+        torch.tensor([[score for _, score in sorted(zip(one["class"], one["score"], strict=True))] for one in answers])
+        for answers in ([found[name] for name in expected], expected.values())
+    )
+    return ((ours - theirs).square().mean() / (theirs - theirs.mean(0)).square().mean()).sqrt().item()
+
+
 @pytest.mark.parametrize("inference_format", FORMATS)
 def test_the_answers_are_those_of_infer(run, exported, tiny_dataset, inference_format):
     model = {"torch": "model", "onnx": "model.onnx"}[inference_format]
@@ -138,13 +148,12 @@ def test_results_file_and_other_names(run, tiny_dataset, tmp_path):
     assert run(*flags, "--resume=True") == {}
 
 
-@pytest.mark.parametrize("flag", ["--use_bf16=True", "--use_fp16=True"])
-def test_reduced_precision(run, exported, tiny_dataset, flag):
+# Three times what the rounding to 8 and to 11 binary digits makes here, 0.086 and 0.015.
+@pytest.mark.parametrize(("flag", "bar"), [("--use_bf16=True", 0.25), ("--use_fp16=True", 0.05)])
+def test_reduced_precision(run, exported, tiny_dataset, flag, bar):
     expected = answers((exported / "infer.txt").read_text())
     found = run(f"--image_path={tiny_dataset}/val", "--topk=4", flag)
-    agreeing = sum(found[name]["class"][0] == answer["class"][0] for name, answer in expected.items())
-    assert agreeing >= 14
-    assert found != expected
+    assert 0 < distance(found, expected) < bar
 
 
 def test_gpu_memory_is_limited_only_on_request(monkeypatch):
@@ -267,8 +276,7 @@ def test_openvino(run, exported, tiny_dataset, flags):
     found = run(*flags, model="model.onnx")
     if "--use_bf16=True" not in flags:
         assert_same(found, expected)
-    agreeing = sum(found[name]["class"][0] == answer["class"][0] for name, answer in expected.items())
-    assert agreeing >= 14
+    assert distance(found, expected) < 0.25  # of bfloat16's rounding, as above
 
 
 @needs_onnx
