@@ -33,6 +33,12 @@ The weight files are those that the original published, linked as it linked them
 ResNeXt50_64x4d, which does not fit it). PaddleClas's have the same names, end in `.pdparams`, and are linked in
 [its own list](https://github.com/PaddlePaddle/PaddleClas/blob/release/2.6/docs/zh_CN/models/ImageNet1k/model_list.md).
 Both load with `--pretrained_model`. How closely each network reproduces the original: [parity.md](parity.md).
+
+PaddleClas's networks for retrieval, faces and text lines are not here: AdaFace_IR_18 to AdaFace_IR_SE_200,
+MobileFaceNet, SVTR_tiny, SVTR_base and SVTR_large; those for ReID and ShiTu, ResNet50_last_stage_stride1,
+ResNet50_adaptive_max_pool2d, ResNet50_metabin, the three SwinTransformer_*_SOLIDER and PPLCNetV2_base_ShiTu; nor those
+with another end for one task, PPLCNet_x2_5_Tanh, VGG19Sigmoid, EfficientNetB3_watermark and
+CLIP_large_patch14_224_aesthetic.
 """
 WEIGHTS = "https://paddle-imagenet-models-name.bj.bcebos.com"
 

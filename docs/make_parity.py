@@ -37,6 +37,7 @@ HEADINGS = {
     "fluid": "The zoo of PaddlePaddle's fluid 1.8.5",
     "paddleclas": "The same networks in PaddleClas 2.6.0",
     "paddleclas_extended": "PaddleClas's later families",
+    "paddleclas_rest": "The rest of PaddleClas 2.6",
 }
 
 

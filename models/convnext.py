@@ -89,9 +89,18 @@ class ConvNeXt(Network):
         return self.head(self.forward_features(images))
 
 
-# The rates are those of the paper's training on ImageNet-1K.
+# The rates are those of the paper's training on ImageNet-1K; from base_384 on, those of PaddleClas's configurations.
+BASE = (3, 3, 27, 3), (128, 256, 512, 1024)
+LARGE = (3, 3, 27, 3), (192, 384, 768, 1536)
+
 ConvNeXt_tiny = partial(ConvNeXt, (3, 3, 9, 3), (96, 192, 384, 768), drop_path_rate=0.1)
 ConvNeXt_small = partial(ConvNeXt, (3, 3, 27, 3), (96, 192, 384, 768), drop_path_rate=0.4)
-ConvNeXt_base_224 = partial(ConvNeXt, (3, 3, 27, 3), (128, 256, 512, 1024), drop_path_rate=0.5)
+ConvNeXt_base_224 = partial(ConvNeXt, *BASE, drop_path_rate=0.5)
+ConvNeXt_base_384 = partial(ConvNeXt, *BASE, drop_path_rate=0.1)
+ConvNeXt_large_224 = partial(ConvNeXt, *LARGE, drop_path_rate=0.1)
+ConvNeXt_large_384 = partial(ConvNeXt, *LARGE, drop_path_rate=0.1)
 
-INPUTS = {"*": InputConfig(interpolation=BICUBIC, resize_backend="pil")}
+INPUTS = {
+    "*_384": InputConfig(384, 384, BICUBIC, resize_backend="pil"),
+    "*": InputConfig(interpolation=BICUBIC, resize_backend="pil"),
+}

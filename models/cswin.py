@@ -123,17 +123,15 @@ class Stage(nn.Module):
 
 
 class CSWinTransformer(Network):
-    """CSWin; it takes images whose size is a multiple of 112 (7, the width of the widest stripes, at a sixteenth).
+    """CSWin; it takes images whose size at a sixteenth is a multiple of the widest stripes' width.
 
     Args:
         class_dim: number of classes.
         channels: of the first stage; they double from stage to stage.
         depths, heads: number of blocks, and attention heads of a block, of each stage.
+        stripes: width of the stripes of the first three stages; the last attends to the whole map.
         drop_path_rate: probability to drop a branch of the last block; it grows linearly from 0 at the first.
     """
-
-    # Width of the stripes of each stage; the last attends to the whole map.
-    stripes = (1, 2, 7, None)
 
     def __init__(
         self,
@@ -142,13 +140,16 @@ class CSWinTransformer(Network):
         channels: int = 64,
         depths: tuple[int, ...] = (1, 2, 21, 1),
         heads: tuple[int, ...] = (2, 4, 8, 16),
+        stripes: tuple[int, int, int] = (1, 2, 7),
         drop_path_rate: float = 0.2,
     ) -> None:
         super().__init__()
+        self.divisor = 16 * stripes[-1]
+        self.image_size = 2 * self.divisor
         self.patch_embedding = PatchEmbedding(channels)
         rates = drop_path_rates(drop_path_rate, sum(depths))
         stages = []
-        for index, (depth, stage_heads, stripe) in enumerate(zip(depths, heads, self.stripes, strict=True)):
+        for index, (depth, stage_heads, stripe) in enumerate(zip(depths, heads, (*stripes, None), strict=True)):
             stage_rates, rates = rates[:depth], rates[depth:]
             stages.append(Stage(channels << index, stage_heads, stripe, stage_rates, merge=index + 1 < len(depths)))
         self.stages = nn.Sequential(*stages)
@@ -159,7 +160,7 @@ class CSWinTransformer(Network):
     def embedded(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the first tokens, (N, H / 4, W / 4, C)."""
         for size in images.shape[2:]:
-            check_image_size(size, 112, "CSWin")
+            check_image_size(size, self.divisor, "CSWin")
         return self.patch_embedding(images)
 
     def stage_maps(self, images: Tensor) -> Iterator[Tensor]:
@@ -178,10 +179,18 @@ class CSWinTransformer(Network):
         return self.head(self.forward_features(images))
 
 
+BASE = {"channels": 96, "depths": (2, 4, 32, 2), "heads": (4, 8, 16, 32), "drop_path_rate": 0.5}
+LARGE = {"channels": 144, "depths": (2, 4, 32, 2), "heads": (6, 12, 24, 24), "drop_path_rate": 0.5}
+WIDE = {"stripes": (1, 2, 12)}  # for images of 384 x 384
+
 CSWinTransformer_tiny_224 = partial(CSWinTransformer, drop_path_rate=0.2)
 CSWinTransformer_small_224 = partial(CSWinTransformer, depths=(2, 4, 32, 2), drop_path_rate=0.4)
-CSWinTransformer_base_224 = partial(
-    CSWinTransformer, channels=96, depths=(2, 4, 32, 2), heads=(4, 8, 16, 32), drop_path_rate=0.5
-)
+CSWinTransformer_base_224 = partial(CSWinTransformer, **BASE)
+CSWinTransformer_base_384 = partial(CSWinTransformer, **BASE, **WIDE)
+CSWinTransformer_large_224 = partial(CSWinTransformer, **LARGE)
+CSWinTransformer_large_384 = partial(CSWinTransformer, **LARGE, **WIDE)
 
-INPUTS = {"*": InputConfig(224, 248, BICUBIC, resize_backend="pil")}
+INPUTS = {
+    "*_384": InputConfig(384, 384, BICUBIC, resize_backend="pil"),
+    "*": InputConfig(224, 248, BICUBIC, resize_backend="pil"),
+}

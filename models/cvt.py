@@ -120,28 +120,34 @@ class CvT(Network):
 
     Args:
         depths: number of blocks of each stage.
+        channels, heads: width of the tokens, and attention heads of a block, of each stage.
         class_dim: number of classes.
         drop_path_rate: probability to drop a branch of the last block; within the last stage it grows linearly from 0.
     """
 
-    channels = (64, 192, 384)
-    heads = (1, 3, 6)
-
-    def __init__(self, depths: tuple[int, int, int], class_dim: int = 1000, *, drop_path_rate: float = 0.1) -> None:
+    def __init__(
+        self,
+        depths: tuple[int, int, int],
+        class_dim: int = 1000,
+        *,
+        channels: tuple[int, int, int] = (64, 192, 384),
+        heads: tuple[int, int, int] = (1, 3, 6),
+        drop_path_rate: float = 0.1,
+    ) -> None:
         super().__init__()
         in_channels = 3
-        for index, (depth, width) in enumerate(zip(depths, self.channels, strict=True)):
+        for index, (depth, width) in enumerate(zip(depths, channels, strict=True)):
             last = index + 1 == len(depths)
             embed = ConvEmbed(in_channels, width, *((3, 2, 1) if index else (7, 4, 2)))
             rates = drop_path_rates(drop_path_rate if last else 0.0, depth)
-            self.add_module(f"stage{index}", Stage(embed, width, self.heads[index], rates, classify=last))
+            self.add_module(f"stage{index}", Stage(embed, width, heads[index], rates, classify=last))
             in_channels = width
         self.norm = nn.LayerNorm(in_channels)
         self.head = dense(in_channels, class_dim)
 
     def stages(self) -> list[nn.Module]:
         """The three stages, each from a map to the class token and a map."""
-        return [self.get_submodule(f"stage{index}") for index in range(len(self.channels))]
+        return [self.stage0, self.stage1, self.stage2]
 
     def stage_maps(self, images: Tensor) -> Iterator[Tensor]:
         x = images
@@ -163,5 +169,11 @@ class CvT(Network):
 
 CvT_13_224 = partial(CvT, (1, 2, 10))
 CvT_21_224 = partial(CvT, (1, 4, 16))
+CvT_13_384 = CvT_13_224
+CvT_21_384 = CvT_21_224
+CvT_W24_384 = partial(CvT, (2, 2, 20), channels=(192, 768, 1024), heads=(3, 12, 16), drop_path_rate=0.3)
 
-INPUTS = {"*": InputConfig(interpolation=BICUBIC, resize_backend="pil", decode_backend="pil")}
+INPUTS = {
+    "*_384": InputConfig(384, 384, BICUBIC, resize_mode="exact", resize_backend="pil", decode_backend="pil"),
+    "*": InputConfig(interpolation=BICUBIC, resize_backend="pil", decode_backend="pil"),
+}

@@ -146,8 +146,8 @@ class HRNet(Network):
 
     def __init__(self, width: int, class_dim: int = 1000, *, has_se: bool = False, align_corners: bool = True) -> None:
         super().__init__()
-        form = f"HRNet_W{width}_C"
-        self.forms = {} if has_se else {"fluid": form, "PaddleClas": f"{form}_paddleclas"}
+        form = f"{'SE_' if has_se else ''}HRNet_W{width}_C"
+        self.forms = {"fluid": form, "PaddleClas": f"{form}_paddleclas"}
         self.published_by = "fluid" if align_corners else "PaddleClas"
         self.conv_layer1_1 = conv(3, 64, 3, "layer1_1", stride=2)
         self.conv_layer1_2 = conv(64, 64, 3, "layer1_2", stride=2)
@@ -185,6 +185,7 @@ class HRNet(Network):
 
     def paddleclas_path(self, path: str) -> str:
         """PaddleClas's lists have names of their own, and one of them holds all paths between a module's branches."""
+        path = path.replace(".se.fc1", ".se.fc_squeeze").replace(".se.fc2", ".se.fc_excitation")
         first, _, rest = path.partition(".")
         if first == "last_cls":
             return f"last_cls.func_list.{rest}"
@@ -232,4 +233,5 @@ HRNet_W32_C_paddleclas = partial(HRNet, 32, align_corners=False)
 HRNet_W40_C_paddleclas = partial(HRNet, 40, align_corners=False)
 HRNet_W44_C_paddleclas = partial(HRNet, 44, align_corners=False)
 HRNet_W48_C_paddleclas = partial(HRNet, 48, align_corners=False)
+HRNet_W60_C_paddleclas = partial(HRNet, 60, align_corners=False)
 HRNet_W64_C_paddleclas = partial(HRNet, 64, align_corners=False)

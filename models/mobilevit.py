@@ -96,10 +96,12 @@ class MobileViTBlock(nn.Module):
 class MobileViT(Network):
     """MobileViT, or V3 (arXiv:2209.15159); it takes images whose size is a multiple of 64.
 
+    The published weights of the first MobileViT were trained on BGR, as `INPUTS` says.
+
     Args:
-        channels: of the stem, the five stages and the last convolution.
-        widths: of the transformer blocks of the last three stages.
         class_dim: number of classes.
+        channels: of the stem, the five stages and the last convolution.
+        widths, depths: of the transformer blocks of the last three stages, and their numbers.
         expansion: of the residuals.
         third: V3, as in `MobileViTBlock`.
     """
@@ -108,18 +110,16 @@ class MobileViT(Network):
 
     def __init__(
         self,
-        channels: tuple[int, ...],
-        widths: tuple[int, ...],
         class_dim: int = 1000,
         *,
+        channels: tuple[int, ...],
+        widths: tuple[int, ...],
+        depths: tuple[int, int, int] = (2, 4, 3),
         expansion: int = 4,
         third: bool = False,
     ) -> None:
         super().__init__()
         self.third = third
-        # The published weights of the first MobileViT were trained on BGR (PaddleClas evaluates them so, too); images
-        # are RGB here.
-        self.bgr = not third
         stem, first, second, *rest, last = channels
         residual = partial(Residual, expansion=expansion)
         self.conv_1 = ConvBNAct(3, stem, 3, 2, activation=swish)
@@ -128,7 +128,7 @@ class MobileViT(Network):
             residual(first, second, 2), residual(second, second, 1), residual(second, second, 1)
         )
         in_channels = second
-        for index, (out_channels, width, depth) in enumerate(zip(rest, widths, (2, 4, 3), strict=True)):
+        for index, (out_channels, width, depth) in enumerate(zip(rest, widths, depths, strict=True)):
             block = MobileViTBlock(out_channels, width, depth, third=third)
             self.add_module(f"layer_{index + 3}", nn.Sequential(residual(in_channels, out_channels, 2), block))
             in_channels = out_channels
@@ -181,13 +181,14 @@ class MobileViT(Network):
         return path
 
     def trunk(self) -> list[Layer]:
-        return [self.received, self.conv_1, self.layer_1, self.layer_2, self.layer_3, self.layer_4, self.layer_5]
+        return [self.checked, self.conv_1, self.layer_1, self.layer_2, self.layer_3, self.layer_4, self.layer_5]
 
-    def received(self, images: Tensor) -> Tensor:
-        """The images, in the order of channels that the weights know."""
+    @staticmethod
+    def checked(images: Tensor) -> Tensor:
+        """The images, if their size is a multiple of 64."""
         for size in images.shape[2:]:
             check_image_size(size, 64, "MobileViT")
-        return images.flip(1) if self.bgr else images
+        return images
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the pooled features, (N, C)."""
@@ -198,12 +199,21 @@ class MobileViT(Network):
         return self.classifier(self.dropout(self.forward_features(images)))
 
 
-MobileViT_XXS = partial(MobileViT, (16, 16, 24, 48, 64, 80, 320), (64, 80, 96), expansion=2)
-MobileViT_XS = partial(MobileViT, (16, 32, 48, 64, 80, 96, 384), (96, 120, 144))
-MobileViT_S = partial(MobileViT, (16, 32, 64, 96, 128, 160, 640), (144, 192, 240))
-MobileViTV3_XXS = partial(MobileViT, (16, 16, 24, 64, 80, 128, 512), (64, 80, 96), expansion=2, third=True)
-MobileViTV3_XS = partial(MobileViT, (16, 32, 48, 96, 160, 160, 640), (96, 120, 144), third=True)
-MobileViTV3_S = partial(MobileViT, (16, 32, 64, 128, 256, 320, 960), (144, 192, 240), third=True)
+MobileViT_XXS = partial(MobileViT, channels=(16, 16, 24, 48, 64, 80, 320), widths=(64, 80, 96), expansion=2)
+MobileViT_XS = partial(MobileViT, channels=(16, 32, 48, 64, 80, 96, 384), widths=(96, 120, 144))
+MobileViT_S = partial(MobileViT, channels=(16, 32, 64, 96, 128, 160, 640), widths=(144, 192, 240))
+mobilevit_v3 = partial(MobileViT, third=True)
+V3_XXS = {"channels": (16, 16, 24, 64, 80, 128, 512), "widths": (64, 80, 96), "expansion": 2}
+V3_XS = {"channels": (16, 32, 48, 96, 160, 160, 640), "widths": (96, 120, 144)}
+V3_S = {"channels": (16, 32, 64, 128, 256, 320, 960), "widths": (144, 192, 240)}
+TWO_LESS = {"depths": (2, 2, 3)}
+
+MobileViTV3_XXS = partial(mobilevit_v3, **V3_XXS)
+MobileViTV3_XS = partial(mobilevit_v3, **V3_XS)
+MobileViTV3_S = partial(mobilevit_v3, **V3_S)
+MobileViTV3_XXS_L2 = partial(mobilevit_v3, **V3_XXS, **TWO_LESS)
+MobileViTV3_XS_L2 = partial(mobilevit_v3, **V3_XS, **TWO_LESS)
+MobileViTV3_S_L2 = partial(mobilevit_v3, **V3_S, **TWO_LESS)
 
 INPUTS = {
     "MobileViT_*": InputConfig(256, 292, BILINEAR, *ZERO_TO_ONE, resize_backend="pil", channel_order="bgr"),

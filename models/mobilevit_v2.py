@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -54,34 +55,43 @@ class Block(nn.Module):
 
 
 class MobileViTV2Block(nn.Module):
-    """Convolutions, then attention blocks of `width` channels, then a convolution."""
+    """Convolutions, then attention blocks of `width` channels, then a convolution.
 
-    def __init__(self, channels: int, width: int, depth: int) -> None:
+    Args:
+        third: as in MobileViT V3, the last convolution also sees what the blocks take, and there is a shortcut.
+    """
+
+    def __init__(self, channels: int, width: int, depth: int, *, third: bool) -> None:
         super().__init__()
+        self.third = third
         self.local_rep = nn.Sequential(
             ConvBNAct(channels, channels, 3, groups=channels, activation=swish), conv2d(channels, width, 1)
         )
         self.global_rep = nn.Sequential(*(Block(width) for _ in range(depth)), nn.GroupNorm(1, width))
-        self.conv_proj = ConvBNAct(width, channels, 1)
+        self.conv_proj = ConvBNAct(2 * width if third else width, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         # (N * 4, patches, C) -> (N, C, 4, patches), and back
-        y = unfold(self.local_rep(x)).unflatten(0, (-1, 4)).permute(0, 3, 1, 2)
-        y = self.global_rep(y).permute(0, 2, 3, 1).flatten(0, 1)
-        return self.conv_proj(fold(y, *x.shape[2:]))
+        local = self.local_rep(x)
+        y = unfold(local).unflatten(0, (-1, 4)).permute(0, 3, 1, 2)
+        y = fold(self.global_rep(y).permute(0, 2, 3, 1).flatten(0, 1), *x.shape[2:])
+        if self.third:
+            return x + self.conv_proj(torch.cat([y, local], 1))
+        return self.conv_proj(y)
 
 
 class MobileViTV2(Network):
-    """MobileViT V2; it takes images whose size is a multiple of 64.
+    """MobileViT V2, or V3 on its ground (arXiv:2209.15159); it takes images whose size is a multiple of 64.
 
     Args:
         scale: factor of all channels.
         class_dim: number of classes.
+        third: V3, as in `MobileViTV2Block`.
     """
 
     image_size = 256
 
-    def __init__(self, scale: float, class_dim: int = 1000) -> None:
+    def __init__(self, scale: float, class_dim: int = 1000, *, third: bool = False) -> None:
         super().__init__()
         stem, *channels = (int(scale * width) for width in (32, 64, 128, 256, 384, 512))
         first, second, *rest = channels
@@ -91,7 +101,7 @@ class MobileViTV2(Network):
         self.layer_2 = nn.Sequential(residual(first, second, 2), residual(second, second, 1))
         in_channels = second
         for index, (width, depth) in enumerate(zip(rest, (2, 4, 3), strict=True)):
-            block = MobileViTV2Block(width, width // 2, depth)
+            block = MobileViTV2Block(width, width // 2, depth, third=third)
             self.add_module(f"layer_{index + 3}", nn.Sequential(residual(in_channels, width, 2), block))
             in_channels = width
         self.classifier = nn.Sequential()
@@ -103,11 +113,11 @@ class MobileViTV2(Network):
         return re.sub(r"local_rep\.1$", "local_rep.1.conv", re.sub(r"\.bn$", ".norm", path))
 
     def trunk(self) -> list[Layer]:
-        return [self.received, self.conv_1, self.layer_1, self.layer_2, self.layer_3, self.layer_4, self.layer_5]
+        return [self.checked, self.conv_1, self.layer_1, self.layer_2, self.layer_3, self.layer_4, self.layer_5]
 
     @staticmethod
-    def received(images: Tensor) -> Tensor:
-        """The images."""
+    def checked(images: Tensor) -> Tensor:
+        """The images, if their size is a multiple of 64."""
         for size in images.shape[2:]:
             check_image_size(size, 64, "MobileViT V2")
         return images
@@ -118,7 +128,14 @@ class MobileViTV2(Network):
 
 
 MobileViTV2_x0_5 = partial(MobileViTV2, 0.5)
+MobileViTV2_x0_75 = partial(MobileViTV2, 0.75)
 MobileViTV2_x1_0 = partial(MobileViTV2, 1.0)
+MobileViTV2_x1_25 = partial(MobileViTV2, 1.25)
+MobileViTV2_x1_5 = partial(MobileViTV2, 1.5)
+MobileViTV2_x1_75 = partial(MobileViTV2, 1.75)
 MobileViTV2_x2_0 = partial(MobileViTV2, 2.0)
+MobileViTV3_x0_5 = partial(MobileViTV2, 0.5, third=True)
+MobileViTV3_x0_75 = partial(MobileViTV2, 0.75, third=True)
+MobileViTV3_x1_0 = partial(MobileViTV2, 1.0, third=True)
 
 INPUTS = {"*": InputConfig(256, 288, BICUBIC, *ZERO_TO_ONE, resize_backend="pil", decode_backend="pil")}

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from models.errors import OptionError
+
 # A module, or another function of a feature map.
 Layer = Callable[[Tensor], Tensor]
 
@@ -36,23 +38,23 @@ class Network(nn.Module):
         paddleclas_computed: pattern of names that PaddleClas's files hold and the network computes.
         auxiliary_weights: pattern of names of layers that PyTorch's files hold, that only training needs, and that are
             left out here.
-        new_parts: pattern of state-dict keys that its published files do not hold: a foundation model's classifier.
+        new_parts: pattern of state-dict keys that a file may lack, and that then start anew: a foundation model's
+            classifier.
         paddleclas_dropout: the convention of dropout that PaddleClas's weights are right under, where it is not that of
             the network's `Dropout` layers.
         forms: by publisher ("fluid", "PaddleClas"), the name of the network that its weights are right in, where names
             and shapes of the tensors do not tell.
         published_by: the publisher of this form; "" where `forms` is empty.
-        bgr: its published weights were trained on BGR. It takes RGB all the same, and turns the channels round.
         image_size: height and width of the images it was built for, if it takes no others; otherwise, those that
             `describe_stages` measures with.
     """
 
     paddleclas_computed: ClassVar[str] = NOTHING
     auxiliary_weights: ClassVar[str] = NOTHING
+    new_parts: ClassVar[str] = NOTHING
     paddleclas_dropout: ClassVar[str | None] = None
     forms: Mapping[str, str] = {}
     published_by: str = ""
-    bgr: bool = False
     image_size: int = 224
 
     # ------------------------------------------------------------------------------------------ what it calculates
@@ -127,6 +129,16 @@ class Network(nn.Module):
         finally:
             self.train(training)
         return tuple(Stage(stride, x.shape[1]) for stride, x in maps)
+
+    # --------------------------------------------------------------------------------------- how it is finetuned
+
+    def layer_numbers(self) -> dict[str, int]:
+        """Parameters -> the layer they are in, counted from the images on; the classifier's number is the largest.
+
+        Raises:
+            OptionError: the network does not say which layers follow one another.
+        """
+        raise OptionError("layer_decay", f"{type(self).__name__} does not count its layers: leave the flag out")
 
     # ------------------------------------------------------------------------------------------ what its files hold
 

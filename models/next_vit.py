@@ -193,5 +193,11 @@ class NextViT(Network):
 NextViT_small_224 = partial(NextViT, 2, drop_path_rate=0.1)
 NextViT_base_224 = partial(NextViT, 4)
 NextViT_large_224 = partial(NextViT, 6)
+NextViT_small_384 = NextViT_small_224
+NextViT_base_384 = NextViT_base_224
+NextViT_large_384 = NextViT_large_224
 
-INPUTS = {"*": InputConfig(interpolation=BICUBIC, resize_backend="pil")}
+INPUTS = {
+    "*_384": InputConfig(384, 384, BICUBIC, resize_backend="pil"),
+    "*": InputConfig(interpolation=BICUBIC, resize_backend="pil"),
+}

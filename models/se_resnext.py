@@ -51,6 +51,8 @@ class SEResNeXt152(SEResNeXt):
 
 SE_ResNeXt50_32x4d = partial(SEResNeXt, Bottleneck, (3, 4, 6, 3), groups=32, base_width=4, dropout=0.5)
 SE_ResNeXt101_32x4d = partial(SEResNeXt, Bottleneck, (3, 4, 23, 3), groups=32, base_width=4, dropout=0.5)
+# PaddleClas's own, without dropout.
+SE_ResNeXt152_64x4d = partial(SEResNeXt152, Bottleneck, (3, 8, 36, 3), deep_stem=WIDE_STEM, groups=64, base_width=4)
 # Published with 64 groups of width 2, in spite of its name.
 SE_ResNeXt152_32x4d = partial(
     SEResNeXt152, Bottleneck, (3, 8, 36, 3), deep_stem=WIDE_STEM, groups=64, base_width=2, dropout=0.5

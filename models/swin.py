@@ -53,39 +53,62 @@ def shifted_mask(size: int, window: int, shift: int) -> Tensor:
     return torch.where(regions[:, :, None] == regions[:, None], 0.0, -100.0)
 
 
-class WindowAttention(SelfAttention):
-    """Self-attention within windows of `window` x `window` tokens, with a bias for each relative position.
+class ShiftedWindows(nn.Module):
+    """Attention within windows of a feature map; a subclass has `attend` and `bias`."""
 
-    Args:
-        shift: how far the windows are shifted, down and to the right.
-        size: height and width of the feature map, which zeros fill up to whole windows.
-    """
+    def set_windows(self, window: int, shift: int, size: int) -> None:
+        """Makes the windows.
 
-    def __init__(self, channels: int, heads: int, window: int, shift: int, size: int) -> None:
-        super().__init__(channels, heads)
+        Args:
+            window: their height and width, in tokens.
+            shift: how far they are shifted, down and to the right.
+            size: height and width of the feature map, which zeros fill up to whole windows.
+        """
         self.window = window
         self.shift = shift
         self.padding = -size % window
-        self.relative_position_bias_table = embedding((2 * window - 1) ** 2, heads)
-        override_l2_decay(self, relative_position_bias_table=0.0)
         self.register_buffer("positions", relative_positions(window), persistent=False)
         mask = shifted_mask(size + self.padding, window, shift)[:, None] if shift else None
         self.register_buffer("mask", mask, persistent=False)
+
+    def bias(self) -> Tensor:
+        """What is added to the products of a window's queries and keys, (heads, window^2, window^2)."""
+        raise NotImplementedError
+
+    def attend(self, tokens: Tensor, bias: Tensor) -> Tensor:
+        """Tokens of all windows (N * windows, window^2, C) -> the same form."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) -> (N, H, W, C)."""
         size = x.shape[1]
         if self.padding:
             x = F.pad(x, (0, 0, 0, self.padding, 0, self.padding))
-        bias = self.relative_position_bias_table[self.positions].permute(2, 0, 1)[None]
+        bias = self.bias()[None]
         if self.shift:
             x = x.roll((-self.shift, -self.shift), (1, 2))
             bias = (bias + self.mask).repeat(x.shape[0], 1, 1, 1)
-        windows = super().forward(split_windows(x, self.window, self.window), bias)
+        windows = self.attend(split_windows(x, self.window, self.window), bias)
         x = join_windows(windows, self.window, self.window, x.shape)
         if self.shift:
             x = x.roll((self.shift, self.shift), (1, 2))
         return x[:, :size, :size] if self.padding else x
+
+
+class WindowAttention(ShiftedWindows, SelfAttention):
+    """Self-attention within windows, with a bias for each relative position."""
+
+    def __init__(self, channels: int, heads: int, window: int, shift: int, size: int) -> None:
+        super().__init__(channels, heads)
+        self.set_windows(window, shift, size)
+        self.relative_position_bias_table = embedding((2 * window - 1) ** 2, heads)
+        override_l2_decay(self, relative_position_bias_table=0.0)
+
+    def bias(self) -> Tensor:
+        return self.relative_position_bias_table[self.positions].permute(2, 0, 1)
+
+    def attend(self, tokens: Tensor, bias: Tensor) -> Tensor:
+        return SelfAttention.forward(self, tokens, bias)
 
 
 class Block(nn.Module):
@@ -112,25 +135,28 @@ class PatchMerging(nn.Module):
         self.norm = nn.LayerNorm(4 * channels)
         self.reduction = dense(4 * channels, 2 * channels, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    @staticmethod
+    def merged(x: Tensor) -> Tensor:
+        """(N, H, W, C) -> (N, H / 2, W / 2, 4 C); the left column of the four comes first."""
         n, height, width, channels = x.shape
         x = x.view(n, height // 2, 2, width // 2, 2, channels)
-        # The left column of the four comes first.
-        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)
-        return self.reduction(self.norm(x))
+        return x.permute(0, 1, 3, 4, 2, 5).flatten(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.reduction(self.norm(self.merged(x)))
 
 
 class Stage(nn.Module):
     """Blocks whose windows are shifted by half a window in every second one, then `PatchMerging`."""
 
     def __init__(
-        self, channels: int, depth: int, heads: int, window: int, shift: int, size: int, rates: list[float], merge: bool
+        self, channels: int, heads: int, rates: list[float], *, window: int, shift: int, size: int, merge: bool
     ) -> None:
         super().__init__()
         self.blocks = nn.Sequential(
             *(
-                Block(channels, WindowAttention(channels, heads, window, shift * (index % 2), size), rates[index])
-                for index in range(depth)
+                Block(channels, WindowAttention(channels, heads, window, shift * (index % 2), size), rate)
+                for index, rate in enumerate(rates)
             )
         )
         self.downsample = PatchMerging(channels) if merge else nn.Identity()
@@ -171,20 +197,24 @@ class SwinTransformer(Network):
         super().__init__()
         check_image_size(image_size, 32, "Swin")
         self.image_size = image_size
+        self.window = window
+        self.shift_single_window = shift_single_window
         self.patch_embed = PatchEmbed(3, channels, 4, epsilon=1e-5)
         rates = drop_path_rates(drop_path_rate, sum(depths))
-        stages = []
+        self.layers = nn.Sequential()
         for index, (depth, stage_heads) in enumerate(zip(depths, heads, strict=True)):
             stage_rates, rates = rates[:depth], rates[depth:]
-            size, last = image_size // (4 << index), index + 1 == len(depths)
-            shift = window // 2 if size > window or shift_single_window else 0
-            stages.append(
-                Stage(channels << index, depth, stage_heads, window, shift, size, stage_rates, merge=not last)
-            )
-        self.layers = nn.Sequential(*stages)
+            last = index + 1 == len(depths)
+            self.layers.append(self.build_stage(index, channels << index, stage_heads, stage_rates, merge=not last))
         features = channels << (len(depths) - 1)
         self.norm = nn.LayerNorm(features)
         self.head = dense(features, class_dim)
+
+    def build_stage(self, index: int, channels: int, heads: int, rates: list[float], *, merge: bool) -> nn.Module:
+        """The stage of this index; `rates` are the drop-path probabilities of its blocks."""
+        size = self.image_size // (4 << index)
+        shift = self.window // 2 if size > self.window or self.shift_single_window else 0
+        return Stage(channels, heads, rates, window=self.window, shift=shift, size=size, merge=merge)
 
     def adapt_tensor(self, key: str, tensor: Tensor) -> Tensor:
         """Fits the position tables of a file for another window size: see `resize_position_table`."""

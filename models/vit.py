@@ -116,12 +116,26 @@ class VisionTransformer(Network):
             return tensor
         return resize_position_embedding(tensor, self.pos_embed.shape[1], len(self.extra_tokens))
 
-    def tokens(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the extra tokens and the patches' after the last block, (N, L, C)."""
+    def layer_numbers(self) -> dict[str, int]:
+        """The embeddings are layer 0, the blocks 1, 2, ...; what follows them is the last."""
+        numbers = {}
+        for name, _ in self.named_parameters():
+            first, _, rest = name.partition(".")
+            embeds = first in ("patch_embed", "pos_embed", "ln_pre", *self.extra_tokens)
+            block = int(rest.partition(".")[0]) + 1 if first == "blocks" else len(self.blocks) + 1
+            numbers[name] = 0 if embeds else block
+        return numbers
+
+    def embedded(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> the extra tokens and the patches', without their positions, (N, L, C)."""
         check_images(images, self.image_size)
         patches = self.patch_embed(images).flatten(1, 2)
         extra = [self.get_parameter(name).expand(images.shape[0], -1, -1) for name in self.extra_tokens]
-        return self.blocks(torch.cat([*extra, patches], 1) + self.pos_embed)
+        return torch.cat([*extra, patches], 1)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> the extra tokens and the patches' after the last block, (N, L, C)."""
+        return self.blocks(self.embedded(images) + self.pos_embed)
 
     def stage_maps(self, images: Tensor) -> list[Tensor]:
         patches = self.norm(self.tokens(images)[:, len(self.extra_tokens) :])
@@ -136,6 +150,8 @@ class VisionTransformer(Network):
         return self.head(self.forward_features(images))
 
 
+LARGE = {"channels": 1024, "depth": 24, "heads": 16}
+
 # Not the paper's ViT-S, which has DeiT-S's shape: wider, shallower, and its attention is scaled by the whole width.
 ViT_small_patch16_224 = partial(
     VisionTransformer, depth=8, heads=8, mlp_ratio=3.0, qkv_bias=False, attention_scale=768**-0.5, epsilon=1e-5
@@ -143,7 +159,9 @@ ViT_small_patch16_224 = partial(
 ViT_base_patch16_224 = VisionTransformer
 ViT_base_patch16_384 = partial(VisionTransformer, image_size=384)
 ViT_base_patch32_384 = partial(VisionTransformer, image_size=384, patch_size=32)
-ViT_large_patch16_224 = partial(VisionTransformer, channels=1024, depth=24, heads=16)
+ViT_large_patch16_224 = partial(VisionTransformer, **LARGE)
+ViT_large_patch16_384 = partial(VisionTransformer, image_size=384, **LARGE)
+ViT_large_patch32_384 = partial(VisionTransformer, image_size=384, patch_size=32, **LARGE)
 
 INPUTS = {
     "*_384": InputConfig(384, 384, BILINEAR, *MINUS_ONE_TO_ONE),

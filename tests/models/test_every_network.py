@@ -40,7 +40,7 @@ def check(name, size):
     assert {tuple(logits.shape) for logits in outputs} == {(2, CLASSES)}
     sum(F.cross_entropy(logits, labels) for logits in outputs).backward()
     # Everything that is there is used, and learns.
-    gradients = {key: parameter.grad for key, parameter in model.named_parameters()}
+    gradients = {key: parameter.grad for key, parameter in model.named_parameters() if parameter.requires_grad}
     assert [key for key, gradient in gradients.items() if gradient is None] == []
     assert [key for key, gradient in gradients.items() if not gradient.isfinite().all()] == []
     model.eval()

@@ -1,9 +1,9 @@
 """What the original systems say of every published network: facts in tests/fixtures/, and how to ask ours the same.
 
 The files were measured on PaddlePaddle 1.8.5 (the fluid zoo) and PaddleClas 2.6.0 (the same networks in "paddleclas",
-its later families in "paddleclas_extended"). An entry has the names, shapes and roles of a network's tensors in the
-original; those of the fluid zoo also the initializers, batch-norms, dropouts and L2 decays. The logits are the
-original's, for `images` and for weights that `weight` makes from a tensor's name alone.
+its later families in "paddleclas_extended" and "paddleclas_rest"). An entry has the names, shapes and roles of a
+network's tensors in the original; those of the fluid zoo also the initializers, batch-norms, dropouts and L2 decays.
+The logits are the original's, for `images` and for weights that `weight` makes from a tensor's name alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import models
 from utils.weights import Weights, load_weights
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-KINDS = ("fluid", "paddleclas", "paddleclas_extended")
+KINDS = ("fluid", "paddleclas", "paddleclas_extended", "paddleclas_rest")
 
 BAR = 1e-5
 # Rounding is amplified in these, which are deep or gated by squeeze-and-excitation: more than half of the bar is used.
@@ -44,6 +44,7 @@ AMPLIFIED = {
         "PPLCNet_x2_0",
         "RedNet152",
     ),
+    "paddleclas_rest": (),
 }
 
 # With its weights the values of this network overflow, until infinities cancel; the original's ReLU makes 0 of NaN.
@@ -89,7 +90,7 @@ def entries(kind: str) -> tuple[Entry, ...]:
     found = []
     for name, facts in networks.items():
         # Where PaddleClas's network differs from the fluid one of the same name, ours has a name of its own.
-        own = f"{name}_paddleclas" if kind == "paddleclas" else name
+        own = f"{name}_paddleclas" if kind in ("paddleclas", "paddleclas_rest") else name
         network = own if own in known else facts.get("class", name)
         found.append(Entry(kind, name, network, facts.get("options", {}), facts))
     return tuple(found)
@@ -153,8 +154,6 @@ def logits_error(entry: Entry, model: nn.Module, dtype: torch.dtype = torch.floa
     """
     load(model, entry)
     shown = images(entry.facts["image_size"])
-    if model.bgr:
-        shown = shown.flip(1)  # in the original's order; the network turns it round
     with torch.no_grad(), ReluOfNan() if entry.name == OVERFLOWING else contextlib.nullcontext():
         ours = model.to(dtype).eval()(shown.to(dtype))
     # The fluid zoo's GoogLeNet answers after the softmax.

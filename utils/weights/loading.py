@@ -31,6 +31,7 @@ class LoadReport:
     ignored: int
     left_out: int
     resized: Sequence[str] = ()
+    new: Sequence[str] = ()
     dropout: str | None = None
 
     def __str__(self) -> str:
@@ -38,6 +39,8 @@ class LoadReport:
         if self.resized:
             more = f" and {len(self.resized) - 1} others" if len(self.resized) > 1 else ""
             line += f", interpolated {self.resized[0]}{more} from another image size"
+        if self.new:
+            line += f", started {', '.join(self.new)} anew: not in the file"
         if self.ignored:
             line += f", ignored {self.ignored}"
         if self.left_out:
@@ -113,6 +116,7 @@ def load_weights(
         ignored=len(fit.ignored) + len(weights.damaged) + weights.skipped,
         left_out=sum(not key.endswith(COUNTER) for key in fit.left_out),
         resized=fit.resized,
+        new=fit.new,
     )
     dropout = model.paddleclas_dropout if fit.vocabulary == "PaddleClas" else weights.dropout
     for layer in model.modules():

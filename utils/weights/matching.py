@@ -39,6 +39,7 @@ class Fit:
         names: the network's keys -> the names in that vocabulary.
         sources: keys -> the file's tensors, laid out as PyTorch has them.
         missing, misshaped, left_out: keys.
+        new: keys of what the file may lack, and does.
         resized: keys of what was fitted to the network's image size, and of what could be.
         unexpected, ignored: names in the file.
     """
@@ -49,6 +50,7 @@ class Fit:
     missing: list[str] = field(default_factory=list)
     misshaped: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
     resized: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
@@ -113,6 +115,8 @@ def fit_names(model: Network, weights: Weights, exclude: Sequence[str] = (), *, 
                     fit.sources[key] = resized if resize else fit.sources[key]
             if fit.sources[key].shape != value.shape or source.is_floating_point() != value.is_floating_point():
                 fit.misshaped.append(key)
+        elif re.fullmatch(model.new_parts, key):
+            fit.new.append(key)
         elif not key.endswith(COUNTER):
             fit.missing.append(key)
     wanted = set(fit.names.values())
