@@ -26,6 +26,7 @@ CASES = [
     ("--momentum_rate=0.8", [ADAM], []),
     ("--momentum_rate=0.8", [ADAM, ADAMW], []),
     ("--weight_decay=0.1", [], [ADAMW]),
+    ("--layer_decay=0.65", [], [ADAMW]),
     ("--mixup_alpha=0.2", [], ["--use_mixup=True"]),
     ("--cutmix_alpha=0.2", ["--use_mixup=True"], ["--use_cutmix=True"]),
     ("--ra_num_ops=3", [], ["--use_ra=True"]),

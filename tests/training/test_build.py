@@ -287,3 +287,11 @@ def test_steps_of_an_epoch_of_the_schedule(words, images, steps):
     args = parse("train", words)
     settle_total_images(args, images)
     assert build_schedule(args).steps_per_epoch == steps
+
+
+def test_layer_decay_needs_layers():
+    args = parse("train", ["--model=MobileNetV1_x0_25", "--class_dim=4", "--optimizer=adamw", "--layer_decay=0.65"])
+    with pytest.raises(
+        FlagError, match=r"^--layer_decay: MobileNetV1Net does not count its layers: leave the flag out"
+    ):
+        build_train_step(args, build_model(args), torch.device("cpu"))

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import models
-from utils.training.optimizer import RMSProp, Schedule, build_optimizer
+from models.errors import OptionError
+from utils.training.optimizer import RMSProp, Schedule, build_optimizer, current_lr, set_lr
 
 
 def adamw(model: nn.Module, lr: float = 0.01, weight_decay: float = 0.05) -> torch.optim.Optimizer:
@@ -77,6 +78,27 @@ def test_what_is_decayed(name, decayed, kept):
     assert {key: groups[key] for key in decayed} == dict.fromkeys(decayed, 0.05)
     assert {key: groups[key] for key in kept} == dict.fromkeys(kept, 0.0)
     assert all(groups[key] == 0.0 for key in groups if key.endswith("bias"))
+
+
+def test_layers_learn_at_shares_of_the_rate():
+    model = models.build("DeiT_tiny_patch16_224", class_dim=5)
+    optimizer = build_optimizer(model, "cosine_decay", 0.1, 0.0, optimizer="adamw", weight_decay=0.05, layer_decay=0.5)
+    set_lr(optimizer, 0.1)
+    names = {parameter: key for key, parameter in model.named_parameters()}
+    groups = {names[p]: group for group in optimizer.param_groups for p in group["params"]}
+    assert groups.keys() == set(names.values())
+    rates = {key: group["lr"] for key, group in groups.items()}
+    assert rates["head.weight"] == rates["norm.bias"] == current_lr(optimizer) == 0.1
+    assert rates["blocks.11.mlp.fc2.weight"] == rates["blocks.11.norm1.bias"] == pytest.approx(0.1 * 0.5)
+    assert rates["blocks.0.attn.qkv.weight"] == pytest.approx(0.1 * 0.5**12)
+    for key in ("pos_embed", "cls_token", "patch_embed.proj.weight"):
+        assert rates[key] == pytest.approx(0.1 * 0.5**13)
+    assert [groups[key]["weight_decay"] for key in ("head.weight", "head.bias", "pos_embed")] == [0.05, 0.0, 0.0]
+
+
+def test_layers_that_are_not_counted():
+    with pytest.raises(OptionError, match="layer_decay: ResNet does not count its layers"):
+        build_optimizer(models.ResNet18(class_dim=5), "cosine_decay", 0.1, 0.0, optimizer="adamw", layer_decay=0.5)
 
 
 def test_the_optimizer_goes_before_that_of_the_strategy():

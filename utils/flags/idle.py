@@ -56,6 +56,7 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     ),
     (("momentum_rate",), lambda args: not _uses_adamw(args), "--optimizer=adamw has none"),
     (("weight_decay",), _uses_adamw, "it is of --optimizer=adamw; others take --l2_decay"),
+    (("layer_decay",), _uses_adamw, "it is of --optimizer=adamw"),
     (
         ("resize_short_size",),
         lambda args: args.resize_mode in ("short", "crop"),

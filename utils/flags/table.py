@@ -143,6 +143,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("weight_decay", non_negative, 0.05, T,
              "--optimizer=adamw, in place of --l2_decay: decoupled decay of the weights, but not of norms, biases, "
              "class tokens and embeddings of positions."),
+        Flag("layer_decay", number(float, 0.01, 1), 1.0, T,
+             "--optimizer=adamw, ViT, DeiT, foundation models: each layer learns at this share of the next one's rate. "
+             "For finetuning, such as 0.65. 1: all learn at the same rate."),
         Flag("momentum_rate", fraction, 0.9, T, "Momentum (not Nesterov)."),
         Flag("clip_norm", non_negative, 0.0, T,
              "Largest norm of all gradients together; longer ones are scaled down to it. 0: no limit."),

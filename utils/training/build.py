@@ -6,10 +6,10 @@ import argparse
 import inspect
 
 import torch
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.activation_checkpointing import checkpoint_activations
+from models.network import Network
 from utils.console import log, warn
 from utils.devices import amp_dtype, keep_compiled_code_by_processor, memory_format, place
 from utils.errors import FlagError
@@ -21,7 +21,7 @@ from utils.training.optimizer import Schedule, build_optimizer
 from utils.training.step import TrainStep
 from utils.training.sync_batch_norm import synchronize_batch_norm
 from utils.weights import load_pretrained
-from utils.weights.network import build_model, check_model
+from utils.weights.network import build_model, check_model, explained_options
 
 
 def check_train_flags(args: argparse.Namespace) -> None:
@@ -116,7 +116,7 @@ def build_distillation(args: argparse.Namespace, device: torch.device) -> Distil
     return Distillation(teacher, args.distill_loss, args.distill_temperature, args.distill_weight)
 
 
-def build_train_step(args: argparse.Namespace, model: nn.Module, device: torch.device) -> TrainStep:
+def build_train_step(args: argparse.Namespace, model: Network, device: torch.device) -> TrainStep:
     """Moves the network to the device and builds what trains it, by the flags."""
     place(model, device, memory_format(args, device))
     if args.sync_bn and world_size() > 1:
@@ -140,9 +140,8 @@ def build_train_step(args: argparse.Namespace, model: nn.Module, device: torch.d
             static_graph=args.accumulate_steps == 1,
         )
     dtype = amp_dtype(args, device)
-    return TrainStep(
-        model,
-        build_optimizer(
+    with explained_options():
+        optimizer = build_optimizer(
             model,
             args.lr_strategy,
             args.lr,
@@ -150,7 +149,11 @@ def build_train_step(args: argparse.Namespace, model: nn.Module, device: torch.d
             args.momentum_rate,
             optimizer=args.optimizer,
             weight_decay=args.weight_decay,
-        ),
+            layer_decay=args.layer_decay,
+        )
+    return TrainStep(
+        model,
+        optimizer,
         build_schedule(args),
         network=network,
         smoothing=args.label_smoothing_epsilon if args.use_label_smoothing else 0.0,

@@ -15,6 +15,7 @@ from utils.evaluation.metrics import describe, total
 from utils.flags import Flags
 from utils.training.checkpoint import Position
 from utils.training.curves import Curves
+from utils.training.optimizer import current_lr
 from utils.training.step import TrainStep
 
 T = TypeVar("T")
@@ -73,7 +74,7 @@ class Journal:
         values = total(sums)
         seconds = time.perf_counter() - self._clock
         rate, elapsed, waited = values["images"] / seconds, seconds / self._steps, self._waited / self._steps
-        lr = self._step.optimizer.param_groups[0]["lr"]
+        lr = current_lr(self._step.optimizer)
         fields = describe(values, self._topk, accuracy=self._accuracy)
         line = f"[Pass {self._position.epoch}, train batch {number}]  {fields}, lr {lr:.5f}, elapse {elapsed:.4f} sec"
         line += f", {rate:.1f} img/s, reader {waited:.4f} sec"
@@ -100,7 +101,7 @@ class Journal:
                 ("test_ema"), where there are any.
         """
         position = self._position
-        fields, figures = [], {"lr": self._step.optimizer.param_groups[0]["lr"]}
+        fields, figures = [], {"lr": current_lr(self._step.optimizer)}
         for name, values in results.items():
             accuracy = self._accuracy or name != "train"
             fields.append(describe(values, self._topk, f"{name}_", accuracy))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from models.names import l2_overrides
+from models.network import Network
 from utils.console import warn
 
 
@@ -197,8 +198,30 @@ def decoupled_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
 
 
+def split_by_layer(model: Network, groups: Iterable[dict], layer_decay: float) -> list[dict]:
+    """The parameter groups, apart by layers, whose learning rates shrink from the classifier to the images.
+
+    The rate of a layer is `layer_decay` times that of the next one (Clark et al., arXiv:2003.10555; BEiT,
+    arXiv:2106.08254). See `set_lr`.
+
+    Raises:
+        OptionError: the network does not count its layers.
+    """
+    numbers = model.layer_numbers()
+    last = max(numbers.values())
+    layers = {parameter: numbers[name] for name, parameter in model.named_parameters()}
+    split = []
+    for group in groups:
+        by_layer: dict[int, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            by_layer.setdefault(layers[parameter], []).append(parameter)
+        for number, parameters in sorted(by_layer.items()):
+            split.append({**group, "params": parameters, "lr_scale": layer_decay ** (last - number)})
+    return split
+
+
 def build_optimizer(
-    model: nn.Module,
+    model: Network,
     strategy: str,
     lr: float,
     l2_decay: float,
@@ -206,6 +229,7 @@ def build_optimizer(
     *,
     optimizer: str | None = None,
     weight_decay: float = 0.05,
+    layer_decay: float = 1.0,
 ) -> torch.optim.Optimizer:
     """The optimizer of a name, or the one that belongs to a learning-rate strategy.
 
@@ -217,6 +241,7 @@ def build_optimizer(
         strategy, lr, l2_decay, momentum: see the flags.
         optimizer: "momentum", "adamw" (Loshchilov & Hutter, arXiv:1711.05101), or None for that of the strategy.
         weight_decay: of AdamW, in place of `l2_decay`: see `decoupled_groups`.
+        layer_decay: of AdamW, see `split_by_layer`; 1: all layers learn at the same rate.
     """
     if strategy not in STRATEGIES:
         warn(f"--lr_strategy: unknown strategy {strategy!r}, the rate stays at {lr}; known: {', '.join(STRATEGIES)}")
@@ -224,7 +249,10 @@ def build_optimizer(
     # at every step.
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     if optimizer == "adamw":
-        return torch.optim.AdamW(decoupled_groups(model, weight_decay), lr=lr, eps=1e-8, fused=fused)
+        groups = decoupled_groups(model, weight_decay)
+        if layer_decay != 1.0:
+            groups = split_by_layer(model, groups, layer_decay)
+        return torch.optim.AdamW(groups, lr=lr, eps=1e-8, fused=fused)
     if optimizer is None and strategy == "adam_decay":
         return torch.optim.Adam(model.parameters(), lr=lr, eps=1e-8, fused=fused)
     groups = parameter_groups(model, l2_decay)
@@ -240,6 +268,11 @@ def build_optimizer(
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Sets the learning rate of every parameter group."""
+    """Sets the learning rate of every parameter group, of its layer's share where it has one."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+def current_lr(optimizer: torch.optim.Optimizer) -> float:
+    """The learning rate, which is the classifier's where layers have shares of it."""
+    return max(group["lr"] for group in optimizer.param_groups)
