@@ -239,18 +239,36 @@ CASES: dict[str, Callable[[Path], Iterator[Case]]] = {
 }
 
 
-def section(kind: str, folder: Path) -> str:
-    """The table of one kind of programs."""
-    lines, above = [], []
-    for case in CASES[kind](folder):
-        line, counts = row(case)
-        print(kind, line, "" if counts <= BAR else "ABOVE THE BAR", flush=True)
-        lines.append(line)
+class Table:
+    """The table of one kind of programs, as it grows."""
+
+    def __init__(self, kind: str) -> None:
+        self.heading = f"## {HEADINGS[kind]}"
+        self.lines: list[str] = []
+        self.above: list[str] = []
+
+    def add(self, name: str, line: str, counts: float) -> None:
+        """Adds the line of a program; `counts` is the figure that has to be below the bar."""
+        self.lines.append(line)
         if not counts <= BAR:
-            above.append(case.name)
-    summary = f"{len(lines)} programs. Above the bar: {', '.join(above) or 'none'}."
-    head = ["| program | probabilities | logits | float64 | seconds |", "|---|---|---|---|---|"]
-    return "\n".join([f"## {HEADINGS[kind]}", "", summary, "", *head, *sorted(lines)]) + "\n"
+            self.above.append(name)
+
+    def text(self, complete: bool) -> str:
+        """The section of the document."""
+        measured = f"{len(self.lines)} programs{'' if complete else ', those of the smallest networks, so far'}"
+        summary = f"{measured}. Above the bar: {', '.join(self.above) or 'none'}."
+        head = ["| program | probabilities | logits | float64 | seconds |", "|---|---|---|---|---|"]
+        return "\n".join([self.heading, "", summary, "", *head, *sorted(self.lines)]) + "\n"
+
+
+def write(table: Table, complete: bool) -> None:
+    """Puts a table into the document, in the place of what it had under that heading."""
+    old = FILE.read_text(encoding="utf-8") if FILE.exists() else ""
+    # Every section begins with its heading.
+    known = {text.splitlines()[0]: text for text in re.findall(r"^## .*?(?=^## |\Z)", old, re.M | re.S)}
+    known[table.heading] = table.text(complete)
+    sections = [known.get(f"## {heading}", "").strip() for heading in HEADINGS.values()]
+    FILE.write_text("\n\n".join([TITLE.strip(), *filter(None, sections)]) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -258,16 +276,17 @@ def main() -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the programs and PaddlePaddle's answers")
     parser.add_argument("kinds", nargs="*", metavar="TABLE", help=f"all by default: {', '.join(CASES)}")
     args = parser.parse_args()
-    folder, kinds = args.folder, args.kinds or list(CASES)
+    kinds = args.kinds or list(CASES)
     if unknown := set(kinds) - set(CASES):
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(CASES)}")
-    old = FILE.read_text(encoding="utf-8") if FILE.exists() else ""
-    # Every section begins with its heading.
-    known = {text.splitlines()[0]: text for text in re.findall(r"^## .*?(?=^## |\Z)", old, re.M | re.S)}
     for kind in kinds:
-        known[f"## {HEADINGS[kind]}"] = section(kind, folder)
-        sections = [known.get(f"## {heading}", "").strip() for heading in HEADINGS.values()]
-        FILE.write_text("\n\n".join([TITLE.strip(), *filter(None, sections)]) + "\n", encoding="utf-8")
+        table = Table(kind)
+        for case in CASES[kind](args.folder):
+            line, counts = row(case)
+            print(kind, line, "" if counts <= BAR else "ABOVE THE BAR", flush=True)
+            table.add(case.name, line, counts)
+            write(table, complete=False)
+        write(table, complete=True)
 
 
 if __name__ == "__main__":
