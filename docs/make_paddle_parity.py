@@ -108,8 +108,9 @@ def stored_programs(path: Path, file: str, parameters: dict[str, int]) -> Iterat
     programs = {}
     with tarfile.open(path) as archive:
         for member in archive:
-            if member.isfile() and Path(member.name).name == file:
-                programs[Path(member.name).parent.name] = archive.extractfile(member).read()
+            content = archive.extractfile(member) if Path(member.name).name == file else None
+            if content is not None:
+                programs[Path(member.name).parent.name] = content.read()
     for name in sorted(programs, key=parameters.__getitem__):
         yield name, read_program(programs[name])
 
@@ -125,8 +126,8 @@ def fluid_cases(folder: Path) -> Iterator[Case]:
     with np.load(folder / "fluid_inference_outputs.npz") as outputs, np.load(folder / "legacy_logits.npz") as logits:
         for name, program in stored_programs(folder / "fluid_inference_programs.tar.xz", "model", sizes):
             facts = networks[name]
-            roles = {entry[0]: entry for entry in facts["params"]}
-            parameters = {key: weight(key, *roles[key][1:3], facts["gain"]) for key in program.parameters}
+            kinds = {name: (shape, role) for name, shape, role, *_ in facts["params"]}
+            parameters = {key: weight(key, *kinds[key], facts["gain"]) for key in program.parameters}
             # GoogLeNet's logits are recorded after its softmax only.
             recorded = None if name == "GoogLeNet" else logits[f"{name}/out0"]
             yield Case(name, program, parameters, images(facts["image_size"]), [outputs[name]], recorded)
