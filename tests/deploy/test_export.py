@@ -31,6 +31,7 @@ MEMBERS = {
     "mobilenet_v3": "MobileNetV3_small_x0_35",
     "shufflenet_v2": "ShuffleNetV2_x0_25",
     "squeezenet": "SqueezeNet1_1",
+    "foundation_vit": "MOCOV3_vit_small",
 }
 SIZES = {
     "AlexNet": 224,

@@ -1,5 +1,6 @@
 """The maps of a network's stages, for detection and segmentation."""
 
+import math
 import re
 from pathlib import Path
 
@@ -28,6 +29,28 @@ def test_maps_of_a_member_of_each_family(name):
     assert [tuple(x.shape[:2]) for x in maps] == [(2, stage.channels) for stage in model.describe_stages()]
     assert all(x.isfinite().all() for x in maps)
     assert all(torch.equal(x, y) for x, y in zip(maps, expected, strict=True))
+
+
+def distinct_networks():
+    """The first name of each constructor."""
+    return sorted({getattr(models, name): name for name in reversed(models.list_models())}.values())
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", distinct_networks())
+def test_maps_of_every_network(name):
+    size = models.input_config(name).image_size
+    with torch.device("meta"), torch.no_grad():
+        model = models.build(name).eval()
+        maps = model.forward_stages(torch.empty(2, 3, size, size))
+    stages = model.describe_stages()
+    assert [x.shape[:2] for x in maps] == [(2, stage.channels) for stage in stages]
+    strides = [stage.stride for stage in stages]
+    assert strides == sorted(set(strides))
+    assert strides[0] >= 4
+    for x, stride in zip(maps, strides, strict=True):
+        assert x.shape[2] == x.shape[3]
+        assert size / stride - 2 <= x.shape[2] <= math.ceil(size / stride)  # layers without padding lose a position
 
 
 @pytest.mark.parametrize(
