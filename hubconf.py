@@ -45,7 +45,7 @@ class _Entrypoint:
         return model
 
     @property
-    def __doc__(self) -> str:
+    def __doc__(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride] (made when help asks for it)
         config = _models.input_config(self.__name__)
         size, mean, std = config.image_size, config.mean, config.std
         order = config.channel_order.upper()

@@ -19,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,8 +91,11 @@ def measure(args: argparse.Namespace) -> dict[str, list[float]]:
 
     def one_at_a_time() -> int:
         done = 0
+        nothing_random = np.random.default_rng(0)
         for index in range(args.singles):
-            half = torch.from_numpy(loader.transform.decode(loader.images.read(index), loader.images.path(index)))
+            half = torch.from_numpy(
+                loader.transform.decode(loader.images.read(index), loader.images.path(index), nothing_random)
+            )
             for crop in torch.cat((half, half.flip(2))):
                 model(prepare(crop[None].to(device))).softmax(1).cpu()
                 done += 1

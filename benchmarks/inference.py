@@ -32,6 +32,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -39,6 +40,7 @@ import torch
 from torch import Tensor, nn
 
 import models
+from models.network import Network
 from utils.deploy.export import save_inference
 from utils.deploy.exported import load_exported
 from utils.deploy.network import Description
@@ -104,7 +106,10 @@ PEERS: dict[str, tuple[str | None, str | None]] = {
 }
 
 
-def with_statistics(model: nn.Module, images: Tensor) -> nn.Module:
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def with_statistics(model: Model, images: Tensor) -> Model:
     """A network whose batch-norms keep activations in range."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
@@ -127,7 +132,7 @@ def peers(name: str) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
 
 
 def export(
-    name: str, model: nn.Module, image_size: int, precisions: list[str], wanted: list[str], folder: Path
+    name: str, model: Network, image_size: int, precisions: list[str], wanted: list[str], folder: Path
 ) -> dict[str, Path]:
     """Exports a network in every form that is asked for and possible here: its files by engine and precision."""
     names = [str(number) for number in range(1000)]
@@ -192,7 +197,7 @@ def networks(
         if peer in wanted:
             yield peer, contestant(with_statistics(build(), images), torch.channels_last)
     if "compiled" in wanted:
-        compiled = torch.compile(copy.deepcopy(model), options={"freezing": True})
+        compiled = cast(nn.Module, torch.compile(copy.deepcopy(model), options={"freezing": True}))
         yield "compiled", contestant(compiled, torch.channels_last)
 
 

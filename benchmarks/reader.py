@@ -12,7 +12,7 @@ collects. Without a folder the files are made up, which flatters nobody: real ph
 
 from __future__ import annotations
 
-import multiprocessing
+import multiprocessing.synchronize
 import os
 import resource
 import statistics
@@ -78,7 +78,7 @@ def ours_with_dali(images: ImageList) -> Contestant:
         for _ in loader.epoch(number):
             pass
 
-    run.images = len(loader) * loader.batch_size
+    setattr(run, "images", len(loader) * loader.batch_size)  # noqa: B010 (a function has no such attribute for a type checker)
     return run
 
 
@@ -90,7 +90,8 @@ def original(paths: list[str]) -> Contestant:
         rng = np.random.default_rng(number)
         for path in paths:
             bgr = cv2.imread(path)
-            top, left, height, width = random_crop_box(*bgr.shape[:2], rng)
+            assert bgr is not None, f"{path} is no image"
+            top, left, height, width = random_crop_box(bgr.shape[0], bgr.shape[1], rng)
             image = cv2.resize(bgr[top : top + height, left : left + width], SIZE)
             if rng.random() < 0.5:
                 image = image[:, ::-1, :]
@@ -133,7 +134,7 @@ def torchvision_on_pillow(paths: list[str]) -> Contestant:
 def timm(paths: list[str]) -> Contestant:
     """timm's, as for its prefetcher: uint8, normalised on the device."""
     import_torchvision()
-    from timm.data import create_transform
+    from timm.data import create_transform  # pyright: ignore[reportMissingImports] (optional)
 
     transform = create_transform(
         SIZE[0], is_training=True, use_prefetcher=True, color_jitter=None, interpolation="bilinear"
@@ -144,7 +145,7 @@ def timm(paths: list[str]) -> Contestant:
 
 def dali(paths: list[str]) -> Contestant:
     """DALI's own training pipeline on its CPU backend, as its documentation has it."""
-    from nvidia.dali import Pipeline, fn
+    from nvidia.dali import Pipeline, fn  # pyright: ignore[reportMissingImports] (optional)
 
     batch_size = min(64, len(paths))
     # Not pipelined: it would go on working while it is others' turn.
@@ -164,7 +165,7 @@ def dali(paths: list[str]) -> Contestant:
         for _ in range(len(paths) // batch_size):
             np.array(pipe.run()[0].as_array())
 
-    run.images = len(paths) // batch_size * batch_size
+    setattr(run, "images", len(paths) // batch_size * batch_size)  # noqa: B010 (a function has no such attribute for a type checker)
     return run
 
 
@@ -302,7 +303,7 @@ def measure_list(lines: int, workers: int) -> None:
         started = time.perf_counter()
         next(loader.epoch(0))
         first = time.perf_counter() - started
-        own, theirs = memory(os.getpid()), sum(memory(process.pid) for process in loader._processes)
+        own, theirs = memory(os.getpid()), sum(memory(process.pid) for process in loader._processes if process.pid)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(f"{len(images):,} lines, {os.path.getsize(path) / 1e6:.0f} MB: loaded in {loaded:.1f} s")
         print(f"shuffled, {workers} workers started, first batch in {first:.1f} s")

@@ -21,10 +21,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 import models
+from models.network import Network
 from utils.devices import keep_freed_memory, place
 from utils.evaluation.metrics import Meter, means
 from utils.flags.line_parser import LineParser
@@ -40,7 +40,7 @@ FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 PRINT_STEP = 10
 
 
-def build(args: argparse.Namespace, device: torch.device, data_format: str) -> nn.Module:
+def build(args: argparse.Namespace, device: torch.device, data_format: str) -> Network:
     """The network of either loop, with the same weights every time."""
     torch.manual_seed(0)
     model = place(models.build(args.model), device, FORMATS[data_format]).train()

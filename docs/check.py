@@ -145,8 +145,9 @@ def _parse_run_sh(words: list[str]) -> str | None:
             return f"there is no recipe {recipe}"
     if command in ("train", "eval", "infer", "predict"):
         return _parse_flags(command, arguments)
-    known = re.search(r"usage: bash run.sh.*?^TEXT$", (ROOT / "run.sh").read_text(), re.MULTILINE | re.DOTALL)[0]
-    return None if not command or re.search(rf"^  {command} ", known, re.MULTILINE) else f"run.sh has no {command}"
+    known = re.search(r"usage: bash run.sh.*?^TEXT$", (ROOT / "run.sh").read_text(), re.MULTILINE | re.DOTALL)
+    assert known is not None, "run.sh says how it is used"
+    return None if not command or re.search(rf"^  {command} ", known[0], re.MULTILINE) else f"run.sh has no {command}"
 
 
 def _parse_python(words: list[str]) -> str | None:

@@ -61,7 +61,9 @@ def main() -> None:
         drawn = 0
         while drawn < DRAWS:
             mixed, targets = mix(batch, torch.tensor([0, 1]), alpha, rng)
-            if targets.mixed_labels[0] == 1 and 0.2 < targets.weight < 0.8:  # with the other image, and to be seen
+            if (
+                targets.mixed_labels is not None and targets.mixed_labels[0] == 1 and 0.2 < targets.weight < 0.8
+            ):  # with the other image, and to be seen
                 pictures.append(mixed[0].round().byte().permute(1, 2, 0).numpy())
                 captions.append(f"{flag}: {targets.weight:.2f}")
                 drawn += 1

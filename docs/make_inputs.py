@@ -150,7 +150,7 @@ def table_of_differences(facts: Mapping[str, Any]) -> str:
 def table_of_training(facts: Mapping[str, Any]) -> str:
     """The networks that PaddleClas trains with another decoder, channel order, library or interpolation than Eval."""
     lines = [row("networks", "trained with", "evaluated with"), "|---|---|---|"]
-    rows: dict[tuple[str, str], list[str]] = {}
+    rows: dict[tuple[str, ...], list[str]] = {}
     for name, path in sources(facts["configurations"]).items():
         about = facts["configurations"][path]
         evaluated = transform(facts["pipelines"][about["Eval"][0]])

@@ -54,8 +54,9 @@ def section(kind: str) -> str:
         own = f"{exact:.1e}" if exact is not None else ""
         lines.append(f"| {entry.name} | {ours if ours != entry.name else ''} | {error:.1e} | {own} |")
     above = ", ".join(name for name, error in errors.items() if error >= zoo.BAR)
+    worst = max(errors, key=errors.__getitem__)
     summary = (
-        f"{len(errors)} networks; the largest error is {max(errors.values()):.1e} ({max(errors, key=errors.get)}). "
+        f"{len(errors)} networks; the largest error is {errors[worst]:.1e} ({worst}). "
         f"Above {zoo.BAR:.0e}: {above or 'none'}."
     )
     return "\n".join([lines[0], "", summary, *lines[1:]]) + "\n"

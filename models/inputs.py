@@ -24,10 +24,10 @@ class Normalisation(NamedTuple):
 
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-MINUS_ONE_TO_ONE = Normalisation((0.5,) * 3, (0.5,) * 3)
-ZERO_TO_ONE = Normalisation((0.0,) * 3, (1.0,) * 3)
+MINUS_ONE_TO_ONE = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+ZERO_TO_ONE = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 # Pixels of 0 to 255, less 128, by 128.
-AROUND_128 = Normalisation((128 / 255,) * 3, (128 / 255,) * 3)
+AROUND_128 = Normalisation((128 / 255, 128 / 255, 128 / 255), (128 / 255, 128 / 255, 128 / 255))
 
 
 class InputConfig(NamedTuple):

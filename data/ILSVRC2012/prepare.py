@@ -18,11 +18,20 @@ import sys
 import tarfile
 import zlib
 from pathlib import Path
+from typing import IO
 
 FOLDER = Path(__file__).resolve().parent
 CLASSES = 1000
 COUNTS = {"train": 1_281_167, "val": 50_000}
 DEVKIT = "ILSVRC2012_devkit_t12"
+
+
+def content(archive: tarfile.TarFile, member: tarfile.TarInfo | str) -> IO[bytes]:
+    """A file of `archive`, to be read; raises `LookupError` if it has none of that name."""
+    file = archive.extractfile(member)
+    if file is None:
+        raise LookupError(f"{member} in {archive.name!r} is no file")
+    return file
 
 
 def unpack(archive: tarfile.TarFile, folder: Path, pattern: str) -> None:
@@ -31,8 +40,8 @@ def unpack(archive: tarfile.TarFile, folder: Path, pattern: str) -> None:
     partial.mkdir(parents=True, exist_ok=True)
     for member in archive:
         if member.isfile() and re.fullmatch(pattern, member.name):
-            with archive.extractfile(member) as source, open(partial / member.name, "wb") as target:
-                shutil.copyfileobj(source, target)
+            with open(partial / member.name, "wb") as target:
+                shutil.copyfileobj(content(archive, member), target)
     partial.rename(folder)
 
 
@@ -62,10 +71,10 @@ def read_devkit() -> tuple[list[str], list[int]]:
 
     with tarfile.open(FOLDER / f"{DEVKIT}.tar.gz") as archive:
         try:
-            meta = loadmat(io.BytesIO(archive.extractfile(f"{DEVKIT}/data/meta.mat").read()), squeeze_me=True)
+            meta = loadmat(io.BytesIO(content(archive, f"{DEVKIT}/data/meta.mat").read()), squeeze_me=True)
         except Exception as error:  # scipy's own, or whatever a damaged file makes it raise
             raise ValueError(f"meta.mat in {DEVKIT}.tar.gz cannot be read: {error}") from None
-        truth = archive.extractfile(f"{DEVKIT}/data/ILSVRC2012_validation_ground_truth.txt").read()
+        truth = content(archive, f"{DEVKIT}/data/ILSVRC2012_validation_ground_truth.txt").read()
     # Beyond the classes, the table holds their common ancestors.
     wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in meta["synsets"]}
     return [wnids[number] for number in range(1, CLASSES + 1)], [int(number) for number in truth.split()]

@@ -71,7 +71,8 @@ def unpack(archive: tarfile.TarFile) -> Iterator[tuple[PurePosixPath, bytes]]:
             continue
         if member.size > MAX_MEMBER:
             raise tarfile.TarError(f"{path} has {member.size} bytes, far more than any file of CIFAR-10")
-        content = archive.extractfile(member).read()
+        file = archive.extractfile(member)
+        content = file.read() if file is not None else b""
         if is_batch:
             yield from unpack_batch(content, *BATCHES[path.name])
         else:

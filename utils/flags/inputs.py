@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from utils.errors import FlagError
+
 RESIZE_MODES = ("short", "exact", "pad", "crop")
 BACKENDS = ("cv2", "pil")
 CHANNEL_ORDERS = ("rgb", "bgr")
@@ -53,3 +55,13 @@ def checked_input(notes: Mapping[str, Any]) -> dict[str, Any]:
         if noted[name] not in choices:
             raise ValueError(f"not a value of --{name}")
     return noted
+
+
+def check_short_size(resize_short_size: int, image_size: tuple[int, int], resize_mode: str) -> None:
+    """Raises `FlagError` if an image whose short side is resized to `resize_short_size` has no crop of `image_size`."""
+    if resize_mode in ("short", "crop") and resize_short_size < min(image_size):
+        height, width = image_size
+        raise FlagError(
+            f"--resize_short_size: {resize_short_size} is smaller than the crop of --image_shape {height} x {width}: "
+            f"give at least {min(image_size)}, or --resize_mode=exact"
+        )

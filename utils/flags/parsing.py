@@ -94,7 +94,7 @@ def build_parser(script: str) -> LineParser:
                 metavar="|".join(map(str, flag.choices)) if flag.choices else "VALUE",
                 help=f"{flag.help} ({note})".replace("%", "%%"),
             )
-            action.flag = flag
+            setattr(action, "flag", flag)  # noqa: B010 (it is a `_Store`, which argparse's types have not)
     return parser
 
 

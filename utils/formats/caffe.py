@@ -108,7 +108,7 @@ def _read_layer(message: memoryview) -> Layer:
     return Layer(name, kind, blobs)
 
 
-def read_layers(buffer: bytes | mmap.mmap) -> list[Layer]:
+def read_layers(buffer: bytes | mmap.mmap | memoryview) -> list[Layer]:
     """The layers of a .caffemodel that have weights, in the order of the network.
 
     Raises:
@@ -145,7 +145,7 @@ def _vector(blob: np.ndarray) -> np.ndarray:
     return blob.reshape(-1)
 
 
-def read_caffemodel(buffer: bytes | mmap.mmap) -> dict[str, np.ndarray]:
+def read_caffemodel(buffer: bytes | mmap.mmap | memoryview) -> dict[str, np.ndarray]:
     """The tensors of a .caffemodel, as LAYER/BLOB, ready for a network that takes RGB.
 
     - Caffe divides the statistics of a batch-norm by a factor that is its third blob. That is done here.

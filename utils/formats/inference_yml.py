@@ -173,7 +173,7 @@ def _resize(arguments: Mapping[str, Any]) -> dict[str, Any]:
         interpolation = "bilinear"
     elif isinstance(interpolation, str):
         interpolation = interpolation.lower()
-    _one_of(interpolation, "ResizeImage.interpolation", *known)
+    interpolation = _one_of(interpolation, "ResizeImage.interpolation", *known)
     short, size = arguments.get("resize_short"), None
     if short is None or short == 0:
         short, size = None, _width_and_height(arguments.get("size"), "ResizeImage.size")

@@ -27,7 +27,7 @@ import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -67,9 +67,9 @@ def _tensor_description(message: memoryview, data_types: Mapping[int, np.dtype])
             number = value
         elif field == 2 and isinstance(value, int):
             shape.append(value)
-        elif field == 2:
+        elif field == 2 and isinstance(value, memoryview):
             shape += itertools.islice(read_varints(value), _MAX_DIMENSIONS + 1)
-    if number not in data_types:
+    if number is None or number not in data_types:
         raise FormatError(f"its data type {number} is not supported")
     if len(shape) > _MAX_DIMENSIONS:
         raise FormatError(f"it has more than {_MAX_DIMENSIONS} dimensions")
@@ -257,7 +257,7 @@ class _Unpickler:
     def load(self) -> Any:
         if isinstance(self.buffer, mmap.mmap):
             self.buffer.seek(0)
-        for opcode, argument, _ in pickletools.genops(self.buffer):
+        for opcode, argument, _ in pickletools.genops(cast(IO[bytes], self.buffer)):  # a mapped file can be read as one
             if opcode.name == "STOP":
                 return self.stack.pop()
             self.step(opcode.name, argument)
@@ -332,7 +332,7 @@ class _Unpickler:
             raise FormatError("the pickle is damaged")
         target.update(zip(keys, values[1::2], strict=True))
 
-    def call(self, function: _Global, arguments: tuple) -> Any:
+    def call(self, function: _Global, arguments: tuple[Any, ...]) -> Any:
         """The value that a call would have made, for the few calls that stand for data."""
         module, name = function
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
@@ -349,7 +349,7 @@ class _Unpickler:
             # How PaddlePaddle 2 writes its tensors: tuple((name, array)), and eval("data", {"data": array}).
             if name == "tuple" and len(arguments) == 1 and isinstance(arguments[0], tuple):
                 return arguments[0]
-            if name == "eval" and arguments[0] == "data" and list(arguments[1]) == ["data"]:
+            if name == "eval" and len(arguments) == 2 and arguments[0] == "data" and list(arguments[1]) == ["data"]:
                 return arguments[1]["data"]
         if (module, name) == ("collections", "OrderedDict") and not arguments:
             return {}

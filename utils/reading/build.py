@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from utils.errors import FlagError
-from utils.flags.inputs import INPUT_FLAGS
+from utils.flags.inputs import INPUT_FLAGS, check_short_size
 from utils.reading import augment
 from utils.reading.crops import MultiCropTransform
 from utils.reading.dali_loader import DaliLoader
@@ -16,7 +16,7 @@ from utils.reading.image_list import ImageList
 from utils.reading.loader import Loader
 from utils.reading.opencv_loader import OpenCVLoader
 from utils.reading.resize import Colour, Resizer
-from utils.reading.transforms import EvalTransform, TrainTransform, check_short_size
+from utils.reading.transforms import EvalTransform, TrainTransform
 
 
 def share_of_batch(flag: str, batch_size: int, world_size: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class DaliLoader(Loader):
         self._random = ImageRandom(self.seed)
         self._steps_to_feed: Iterator[tuple[int, np.ndarray]] = iter(())
         self._fed: deque[np.ndarray] = deque()
-        self._pipe = self._build()
+        self._pipe: Any = self._build()
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         if self._pipe is None:
@@ -77,7 +77,7 @@ class DaliLoader(Loader):
                 f"DALI cannot make a batch; `python reader.py --check` finds unreadable files, and without --use_dali "
                 f"they are skipped. DALI says: {reason}"
             ) from None
-        from nvidia.dali.plugin.pytorch import feed_ndarray
+        from nvidia.dali.plugin.pytorch import feed_ndarray  # pyright: ignore[reportMissingImports] (optional)
 
         # DALI writes the next batches over this one. On a GPU the copy is only queued; feed_ndarray, given the stream,
         # has DALI's own stream wait for it.
@@ -89,7 +89,7 @@ class DaliLoader(Loader):
     def _build(self) -> Any:
         """The pipeline: paths and random numbers in, images out."""
         try:
-            from nvidia.dali import Pipeline, fn, types
+            from nvidia.dali import Pipeline, fn, types  # pyright: ignore[reportMissingImports] (optional)
         except ImportError:
             raise FlagError("--use_dali needs NVIDIA DALI: pip install nvidia-dali-cuda120") from None
 
@@ -99,6 +99,7 @@ class DaliLoader(Loader):
             device_id=torch.cuda.current_device() if self.pin_memory else None,
             prefetch_queue_depth=max(2, min(8, self.read_ahead_images // self.batch_size)),
         )
+        transform: Any = self.transform
         with pipe:
             kinds = [types.UINT8, types.FLOAT64][: 1 + self.training]
             paths, *draws = fn.external_source(self._feed, num_outputs=len(kinds), dtype=kinds, ndim=1, batch=True)
@@ -106,14 +107,14 @@ class DaliLoader(Loader):
             decoding = {
                 "device": "mixed" if self.pin_memory else "cpu",
                 "jpeg_fancy_upsampling": True,
-                "output_type": {"rgb": types.RGB, "bgr": types.BGR}[self.transform.channel_order],
+                "output_type": {"rgb": types.RGB, "bgr": types.BGR}[transform.channel_order],
             }
             resizing = {
-                "interp_type": getattr(types, f"INTERP_{DALI_INTERPOLATIONS[self.transform.interpolation]}"),
+                "interp_type": getattr(types, f"INTERP_{DALI_INTERPOLATIONS[transform.interpolation]}"),
                 "antialias": False,  # as OpenCV
             }
-            make = _training_images if self.training else _evaluation_images
-            pipe.set_outputs(make(self.transform, data, *draws, decoding, resizing))
+            make: Callable[..., Any] = _training_images if self.training else _evaluation_images
+            pipe.set_outputs(make(transform, data, *draws, decoding, resizing))
         pipe.build()
         return pipe
 
@@ -140,14 +141,14 @@ def _check(transform: Any, training: bool) -> None:
 
 def _pixels(first: Any, second: Any) -> Any:
     """Two whole numbers of a pipeline, rows before columns."""
-    from nvidia.dali import fn, types
+    from nvidia.dali import fn, types  # pyright: ignore[reportMissingImports] (optional)
 
     return fn.cast(fn.stack(first, second), dtype=types.INT32)
 
 
 def _training_images(transform: Any, data: Any, draws: Any, decoding: dict[str, Any], resizing: dict[str, Any]) -> Any:
     """A pipeline's images from encoded ones and five random numbers each: `TrainTransform` in DALI's operators."""
-    from nvidia.dali import fn, math, types
+    from nvidia.dali import fn, math, types  # pyright: ignore[reportMissingImports] (optional)
 
     shape = fn.peek_image_shape(data, dtype=types.FLOAT64)
     rows, columns = shape[0], shape[1]
@@ -169,7 +170,7 @@ def _training_images(transform: Any, data: Any, draws: Any, decoding: dict[str, 
 
 def _evaluation_images(transform: Any, data: Any, decoding: dict[str, Any], resizing: dict[str, Any]) -> Any:
     """A pipeline's images from encoded ones: `EvalTransform` in DALI's operators."""
-    from nvidia.dali import fn, math, types
+    from nvidia.dali import fn, math, types  # pyright: ignore[reportMissingImports] (optional)
 
     height, width = transform.image_size
     shape = fn.peek_image_shape(data, dtype=types.FLOAT64)

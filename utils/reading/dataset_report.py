@@ -33,7 +33,7 @@ def draw_batch(
     pixels = ((inputs * stds + means) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
     if channel_order == "bgr":
         pixels = pixels[..., ::-1]
-    write_grid(path, pixels, captions, columns=math.ceil(math.sqrt(2 * len(pixels))))
+    write_grid(path, [*pixels], captions, columns=math.ceil(math.sqrt(2 * len(pixels))))
     print(f"{path}: {len(pixels)} images")
 
 

@@ -33,8 +33,9 @@ from utils.console import warn
 from utils.errors import UserError, reason
 
 # What is wrong with a file is said once, by our own error.
-if hasattr(cv2, "setLogLevel"):  # OpenCV 4
-    cv2.setLogLevel(0)
+set_level = getattr(cv2, "setLogLevel", None)
+if set_level is not None:  # OpenCV 4
+    set_level(0)
 else:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
@@ -270,7 +271,7 @@ def _nvimgcodec(process: int) -> tuple[Any, Any, Any] | None:
     The decoder has a thread, which a forked process lacks: `process` makes it one per process.
     """
     try:
-        from nvidia import nvimgcodec
+        from nvidia import nvimgcodec  # pyright: ignore[reportMissingImports] (optional)
 
         decoder = nvimgcodec.Decoder(
             device_id=nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY,

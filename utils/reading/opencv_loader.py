@@ -9,6 +9,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 from multiprocessing import connection
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from utils.errors import UserError
 from utils.reading.loader import Batch, Loader
 from utils.reading.shared_array import SharedArray
 from utils.reading.workers import Job, start_worker, terminate_with
+
+if TYPE_CHECKING:
+    import multiprocessing.process
 
 
 class OpenCVLoader(Loader):
@@ -134,7 +138,7 @@ class OpenCVLoader(Loader):
     def _lock_pages(self) -> None:
         """Page-locks the slots, so that a GPU copies straight from them."""
         slots = self._job.slots.array
-        cuda = torch.cuda.cudart()
+        cuda: Any = torch.cuda.cudart()
         error = int(cuda.cudaHostRegister(slots.ctypes.data, slots.nbytes, 0))
         if error:
             warn(f"the reader's memory cannot be page-locked (CUDA error {error}): copies to the GPU take longer")
@@ -158,7 +162,8 @@ class OpenCVLoader(Loader):
         if self._results not in ready:
             dead = next(process for process in self._processes if process.sentinel in ready)
             dead.join()
-            how = f"killed by signal {-dead.exitcode}" if dead.exitcode < 0 else f"ended with code {dead.exitcode}"
+            code = dead.exitcode or 0
+            how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
             raise UserError(f"a reader worker was {how}; if memory ran out, lower --reader_buf_size or --reader_thread")
         slot, problems, failure = self._results.recv()
         self._tasks_left[slot] -= 1

@@ -5,7 +5,7 @@ Images are uint8 (height, width, 3), RGB.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -99,7 +99,9 @@ def equalize(rgb: np.ndarray) -> np.ndarray:
     return _look_up(rgb, table)
 
 
-def _warp(rgb: np.ndarray, matrix: list[list[float]], fill: Colour, interpolation: int) -> np.ndarray:
+def _warp(
+    rgb: np.ndarray, matrix: Sequence[Sequence[float]] | np.ndarray, fill: Colour, interpolation: int
+) -> np.ndarray:
     """Takes pixel (x, y) from matrix (x, y, 1)."""
     flags = interpolation | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(rgb, np.array(matrix, np.float64), rgb.shape[1::-1], flags=flags, borderValue=fill)

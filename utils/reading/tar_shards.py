@@ -57,7 +57,7 @@ class TarShards(ImageList):
         rng = np.random.default_rng((seed, epoch))
         borders = self._arrays["borders"]
         shards = rng.permutation(len(self.shards))
-        order = np.concatenate([np.arange(borders[shard], borders[shard + 1]) for shard in shards])
+        order = np.concatenate([np.arange(int(borders[shard]), int(borders[shard + 1])) for shard in shards])
         return order[np.argsort(np.arange(len(order)) + rng.uniform(0, self.WINDOW, len(order)))]
 
     def with_unlabeled(self, paths: Iterable[str]) -> ImageList:
@@ -109,7 +109,8 @@ def _index_shard(shard: str) -> list[tuple[str, int, int, int]]:
                     place = os.path.join(os.path.basename(shard), member.name)
                     image = place, member.offset_data, member.size
                 elif suffix == "cls":
-                    text = archive.extractfile(member).read().strip()
+                    file = archive.extractfile(member)
+                    text = file.read().strip() if file is not None else b""
                     if not text.isdigit() or len(text) > 9:  # it has to fit in 32 bits
                         raise UserError(f"{shard}: {member.name} holds {text[:20]!r}, not the number of a class")
                     label = int(text)

@@ -23,28 +23,28 @@ def to_device(batches: Iterable[Batch], device: torch.device) -> Iterator[tuple[
     copies = torch.cuda.Stream(device)
     compute = torch.cuda.current_stream(device)
 
-    def ready(images: Tensor, labels: Tensor, copied: torch.cuda.Event) -> tuple[Tensor, Tensor]:
+    def ready(images: Tensor, labels: Tensor, copied: torch.Event) -> tuple[Tensor, Tensor]:
         compute.wait_event(copied)
         images.record_stream(compute)
         labels.record_stream(compute)
         return images, labels
 
     batches = iter(batches)
-    waiting: tuple[Batch, tuple[Tensor, Tensor, torch.cuda.Event]] | None = None
+    waiting: tuple[Batch, tuple[Tensor, Tensor, torch.Event]] | None = None
     while True:
         # The reader's own work on a GPU is part of it: it uses memory again once the copies before are done, and would
         # wait for the network on the other stream.
         with torch.cuda.stream(copies):
-            batch = next(batches, None)
+            batch, copy = next(batches, None), None
             if batch is not None:
                 images = batch.images.to(device, non_blocking=True)
                 labels = batch.labels.to(device, non_blocking=True)
-                copied = copies.record_event()
+                copy = images, labels, copies.record_event()
         if waiting is not None:
             yield *ready(*waiting[1]), waiting[0]
-        if batch is None:
+        if batch is None or copy is None:
             return
-        waiting = batch, (images, labels, copied)
+        waiting = batch, copy
 
 
 def copies_of_first(

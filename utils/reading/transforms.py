@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from utils.errors import FlagError
+from utils.flags.inputs import check_short_size
 from utils.reading.augment import ImageOperation
 from utils.reading.decode import Jpeg, decode, decode_region, decode_rows, parse_jpeg
 from utils.reading.resize import INTERPOLATIONS, Colour, Resizer, in_order
@@ -92,16 +93,6 @@ def _centre(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return image[top : top + height, left : left + width]
 
 
-def check_short_size(resize_short_size: int, image_size: tuple[int, int], resize_mode: str) -> None:
-    """Raises `FlagError` if an image whose short side is resized to `resize_short_size` has no crop of `image_size`."""
-    if resize_mode in ("short", "crop") and resize_short_size < min(image_size):
-        height, width = image_size
-        raise FlagError(
-            f"--resize_short_size: {resize_short_size} is smaller than the crop of --image_shape {height} x {width}: "
-            f"give at least {min(image_size)}, or --resize_mode=exact"
-        )
-
-
 def random_crop_box(
     height: int,
     width: int,
@@ -175,10 +166,9 @@ class TrainTransform:
         if self.whole:
             resize = Resizer(self.interpolation, self.resize_backend)
             pad = self.resize_mode == "pad"
-            return self._finish(
-                resize.into(rgb, *self.image_size, self.fill) if pad else resize(rgb, *self.image_size), rng
-            )
-        top, left, height, width = self._draw_box(*rgb.shape[:2], rng)
+            height, width = self.image_size
+            return self._finish(resize.into(rgb, height, width, self.fill) if pad else resize(rgb, height, width), rng)
+        top, left, height, width = self._draw_box(rgb.shape[0], rgb.shape[1], rng)
         return self._finish(self._resize(rgb[top : top + height, left : left + width]), rng)
 
     def decode(self, data: bytes, path: str, rng: np.random.Generator) -> np.ndarray:

@@ -11,7 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing import connection, util
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import cv2
 import numpy as np
@@ -19,6 +19,11 @@ import numpy as np
 from utils.errors import UserError
 from utils.reading.decode import UnreadableImage
 from utils.reading.image_list import ImageList, SharedArray
+
+if TYPE_CHECKING:
+    import multiprocessing.context
+    import multiprocessing.process
+    import multiprocessing.synchronize
 
 # Seconds that a forked worker has to come up, which takes it milliseconds, and how many are tried.
 PATIENCE = 10.0
@@ -28,10 +33,14 @@ ATTEMPTS = 3
 class Transform(Protocol):
     """What is done to an image, as `utils.reading.transforms` and `utils.reading.crops` have it."""
 
-    image_size: tuple[int, int]
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of what it makes."""
+        ...
 
     def decode(self, data: bytes, path: str, rng: np.random.Generator) -> np.ndarray:
         """Makes uint8 pixels of an encoded image; raises `UnreadableImage`."""
+        ...
 
 
 class ImageRandom:
@@ -149,7 +158,7 @@ def work(
 
 def start_worker(
     processes: list[multiprocessing.process.BaseProcess],
-    context: multiprocessing.context.BaseContext,
+    context: multiprocessing.context.DefaultContext,
     *arguments: object,
 ) -> None:
     """Starts a process that does `work(..., *arguments)`, and appends it to `processes`.

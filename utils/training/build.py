@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -126,16 +127,17 @@ def build_train_step(args: argparse.Namespace, model: Network, device: torch.dev
     if _compiles(args):
         keep_compiled_code_by_processor()
         model.compile()
-    network = model
+    network: nn.Module = model
     if world_size() > 1:
         # Batch-norm statistics stay with their process; those of rank 0 are handed round before they are used.
         # (PyTorch 2.13 renamed the option.)
-        options = inspect.signature(DistributedDataParallel).parameters
-        option = "forward_sync_buffers" if "forward_sync_buffers" in options else "broadcast_buffers"
+        known = inspect.signature(DistributedDataParallel).parameters
+        option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        options: dict[str, Any] = {option: False}
         network = DistributedDataParallel(
             model,
             device_ids=[device.index] if device.type == "cuda" else None,
-            **{option: False},
+            **options,
             gradient_as_bucket_view=True,
             static_graph=args.accumulate_steps == 1,
         )

@@ -31,8 +31,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
 
+from models.network import Network
 from utils.console import warn
 from utils.errors import UserError
 from utils.files import sync
@@ -168,10 +168,10 @@ class RunFolder:
     def save(
         self,
         names: Iterable[str],
-        model: nn.Module,
+        model: Network,
         position: Position,
         training: dict[str, Any],
-        ema_model: nn.Module | None,
+        ema_model: Network | None,
         notes: dict[str, Any],
     ) -> bool:
         """Writes a checkpoint under each of `names`: once, with links for the others.
@@ -292,7 +292,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         for name, checksum in manifest["crc32"].items():
             if os.path.basename(name) != name or _checksum(folder / name) != checksum:
                 raise UserError(f"{folder / name} is damaged (wrong checksum)")
-        int(manifest["save"]), int(manifest["step"])
+        _ = int(manifest["save"]), int(manifest["step"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{folder} is no complete checkpoint ({error})") from None
     return manifest

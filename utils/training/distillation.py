@@ -32,5 +32,6 @@ class Distillation:
         """
         if self.loss == "js":
             return loss_of_outputs(lambda logits: jensen_shannon_loss(logits, teacher), student)
+        assert hard is not None, "the soft loss stands beside that of the hard labels"
         soft = loss_of_outputs(lambda logits: soft_label_loss(logits, teacher, self.temperature), student)
         return (1 - self.weight) * hard + self.weight * soft

@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from models.network import Network
+
 
 class ExponentialMovingAverage:
     """An averaged copy of a network, `model`, that is evaluated and saved in its place.
@@ -19,7 +21,7 @@ class ExponentialMovingAverage:
         decay: the largest decay.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: Network, decay: float) -> None:
         self.decay = decay
         self.step = 0
         self.model = copy.deepcopy(model).eval().requires_grad_(False)

@@ -130,7 +130,7 @@ class RMSProp(torch.optim.Optimizer):
         self._step_supports_amp_scaling = True
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -159,19 +159,22 @@ class RMSProp(torch.optim.Optimizer):
             torch._foreach_sub_(params, momenta if isinstance(keep, float) else torch._foreach_mul(momenta, keep))
         return loss
 
-    def _unscaled(self, params: list[Tensor], group: dict) -> tuple[list[Tensor], float, float, float]:
+    def _unscaled(
+        self, params: list[Tensor], group: dict[str, Any]
+    ) -> tuple[list[Tensor], float | Tensor, float | Tensor, float | Tensor]:
         """The gradients without GradScaler's scale, and 1.0, momentum and rho.
 
         If GradScaler found infinite gradients, the numbers (tensors then) make a step of no effect: gradients 0,
         0.0 in place of 1.0, and 1.0 for momentum and rho.
         """
-        grads = [p.grad for p in params]
+        grads = [p.grad for p in params if p.grad is not None]
         scale, infinite = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         if infinite is None:
             return grads, 1.0, group["momentum"], group["rho"]
         skip = infinite.squeeze() > 0
         keep = 1.0 - skip.float()
-        grads = [torch.where(skip, 0.0, g if scale is None else g / scale) for g in grads]
+        grads = [g if scale is None else g / scale for g in grads]
+        grads = [torch.where(skip, g.new_zeros(()), g) for g in grads]
         return grads, keep, torch.where(skip, 1.0, group["momentum"]), torch.where(skip, 1.0, group["rho"])
 
 

@@ -25,9 +25,8 @@ def seed_everything(seed: int | None, deterministic: bool = False) -> int:
         The seed of the run. (Each process draws its own numbers, from seed + rank; the order of the images, the crops
         and the mixing are drawn from the run's seed, the epoch and the step.)
     """
-    if seed is None:
-        seed = 0 if deterministic else broadcast_object(secrets.randbits(31))
-    own = seed + rank()
+    chosen: int = seed if seed is not None else 0 if deterministic else broadcast_object(secrets.randbits(31))
+    own = chosen + rank()
     random.seed(own)
     np.random.seed(own % 2**32)
     torch.manual_seed(own)
@@ -37,7 +36,7 @@ def seed_everything(seed: int | None, deterministic: bool = False) -> int:
     torch.backends.cudnn.deterministic = deterministic
     # Trying cuDNN's algorithms out pays where sizes recur: training's, validation's and its last batch's are three.
     torch.backends.cudnn.benchmark = not deterministic
-    return seed
+    return chosen
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

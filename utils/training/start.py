@@ -114,6 +114,7 @@ class RunStart:
 
     def _restore_networks(self, step: TrainStep) -> None:
         """The network and its average: read by one process, which gives them to the others."""
+        assert self.resumed is not None
         networks = {WEIGHTS: step.model} | ({EMA_WEIGHTS: step.ema.model} if step.ema is not None else {})
         for name, model in networks.items():
             if is_main_process():

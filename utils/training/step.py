@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models.network import main_output
+from models.network import Network, main_output
 from utils.training.distillation import Distillation
 from utils.training.ema import ExponentialMovingAverage
 from utils.training.loss import Targets, classification_loss
@@ -46,7 +46,7 @@ class TrainStep:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Network,
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
         *,

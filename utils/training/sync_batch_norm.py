@@ -40,6 +40,8 @@ class _CPUSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         centred = x - mean.view(channels)
         variance = _AllReduceSum.apply((centred * centred).sum(axes)) / count
         with torch.no_grad():
+            assert self.num_batches_tracked is not None and self.momentum is not None, "networks have no others"
+            assert self.running_mean is not None and self.running_var is not None
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum)

@@ -17,8 +17,7 @@ from models.inputs import InputConfig
 from models.network import Network
 from utils.console import log, warn
 from utils.errors import FlagError, FormatError, UserError
-from utils.flags.inputs import INPUT_FLAGS
-from utils.reading.transforms import check_short_size
+from utils.flags.inputs import INPUT_FLAGS, check_short_size
 from utils.weights.files import read_weights
 from utils.weights.matching import fit_names
 from utils.weights.notes import read_input_notes
@@ -169,8 +168,7 @@ def build_model(args: argparse.Namespace, name: str | None = None) -> Network:
     Raises:
         FlagError: there is no such network, it takes no images of --image_shape, or has no --drop_path.
     """
-    student = name is None
-    name = name or args.model
+    student, name = name is None, str(args.model if name is None else name)
     check_model(name)
     accepted = inspect.signature(getattr(models, name)).parameters
     options = {}
@@ -194,5 +192,5 @@ def build_model(args: argparse.Namespace, name: str | None = None) -> Network:
     if not args.with_inplace:
         for module in model.modules():
             if getattr(module, "inplace", False):
-                module.inplace = False
+                setattr(module, "inplace", False)  # noqa: B010 (a plain attribute, which PyTorch's types have not)
     return model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class _Unread:
         pass
 
 
-_UNREAD = [
+_UNREAD: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (_Unread, name)
     for name in (
         *("argparse.Namespace", "types.SimpleNamespace", "pathlib.PosixPath", "pathlib.WindowsPath"),
