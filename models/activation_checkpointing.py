@@ -37,15 +37,17 @@ def repeated_blocks(model: nn.Module) -> list[nn.Module]:
 def _frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Keeps batch-norms from counting a batch twice when its activations are computed again."""
     norms = [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    counters = [counter for norm in norms if (counter := norm.num_batches_tracked) is not None]
+    before = [norm.momentum for norm in norms], [counter.clone() for counter in counters]
     for norm in norms:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, (momentum, batches) in zip(norms, before, strict=True):
+        for norm, momentum in zip(norms, before[0], strict=True):
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(batches)
+        for counter, batches in zip(counters, before[1], strict=True):
+            counter.copy_(batches)
 
 
 def checkpoint_activations(model: nn.Module) -> int:

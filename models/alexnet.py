@@ -45,7 +45,7 @@ class AlexNet(Network):
             linear(4096, class_dim, "fc8"),
         )
         for layer in self.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
+            if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
                 bound = layer.weight[0].numel() ** -0.5
                 nn.init.uniform_(layer.bias, -bound, bound)
 

@@ -46,7 +46,8 @@ class StripeAttention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Each (N, H, W, C) -> (N, H, W, C)."""
-        height, width = v.shape[1:3]
+        shape = v.shape
+        height, width = shape[1:3]
         if self.stripe is not None and self.vertical:
             width = self.stripe
         elif self.stripe is not None:
@@ -54,8 +55,9 @@ class StripeAttention(nn.Module):
         windows = [split_windows(x, height, width) for x in (q, k, v)]
         # The convolution sees the stripe alone, with zeros around it.
         positions = to_channels_last(self.get_v(to_channels_first(windows[2].unflatten(1, (height, width)))))
-        y = merge_heads(F.scaled_dot_product_attention(*(split_heads(x, self.heads) for x in windows)))
-        return join_windows(y + positions.flatten(1, 2), height, width, v.shape)
+        q, k, v = (split_heads(x, self.heads) for x in windows)
+        y = merge_heads(F.scaled_dot_product_attention(q, k, v))
+        return join_windows(y + positions.flatten(1, 2), height, width, shape)
 
 
 class Block(nn.Module):
@@ -166,6 +168,7 @@ class CSWinTransformer(Network):
     def stage_maps(self, images: Tensor) -> Iterator[Tensor]:
         x = self.embedded(images)
         for stage in self.stages:
+            assert isinstance(stage, Stage)
             x = stage.blocks(x)
             yield to_channels_first(x)
             x = stage.merge(x)

@@ -125,6 +125,10 @@ class CvT(Network):
         drop_path_rate: probability to drop a branch of the last block; within the last stage it grows linearly from 0.
     """
 
+    stage0: nn.Module
+    stage1: nn.Module
+    stage2: nn.Module
+
     def __init__(
         self,
         depths: tuple[int, int, int],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.inputs import BICUBIC, InputConfig
 from models.vit import VisionTransformer
@@ -12,6 +12,8 @@ from models.vit import VisionTransformer
 
 class DistilledVisionTransformer(VisionTransformer):
     """A vision transformer with a second token, which learns from a teacher, and a classifier for it."""
+
+    head_dist: nn.Linear
 
     extra_tokens = ("cls_token", "dist_token")
     classifiers = ("head", "head_dist")

@@ -76,7 +76,7 @@ class Root(nn.Module):
         self.bn = batch_norm(out_channels)
         self.residual = residual
 
-    def forward(self, children: Sequence[Tensor]) -> Tensor:
+    def forward(self, children: list[Tensor]) -> Tensor:
         y = self.bn(self.conv(torch.cat(children, 1)))
         return F.relu(y + children[0] if self.residual else y)
 
@@ -148,6 +148,11 @@ class DLA(Network):
         class_dim: number of classes.
         root_residual: as in `Root`.
     """
+
+    level2: Tree
+    level3: Tree
+    level4: Tree
+    level5: Tree
 
     def __init__(
         self,

@@ -214,12 +214,16 @@ class EfficientNetNet(Network):
         """PaddleClas's path: the first block of a stage is in _blocks, the others in block, numbered through all."""
         if path == "classifier.1":
             return "_fc"
-        stage, index, part, leaf = re.fullmatch(r"features\.(\d)\.(?:(\d+)\.block\.(\d)\.)?(\w+)", path).groups()
+        match = re.fullmatch(r"features\.(\d)\.(?:(\d+)\.block\.(\d)\.)?(\w+)", path)
+        assert match is not None, path
+        stage, index, part, leaf = match.groups()
         layer = {"0": "_conv._conv", "1": "_bn", "fc1": "_conv1._conv", "fc2": "_conv2._conv"}[leaf]
         if index is None:
             return f"_ef._conv_stem._conv.{layer}" if stage == "0" else f"_conv.{layer}"
         number = sum(self.depths[: int(stage) - 1]) + int(index)
-        part = self.features[int(stage)][int(index)].parts[int(part)]
+        module = self.get_submodule(f"features.{stage}.{index}")
+        assert isinstance(module, MBConv)
+        part = module.parts[int(part)]
         block = f"_ef.{'_blocks' if index == '0' else 'block'}.{number}.."
         return f"{block}{part}.{layer}" if part == "_se" else f"{block}{part}._conv.{layer}"
 

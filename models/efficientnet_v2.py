@@ -125,11 +125,14 @@ class EfficientNetV2(Network):
         """PaddleClas's path: the blocks are numbered through all stages, their parts have names."""
         if path == "classifier.1":
             return "_fc"
-        stage, index, part, leaf = re.fullmatch(r"features\.(\d)\.(?:(\d+)\.block\.(\d)\.)?(\w+)", path).groups()
+        match = re.fullmatch(r"features\.(\d)\.(?:(\d+)\.block\.(\d)\.)?(\w+)", path)
+        assert match is not None, path
+        stage, index, part, leaf = match.groups()
         if index is None:
             end = ("_stem._conv_stem._conv", "_stem._norm") if stage == "0" else ("_head._conv_head", "_head._norm")
             return end[int(leaf)]
-        block = self.features[int(stage)][int(index)].block
+        block = self.get_submodule(f"features.{stage}.{index}.block")
+        assert isinstance(block, nn.Sequential)
         name = PADDLECLAS_PARTS[len(block)][int(part)][("0", "1", "fc1", "fc2").index(leaf) % 2]
         return f"_blocks.{sum(self.depths[: int(stage) - 1]) + int(index)}.{name}"
 

@@ -37,6 +37,8 @@ def positions_with_class_token(window: int) -> Tensor:
 class RelativeAttention(nn.Module):
     """Self-attention with a bias for each relative position; `window` x `window` patches follow the class token."""
 
+    positions: Tensor
+
     def __init__(self, channels: int, heads: int, window: int) -> None:
         super().__init__()
         self.heads = heads

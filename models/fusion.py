@@ -45,6 +45,7 @@ def sum_branches_(conv: nn.Conv2d, branches: Sequence[tuple[nn.Conv2d | None, nn
     weight = torch.zeros_like(conv.weight, dtype=torch.float64, device=branches[0][1].weight.device)
     bias = torch.zeros_like(weight[:, 0, 0, 0])
     for branch, bn in branches:
+        assert bn.running_mean is not None and bn.running_var is not None
         kernel = nn.init.dirac_(torch.empty_like(weight), conv.groups) if branch is None else branch.weight.double()
         height, width = ((size - own) // 2 for size, own in zip(conv.kernel_size, kernel.shape[2:], strict=True))
         scale = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
@@ -52,5 +53,6 @@ def sum_branches_(conv: nn.Conv2d, branches: Sequence[tuple[nn.Conv2d | None, nn
         bias += bn.bias.double() - bn.running_mean.double() * scale
     conv.to(branches[0][1].weight)
     conv.weight.copy_(weight)
+    assert conv.bias is not None
     conv.bias.copy_(bias)
     return conv

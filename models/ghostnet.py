@@ -97,6 +97,7 @@ class GhostNet(Network):
         channels = make_divisible(16 * scale, 4)
         self.conv1 = ConvBNAct(3, channels, 3, 2, activation=relu)
         self.blocks = nn.Sequential()
+        expanded = channels
         for block in BLOCKS:
             expanded, out_channels = (make_divisible(width * scale, 4) for width in block[1:3])
             self.blocks.append(GhostBottleneck(channels, expanded, out_channels, block))

@@ -135,7 +135,9 @@ class HarDNet(Network):
         layer, _, leaf = path.rpartition(".")
         if leaf == "bn":
             return f"{layer}.norm"
-        return f"{layer}.{'dwconv' if self.get_submodule(path).groups > 1 else 'conv'}"
+        conv = self.get_submodule(path)
+        assert isinstance(conv, nn.Conv2d)
+        return f"{layer}.{'dwconv' if conv.groups > 1 else 'conv'}"
 
     def trunk(self) -> list[Layer]:
         return [*self.base]

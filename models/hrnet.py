@@ -119,6 +119,7 @@ class HighResolutionModule(nn.Module):
         xs = [branch(x) for branch, x in zip(self.branches, xs, strict=True)]
         fused = []
         for target, paths in enumerate(self.fuse_paths):
+            assert isinstance(paths, nn.ModuleList)
             total = xs[target]
             for source, x in enumerate(xs):
                 if source == target:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -240,7 +241,8 @@ class CaffeInceptionResNet(InceptionResNet):
         if isinstance(block, nn.Sequential):
             index, _, rest = rest.partition(".")
             layer, block = f"{layer}{int(index) + 1}", block[int(index)]
-        return f"{layer}_{block.caffe_parts[rest]}"
+        parts = cast(Mapping[str, str], block.caffe_parts)  # every block has them
+        return f"{layer}_{parts[rest]}"
 
 
 InceptionResNetV2 = InceptionResNet

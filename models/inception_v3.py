@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -259,7 +260,8 @@ class CaffeInceptionV3(InceptionV3):
         block = (
             f"reduction_{'ab'[stage - 6]}" if letter == "a" else f"inception_{'abc'[stage - 5]}{'_bcde'.index(letter)}"
         )
-        return f"{block}_{self.get_submodule(module).caffe_parts[rest[0]]}"
+        parts = cast(Mapping[str, str], self.get_submodule(module).caffe_parts)  # every block has them
+        return f"{block}_{parts[rest[0]]}"
 
 
 InceptionV3_caffe = partial(CaffeInceptionV3, epsilon=1e-3, max_pool=True)

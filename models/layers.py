@@ -57,13 +57,15 @@ def conv2d(
     even = any(size % 2 == 0 for size in kernel)
     kind = SameConv2d if padding == "same" and (stride != 1 or even) else nn.Conv2d
     if kind is SameConv2d:
-        padding = 0
+        sides = 0
     elif padding is None or padding == "same":
-        padding = tuple(dilation * (k - 1) // 2 for k in kernel)
-    conv = kind(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias)
+        sides = dilation * (kernel[0] - 1) // 2, dilation * (kernel[1] - 1) // 2
+    else:
+        sides = padding
+    conv = kind(in_channels, out_channels, kernel, stride, sides, dilation, groups, bias)
     with torch.no_grad():
         he_normal_(conv.weight, in_channels) if init is None else init(conv.weight)
-        if bias:
+        if conv.bias is not None:
             nn.init.zeros_(conv.bias)
     if name is not None:
         publish_conv(conv, name)
@@ -176,8 +178,9 @@ class Dropout(nn.Module):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         """Notes the convention in the state dict's metadata, so that weights saved by `torch.save` carry it."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if hasattr(destination, "_metadata"):
-            destination._metadata[prefix[:-1]]["dropout"] = self.mode
+        metadata = getattr(destination, "_metadata", None)
+        if metadata is not None:
+            metadata[prefix[:-1]]["dropout"] = self.mode
 
     def extra_repr(self) -> str:
         return f"p={self.p}, mode={self.mode}"

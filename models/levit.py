@@ -103,6 +103,8 @@ class Attention(nn.Module):
         stride: attends from every `stride`th row and column only, which reduces the map.
     """
 
+    distances: Tensor
+
     def __init__(
         self,
         in_channels: int,

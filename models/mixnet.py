@@ -98,7 +98,7 @@ def mix_conv_bn(
     groups = in_channels if depthwise else 1
     layers = ConvBNAct(in_channels, out_channels, kernel_sizes[0], stride, groups=groups, activation=activation)
     if len(kernel_sizes) > 1:
-        layers.conv = MixConv2d(in_channels, out_channels, kernel_sizes, stride, depthwise)
+        layers.set_submodule("conv", MixConv2d(in_channels, out_channels, kernel_sizes, stride, depthwise))
     return layers
 
 
@@ -164,7 +164,7 @@ class MixNet(Network):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the pooled features, (N, 1536)."""
-        return global_average(self.features.final_block(self.forward_trunk(images)))
+        return global_average(self.features[-1](self.forward_trunk(images)))
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""

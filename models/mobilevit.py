@@ -106,6 +106,10 @@ class MobileViT(Network):
         third: V3, as in `MobileViTBlock`.
     """
 
+    layer_3: nn.Sequential
+    layer_4: nn.Sequential
+    layer_5: nn.Sequential
+
     image_size = 256
 
     def __init__(

@@ -89,6 +89,10 @@ class MobileViTV2(Network):
         third: V3, as in `MobileViTV2Block`.
     """
 
+    layer_3: nn.Sequential
+    layer_4: nn.Sequential
+    layer_5: nn.Sequential
+
     image_size = 256
 
     def __init__(self, scale: float, class_dim: int = 1000, *, third: bool = False) -> None:

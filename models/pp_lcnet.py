@@ -53,6 +53,12 @@ class DepthwiseSeparable(nn.Module):
 class PPLCNet(Network):
     """PP-LCNet with its channels multiplied by `scale`, but for the 1,280 features; the paths are PaddleClas's."""
 
+    blocks2: nn.Sequential
+    blocks3: nn.Sequential
+    blocks4: nn.Sequential
+    blocks5: nn.Sequential
+    blocks6: nn.Sequential
+
     def __init__(self, scale: float, class_dim: int = 1000) -> None:
         super().__init__()
         channels = make_divisible(16 * scale)

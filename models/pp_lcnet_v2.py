@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import NamedTuple
+from functools import partial, reduce
+from operator import add
+from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -56,14 +57,15 @@ class ParallelDepthwise(Fusable, nn.ModuleList):
         super().__init__(conv_bn(channels, channels, size, stride, groups=channels) for size in sizes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return sum(branch(x) for branch in self)
+        return reduce(add, (branch(x) for branch in self))
 
     def fused(self) -> nn.Conv2d:
         """One convolution with the same result in evaluation."""
-        largest = self[0].conv
-        channels, stride = largest.out_channels, largest.stride
-        conv = conv2d(channels, channels, largest.kernel_size, stride, groups=channels, bias=True)
-        return sum_branches_(conv, [(branch.conv, branch.bn) for branch in self])
+        branches = [cast(ConvBNAct, branch) for branch in self]
+        largest = branches[0].conv
+        channels, size, stride = largest.out_channels, largest.kernel_size[0], largest.stride[0]
+        conv = conv2d(channels, channels, size, stride, groups=channels, bias=True)
+        return sum_branches_(conv, [(branch.conv, branch.bn) for branch in branches])
 
 
 class DepthwiseSeparable(nn.Module):

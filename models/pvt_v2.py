@@ -51,7 +51,7 @@ class ReducedAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) -> (N, H, W, C)."""
         context = x
-        if self.sr is not None:
+        if self.sr is not None and self.norm is not None:
             context = to_channels_first(x)
             if self.pooled:
                 context = F.adaptive_avg_pool2d(context, POOLED_SIZE)

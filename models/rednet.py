@@ -73,6 +73,11 @@ class RedNet(Network):
         class_dim: number of classes.
     """
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(self, depths: Sequence[int], class_dim: int = 1000) -> None:
         super().__init__()
         self.stem = nn.Sequential(

@@ -80,7 +80,9 @@ class RegNet(Network):
         leaf = {"0": "_conv", "1": "_batch_norm"}[path[-1]]
         if path.startswith("stem"):
             return f"conv.{leaf}"
-        stage, index, part = re.search(r"block(\d)-(\d+)\.(?:f\.)?(\w+)", path).groups()
+        match = re.search(r"block(\d)-(\d+)\.(?:f\.)?(\w+)", path)
+        assert match is not None, path
+        stage, index, part = match.groups()
         part = {"a": "conv0", "b": "conv1", "c": "conv2", "proj": "short"}[part]
         return f"s{stage}_b{int(index) + 1}.{part}.{leaf}"
 

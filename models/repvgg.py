@@ -37,10 +37,12 @@ class RepVGGBlock(Fusable):
     def fused(self) -> nn.Sequential:
         """One 3x3 convolution with the same result in evaluation, and what follows it."""
         dense = self.rbr_dense.conv
-        branches = [(branch.conv, branch.bn) for branch in (self.rbr_dense, self.rbr_1x1)]
+        branches: list[tuple[nn.Conv2d | None, nn.BatchNorm2d]] = [
+            (branch.conv, branch.bn) for branch in (self.rbr_dense, self.rbr_1x1)
+        ]
         if self.rbr_identity is not None:
             branches.append((None, self.rbr_identity))
-        conv = conv2d(dense.in_channels, dense.out_channels, 3, dense.stride, groups=dense.groups, bias=True)
+        conv = conv2d(dense.in_channels, dense.out_channels, 3, dense.stride[0], groups=dense.groups, bias=True)
         return nn.Sequential(sum_branches_(conv, branches), self.se, relu())
 
 
@@ -54,6 +56,11 @@ class RepVGG(Network):
         groups: of the convolutions of every second block.
         has_se: whether the blocks have squeeze-and-excitation.
     """
+
+    stage1: nn.Sequential
+    stage2: nn.Sequential
+    stage3: nn.Sequential
+    stage4: nn.Sequential
 
     def __init__(
         self,

@@ -84,6 +84,11 @@ class ResNeSt(Network):
         pool_first: as in `Bottleneck`.
     """
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(
         self,
         depths: Sequence[int],

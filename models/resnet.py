@@ -6,10 +6,10 @@ ResNet18 and ResNet34 have a projection shortcut in the first stage too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from string import ascii_lowercase
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
@@ -158,7 +158,7 @@ class ResNet(Network):
 
     def __init__(
         self,
-        block: type[nn.Module],
+        block: type[Any],
         depths: Sequence[int],
         class_dim: int = 1000,
         *,
@@ -200,9 +200,9 @@ class ResNet(Network):
         self.fc = linear(channels, class_dim)
         self.publish_names()
 
-    def stages(self) -> list[nn.Module]:
+    def stages(self) -> list[nn.Sequential]:
         """The four stages, each a sequence of blocks."""
-        return [self.get_submodule(f"layer{stage + 1}") for stage in range(len(self.depths))]
+        return [cast(nn.Sequential, self.get_submodule(f"layer{stage + 1}")) for stage in range(len(self.depths))]
 
     def places(self) -> Iterator[tuple[Place, str, str]]:
         """Where every convolution and its batch-norm sit: their place and their two module paths, in order."""
@@ -213,7 +213,7 @@ class ResNet(Network):
         else:
             yield Place(0, 0, 0), "conv1", "bn1"
         for stage, blocks in enumerate(self.stages(), 1):
-            for index, block in enumerate(blocks):
+            for index, block in enumerate(cast(Iterable[Any], blocks)):
                 path = f"layer{stage}.{index}"
                 for part in range(block.convolutions):
                     yield Place(stage, index, part), f"{path}.conv{part + 1}", f"{path}.bn{part + 1}"
@@ -287,7 +287,7 @@ class ResNetBB(ResNet):
         return super().paddleclas_path(path)
 
 
-class CaffeNames:
+class CaffeNames(ResNet):
     """For a `ResNet` that was published for Caffe too; its blocks are res1, res2, ... through all stages there."""
 
     caffe_block = "res"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -75,7 +76,7 @@ class ResNetACNet(ResNet):
     ) -> None:
         super().__init__(block, depths, class_dim)
         for place, conv_path, bn_path in list(self.places()):
-            conv = self.get_submodule(conv_path)
+            conv = cast(nn.Conv2d, self.get_submodule(conv_path))
             kernel_size, stride = conv.kernel_size[0], conv.stride[0]
             if kernel_size == 1:
                 continue

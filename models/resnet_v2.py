@@ -108,6 +108,6 @@ ResNet269_v2 = partial(ResNetV2, (3, 30, 48, 8))
 
 
 # Caffe counts pixels from 0 to 255, less these means.
-CAFFE_MEANS = Normalisation((122.7717 / 255, 115.9465 / 255, 102.9801 / 255), (1 / 255,) * 3)
+CAFFE_MEANS = Normalisation((122.7717 / 255, 115.9465 / 255, 102.9801 / 255), (1 / 255, 1 / 255, 1 / 255))
 
 INPUTS = {"*": InputConfig(224, 256, BILINEAR, *CAFFE_MEANS)}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import Any, cast
 
 from models.names import publish_conv
 from models.resnet import BasicBlock, Bottleneck, ResNetBB
@@ -24,7 +25,7 @@ class SEResNet(ResNetBB):
     def publish_names(self) -> None:
         super().publish_names()
         for stage, blocks in enumerate(self.stages(), 1):
-            for index, block in enumerate(blocks):
+            for index, block in enumerate(cast(Iterable[Any], blocks)):
                 name = self.fluid_excitation(stage, index)
                 publish_conv(block.se.fc1, f"{name}_sqz")
                 publish_conv(block.se.fc2, f"{name}_exc")

@@ -84,6 +84,10 @@ class ShuffleNetV2Net(Network):
         activation: builds the activation.
     """
 
+    stage2: nn.Sequential
+    stage3: nn.Sequential
+    stage4: nn.Sequential
+
     def __init__(
         self,
         widths: tuple[int, int, int],

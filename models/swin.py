@@ -56,6 +56,9 @@ def shifted_mask(size: int, window: int, shift: int) -> Tensor:
 class ShiftedWindows(nn.Module):
     """Attention within windows of a feature map; a subclass has `attend` and `bias`."""
 
+    positions: Tensor
+    mask: Tensor  # where windows are shifted
+
     def set_windows(self, window: int, shift: int, size: int) -> None:
         """Makes the windows.
 
@@ -68,8 +71,8 @@ class ShiftedWindows(nn.Module):
         self.shift = shift
         self.padding = -size % window
         self.register_buffer("positions", relative_positions(window), persistent=False)
-        mask = shifted_mask(size + self.padding, window, shift)[:, None] if shift else None
-        self.register_buffer("mask", mask, persistent=False)
+        shifted = shifted_mask(size + self.padding, window, shift)[:, None] if shift else None
+        self.register_buffer("mask", shifted, persistent=False)
 
     def bias(self) -> Tensor:
         """What is added to the products of a window's queries and keys, (heads, window^2, window^2)."""
@@ -230,6 +233,7 @@ class SwinTransformer(Network):
     def stage_maps(self, images: Tensor) -> Iterator[Tensor]:
         x = self.embedded(images)
         for stage in self.layers:
+            assert isinstance(stage, Stage)
             x = stage.blocks(x)
             yield to_channels_first(x)
             x = stage.downsample(x)

@@ -7,6 +7,7 @@ paths are the authors', which PaddleClas has too.
 from __future__ import annotations
 
 from functools import partial
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -104,7 +105,7 @@ class Twins(Network):
 
     def stage(self, number: int, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same form, by the stage of this number."""
-        first, *others = self.blocks[number]
+        first, *others = cast(nn.ModuleList, self.blocks[number])
         x = self.pos_block[number](first(self.patch_embeds[number](x)))
         for block in others:
             x = block(x)

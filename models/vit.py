@@ -71,6 +71,8 @@ class VisionTransformer(Network):
         OptionError: `image_size` is no multiple of `patch_size`.
     """
 
+    head: nn.Module
+
     # Tokens that belong to no patch, and the classifiers of each.
     extra_tokens = ("cls_token",)
     classifiers = ("head",)

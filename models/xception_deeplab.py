@@ -110,11 +110,13 @@ class XceptionDeeplab(Network):
         self.entry_flow = nn.Sequential()
         channels = 64
         for number, (width, stride) in enumerate(entry, 1):
-            self.entry_flow.append(Block(channels, (width,) * 3, f"{scope}/entry_flow/block{number}", stride=stride))
+            self.entry_flow.append(
+                Block(channels, (width, width, width), f"{scope}/entry_flow/block{number}", stride=stride)
+            )
             channels = width
         self.middle_flow = nn.Sequential(
             *(
-                Block(channels, (channels,) * 3, f"{scope}/middle_flow/block{number}")
+                Block(channels, (channels, channels, channels), f"{scope}/middle_flow/block{number}")
                 for number in range(1, middle_depth + 1)
             )
         )

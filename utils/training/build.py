@@ -7,6 +7,7 @@ import inspect
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.activation_checkpointing import checkpoint_activations
