@@ -149,7 +149,7 @@ def infer(args: argparse.Namespace, device: torch.device) -> None:
         predictions = classifier(pixels, names)
         heats = None
         if args.grad_cam:
-            heats = [*grad_cam(model, prepare(pixels), [found.classes[0] for found in predictions]).cpu().numpy()]
+            heats = grad_cam(model, prepare(pixels), [found.classes[0] for found in predictions]).cpu().numpy()
         rgb = pixels if args.channel_order == "rgb" else pixels.flip(-1)
         save_pictures(args.vis_dir, rgb, predictions, heats)
         return predictions
