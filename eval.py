@@ -29,7 +29,7 @@ from utils.evaluation.crops import write_sweep
 from utils.evaluation.evaluate import Subject, evaluate
 from utils.files import check_can_write, write_text
 from utils.flags.idle import note_idle_flags
-from utils.flags.inputs import INPUT_FLAGS
+from utils.flags.inputs import INPUT_FLAGS, given_input
 from utils.processes import process_group
 from utils.weights import load_pretrained
 from utils.weights.network import build_model, explained_sizes, noted_input, resolve_input
@@ -109,7 +109,10 @@ def load_network(args: argparse.Namespace, device: torch.device) -> Subject:
 
 
 def load_exported_network(args: argparse.Namespace, device: torch.device) -> Subject:
-    """--model_file. Its description takes the place of the flags that say how images are prepared."""
+    """--model_file. Its description takes the place of the flags that were not given for how images are prepared."""
+    given = given_input(args)
+    if args.crop_size is not None:
+        given["image_shape"] = [3, args.crop_size, args.crop_size]
     network = load_exported(
         args.model_file,
         args.params_file,
@@ -118,13 +121,12 @@ def load_exported_network(args: argparse.Namespace, device: torch.device) -> Sub
         batch_size=args.batch_size,
         may_use_cpu="use_gpu" not in args.given,
         cpu_flag="--use_gpu=False",
+        input_flags=given,
+        output_name=args.output_name,
     )
     about = network.description
     for name in INPUT_FLAGS:
-        if name not in args.given:
-            setattr(args, name, getattr(about, name))
-    if args.image_shape != about.image_shape or args.crop_size not in (None, about.image_shape[1]):
-        raise FlagError(f"--model_file {args.model_file} takes images of {about.image_shape} and no others")
+        setattr(args, name, getattr(about, name))
     args.model, args.class_dim = about.network, len(about.class_names)
     log(f"loaded {about.network} from {args.model_file}")
     return Subject(network, network.device, network.memory_format, network.dtype, about.class_names)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from models.network import Network
-from utils.console import check_readable, log
+from utils.console import log
+from utils.deploy.calibration import choose_images, prepared
 from utils.deploy.export import save_inference
 from utils.deploy.network import Description
 from utils.deploy.quantize import quantize
@@ -85,14 +86,6 @@ def choose_class_names(args: argparse.Namespace) -> list[str]:
     return [str(number) for number in range(args.class_dim)]
 
 
-def choose_calibration_images(args: argparse.Namespace) -> ImageList:
-    """--calibration_images of the images of --calibration_dir, evenly spread over them."""
-    images = ImageList.find(args.calibration_dir)
-    count = min(len(images), args.calibration_images)
-    chosen = [images.name(number * len(images) // count) for number in range(count)]
-    return ImageList.from_paths(chosen, root=images.root)
-
-
 def load_network(args: argparse.Namespace) -> Network:
     """--model with the weights of --pretrained_model, in evaluation mode."""
     model = build_model(args)
@@ -104,21 +97,11 @@ def export(args: argparse.Namespace) -> None:
     """Writes the network into a folder of its name."""
     values = {name: getattr(args, name) for name in INPUT_FLAGS}
     description = Description(args.model, choose_class_names(args), **values)
-    calibration_images = choose_calibration_images(args) if args.calibration_dir else None
+    calibration_images = choose_images(args) if args.calibration_dir else None
     model_file = save_inference(load_network(args), description, Path(args.model), args.inference_format)
     if calibration_images is not None:
         model_file = quantize(model_file, partial(prepared, args, calibration_images))
     log(f"{args.model} is exported: python predict.py --model_file={model_file} --image_path=IMAGE")
-
-
-def prepared(args: argparse.Namespace, images: ImageList) -> Iterator[Tensor]:
-    """Batches of the images, prepared for the network."""
-    loader = infer_loader(args, images, eval_transform(args))
-    read = 0
-    for batch in loader.epoch(0):
-        yield normalize(batch.images, args.image_mean, args.image_std)
-        read += len(batch)
-    check_readable(loader.unreadable, read)
 
 
 def infer(args: argparse.Namespace, device: torch.device) -> None:

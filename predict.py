@@ -2,6 +2,7 @@
 
 python predict.py --model_file=ResNet50/model --params_file=ResNet50/params --image_path=cat.jpg
 python predict.py --model_file=ResNet50/model --image_path=photos/ --topk=5 --save_json_path=results.txt
+python predict.py --model_file=PPLCNet_x1_0_infer/inference.pdmodel --image_path=cat.jpg
 python -m torch.distributed.run --nproc_per_node=4 predict.py --model_file=ResNet50/model --image_path=photos/
 """
 
@@ -22,8 +23,10 @@ from torch import Tensor
 from utils.deploy.exported import load_exported
 from utils.deploy.network import ExportedNetwork
 from utils.devices import gpu_of_process
-from utils.evaluation.classify import Classifier, answer_images
+from utils.evaluation.classify import Classifier, Extractor, answer_images
+from utils.evaluation.features import FeatureFile
 from utils.evaluation.predictions import ResultFile
+from utils.flags.inputs import given_input
 from utils.processes import check_agreement, process_group, rank, world_size
 from utils.reading.build import eval_transform, infer_loader
 from utils.reading.class_names import read_class_names
@@ -34,6 +37,7 @@ from utils.reading.transforms import normalize
 
 def main() -> None:
     args = parse("predict")
+    check_features_path(args)
     dtype = choose_dtype(args)
     device = choose_device(args)
     with process_group(device):
@@ -41,7 +45,7 @@ def main() -> None:
 
 
 def predict(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> None:
-    """Classifies --image_path, a line per image."""
+    """Classifies --image_path, a line per image; or writes the output that --features_path is for."""
     images = ImageList.find(args.image_path)
     check_agreement({**args.values(), "image_path": images.summary()})
     network = load_exported(
@@ -56,6 +60,9 @@ def predict(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) 
         gpu_mem=args.gpu_mem and args.gpu_mem * 2**20,
         may_use_cpu="gpu_id" not in args.given,
         cpu_flag="--gpu_id=-1",
+        input_flags=given_input(args),
+        output_name=args.output_name,
+        features=bool(args.features_path),
     )
     about = network.description
 
@@ -67,6 +74,12 @@ def predict(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) 
         return infer_loader(args, images, eval_transform(about), rank(), world_size(), network.device.type == "cuda")
 
     precision_flag = "--use_fp16" if args.use_fp16 else "--use_bf16" if args.use_bf16 else None
+    if args.features_path:
+        extractor = Extractor(network.features, prepare, precision_flag)
+        answer_images(images, extractor, open_loader, lambda: FeatureFile(args.features_path, args.resume))
+        return
+    if network.topk and "topk" not in args.given:
+        args.topk = min(network.topk, len(about.class_names))
     classifier = Classifier(network, prepare, choose_class_names(args, network), args.topk, precision_flag)
     answer_images(images, classifier, open_loader, lambda: ResultFile(args.save_json_path, args.topk, args.resume))
 
@@ -81,6 +94,12 @@ def choose_class_names(args: argparse.Namespace, network: ExportedNetwork) -> li
     if args.topk > len(names):
         raise FlagError(f"--topk {args.topk} is more than the {len(names)} classes of {network.description.network}")
     return read_class_names(args.class_map_path, len(names)) if args.class_map_path else names
+
+
+def check_features_path(args: argparse.Namespace) -> None:
+    """Raises `FlagError` unless --features_path, if given, is a name for an array."""
+    if args.features_path and not args.features_path.endswith(".npy"):
+        raise FlagError(f"--features_path {args.features_path}: give a file name that ends in .npy")
 
 
 def choose_device(args: argparse.Namespace) -> torch.device:

@@ -14,10 +14,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from paddle_programs import write_example
 from torch import nn
 
 import models
 from utils.deploy.export import save_inference
+from utils.deploy.exported import load_exported
 from utils.deploy.network import Description
 from utils.errors import UserError
 from utils.reading.dataset import open_dataset
@@ -97,6 +99,21 @@ def test_figures_and_files(evaluate, predictions, tmp_path, capsys):
         taken_for[label] = 0
         assert row["taken_for_images"] == (str(int(taken_for.max())) if taken_for.any() else "")
     assert cv2.imread(str(tmp_path / "confusion.png")).shape[0] > 300
+
+
+def test_a_model_that_paddlepaddle_exported(evaluate, tiny_dataset, tmp_path):
+    """The same figures as by hand; custom_net has 10 classes, and takes images of 32 x 32."""
+    folder = write_example("custom_net", tmp_path / "custom_net")
+    result = evaluate(model_file=folder / "model", class_dim=None, base_size=40)
+    images = open_dataset(str(tiny_dataset), "val", 10)
+    transform = EvalTransform((32, 32), 40)
+    pixels = np.stack([transform.decode(images.read(number), images.path(number)) for number in range(len(images))])
+    logits = load_exported(str(folder))(normalize(torch.from_numpy(pixels), MEAN, STD))
+    labels = torch.from_numpy(images.labels.astype(np.int64))
+    assert result["Test_loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert (result["top1"], result["images"]) == (int((logits.argmax(1) == labels).sum()), 16)
+    with pytest.raises(UserError, match=r"takes images of \[3, 32, 32\] and no others, not \[3, 64, 64\]"):
+        evaluate(model_file=folder, class_dim=None, crop_size=64)
 
 
 def test_names_of_the_classes(evaluate, tiny_dataset, tmp_path):

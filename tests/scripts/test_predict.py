@@ -11,17 +11,23 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from networks import small_classifier
+from paddle_programs import PPLCNET, write_example
 from torch import nn
 
 import infer
 import predict
 from utils.deploy.export import save_inference
+from utils.deploy.exported import load_exported
 from utils.deploy.network import Description
 from utils.errors import FlagError, UserError
 from utils.flags import parse
+from utils.reading.build import eval_transform
+from utils.reading.decode import decode
+from utils.reading.transforms import normalize
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -119,6 +125,57 @@ def test_the_answers_are_those_of_infer(run, exported, tiny_dataset, inference_f
     expected = answers((exported / "infer.txt").read_text())
     assert len(expected) == 16 and len({answer["class"][0] for answer in expected.values()}) > 1
     assert_same(found, expected)
+
+
+@pytest.fixture
+def run_paddle(monkeypatch, capsys, tmp_path):
+    """Calls predict.py for models that PaddlePaddle exported; returns what it prints, and the folder of models."""
+
+    def run_predict(name: str, *flags: str) -> str:
+        write_example(name, tmp_path / name)
+        monkeypatch.setattr(sys, "argv", ["predict.py", f"--model_file={tmp_path / name}", "--gpu_id=-1", *flags])
+        predict.main()
+        return capsys.readouterr().out
+
+    return run_predict
+
+
+def test_a_model_that_paddlepaddle_exported(run_paddle, tiny_dataset, tmp_path, monkeypatch):
+    images = f"--image_path={tiny_dataset}/val"
+    found = answers(run_paddle(PPLCNET[0], images))
+    assert len(found) == 16
+    assert {len(answer["class"]) for answer in found.values()} == {5}  # topk of inference.yml
+    network = load_exported(str(tmp_path / PPLCNET[0]))
+    about = network.description
+    pixels = eval_transform(about)(decode((tiny_dataset / "val/red/00.jpg").read_bytes(), "x"))
+    scores = network(normalize(torch.from_numpy(pixels)[None], about.image_mean, about.image_std)).softmax(1)[0]
+    assert found["red/00.jpg"]["score"][0] == pytest.approx(scores.max().item(), abs=1e-6)
+    assert found["red/00.jpg"]["class_name"][0] == about.class_names[int(scores.argmax())]
+    other = answers(run_paddle(PPLCNET[0], images, "--topk=1", "--image_std=0.5,0.5,0.5"))
+    assert {len(answer["class"]) for answer in other.values()} == {1}
+    assert other["red/00.jpg"]["score"] != found["red/00.jpg"]["score"][:1]
+
+
+def test_an_output_that_is_no_classes(run_paddle, tiny_dataset, tmp_path):
+    images, name = f"--image_path={tiny_dataset}/val/red", "--output_name=save_infer_model/scale_1.tmp_0"
+    printed = run_paddle("custom_wide", images, name, f"--features_path={tmp_path}/x.npy")
+    names = (tmp_path / "x.npy.txt").read_text().split()
+    assert (np.load(tmp_path / "x.npy").shape, len(names), answers(printed)) == ((4, 3), 4, {})
+    with pytest.raises(FlagError, match=r"ends in \.npy"):
+        run_paddle("custom_wide", images, name, "--features_path=x.txt")
+    answered = answers(run_paddle("custom_wide", images))
+    assert all(0 < answer["score"][0] < 1 for answer in answered.values())
+
+
+def test_flags_of_exported_models_with_others(run, tiny_dataset):
+    image = f"--image_path={tiny_dataset}/val/red/00.jpg"
+    with pytest.raises(FlagError, match="--features_path is for models that PaddlePaddle exported"):
+        run(image, "--features_path=x.npy")
+    with pytest.raises(FlagError, match="--output_name is for models that PaddlePaddle exported"):
+        run(image, "--output_name=x")
+    with pytest.raises(FlagError, match=r"takes images of .* and no others"):
+        run(image, "--image_shape=3,96,96")
+    assert run(image) != run(image, "--image_mean=0.1,0.1,0.1")
 
 
 def test_only_an_image_and_a_model_are_needed_and_no_models_folder(exported, tiny_dataset, tmp_path):

@@ -49,22 +49,45 @@ def save_inference(model: Network, description: Description, folder: Path, infer
     Raises:
         UserError: it cannot be written, what it needs is not installed, or the network cannot be exported exactly.
     """
-    if inference_format == "onnx":
-        require("onnx", "onnxscript", "onnxruntime")
+    check_format(inference_format)
     model.eval().requires_grad_(False)
-    images = _test_images(description.image_shape)
+    images = test_images(description.image_shape)
     program = export_program(fold_batch_norms(model, images), images)
     with torch.inference_mode():
         expected = model(images)
+    return write_export(program, images, expected, description, folder, inference_format, "--save_inference")
+
+
+def check_format(inference_format: str) -> None:
+    """Raises `UserError` if what an --inference_format needs is not installed."""
+    if inference_format == "onnx":
+        require("onnx", "onnxscript", "onnxruntime")
+
+
+def write_export(
+    program: ExportedProgram,
+    images: Tensor,
+    expected: Tensor,
+    description: Description,
+    folder: Path,
+    inference_format: str,
+    flag: str,
+) -> Path:
+    """Writes a program, and puts it in place once it has answered as expected.
+
+    Args:
+        program: from images to logits; its weights are taken out of it.
+        images, expected: to check with.
+        description, folder, inference_format: as in `save_inference`.
+        flag: for errors.
+
+    Returns:
+        The model file.
+    """
     write = {"torch": _write_program, "onnx": _write_onnx}[inference_format]
-    with written_together(folder, "--save_inference") as temporary:
+    with written_together(folder, flag) as temporary:
         model_file = write(program, description, temporary)
-        difference = relative_difference(load_exported(str(model_file))(images), expected)
-        if not difference <= TOLERANCE:
-            raise UserError(
-                f"--save_inference: {description.network} is not written to {folder}: its export differs from it by "
-                f"{difference:.1e} of the largest logit; are the weights those of this network, and finite?"
-            )
+        check_answers(load_exported(str(model_file))(images), expected, description, folder, flag)
     if inference_format == "onnx":
         # It was made of the model that has just been replaced.
         for name in (QUANTIZED, f"{QUANTIZED}.data"):
@@ -72,7 +95,17 @@ def save_inference(model: Network, description: Description, folder: Path, infer
     return folder / model_file.name
 
 
-def _test_images(image_shape: list[int]) -> Tensor:
+def check_answers(answers: Tensor, expected: Tensor, description: Description, output: Path, flag: str) -> None:
+    """Raises `UserError` if what was written answers otherwise than what it was made of."""
+    difference = relative_difference(answers, expected)
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"{flag}: {description.network} is not written to {output}: its export differs from it by "
+            f"{difference:.1e} of the largest logit; are the weights those of this network, and finite?"
+        )
+
+
+def test_images(image_shape: list[int]) -> Tensor:
     """Two images as a normalization leaves them. (A batch of one would be exported as one of exactly one.)"""
     return torch.randn(2, *image_shape, generator=torch.Generator().manual_seed(0))
 
@@ -165,11 +198,7 @@ def _foldable_pairs(model: nn.Module, images: Tensor) -> list[tuple[str, str]]:
 def _write_program(program: ExportedProgram, description: Description, folder: Path) -> Path:
     """Writes a program to `folder`/model and its weights to `folder`/params."""
     weights = _take_weights(program)
-    program.example_inputs = None
-    for node in program.graph.nodes:
-        # Where the network's code lay on this machine is nobody's business.
-        for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node"):
-            node.meta.pop(key, None)
+    forget_source(program)
     params, model_file = folder / "params", folder / "model"
     params.write_bytes(save(weights, {"format": "pt", "network": description.network}))
     texts = {DESCRIPTION: _with_params(description, params).to_json()}
@@ -177,6 +206,14 @@ def _write_program(program: ExportedProgram, description: Description, folder: P
         warnings.filterwarnings("ignore", "No complete tensor found")
         torch.export.save(program, file, extra_files=texts)
     return model_file
+
+
+def forget_source(program: ExportedProgram) -> None:
+    """Leaves out of a program where the network's code lay on this machine, which is nobody's business."""
+    program.example_inputs = None
+    for node in program.graph.nodes:
+        for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node"):
+            node.meta.pop(key, None)
 
 
 def _take_weights(program: ExportedProgram) -> dict[str, Tensor]:

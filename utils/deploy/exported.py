@@ -1,5 +1,7 @@
 """Exported networks: what infer.py --save_inference=True writes, read back and run without models/.
 
+What PaddlePaddle exported is loaded as well, by `utils.deploy.paddle_model`.
+
     NAME/model         a torch.export program without weights, which carries a `Description` of the network
     NAME/params        its weights, safetensors
     NAME/model.onnx    (--inference_format=onnx) an ONNX model, which carries the same description
@@ -10,19 +12,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from utils.console import warn
-from utils.deploy.compiled import CompiledProgram
-from utils.deploy.network import DESCRIPTION, Description, ExportedNetwork, Run, checked_params
-from utils.deploy.onednn import can_fuse, fuse_convolutions
+from utils.deploy.fast import make_fast
+from utils.deploy.network import DESCRIPTION, Description, ExportedNetwork, checked_params
 from utils.deploy.onnx_engines import NoGpuError, load_onnx
+from utils.deploy.paddle_model import load_paddle
 from utils.deploy.program_graph import build_graph
-from utils.devices import keep_freed_memory, place
 from utils.errors import FlagError, UserError, reason
-from utils.formats.torch_program import Program, ProgramError, read_program
+from utils.formats.inference_model import is_inference_model
+from utils.formats.torch_program import ProgramError, read_program
 
 
 def load_exported(
@@ -38,11 +44,14 @@ def load_exported(
     gpu_mem: int | None = None,
     may_use_cpu: bool = False,
     cpu_flag: str = 'device="cpu"',
+    input_flags: Mapping[str, Any] | None = None,
+    output_name: str | None = None,
+    features: bool = False,
 ) -> ExportedNetwork:
-    """Loads what infer.py --save_inference=True wrote, of either format.
+    """Loads what infer.py --save_inference=True wrote, of either format, or PaddlePaddle; its content tells which.
 
     Args:
-        model_file: NAME/model or NAME/model.onnx.
+        model_file: NAME/model or NAME/model.onnx; of PaddlePaddle the program, its folder, or an archive of that.
         params_file: its weights; None: the file that was written beside it.
         device: where to run it.
         dtype: to compute in: float32, bfloat16 or float16.
@@ -54,12 +63,58 @@ def load_exported(
         gpu_mem: bytes that ONNX Runtime may allocate on a GPU; None: all there are.
         may_use_cpu: where the engine for an ONNX model cannot use the GPU `device`, use the CPU, with a warning.
         cpu_flag: what the user would have to give for the CPU, for errors.
+        input_flags: the `INPUT_FLAGS` that the user gave: they count for more than the description.
+        output_name: of a program of PaddlePaddle with several outputs, the one to answer with.
+        features: answer with an output that is no classes, by `ExportedNetwork.features`.
 
     Raises:
+        FlagError: flags that do not go with the network.
         UserError: files that are missing, damaged, of another version or do not belong together, or an engine that
             is not installed or cannot do what is asked.
     """
-    device = torch.device(device)
+    device, given = torch.device(device), input_flags or {}
+    if is_inference_model(model_file):
+        if engine not in ("auto", "pytorch") or use_tensorrt:
+            wanted = "--use_tensorrt" if use_tensorrt else f"--engine={engine}"
+            raise FlagError(
+                f"{wanted} runs ONNX models: utils/convert_model.py --inference_format=onnx makes one of {model_file}"
+            )
+        return load_paddle(
+            model_file, params_file, device, dtype, batch_size, use_compile, given, output_name, features
+        )
+    if features or output_name is not None:
+        raise FlagError(
+            f"{'--features_path' if features else '--output_name'} is for models that PaddlePaddle exported, and "
+            f"--model_file {model_file} is none"
+        )
+    network = _load_own(
+        model_file, params_file, device, dtype, engine, batch_size, use_compile, use_tensorrt, gpu_mem, may_use_cpu,
+        cpu_flag,
+    )  # fmt: skip
+    return replace(network, description=_with_input(network.description, given, model_file))
+
+
+def _with_input(description: Description, given: Mapping[str, Any], model_file: str) -> Description:
+    """The description with the `INPUT_FLAGS` that were given; raises `FlagError` if the images would not fit."""
+    if given.get("image_shape", description.image_shape) != description.image_shape:
+        raise FlagError(f"--model_file {model_file} takes images of {description.image_shape} and no others")
+    return replace(description, **given)
+
+
+def _load_own(
+    model_file: str,
+    params_file: str | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    engine: str,
+    batch_size: int,
+    use_compile: bool,
+    use_tensorrt: bool,
+    gpu_mem: int | None,
+    may_use_cpu: bool,
+    cpu_flag: str,
+) -> ExportedNetwork:
+    """What infer.py wrote; arguments and errors are those of `load_exported`."""
     try:
         with open(model_file, "rb") as file:
             is_archive = file.read(4) == b"PK\3\4"
@@ -103,7 +158,8 @@ def _load_program(
             )
         description = Description.from_json(texts[DESCRIPTION], model_file)
         weights = _read_weights(checked_params(description, model_file, params_file), device, dtype)
-        run = _build(program, weights, device, dtype, batch_size, use_compile, description.network)
+        module = build_graph(program, weights, device)
+        run = make_fast(module, device, dtype, batch_size, use_compile, description.network)
     except ProgramError as error:
         raise UserError(f"--model_file {model_file} is {error}") from None
     return ExportedNetwork(description, "pytorch", device, dtype, torch.channels_last, run)
@@ -117,25 +173,3 @@ def _read_weights(path: str, device: torch.device, dtype: torch.dtype) -> dict[s
     except SafetensorError as error:
         raise UserError(f"--params_file {path} is not a .safetensors file: {error}") from None
     return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
-
-
-def _build(
-    program: Program,
-    weights: dict[str, Tensor],
-    device: torch.device,
-    dtype: torch.dtype,
-    batch_size: int,
-    use_compile: bool,
-    name: str,
-) -> Run:
-    """A program with its weights, made fast for the device. `name`: of the network, for errors."""
-    module = build_graph(program, weights, device)
-    if device.type == "cpu" and not use_compile:
-        keep_freed_memory()
-        if can_fuse(dtype):
-            fuse_convolutions(module, batch_size)
-            return module
-    place(module, device, torch.channels_last)
-    if use_compile:
-        return CompiledProgram(module, name, torch.finfo(dtype).eps)
-    return module

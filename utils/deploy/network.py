@@ -99,6 +99,8 @@ class ExportedNetwork:
         device: where it runs, and where the images have to be.
         dtype: of the images.
         memory_format: of the images.
+        run: what computes.
+        topk: classes per image that its files ask for; None: they say nothing.
     """
 
     description: Description
@@ -107,6 +109,7 @@ class ExportedNetwork:
     dtype: torch.dtype
     memory_format: torch.memory_format
     run: Run
+    topk: int | None = None
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
@@ -123,6 +126,17 @@ class ExportedNetwork:
                 f"{len(self.description.class_names)}: export the network again"
             )
         return logits
+
+    @torch.inference_mode()
+    def features(self, images: Tensor) -> Tensor:
+        """Normalized images (N, 3, H, W) to an output that is no classes, float32 (N, all of it in a row)."""
+        rows = self.run(images).float()
+        if not rows.ndim or len(rows) != len(images):
+            raise UserError(
+                f"--features_path: what {self.description.network} makes of {len(images)} images is of shape "
+                f"{list(rows.shape)}, and no row for each: name another output by --output_name"
+            )
+        return rows.reshape(len(images), -1)
 
 
 def checked_params(description: Description, model_file: str, params_file: str | None) -> str:

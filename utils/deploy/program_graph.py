@@ -30,9 +30,14 @@ PYTHON_FUNCTIONS: dict[str, Callable[..., Any]] = {
 # kind. All of them find out for themselves whether their arguments are within bounds. Many others do not, or take
 # memory as it is (as_strided, empty, from_file, resize_, set_, ...): with these a file could read and write anywhere.
 _OVERLOADS = {
-    "Tensor": "add add_ sub sub_ mul mul_ div div_ slice split index",
-    "Scalar": "add add_ sub rsub mul mul_ div div_",
+    "Tensor": "add add_ sub sub_ mul mul_ div div_ slice split index eq ne lt le gt ge remainder",
+    "Scalar": "add add_ sub rsub mul mul_ div div_ eq ne lt le gt ge",
     "Tensor_Scalar": "pow",
+    "Tensor_Tensor": "pow",
+    "Tensor_mode": "div",
+    "input": "conv_transpose2d",
+    "self": "where",
+    "stable": "sort",
     "default": """
         neg abs exp log sqrt rsqrt reciprocal square erf sin cos clamp clamp_ clamp_min clamp_max maximum
         minimum conv2d linear matmul mm bmm addmm scaled_dot_product_attention batch_norm layer_norm
@@ -42,12 +47,15 @@ _OVERLOADS = {
         softplus mean sum amax amin argmax linalg_vector_norm reshape reshape_as view view_as permute t
         unsqueeze squeeze expand expand_as repeat tile contiguous clone alias detach narrow chunk
         split_with_sizes index_select cat stack pad constant_pad_nd roll flip channel_shuffle pixel_shuffle
-        pixel_unshuffle im2col arange linspace zeros ones full zeros_like ones_like full_like type_as
+        pixel_unshuffle im2col adaptive_max_pool2d floor ceil round trunc sign log1p log_sigmoid softshrink hardshrink
+        threshold logit logical_and logical_or logical_not logical_xor isnan isinf isfinite argmin topk cumsum tril triu
+        logsumexp fmax fmin arange linspace zeros ones full zeros_like ones_like full_like type_as
     """,
     "padding": "conv2d",
     "vec": "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d",
     "int": "softmax log_softmax unflatten transpose movedim select unbind sym_size",
-    "dim": "mean squeeze",
+    "dim": "mean squeeze all any",
+    "dim_int": "prod",
     "dim_IntList": "sum",
     "using_ints": "flatten",
     "intlist": "movedim",

@@ -39,13 +39,14 @@ KEPT_IN_FLOAT = frozenset({"Mul", "Sigmoid", "Softmax", "HardSigmoid", "LayerNor
 LARGEST_GAIN = 1000.0
 
 
-def quantize(model_file: Path, read_batches: Callable[[], Iterable[Tensor]]) -> Path:
+def quantize(model_file: Path, read_batches: Callable[[], Iterable[Tensor]], flag: str = "--save_inference") -> Path:
     """Writes the int8 form of NAME/model.onnx as NAME/model_int8.onnx.
 
     Args:
         model_file: an ONNX model that `utils.deploy.export.save_inference` wrote.
         read_batches: returns images to find the activations' ranges with, normalized, float32 (N, 3, H, W); some
             hundred will do. It is called twice, rather than to keep them all.
+        flag: for errors.
 
     Returns:
         The int8 model's file.
@@ -78,7 +79,7 @@ def quantize(model_file: Path, read_batches: Callable[[], Iterable[Tensor]]) -> 
             return None if batch is None else {"images": batch}
 
     with (
-        written_together(model_file.parent, "--save_inference") as target,
+        written_together(model_file.parent, flag) as target,
         tempfile.TemporaryDirectory() as folder,
     ):
         equalized = Path(folder) / "equalized.onnx"

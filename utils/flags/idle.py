@@ -103,7 +103,11 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     (("with_mem_opt",), lambda args: args.script == "train", "activations are only kept for training"),
     (("crop_sweep_path",), lambda args: args.crop_sweep, "it needs --crop_sweep"),
     (("use_fp16",), lambda args: not args.save_inference, "an export is in float32; predict.py takes --use_fp16"),
-    (("inference_format",), lambda args: args.save_inference, "it needs --save_inference=True"),
+    (
+        ("inference_format",),
+        lambda args: args.save_inference or args.script != "infer",
+        "it needs --save_inference=True",
+    ),
     (("calibration_images",), lambda args: args.calibration_dir, "it needs --calibration_dir"),
 )
 

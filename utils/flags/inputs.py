@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,11 @@ _CHOICES = {
     "decode_backend": BACKENDS,
     "channel_order": CHANNEL_ORDERS,
 }
+
+
+def given_input(args: Namespace) -> dict[str, Any]:
+    """The `INPUT_FLAGS` that were typed; `args` are those of `utils.flags.parse`."""
+    return {name: getattr(args, name) for name in INPUT_FLAGS if name in args.given}
 
 
 def checked_input(notes: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ SCRIPTS = {
     "predict": "Classify images with an exported network.",
     "ema_clean": "Turn averaged (EMA) parameters into ordinary weights.",
     "convert_weights": "Convert a network's weights, of any supported kind, to another.",
+    "convert_model": "Convert a model that PaddlePaddle exported to PyTorch or ONNX.",
     "weights_aggregator": "Fuse the weights of an ACNet as trained into those of its deploy form.",
     "reader": "Show what the network sees of a dataset, or check the dataset.",
 }
@@ -71,11 +72,14 @@ NETWORK = (*TEI, "convert_weights")
 CONVERSION = ("convert_weights", "weights_aggregator")
 EI = ("eval", "infer")
 IP = ("infer", "predict")
+EPC = ("eval", "predict", "convert_model")
+IC = ("infer", "convert_model")
 TEIP = (*TEI, "predict")
 TR = (*T, "reader")
 TER = (*TE, "reader")
 TEIR = (*TEI, "reader")
 TEIPR = (*TEIP, "reader")
+TEIPRC = (*TEIPR, "convert_model")
 
 LR_STRATEGIES = (
     "piecewise_decay",
@@ -123,9 +127,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "Number of training images, for the schedule, whose epochs have that over --batch_size steps, rounded up. "
              "Not given and the list is not ImageNet's: the images that an epoch trains on."),
         Flag("class_dim", number(int, 2), 1000, (*TEI, *CONVERSION, "reader"), "Number of classes."),
-        Flag("image_shape", positive_int, [3, 224, 224], (*TEIR, "convert_weights"),
+        Flag("image_shape", positive_int, [3, 224, 224], (*TEIPRC, "convert_weights"),
              "Channels, height, width of the network's input. Not given: in eval and infer what train.py noted in the "
-             "weights, else the network's own size.", length=3),
+             "weights, else the network's own size; in predict what the export says.", length=3),
         Flag("num_epochs", positive_int, 120, T, "Number of epochs."),
         Flag("batch_size", positive_int, 8, TEIPR,
              "Images per step over all devices and processes; must divide evenly. infer, predict: images that each "
@@ -167,7 +171,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("lower_scale", number(float, 0, 1, above=True), 0.08, TR, "Smallest area of a training crop, as a share."),
         Flag("lower_ratio", positive, 3 / 4, TR, "Smallest aspect ratio of a training crop."),
         Flag("upper_ratio", positive, 4 / 3, TR, "Largest aspect ratio of a training crop."),
-        Flag("resize_short_size", positive_int, 256, TEI,
+        Flag("resize_short_size", positive_int, 256, (*TEIP, "convert_model"),
              "Evaluation: length of the short side before the centre crop, or more where the crop needs it. Not given: "
              "as for --image_shape.",
              aliases=("base_size",)),
@@ -192,26 +196,26 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "Reader worker processes; 0 reads in the main process. Never more than there are processors.",
              defaults={"infer": 1, "predict": 1}),
         Flag("reader_buf_size", positive_int, 2048, TEIPR, "Images read ahead."),
-        Flag("interpolation", number(int, 0, 4), None, TEIR,
+        Flag("interpolation", number(int, 0, 4), None, TEIPRC,
              "Resizing: 0 nearest, 1 bilinear, 2 bicubic, 3 area, 4 Lanczos. Not given: as for --image_shape."),
-        Flag("resize_mode", str, "short", TEIR,
+        Flag("resize_mode", str, "short", TEIPRC,
              "Evaluation: short resizes the short side and takes the centre; exact resizes to --image_shape; pad "
              "resizes as far as fits into it; crop takes the centre and resizes that. Training takes random crops, "
              "but the whole image for exact and pad with --lower_scale=1. Not given: as for --image_shape.",
              choices=RESIZE_MODES),
-        Flag("resize_backend", str, "cv2", TEIR,
+        Flag("resize_backend", str, "cv2", TEIPRC,
              "What resizes: cv2 (OpenCV), or pil (Pillow, which averages where it shrinks). Not given: as for "
              "--image_shape.", choices=BACKENDS),
-        Flag("decode_backend", str, "cv2", TEIR,
+        Flag("decode_backend", str, "cv2", TEIPRC,
              "What decodes: cv2 (OpenCV), or pil (Pillow, without EXIF orientation). Not given: as for --image_shape.",
              choices=BACKENDS),
-        Flag("channel_order", str, "rgb", TEIR,
+        Flag("channel_order", str, "rgb", TEIPRC,
              "Order of the channels of the network's input. Not given: as for --image_shape.",
              choices=CHANNEL_ORDERS),
-        Flag("image_mean", number(float), [0.485, 0.456, 0.406], TEIR,
+        Flag("image_mean", number(float), [0.485, 0.456, 0.406], TEIPRC,
              "Mean per channel, in --channel_order, for pixels scaled to 0..1. Not given: as for --image_shape.",
              length=3),
-        Flag("image_std", positive, [0.229, 0.224, 0.225], TEIR,
+        Flag("image_std", positive, [0.229, 0.224, 0.225], TEIPRC,
              "Standard deviation per channel, in --channel_order, for pixels scaled to 0..1. Not given: as for "
              "--image_shape.",
              length=3),
@@ -278,17 +282,17 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     "Inference": (
         Flag("save_inference", boolean, False, ("infer",),
              "Export the network to NAME/model and NAME/params for predict.py, instead of classifying."),
-        Flag("inference_format", str, "torch", ("infer",),
+        Flag("inference_format", str, "torch", IC,
              "Format of the export: torch writes NAME/model and NAME/params, onnx NAME/model.onnx and "
              "NAME/model.onnx.data (needs requirements-onnx.txt).", choices=("torch", "onnx")),
-        Flag("calibration_dir", str, None, ("infer",),
+        Flag("calibration_dir", str, None, IC,
              "Images, as for --image_path, by which an export to onnx is quantized to int8 as well, into "
              "NAME/model_int8.onnx; those that the network was trained on will do."),
-        Flag("calibration_images", positive_int, 256, ("infer",), "Images of --calibration_dir to use, evenly spread."),
+        Flag("calibration_images", positive_int, 256, IC, "Images of --calibration_dir to use, evenly spread."),
         Flag("topk", positive_int, 1, IP, "Classes per image, best first."),
-        Flag("class_map_path", str, "./utils/tools/readable_label.txt", (*IP, "eval"),
+        Flag("class_map_path", str, "./utils/tools/readable_label.txt", (*IP, "eval", "convert_model"),
              "File of class names, one `number name` per line. predict: not given, the names stored at export.",
-             defaults={"predict": None, "eval": None}),
+             defaults={"predict": None, "eval": None, "convert_model": None}),
         Flag("image_path", str, None, IP,
              "The image, or images: a file, a folder, a list file (.txt), a pattern such as 'photos/*.jpg'. infer: not "
              "given, the folder --data_dir.", required=("predict",)),
@@ -300,18 +304,24 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "Go on with an interrupted run of the same images, --topk and weights, in any number of processes: keep "
              "the results in --save_json_path, or the rows of --features_path, and skip the images whose names have "
              "one."),
-        Flag("features_path", str, None, ("infer",),
+        Flag("features_path", str, None, IP,
              "Write the images' features (before the classifier) to this file NAME.npy, a row per image, and their "
-             "names to NAME.npy.txt, a line each, instead of classifying."),
+             "names to NAME.npy.txt, a line each, instead of classifying. predict: an output of a model that "
+             "PaddlePaddle exported, which --output_name chooses."),
         Flag("vis_dir", str, None, ("infer",),
              "Folder for pictures: each image as the network sees it, and its --topk classes as bars beside it. They "
              "have the images' names, with their folders."),
         Flag("grad_cam", boolean, False, ("infer",),
              "In the pictures of --vis_dir, show where the network sees its best class (Grad-CAM)."),
-        Flag("model_file", str, None, ("predict", "eval"), "The exported network, NAME/model or NAME/model.onnx.",
-             required=("predict",)),
-        Flag("params_file", str, None, ("predict", "eval"),
+        Flag("model_file", str, None, EPC,
+             "The exported network, NAME/model or NAME/model.onnx; or one that PaddlePaddle exported: the program "
+             "(model, __model__, inference.pdmodel, inference.json), its folder, or an archive NAME_infer.tar of it.",
+             required=("predict", "convert_model")),
+        Flag("params_file", str, None, EPC,
              "Its weights. Not given: the file that was written beside the model file."),
+        Flag("output_name", str, None, EPC,
+             "Of a model that PaddlePaddle exported with several outputs, the one to use. Not given: the one of shape "
+             "(images, classes)."),
         Flag("engine", str, "auto", ("predict",),
              "What runs the network: auto is pytorch for NAME/model; for NAME/model.onnx it is onnxruntime, or "
              "openvino on a CPU in bfloat16 or int8 if it is installed.",
@@ -345,9 +355,10 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     "Conversion": (
         Flag("input", str, None, CONVERSION, "Weights, of any kind that --pretrained_model takes elsewhere.",
              required=CONVERSION),
-        Flag("output", str, None, CONVERSION,
-             "What to write: NAME.pth or NAME.safetensors, or, for PaddlePaddle, NAME.tar or a folder of variables.",
-             required=CONVERSION),
+        Flag("output", str, None, (*CONVERSION, "convert_model"),
+             "What to write: NAME.pth or NAME.safetensors, or, for PaddlePaddle, NAME.tar or a folder of variables. "
+             "convert_model: a folder for an export of our own, or NAME.pt2 for torch.export.load.",
+             required=(*CONVERSION, "convert_model")),
     ),
 }
 # fmt: on

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from utils.errors import UserError, reason
+
+IMAGENET_NAMES = Path(__file__).resolve().parent.parent / "tools" / "readable_label.txt"
+
+
+def imagenet_names() -> list[str]:
+    """The names of ImageNet's 1000 classes."""
+    return read_class_names(str(IMAGENET_NAMES), 1000)
 
 
 def read_class_names(path: str, class_dim: int) -> list[str]:

@@ -1,0 +1,205 @@
+"""Models that PaddlePaddle exported, run as exports of our own are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zoo
+from paddle_programs import PPLCNET, example_files, write_example
+
+from utils.deploy.exported import load_exported
+from utils.deploy.network import ExportedNetwork
+from utils.deploy.paddle_model import choose_output
+from utils.deploy.paddle_settings import described_input, usual_input
+from utils.deploy.paddle_translate import Output
+from utils.errors import FlagError, UserError
+from utils.flags.inputs import INPUT_FLAGS
+from utils.formats.inference_yml import read_inference_yml
+from utils.reading.class_names import imagenet_names
+
+FIRST_OF_WIDE = "save_infer_model/scale_0.tmp_0"
+
+
+def recorded(name: str, folder: Path) -> dict[str, np.ndarray]:
+    """What the original answered."""
+    path = folder / "expected.npz"
+    path.write_bytes(example_files()[name])
+    with np.load(path) as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def pplcnet(tmp_path_factory):
+    return write_example(PPLCNET[1], tmp_path_factory.mktemp("pplcnet") / "PPLCNet_x0_25_infer")
+
+
+@pytest.fixture
+def custom(tmp_path):
+    return write_example("custom_net", tmp_path / "custom_net")
+
+
+@pytest.fixture
+def wide(tmp_path):
+    return write_example("custom_wide", tmp_path / "custom_wide")
+
+
+@torch.inference_mode()
+def probabilities(network: ExportedNetwork, images: np.ndarray | torch.Tensor) -> np.ndarray:
+    images = torch.as_tensor(images).to(network.dtype).to(memory_format=network.memory_format)
+    return network(images).softmax(1).numpy()
+
+
+@pytest.mark.parametrize("name", PPLCNET)
+def test_pplcnet_answers_as_recorded(name, tmp_path):
+    folder = write_example(name, tmp_path / "model")
+    network = load_exported(str(folder), batch_size=2)
+    expected = recorded("PPLCNet_x0_25/expected.npz", tmp_path)
+    images = zoo.images(224)
+    assert np.abs(probabilities(network, images) - expected["output"]).max() < 1e-6
+    with torch.inference_mode():
+        logits = network(torch.as_tensor(images)).numpy()
+    assert np.abs(logits - expected["logits"]).max() < 1e-5 * np.abs(expected["logits"]).max()
+
+
+def test_inference_yml_describes_the_network(pplcnet, caplog):
+    with caplog.at_level("INFO"):
+        network = load_exported(str(pplcnet / "inference.pdmodel"))
+    about = network.description
+    assert about.network == "PPLCNet_x0_25"
+    assert network.topk == 5
+    assert about.class_names[:2] == ["tench, Tinca tinca", "goldfish, Carassius auratus"]
+    assert len(about.class_names) == 20
+    assert {name: getattr(about, name) for name in INPUT_FLAGS} == {**usual_input([3, 224, 224]), "interpolation": 1}
+    assert "assumed" not in caplog.text
+
+
+def test_without_inference_yml_the_assumptions_are_said(custom, tmp_path, capfd):
+    network = load_exported(str(custom / "model"), input_flags={"image_mean": [0.5, 0.5, 0.5]})
+    expected = recorded("custom_net_expected.npz", tmp_path)
+    assert np.abs(probabilities(network, expected["images"]) - expected["out0"]).max() < 1e-6
+    about = network.description
+    assert (about.network, about.image_shape, about.resize_short_size) == ("custom_net", [3, 32, 32], 37)
+    assert about.image_mean == [0.5, 0.5, 0.5]
+    assert about.class_names == [str(number) for number in range(10)]
+    lines = [line for line in "".join(capfd.readouterr()).splitlines() if "assumed" in line]
+    assert len(lines) == 1
+    assert "--image_shape=3,32,32 --resize_short_size=37 --image_std=0.229,0.224,0.225" in lines[0]
+    assert "image_mean" not in lines[0]
+
+
+def test_bfloat16_is_near(pplcnet):
+    images = zoo.images(224)
+    expected = probabilities(load_exported(str(pplcnet)), images)
+    answer = probabilities(load_exported(str(pplcnet), dtype=torch.bfloat16), images)
+    assert 1e-7 < np.abs(answer - expected).max() < 0.02
+
+
+def test_flags_win_over_the_description(pplcnet):
+    given = {"resize_short_size": 232, "channel_order": "bgr", "image_shape": [3, 224, 224]}
+    about = load_exported(str(pplcnet), input_flags=given).description
+    assert (about.resize_short_size, about.channel_order) == (232, "bgr")
+    with pytest.raises(FlagError, match=r"takes images of \[3, 224, 224\] and no others"):
+        load_exported(str(pplcnet), input_flags={"image_shape": [3, 192, 192]})
+
+
+def test_outputs_are_chosen_by_name(wide, tmp_path):
+    expected = recorded("custom_wide_expected.npz", tmp_path)
+    images = torch.from_numpy(expected["images"])
+    network = load_exported(str(wide), output_name=FIRST_OF_WIDE)
+    assert np.abs(probabilities(network, images) - expected["out0"]).max() < 1e-6
+    for number in range(4):
+        network = load_exported(str(wide), output_name=f"save_infer_model/scale_{number}.tmp_0", features=True)
+        rows = expected[f"out{number}"]
+        assert np.abs(network.features(images).numpy() - rows.reshape(len(rows), -1)).max() < 1e-6
+    with pytest.raises(FlagError, match="several outputs that it may be"):
+        load_exported(str(wide), features=True)
+    with pytest.raises(FlagError, match="--output_name nothing: the outputs of"):
+        load_exported(str(wide), output_name="nothing")
+    with pytest.raises(FlagError, match=r"scale_3.* is not a number per image and class"):
+        load_exported(str(wide), output_name="save_infer_model/scale_3.tmp_0")
+
+
+def test_only_output_of_probabilities_is_taken():
+    images = Output("p", (None, 4), torch.float32, "softmax")
+    others = Output("q", (None, 7), torch.float32, None), Output("f", (None, 8, 1, 1), torch.float32, None)
+    assert choose_output((*others, images), None, features=False, model_file="m") == 2
+    assert choose_output((*others, images), None, features=True, model_file="m") == 1
+    with pytest.raises(FlagError, match=r"no output of shape \(images, classes\): f \(N, 8, 1, 1\)"):
+        choose_output(others[1:], None, features=False, model_file="m")
+
+
+def test_what_is_not_supported_is_named(pplcnet, tmp_path):
+    folder = tmp_path / "m"
+    folder.mkdir()
+    for file in pplcnet.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    settings = (folder / "inference.yml").read_text()
+    (folder / "inference.yml").write_text(settings.replace("  Topk:\n", "  MultiLabelThreshOutput:\n"))
+    with pytest.raises(UserError, match=r"PostProcess MultiLabelThreshOutput of inference.yml is not supported"):
+        load_exported(str(folder))
+    (folder / "inference.yml").write_text(settings.replace("size: 224", "size: 192"))
+    with pytest.raises(FlagError, match=r"\[3, 224, 224\] and no others, not \[3, 192, 192\]"):
+        load_exported(str(folder))
+    assert load_exported(str(folder), input_flags={"image_shape": [3, 224, 224]}).description.image_shape[1] == 224
+    (folder / "inference.yml").write_text(settings[: settings.index("    - tench")] + "    - one\n    - two\n")
+    assert load_exported(str(folder)).description.class_names == [str(number) for number in range(20)]
+
+
+def test_engines_for_other_formats_are_refused(pplcnet):
+    with pytest.raises(FlagError, match=r"--engine=openvino runs ONNX models: utils/convert_model.py"):
+        load_exported(str(pplcnet), engine="openvino")
+    with pytest.raises(FlagError, match="--use_tensorrt runs ONNX models"):
+        load_exported(str(pplcnet), use_tensorrt=True)
+
+
+# ----------------------------------------------------------------------------------------------------- inference.yml
+
+
+def described(*transforms: str, **given: object) -> dict[str, object]:
+    text = "PreProcess:\n  transform_ops:\n" + "".join(f"  - {transform}\n" for transform in transforms)
+    return described_input(read_inference_yml(text), given, "m")
+
+
+def test_scale_is_part_of_mean_and_std():
+    found = described(
+        "ResizeImage: {size: [40, 30]}", "NormalizeImage: {scale: 1.0, mean: [51, 102, 0], std: [51, 1, 255]}"
+    )
+    assert found["image_mean"] == pytest.approx([0.2, 0.4, 0])
+    assert found["image_std"] == pytest.approx([0.2, 1 / 255, 1])
+    assert (found["image_shape"], found["resize_mode"]) == ([3, 30, 40], "exact")
+    # Without NormalizeImage a network gets 0 to 255.
+    assert described("ResizeImage: {size: 8}")["image_std"] == pytest.approx([1 / 255] * 3)
+
+
+def test_resizing_is_that_of_the_flags():
+    found = described(
+        "DecodeImage: {to_rgb: False, backend: pil}",
+        "ResizeImage: {resize_short: 300, interpolation: bicubic, backend: pil}",
+        "CropImage: {size: 288}",
+    )
+    names = ("resize_short_size", "resize_mode", "interpolation", "resize_backend", "decode_backend", "channel_order")
+    assert [found[name] for name in names] == [300, "short", 2, "pil", "pil", "bgr"]
+    assert found["image_shape"] == [3, 288, 288]
+
+
+@pytest.mark.parametrize(
+    ("transforms", "what"),
+    [
+        (["CropImage: {size: 8}"], "does not resize images: give --resize_mode"),
+        (["ResizeImage: {size: 9}", "CropImage: {size: 8}"], "cuts images after resizing them to a size"),
+        (["ResizeImage: {size: 9, interpolation: hamming, backend: pil}"], "the filter hamming.*give --interpolation"),
+    ],
+)
+def test_preparation_without_flags_for_it(transforms, what):
+    with pytest.raises(FlagError, match=what):
+        described(*transforms)
+    described(*transforms, resize_mode="short", interpolation=1)
+
+
+def test_imagenet_names():
+    names = imagenet_names()
+    assert len(names) == 1000
+    assert "tench" in names[0]

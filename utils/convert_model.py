@@ -1,0 +1,117 @@
+"""Converts a model that PaddlePaddle exported: to PyTorch, or to ONNX.
+
+python utils/convert_model.py --model_file=PPLCNet_x1_0_infer --output=PPLCNet_x1_0
+python utils/convert_model.py --model_file=ResNet50/model --params_file=ResNet50/params --output=ResNet50_onnx \\
+    --inference_format=onnx --calibration_dir=photos/
+python utils/convert_model.py --model_file=PPLCNet_x1_0_infer.tar --output=PPLCNet_x1_0.pt2
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+if not __package__:
+    # Run as a script: Python looks for modules beside it, and not in the project's root.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from utils.errors import FlagError, run_script
+from utils.flags import parse
+
+if __name__ == "__main__":
+    parse("convert_model")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
+
+import torch
+
+from utils.console import log
+from utils.deploy.calibration import choose_images, prepared
+from utils.deploy.export import (
+    check_answers,
+    check_format,
+    export_program,
+    forget_source,
+    test_images,
+    write_export,
+)
+from utils.deploy.paddle_model import PaddleModel, read_paddle
+from utils.deploy.quantize import quantize
+from utils.files import written_together
+from utils.flags.idle import note_idle_flags
+from utils.flags.inputs import INPUT_FLAGS, given_input
+from utils.formats.inference_model import is_inference_model
+from utils.reading.class_names import read_class_names
+
+PACKAGE = ".pt2"
+
+
+def main() -> None:
+    args = parse("convert_model")
+    output = Path(args.output)
+    check_flags(args, output)
+    note_idle_flags(args)
+    as_package = output.suffix == PACKAGE
+    any_output = as_package and args.output_name is not None
+    model = read_paddle(args.model_file, args.params_file, given_input(args), args.output_name, any_output)
+    if as_package:
+        write_package(model, output)
+    else:
+        convert(args, model, output)
+
+
+def check_flags(args: argparse.Namespace, output: Path) -> None:
+    """Raises `UserError` for flags that do not go together, before there is any work to lose."""
+    if output.suffix == PACKAGE:
+        for flag in ("inference_format", "calibration_dir", "class_map_path"):
+            if flag in args.given:
+                raise FlagError(
+                    f"--output {output} is a plain package of torch.export: leave out --{flag}, or give a folder"
+                )
+        if output.is_dir():
+            raise FlagError(f"--output {output} is a folder: give the name of a file")
+    elif output.exists() and not output.is_dir():
+        raise FlagError(f"--output {output} is a file: give a folder, or a name that ends in {PACKAGE}")
+    elif output.is_dir() and is_inference_model(output):
+        raise FlagError(f"--output {output} holds a model of PaddlePaddle, which would be lost: give another folder")
+    if args.calibration_dir and args.inference_format != "onnx":
+        raise FlagError("--calibration_dir goes with --inference_format=onnx")
+    check_format(args.inference_format)
+
+
+def convert(args: argparse.Namespace, model: PaddleModel, folder: Path) -> None:
+    """Writes an export of our own, of the format --inference_format, as infer.py --save_inference=True does."""
+    about = model.description
+    if args.class_map_path:
+        about = replace(about, class_names=read_class_names(args.class_map_path, len(about.class_names)))
+    for name in INPUT_FLAGS:
+        setattr(args, name, getattr(about, name))
+    chosen = choose_images(args) if args.calibration_dir else None
+    module, images = model.module(), test_images(about.image_shape)
+    with torch.inference_mode():
+        expected = module(images)
+    program = export_program(module, images)
+    model_file = write_export(program, images, expected, about, folder, args.inference_format, "--output")
+    if chosen is not None:
+        model_file = quantize(model_file, partial(prepared, args, chosen), "--output")
+    log(f"{about.network} is converted: python predict.py --model_file={model_file} --image_path=IMAGE")
+
+
+def write_package(model: PaddleModel, file: Path) -> None:
+    """Writes what `torch.export.load` reads: from normalized images to the output as the program gives it."""
+    module, images = model.module(before_activation=False), test_images(model.description.image_shape)
+    with torch.inference_mode():
+        expected = module(images)
+    program = export_program(module, images)
+    forget_source(program)
+    with written_together(file.parent, "--output") as temporary:
+        torch.export.save(program, temporary / file.name)
+        with torch.inference_mode():
+            answers = torch.export.load(temporary / file.name).module()(images)
+        check_answers(answers.float(), expected.float(), model.description, file, "--output")
+    log(f"{model.description.network} is converted: torch.export.load({str(file)!r}).module() runs it")
+
+
+if __name__ == "__main__":
+    run_script(main)

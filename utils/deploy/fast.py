@@ -1,0 +1,31 @@
+"""A network's graph, made fast for the device that it runs on."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from utils.deploy.compiled import CompiledProgram
+from utils.deploy.network import Run
+from utils.deploy.onednn import can_fuse, fuse_convolutions
+from utils.devices import keep_freed_memory, place
+
+
+def make_fast(
+    module: fx.GraphModule,
+    device: torch.device,
+    dtype: torch.dtype,
+    batch_size: int,
+    use_compile: bool,
+    name: str,
+) -> Run:
+    """A program with its weights, made fast for the device. `name`: of the network, for errors."""
+    if device.type == "cpu" and not use_compile:
+        keep_freed_memory()
+        if can_fuse(dtype):
+            fuse_convolutions(module, batch_size)
+            return module
+    place(module, device, torch.channels_last)
+    if use_compile:
+        return CompiledProgram(module, name, torch.finfo(dtype).eps)
+    return module

@@ -1,0 +1,242 @@
+"""Exported models of PaddlePaddle as exported networks: translated, described, and made fast.
+
+How images are prepared is told by inference.yml beside the program, which PaddleClas writes; what it leaves open, and
+what flags say otherwise, is settled here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+
+from utils.console import log, warn
+from utils.deploy.fast import make_fast
+from utils.deploy.network import Description, ExportedNetwork
+from utils.deploy.paddle_settings import described_input, usual_input
+from utils.deploy.paddle_translate import Input, Output, Translation, set_precision, translate
+from utils.errors import FlagError, FormatError, UserError, one_line
+from utils.flags.parsing import as_typed
+from utils.formats.inference_model import InferenceModel, read_inference_model
+from utils.formats.inference_yml import InferenceSettings, PostProcess, read_inference_yml
+from utils.reading.class_names import imagenet_names
+
+# Of a program that takes images of any size, and of which nobody says more.
+USUAL_SIZE = 224
+
+
+@dataclass(frozen=True)
+class PaddleModel:
+    """An exported model of PaddlePaddle, translated.
+
+    Attributes:
+        translation: of the program.
+        description: what it is, and how its images are prepared.
+        output: of its outputs, the one that is asked for.
+        topk: classes per image that inference.yml asks for; None: it asks for nothing.
+    """
+
+    translation: Translation
+    description: Description
+    output: int
+    topk: int | None
+
+    def module(self, before_activation: bool = True) -> fx.GraphModule:
+        """From images (N, 3, H, W) to the output, or to what its last softmax is applied to."""
+        module = self.translation.single(self.output, before_activation)
+        channels = self.translation.inputs[0].shape[1]
+        if channels == 4:
+            _add_channel(module)
+        return module
+
+
+def load_paddle(
+    model_file: str,
+    params_file: str | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    batch_size: int,
+    use_compile: bool,
+    given: Mapping[str, Any],
+    output_name: str | None = None,
+    features: bool = False,
+) -> ExportedNetwork:
+    """Loads an exported model of PaddlePaddle; arguments and errors are those of `load_exported`."""
+    model = read_paddle(model_file, params_file, given, output_name, features)
+    module = model.module(before_activation=not features)
+    if dtype != torch.float32:
+        set_precision(module, dtype)
+    run = make_fast(module, device, dtype, batch_size, use_compile, model.description.network)
+    return ExportedNetwork(model.description, "pytorch", device, dtype, torch.channels_last, run, model.topk)
+
+
+def read_paddle(
+    model_file: str,
+    params_file: str | None = None,
+    given: Mapping[str, Any] | None = None,
+    output_name: str | None = None,
+    features: bool = False,
+) -> PaddleModel:
+    """Reads and translates an exported model of PaddlePaddle.
+
+    Args:
+        model_file: see `utils.formats.inference_model.read_inference_model`.
+        params_file: its parameters; None: beside it.
+        given: the `INPUT_FLAGS` that were typed; they count for more than inference.yml.
+        output_name: of the output that is asked for; None: the one of shape (images, classes).
+        features: an output is asked for that is no classes.
+
+    Raises:
+        UserError: the files cannot be read or translated, or are not those of an image classifier.
+    """
+    given = given or {}
+    model = read_inference_model(model_file, params_file)
+    try:
+        settings = None if model.settings is None else read_inference_yml(model.settings)
+    except FormatError as error:
+        raise UserError(f"--model_file {model_file}: inference.yml: {one_line(error)}") from None
+    found = {} if settings is None else described_input(settings, given, model_file)
+    image_shape = given.get("image_shape") or found.get("image_shape") or [3, USUAL_SIZE, USUAL_SIZE]
+    try:
+        translation = translate(model.program, model.parameters, (image_shape[1], image_shape[2]))
+    except FormatError as error:
+        raise UserError(f"--model_file {model_file}: {one_line(error)}") from None
+    image_shape = _checked_shape(translation.inputs, {**found, **given}, model_file)
+    output = choose_output(translation.outputs, output_name, features, model_file)
+    post = None if settings is None else settings.post
+    names: list[str] = []
+    if not features:
+        _check_scores(translation.outputs[output], post, model_file)
+        names = _class_names(translation.outputs[output].shape[1] or 0, post, model_file)
+    values = {**usual_input(image_shape), **found, **given, "image_shape": image_shape}
+    if assumed := {name: value for name, value in values.items() if name not in found and name not in given}:
+        _report_assumed(model, assumed, model_file)
+    description = Description(_network_name(settings, model_file), names, **values)
+    topk = post.arguments.get("topk") if post is not None else None
+    return PaddleModel(translation, description, output, topk if type(topk) is int and topk > 0 else None)
+
+
+def _network_name(settings: InferenceSettings | None, model_file: str) -> str:
+    """What the network is called: by inference.yml, or by its file or folder."""
+    if settings is not None and settings.network:
+        return settings.network
+    path = Path(model_file).absolute()
+    usual = path.stem in ("model", "__model__", "inference")
+    name = path.parent.name if usual and not path.is_dir() else path.name.split(".")[0]
+    return name.removesuffix("_infer") or "model"
+
+
+def _report_assumed(model: InferenceModel, assumed: Mapping[str, Any], model_file: str) -> None:
+    """Says which flags have a value that nobody gave."""
+    where = "no inference.yml is beside it" if model.settings is None else "inference.yml does not say all"
+    shown = (f"--{name}={as_typed(value).replace(' ', ',')}" for name, value in assumed.items() if value is not None)
+    log(f"{model_file}: {where}; of how images are prepared this is assumed: {' '.join(shown)}")
+
+
+def _class_names(classes: int, post: PostProcess | None, model_file: str) -> list[str]:
+    """One name per class: of inference.yml, ImageNet's for 1000 classes, or numbers."""
+    names = None if post is None else post.class_names
+    if names is not None and len(names) == classes:
+        return list(names)
+    if names is not None:
+        warn(f"{model_file}: inference.yml has {len(names)} names for {classes} classes, which are not used")
+    elif classes == 1000:
+        return imagenet_names()
+    return [str(number) for number in range(classes)]
+
+
+# ------------------------------------------------------------------------------------------------ inputs and outputs
+
+
+def _shown(label: str, shape: tuple[int | None, ...]) -> str:
+    return f"{label[:100]} ({', '.join('N' if size is None else str(size) for size in shape)})"
+
+
+def _checked_shape(inputs: tuple[Input, ...], wanted: Mapping[str, Any], model_file: str) -> list[int]:
+    """Channels, height and width of the images that a program takes.
+
+    Raises:
+        FlagError: other ones are wanted.
+        UserError: it takes something else than images, or a fixed number of them.
+    """
+    shape = inputs[0].shape
+    if len(inputs) > 1 or len(shape) != 4 or inputs[0].dtype != torch.float32 or shape[1] not in (3, 4):
+        listed = ", ".join(_shown(each.label, each.shape) for each in inputs[:5])
+        raise UserError(f"--model_file {model_file} takes {listed}, and not one batch of images (N, 3, height, width)")
+    if shape[0] is not None:
+        raise UserError(
+            f"--model_file {model_file} was exported for {shape[0]} images at a time: export it for any number"
+        )
+    image_shape = [3, *(int(size or 0) for size in shape[2:])]
+    if wanted.get("image_shape", image_shape) != image_shape:
+        raise FlagError(
+            f"--model_file {model_file} takes images of {image_shape} and no others, not {wanted['image_shape']}: give "
+            f"--image_shape={','.join(map(str, image_shape))}"
+        )
+    return image_shape
+
+
+def choose_output(outputs: tuple[Output, ...], name: str | None, features: bool, model_file: str) -> int:
+    """The number of the output that is asked for.
+
+    Args:
+        outputs: of the program.
+        name: of it; None: the only one that is classes, or with `features` the only one that is not.
+        features: whether it may be any tensor with a row per image.
+        model_file: for errors.
+
+    Raises:
+        FlagError: there is none, or there are several.
+    """
+    listed = ", ".join(_shown(output.label, output.shape) for output in outputs[:10])
+    if name is not None:
+        chosen = [number for number, output in enumerate(outputs) if output.label == name]
+        if not chosen:
+            raise FlagError(f"--output_name {name}: the outputs of --model_file {model_file} are {listed}")
+        wrong = outputs[chosen[0]].shape[:1] != (None,) if features else not outputs[chosen[0]].is_classes
+        if wrong:
+            what = "a row per image" if features else "a number per image and class; --features_path writes it"
+            raise FlagError(f"--output_name: {listed}: {name} is not {what}")
+        return chosen[0]
+    if features:
+        chosen = [n for n, output in enumerate(outputs) if output.shape[:1] == (None,) and not output.is_classes]
+        chosen = chosen or [n for n, output in enumerate(outputs) if output.is_classes]
+    else:
+        chosen = [number for number, output in enumerate(outputs) if output.is_classes]
+        chosen = [number for number in chosen if outputs[number].activation == "softmax"] or chosen
+    if len(chosen) != 1:
+        problem = "several outputs that it may be" if chosen else "no output of shape (images, classes)"
+        raise FlagError(
+            f"--model_file {model_file} has {problem}: {listed}; give --output_name, or, for one that is no classes, "
+            "--features_path"
+        )
+    return chosen[0]
+
+
+def _check_scores(output: Output, post: PostProcess | None, model_file: str) -> None:
+    """Refuses outputs of which a softmax would not make the scores that the original gives."""
+    kind = None if post is None else post.kind
+    if kind not in (None, "Topk"):
+        raise UserError(
+            f"--model_file {model_file}: PostProcess {kind} of inference.yml is not supported: write the output with "
+            "--features_path, or give inference.yml PostProcess: {Topk: {topk: 1}}"
+        )
+    if output.activation == "sigmoid":
+        raise UserError(
+            f"--model_file {model_file}: its output {output.label[:100]} is a sigmoid, so an image may have "
+            "several classes: write the output with --features_path"
+        )
+
+
+def _add_channel(module: fx.GraphModule) -> None:
+    """Lets a module that takes four channels, of which the last is zeros, take three."""
+    (images,) = module.graph.find_nodes(op="placeholder")
+    with module.graph.inserting_after(images):
+        padded = module.graph.call_function(torch.ops.aten.constant_pad_nd.default, (images, [0, 0, 0, 0, 0, 1]))
+    padded.meta["shape"] = (None, 4, None, None)
+    images.replace_all_uses_with(padded, delete_user_cb=lambda user: user is not padded)
+    module.recompile()
