@@ -163,8 +163,9 @@ def _checked_shape(inputs: tuple[Input, ...], wanted: Mapping[str, Any], model_f
         FlagError: other ones are wanted.
         UserError: it takes something else than images, or a fixed number of them.
     """
-    shape = inputs[0].shape
-    if len(inputs) > 1 or len(shape) != 4 or inputs[0].dtype != torch.float32 or shape[1] not in (3, 4):
+    images = inputs[0]
+    shape = images.shape
+    if len(inputs) > 1 or len(shape) != 4 or images.dtype != torch.float32 or shape[1] not in (3, 4):
         listed = ", ".join(_shown(each.label, each.shape) for each in inputs[:5])
         raise UserError(f"--model_file {model_file} takes {listed}, and not one batch of images (N, 3, height, width)")
     if shape[0] is not None:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.formats.paddle_program import Program
+
 
 @dataclass
 class Weights:
@@ -24,6 +26,8 @@ class Weights:
         skipped: entries that are no tensors.
         damaged: files of a folder or archive that cannot be read as a variable -> why.
         unnamed: the tensors of a combined file without its program, in the order of their sorted names.
+        program: of an exported model, where names may not tell which tensor is which; it has the names `program_names`.
+        program_names: names of `tensors` -> those of the program.
     """
 
     kind: str
@@ -34,6 +38,8 @@ class Weights:
     skipped: int = 0
     damaged: dict[str, str] = field(default_factory=dict)
     unnamed: list[Tensor] = field(default_factory=list)
+    program: Program | None = None
+    program_names: dict[str, str] = field(default_factory=dict)
 
 
 def tensors_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ Nothing in a file is executed or extracted to disk, and lengths are checked befo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from utils.formats.archives import MAX_FILES, decompress, is_compressed, is_tar,
 from utils.formats.caffe import looks_like_caffe, read_caffemodel
 from utils.formats.paddle import Buffer, program_variables, read_pickle, read_variables
 from utils.weights.content import Weights, tensors_of
+from utils.weights.programs import has_program, read_exported
 from utils.weights.torch_files import read_safetensors, read_torch
 
 
@@ -28,8 +30,8 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
     Args:
         path: a checkpoint of ours, a fluid folder of variables, an archive (.tar, .tar.gz, .zip, ...) of one, a
             combined fluid file (or the folder with it and its program), a .pdparams file, a PyTorch file, a
-            .safetensors file, or a .caffemodel (as it is, or as .xz, .gz, .bz2). As in fluid.load, the ending
-            .pdparams may be left out.
+            .safetensors file, a model that PaddlePaddle exported (program, folder or archive), or a .caffemodel (as it
+            is, or as .xz, .gz, .bz2). As in fluid.load, the ending .pdparams may be left out.
 
     Raises:
         UserError: there is no such file, it is damaged, or of an unknown kind.
@@ -60,6 +62,8 @@ def _read_folder(path: Path) -> Weights:
                 files[file.relative_to(path).as_posix()] = read_file(file)
             if len(files) > MAX_FILES:
                 raise FormatError(f"holds more than {MAX_FILES} files: not a folder of weights")
+    if has_program(name for name in files if "/" not in name):
+        return read_exported(path)
     return _read_variables(files, "fluid folder")
 
 
@@ -68,13 +72,19 @@ def _read_file(path: Path) -> Weights:
     head = bytes(buffer[:512])
     if not head:
         raise FormatError("the file is empty")
+    if has_program([path.name]) or (path.suffix == ".pdiparams" and path.with_suffix(".json").is_file()):
+        return read_exported(path)
+    if path.suffix == ".pdiparams":
+        # The program beside it may be of a training: it has names all the same, which are read below.
+        with contextlib.suppress(UserError):
+            return read_exported(path)
     if head.startswith(b"PK\3\4"):
         return _read_zip(path)
     if is_compressed(head):
         content = decompress(path)
         if not is_tar(content[:512]) and looks_like_caffe(content[:512]):
             return _read_caffe(content)
-        return _read_variables(tar_members(content), "compressed fluid .tar")
+        return _read_archive(path, tar_members(content), "compressed fluid .tar")
     # The length of a header in JSON may start as a pickle does.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < len(buffer):
         return read_safetensors(path)
@@ -85,7 +95,7 @@ def _read_file(path: Path) -> Weights:
         arrays, skipped = read_pickle(buffer)
         return Weights("PaddlePaddle .pdparams", tensors_of(arrays), skipped=skipped)
     if is_tar(head):
-        return _read_variables(tar_members(buffer), "fluid .tar")
+        return _read_archive(path, tar_members(buffer), "fluid .tar")
     if head[8:9] == b"{":
         return read_safetensors(path)
     if head.startswith(b"\0\0\0\0"):
@@ -96,6 +106,11 @@ def _read_file(path: Path) -> Weights:
         "not a weight file: it is no fluid variables, no archive of them, no .pdparams, no PyTorch file, no "
         f".safetensors and no .caffemodel (it starts with {head[:16]!r})"
     )
+
+
+def _read_archive(path: Path, members: Mapping[str, Buffer], kind: str) -> Weights:
+    """An archive of an exported model, or of fluid variables."""
+    return read_exported(path) if has_program(members) else _read_variables(members, kind)
 
 
 def _read_zip(path: Path) -> Weights:

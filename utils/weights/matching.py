@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from models.names import caffe_names, paddleclas_names, published_names
 from models.network import Network
 from utils.errors import FormatError
+from utils.formats.paddle_program import Program
+from utils.weights.by_use import keys_by_use
 from utils.weights.content import Weights
 
 # The counter of PyTorch's batch-norm layers. Only PyTorch's files may have it, and nothing depends on it.
@@ -89,6 +91,8 @@ def fit_names(model: Network, weights: Weights, exclude: Sequence[str] = (), *, 
     Tensors of another image size are fitted to the network's by its `adapt_tensor`, if `resize` is true.
     """
     tensors = _name_in_order(model, weights.unnamed) if weights.unnamed else weights.tensors
+    if weights.program is not None and not _is_named(model, tensors):
+        tensors = _name_by_use(model, weights, weights.program)
     in_file = tensors.keys() | weights.damaged.keys()
     fit, most = Fit("", {}), -1
     for owner, names in vocabularies(model):
@@ -138,6 +142,18 @@ def _name_in_order(model: Network, tensors: Sequence[Tensor]) -> dict[str, Tenso
             "put the program (model or __model__) beside it, or choose another --model"
         )
     return dict(zip(names, tensors, strict=True))
+
+
+def _is_named(model: Network, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether most of the tensors have names of one vocabulary."""
+    return any(2 * len(tensors.keys() & set(names.values())) > len(tensors) for _, names in vocabularies(model))
+
+
+def _name_by_use(model: Network, weights: Weights, program: Program) -> dict[str, Tensor]:
+    """Names the tensors of an exported program as PaddleClas's files do."""
+    tensors = {weights.program_names[name]: tensor for name, tensor in weights.tensors.items()}
+    names = paddleclas_names(model)
+    return {names[key]: tensors[name] for key, name in keys_by_use(model, program).items()}
 
 
 def left_out_keys(model: Network, exclude: Sequence[str]) -> set[str]:
