@@ -165,7 +165,7 @@ class LeViT(Network):
         drop_path_rate: probability to drop a branch.
 
     Raises:
-        FlagError: `image_size` is no multiple of 16.
+        OptionError: `image_size` is no multiple of 16.
     """
 
     def __init__(

@@ -107,7 +107,7 @@ class TransformerInTransformer(Network):
         drop_path_rate: probability to drop a branch of the last block; it grows linearly from 0 at the first.
 
     Raises:
-        FlagError: `image_size` is no multiple of 16.
+        OptionError: `image_size` is no multiple of 16.
     """
 
     def __init__(
