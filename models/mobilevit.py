@@ -219,6 +219,7 @@ MobileViTV3_XXS_L2 = partial(mobilevit_v3, **V3_XXS, **TWO_LESS)
 MobileViTV3_XS_L2 = partial(mobilevit_v3, **V3_XS, **TWO_LESS)
 MobileViTV3_S_L2 = partial(mobilevit_v3, **V3_S, **TWO_LESS)
 
+# The published weights of the first were trained on BGR by their authors, and PaddleClas evaluates them so.
 INPUTS = {
     "MobileViT_*": InputConfig(256, 292, BILINEAR, *ZERO_TO_ONE, resize_backend="pil", channel_order="bgr"),
     "MobileViTV3_*": InputConfig(256, 288, BILINEAR, *ZERO_TO_ONE),

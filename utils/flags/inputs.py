@@ -44,6 +44,9 @@ def given_input(args: Namespace) -> dict[str, Any]:
 def checked_input(notes: Mapping[str, Any]) -> dict[str, Any]:
     """The values of `INPUT_FLAGS` among what a file notes; a file from before some of the flags has what it meant.
 
+    Args:
+        notes: the flags' values, perhaps among others.
+
     Raises:
         KeyError, ValueError, TypeError: one is missing, or none.
     """

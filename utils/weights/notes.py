@@ -20,7 +20,7 @@ def read_input_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
         path: a file or folder of weights, of any kind.
 
     Returns:
-        The values of `INPUT_FLAGS`; nothing if they are not noted.
+        The values of `INPUT_FLAGS` (without channel_order, if it is not noted); nothing if they are not noted.
     """
     file = Path(path, "weights.safetensors") if os.path.isdir(path) else Path(path)
     if not file.is_file():
@@ -33,10 +33,13 @@ def read_input_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not notes.keys() >= set(INPUT_FLAGS) - set(UNNOTED):
         return {}
     try:
-        return checked_input({name: _value(notes[name]) for name in INPUT_FLAGS if name in notes})
+        noted = checked_input({name: _value(notes[name]) for name in INPUT_FLAGS if name in notes})
     except (ValueError, TypeError):
         warn(f"{file}: its notes on the network's input make no sense: give --image_shape and the like as in training")
         return {}
+    if "channel_order" not in notes:
+        del noted["channel_order"]  # the network's own: before the flag, it was the network that turned channels round
+    return noted
 
 
 def _value(note: str) -> Any:
