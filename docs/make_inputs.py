@@ -87,10 +87,15 @@ def transform_of(config: InputConfig) -> EvalTransform:
     )
 
 
+def interpolation_of(transform: EvalTransform) -> str:
+    """Its name."""
+    return INTERPOLATIONS[1 if transform.interpolation is None else transform.interpolation]
+
+
 def described(transform: EvalTransform) -> tuple[str, str, str]:
     """Decoding, resizing and crop, in words."""
     height, width = transform.image_size
-    how = f"{INTERPOLATIONS[transform.interpolation or 1]}, {LIBRARIES[transform.resize_backend]}"
+    how = f"{interpolation_of(transform)}, {LIBRARIES[transform.resize_backend]}"
     decoding = f"{LIBRARIES[transform.decode_backend]}, {transform.channel_order.upper()}"
     if transform.resize_mode == "exact":
         return decoding, f"to {height} x {width}, {how}", "none"
@@ -160,14 +165,14 @@ def table_of_training(facts: Mapping[str, Any]) -> str:
             evaluated.decode_backend,
             evaluated.channel_order,
             evaluated.resize_backend,
-            INTERPOLATIONS[evaluated.interpolation or 1],
+            interpolation_of(evaluated),
         )
         if there != here:
-            words = (
+            trained, evaluates = (
                 f"{LIBRARIES[decoding]}, {channels.upper()}; {LIBRARIES[resizing]}, {method}"
                 for decoding, channels, resizing, method in (there, here)
             )
-            rows.setdefault(tuple(words), []).append(name)
+            rows.setdefault((trained, evaluates), []).append(name)
     lines += [row(", ".join(names), *cells) for cells, names in rows.items()]
     return "\n".join(lines)
 
