@@ -71,7 +71,7 @@ def transform(operators: Sequence[Mapping[str, Mapping[str, Any]]]) -> EvalTrans
         size = crop["size"]
         return EvalTransform((size, size), resizing["resize_short"], interpolation, "short", backend, decoder, order)
     width, height = resizing["size"] if isinstance(resizing["size"], list) else (resizing["size"],) * 2
-    return EvalTransform((height, width), 256, interpolation, "exact", backend, decoder, order)
+    return EvalTransform((height, width), max(height, width), interpolation, "exact", backend, decoder, order)
 
 
 def transform_of(config: InputConfig) -> EvalTransform:
