@@ -5,8 +5,9 @@ The module paths are the authors', which PaddleClas has too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -232,8 +233,7 @@ class SwinTransformer(Network):
 
     def stage_maps(self, images: Tensor) -> Iterator[Tensor]:
         x = self.embedded(images)
-        for stage in self.layers:
-            assert isinstance(stage, Stage)
+        for stage in cast(Iterable[Any], self.layers):  # stages of either Swin have blocks, and go down behind them
             x = stage.blocks(x)
             yield to_channels_first(x)
             x = stage.downsample(x)
