@@ -50,7 +50,8 @@ def test_maps_of_every_network(name):
     assert strides[0] >= 4
     for x, stride in zip(maps, strides, strict=True):
         assert x.shape[2] == x.shape[3]
-        assert size / stride - 2 <= x.shape[2] <= math.ceil(size / stride)  # layers without padding lose a position
+        # Layers without padding lose a few positions.
+        assert size / stride - 4 <= x.shape[2] <= math.ceil(size / stride)
 
 
 @pytest.mark.parametrize(
