@@ -433,12 +433,12 @@ def test_mix_chooses():
 
 
 def test_flags_choose_operations_and_their_order():
-    assert image_operations(parse("train", [])) == ()
+    assert image_operations(parse("train", []), FILL) == ()
     flags = (
         "--random_rotation 15 --color_jitter 0.4 --use_aa 1 --use_ra 1 --ra_num_ops 3 --ra_magnitude 12 --use_cutout 1 "
         "--cutout_length 50 --random_erasing 0.25 --use_hide_and_seek 1 --use_gridmask 1"
     )
-    assert image_operations(parse("train", flags.split())) == (
+    assert image_operations(parse("train", flags.split()), FILL) == (
         RandomRotation(15, FILL),
         ColorJitter(0.4, 0.4, 0.4),
         AutoAugment(),
@@ -448,13 +448,13 @@ def test_flags_choose_operations_and_their_order():
         HideAndSeek(FILL),
         GridMask(FILL),
     )
-    for operation in image_operations(parse("train", flags.split())):
+    for operation in image_operations(parse("train", flags.split()), FILL):
         assert f"--{augment.FLAGS[type(operation)]} " in flags
-    (jitter,) = image_operations(parse("train", ["--color_jitter", "0.1", "0.2", "0.3", "0.05"]))
+    (jitter,) = image_operations(parse("train", ["--color_jitter", "0.1", "0.2", "0.3", "0.05"]), FILL)
     assert jitter == ColorJitter(0.1, 0.2, 0.3, 0.05)
     for bad in (["0.1", "0.2"], ["0.1", "0.2", "0.3", "0.6"]):
         with pytest.raises(FlagError, match="--color_jitter"):
-            image_operations(parse("train", ["--color_jitter", *bad]))
+            image_operations(parse("train", ["--color_jitter", *bad]), FILL)
 
 
 @pytest.mark.parametrize(
