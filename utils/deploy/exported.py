@@ -24,7 +24,6 @@ from utils.console import warn
 from utils.deploy.fast import make_fast
 from utils.deploy.network import DESCRIPTION, Description, ExportedNetwork, checked_params
 from utils.deploy.onnx_engines import NoGpuError, load_onnx
-from utils.deploy.paddle_model import load_paddle
 from utils.deploy.program_graph import build_graph
 from utils.errors import FlagError, UserError, reason
 from utils.formats.inference_model import is_inference_model
@@ -74,6 +73,8 @@ def load_exported(
     """
     device, given = torch.device(device), input_flags or {}
     if is_inference_model(model_file):
+        from utils.deploy.paddle_model import load_paddle  # the tables of its operators take a while to import
+
         if engine not in ("auto", "pytorch") or use_tensorrt:
             wanted = "--use_tensorrt" if use_tensorrt else f"--engine={engine}"
             raise FlagError(
