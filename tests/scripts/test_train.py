@@ -30,7 +30,9 @@ def test_a_run_writes_checkpoints_curves_and_lines(train_here, tiny_dataset, tmp
     folder = tmp_path / NETWORK
     names = {path.name for path in folder.iterdir()}
     steps, best = {"step_4", "step_6"}, {"best_model", "best_model_ema"}  # the newest two of the steps
-    assert names == {"0", "1", "latest", "tensorboard", "curves.json", "curves.png", ".lock"} | best | steps
+    assert (
+        names == {"0", "1", "latest", "tensorboard", "curves.json", "curves.png", "run_1.json", ".lock"} | best | steps
+    )
     files = {"weights.safetensors", "ema_weights.safetensors", "state.pt", "manifest.json"}
     for name in names & {"0", "1", "latest", "best_model"} | steps:
         assert {path.name for path in (folder / name).iterdir()} == files
