@@ -81,6 +81,16 @@ def test_batches_are_those_of_the_opencv_pipeline(folder, training, interpolatio
 
 
 @needs_dali
+@pytest.mark.parametrize("flips", [(0.0, 0.0), (0.3, 0.6), (1.0, 1.0)])
+def test_flips_are_those_of_the_opencv_pipeline(folder, flips):
+    transform = TrainTransform((48, 40), flip_prob=flips[0], vertical_flip_prob=flips[1])
+    images = open_dataset(str(folder), "train", 2)
+    dali, opencv = (kind(images, transform, 8, True, workers=1) for kind in (DaliLoader, OpenCVLoader))
+    for epoch in (0, 1):
+        compare(dali.epoch(epoch), opencv.epoch(epoch), 1.0)
+
+
+@needs_dali
 @pytest.mark.parametrize("training", [True, False])
 def test_resuming_giving_up_and_sharing(folder, training):
     dali, opencv = loaders(folder, training, batch_size=3)

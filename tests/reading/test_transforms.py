@@ -135,6 +135,35 @@ def test_flips_are_fair():
     assert stats.binomtest(flipped, 2000).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("backend", ["cv2", "pil"])
+@pytest.mark.parametrize("resize_mode", ["short", "exact"])
+def test_flips_by_their_probabilities(resize_mode, backend):
+    """Quarters of four levels tell which way round an image is, whatever decodes and resizes it."""
+    rgb = np.zeros((32, 32, 3), np.uint8)
+    rgb[:16, 16:], rgb[16:, :16], rgb[16:, 16:] = 80, 160, 240
+    data = cv2.imencode(".png", rgb)[1].tobytes()
+
+    def corners(flip_prob: float, vertical_flip_prob: float) -> set[int]:
+        transform = TrainTransform(
+            (16, 16), 1.0, 1.0, 1.0, None, resize_mode=resize_mode, resize_backend=backend, decode_backend=backend,
+            flip_prob=flip_prob, vertical_flip_prob=vertical_flip_prob,
+        )  # fmt: skip
+        rng = np.random.default_rng(0)
+        return {round(int(transform.decode(data, "x", rng)[2, 2, 0]), -1) for _ in range(60)}
+
+    assert corners(0, 0) == {0} and corners(1, 0) == {80} and corners(0, 1) == {160} and corners(1, 1) == {240}
+    assert corners(0.5, 0) == {0, 80} and corners(0, 0.5) == {0, 160} and corners(0.5, 0.5) == {0, 80, 160, 240}
+
+
+def test_without_vertical_flips_nothing_else_is_drawn_otherwise():
+    """Of the same numbers come the same crops, flips and augmentations as before there was the flag."""
+    rgb = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    seen = []
+    transform = TrainTransform((16, 16), operations=(lambda image, rng: seen.append(rng.random()) or image,))
+    transform(rgb, np.random.default_rng(5))
+    assert seen == [np.random.default_rng(5).random(6)[-1]]
+
+
 def test_impossible_transforms_are_refused():
     with pytest.raises(FlagError, match="--resize_short_size: 200 is smaller than the crop of --image_shape"):
         EvalTransform((224, 224), 200)

@@ -171,6 +171,11 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("lower_scale", number(float, 0, 1, above=True), 0.08, TR, "Smallest area of a training crop, as a share."),
         Flag("lower_ratio", positive, 3 / 4, TR, "Smallest aspect ratio of a training crop."),
         Flag("upper_ratio", positive, 4 / 3, TR, "Largest aspect ratio of a training crop."),
+        Flag("flip_prob", fraction, 0.5, TR,
+             "Probability that a training image is mirrored left to right. 0 where that makes another class of it: "
+             "arrows, letters, hands."),
+        Flag("vertical_flip_prob", fraction, 0.0, TR,
+             "Probability that a training image is mirrored top to bottom, as for photographs from above."),
         Flag("resize_short_size", positive_int, 256, (*TEIP, "convert_model"),
              "Evaluation: length of the short side before the centre crop, or more where the crop needs it. Not given: "
              "as for --image_shape.",

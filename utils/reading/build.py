@@ -57,6 +57,8 @@ def train_transform(args: Namespace) -> TrainTransform:
         decode_backend=args.decode_backend,
         channel_order=args.channel_order,
         fill=mean,
+        flip_prob=args.flip_prob,
+        vertical_flip_prob=args.vertical_flip_prob,
     )
 
 

@@ -60,7 +60,9 @@ class DaliLoader(Loader):
         paths = [np.frombuffer(os.fsencode(self.images.path(row)), np.uint8) for row in rows]
         if not self.training:
             return (paths,)
-        return paths, [self._random.of_image(epoch, int(row)).random(5) for row in rows]
+        transform: Any = self.transform
+        count = 6 if transform.vertical_flip_prob else 5  # as many as `TrainTransform` draws
+        return paths, [self._random.of_image(epoch, int(row)).random(count) for row in rows]
 
     def _run(self) -> torch.Tensor | None:
         """The images of the next batch fed; None when there is none."""
@@ -147,7 +149,7 @@ def _pixels(first: Any, second: Any) -> Any:
 
 
 def _training_images(transform: Any, data: Any, draws: Any, decoding: dict[str, Any], resizing: dict[str, Any]) -> Any:
-    """A pipeline's images from encoded ones and five random numbers each: `TrainTransform` in DALI's operators."""
+    """Images from encoded ones and five or six random numbers each: `TrainTransform` by DALI's operators."""
     from nvidia.dali import fn, math, types  # pyright: ignore[reportMissingImports] (optional)
 
     shape = fn.peek_image_shape(data, dtype=types.FLOAT64)
@@ -165,7 +167,10 @@ def _training_images(transform: Any, data: Any, draws: Any, decoding: dict[str, 
         data, start=_pixels(top, left), shape=_pixels(crop_height, crop_width), axes=[0, 1], **decoding
     )
     images = fn.resize(crop, size=list(transform.image_size), **resizing)
-    return fn.flip(images, horizontal=fn.cast(draws[4] < 0.5, dtype=types.INT32))
+    flips = {"horizontal": fn.cast(draws[4] < transform.flip_prob, dtype=types.INT32)}
+    if transform.vertical_flip_prob:
+        flips["vertical"] = fn.cast(draws[5] < transform.vertical_flip_prob, dtype=types.INT32)
+    return fn.flip(images, **flips)
 
 
 def _evaluation_images(transform: Any, data: Any, decoding: dict[str, Any], resizing: dict[str, Any]) -> Any:

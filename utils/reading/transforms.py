@@ -125,7 +125,7 @@ def random_crop_box(
 
 @dataclasses.dataclass(frozen=True)
 class TrainTransform:
-    """Training preprocessing: random crop, resize, horizontal flip with probability 1/2, augmentation.
+    """Training preprocessing: random crop, resize, flips, augmentation.
 
     Attributes:
         image_size: height and width of the result.
@@ -137,6 +137,7 @@ class TrainTransform:
         resize_mode: as in `EvalTransform`. With exact or pad and a `lower_scale` of 1 nothing is cut off: the whole
             image is resized as in evaluation.
         resize_backend, decode_backend, channel_order, fill: as in `EvalTransform`.
+        flip_prob, vertical_flip_prob: how often an image is mirrored left to right, and top to bottom.
     """
 
     image_size: tuple[int, int]
@@ -151,6 +152,8 @@ class TrainTransform:
     decode_backend: str = "cv2"
     channel_order: str = "rgb"
     fill: Colour = (0, 0, 0)
+    flip_prob: float = 0.5
+    vertical_flip_prob: float = 0.0
 
     def __post_init__(self) -> None:
         if self.lower_ratio > self.upper_ratio:
@@ -213,7 +216,10 @@ class TrainTransform:
 
     def _finish(self, resized: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """From the resized crop on, where images are small."""
-        image = cv2.flip(resized, 1) if rng.random() < 0.5 else resized
+        image = cv2.flip(resized, 1) if rng.random() < self.flip_prob else resized
+        # Drawn only where it may happen: the draws of everything that follows are then those of a run without it.
+        if self.vertical_flip_prob and rng.random() < self.vertical_flip_prob:
+            image = cv2.flip(image, 0)
         for operation in self.operations:
             image = operation(image, rng)
         return in_order(image, self.channel_order)
