@@ -15,13 +15,11 @@ import pytest
 import torch
 from archives import tar_of
 from loading import entries, numbered_images, save_picture
-from PIL import Image
 
 from reader import OpenCVLoader
 from utils.errors import UserError
 from utils.reading.dataset import open_dataset
-from utils.reading.decode import UnreadableImage, decode
-from utils.reading.folders import IMAGE_SUFFIXES
+from utils.reading.decode import UnreadableImage
 from utils.reading.image_list import ImageList
 from utils.reading.shared_array import SharedArray
 from utils.reading.tar_shards import TarShards
@@ -162,19 +160,6 @@ def test_folder_without_labels(tmp_path):
     save_picture(tmp_path / "b.jpg", 0)
     save_picture(tmp_path / "sub" / "a.png", 0)
     assert entries(ImageList.from_folder(str(tmp_path))) == [(f"{tmp_path}/b.jpg", -1), (f"{tmp_path}/sub/a.png", -1)]
-
-
-def test_every_format_has_a_suffix(tmp_path):
-    kinds = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "BMP": (".bmp",), "WEBP": (".webp",), "GIF": (".gif",)}
-    kinds |= {"TIFF": (".tif", ".tiff"), "PPM": (".ppm",)}
-    names = [f"{suffix[1:]}{suffix}" for suffixes in kinds.values() for suffix in suffixes]
-    for name, kind in zip(names, (kind for kind, suffixes in kinds.items() for _ in suffixes), strict=True):
-        Image.new("RGB", (9, 7), (200, 30, 30)).save(tmp_path / name, kind)
-    Image.new("L", (9, 7)).save(tmp_path / "pgm.pgm", "PPM")
-    images = ImageList.from_folder(str(tmp_path))
-    assert [images.name(index) for index in range(len(images))] == sorted([*names, "pgm.pgm"])
-    assert {os.path.splitext(name)[1] for name in [*names, "pgm.pgm"]} == set(IMAGE_SUFFIXES)
-    assert all(decode(images.read(index), images.name(index)).shape == (7, 9, 3) for index in range(len(images)))
 
 
 def test_listing_looks_at_a_folder_once(tmp_path, monkeypatch):

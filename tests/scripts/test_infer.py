@@ -248,7 +248,7 @@ def test_grey_and_transparent_images(run, tmp_path):
         (["--class_map_path=nowhere.txt"], "nowhere.txt"),
         (["--data_dir=nowhere"], "nowhere"),
         (["--features_path=features.txt"], "npy"),
-        (["--image_path=*.jpg"], "no file matches"),
+        (["--image_path=*.jpg"], "no image matches"),
         (["--grad_cam=True"], "--vis_dir"),
         (["--vis_dir=x", "--features_path=x.npy"], "give one of them"),
         (["--calibration_dir=x"], "--inference_format=onnx"),

@@ -11,7 +11,7 @@ from utils.flags.inputs import INPUT_FLAGS, check_short_size
 from utils.reading import augment
 from utils.reading.crops import MultiCropTransform
 from utils.reading.dali_loader import DaliLoader
-from utils.reading.dataset import open_dataset
+from utils.reading.dataset import MissingPart, open_dataset
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Loader
 from utils.reading.opencv_loader import OpenCVLoader
@@ -75,6 +75,16 @@ def training_images(args: Namespace) -> ImageList:
     )
 
 
+def validation_images(args: Namespace) -> ImageList:
+    """The validation list; raises `UserError` if there is none."""
+    try:
+        return open_dataset(args.data_dir, "val", args.class_dim)
+    except MissingPart as error:
+        if args.script != "train":
+            raise
+        raise MissingPart(f"{error}; or train without, by --validate=False") from None
+
+
 def _pipeline(args: Namespace) -> type[Loader]:
     """The pipeline that --use_dali chooses."""
     return DaliLoader if args.use_dali else OpenCVLoader
@@ -100,7 +110,7 @@ def val_loader(args: Namespace, rank: int = 0, world_size: int = 1, pin_memory: 
     """The validation loader of train.py (--test_batch_size) and eval.py (--batch_size)."""
     flag = "test_batch_size" if args.script == "train" else "batch_size"
     return _pipeline(args)(
-        open_dataset(args.data_dir, "val", args.class_dim),
+        validation_images(args),
         eval_transform(args),
         share_of_batch(flag, getattr(args, flag), world_size),
         training=False,
@@ -133,7 +143,7 @@ def crop_loader(args: Namespace, rank: int = 0, world_size: int = 1, pin_memory:
     )
     share = share_of_batch("batch_size", args.batch_size, world_size)
     return OpenCVLoader(
-        open_dataset(args.data_dir, "val", args.class_dim),
+        validation_images(args),
         transform,
         max(1, share // args.crop_num),
         training=False,

@@ -6,9 +6,13 @@ import glob
 import os
 
 from utils.errors import UserError
-from utils.reading.folders import class_folders
+from utils.reading.folders import class_folders, is_dropping
 from utils.reading.image_list import ImageList
 from utils.reading.tar_shards import TarShards
+
+
+class MissingPart(UserError):
+    """A dataset has no training or no validation images, in any form."""
 
 
 def open_dataset(data_dir: str, split: str, class_dim: int | None = None) -> ImageList:
@@ -23,7 +27,8 @@ def open_dataset(data_dir: str, split: str, class_dim: int | None = None) -> Ima
         class_dim: number of classes; a label outside it is an error.
 
     Raises:
-        UserError: nothing there, or a bad list.
+        MissingPart: nothing is there.
+        UserError: no such folder, or a bad list.
     """
     if not os.path.isdir(data_dir):
         raise UserError(f"--data_dir {data_dir}: no such folder")
@@ -47,7 +52,34 @@ def open_dataset(data_dir: str, split: str, class_dim: int | None = None) -> Ima
         training = os.path.join(data_dir, "train")
         same = split != "train" and os.path.isdir(training) and not os.path.isfile(f"{data_dir}/train_list.txt")
         return ImageList.from_class_folders(folder, class_dim, class_folders(training) if same else None)
-    raise UserError(
+    raise MissingPart(
         f"--data_dir {data_dir} has neither {split}_list.txt nor class folders {split}/NAME/ "
-        f"nor tar shards {split}*.tar"
+        f"nor tar shards {split}*.tar{_near_miss(data_dir, split)}"
     )
+
+
+# What others call the two parts, in small letters and without the ending of a list.
+_OTHER_NAMES = {
+    "train": ("train", "training", "trainset", "train_set", "trainval"),
+    "val": ("val", "valid", "validation", "valset", "val_set", "dev", "eval", "test", "testing", "test_set"),
+}
+
+
+def _near_miss(data_dir: str, split: str) -> str:
+    """What is there in place of a part of a dataset, and what to do with it; empty if nothing is like it."""
+    names = sorted(name for name in os.listdir(data_dir) if not is_dropping(name))
+    for other in _OTHER_NAMES[split]:
+        for name in names:
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in (".txt", ".csv", ".lst") and stem.lower().removesuffix("_list") == other:
+                return f"; {name} is there: rename it to {split}_list.txt, if its lines are `relative/path label`"
+            if name.lower() == other and os.path.isdir(os.path.join(data_dir, name)):
+                return f"; {name}/ is there: rename it to {split}, if it is that"
+    folders = [name for name in names if os.path.isdir(os.path.join(data_dir, name))]
+    for name in folders:
+        below = os.path.join(data_dir, name)
+        if any(os.path.exists(os.path.join(below, part)) for part in (split, f"{split}_list.txt")):
+            return f"; {below} has it: give --data_dir={below}"
+    if split == "train" and folders:
+        return f"; if {', '.join(folders[:3])}{', ...' * (len(folders) > 3)} are classes, move them into train/"
+    return ""

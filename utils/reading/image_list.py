@@ -10,9 +10,18 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from utils.console import warn
 from utils.errors import UserError
 from utils.reading.decode import read_file
-from utils.reading.folders import IMAGE_SUFFIXES, class_folders, image_files
+from utils.reading.folders import (
+    LeftOut,
+    class_folders,
+    image_files,
+    image_suffixes,
+    matching_files,
+    outside_of_classes,
+    without_images,
+)
 from utils.reading.list_file import list_text, parse_list
 from utils.reading.shared_array import SharedArray
 
@@ -100,13 +109,22 @@ class ImageList:
             )
         if class_dim is not None and len(names) > class_dim:
             raise UserError(f"{folder} has {len(names)} class folders, more than --class_dim {class_dim}")
-        paths, labels = [], []
+        paths, labels, empty, left_out = [], [], [], LeftOut(folder)
         for label, name in enumerate(names):
-            files = image_files(os.path.join(folder, name))
+            files = image_files(os.path.join(folder, name), left_out)
             paths += [os.path.join(name, file) for file in files]
             labels += [label] * len(files)
+            empty += [name] * (not files)
+        outside_of_classes(folder, left_out)
         if not paths:
-            raise UserError(f"{folder} has no image in class folders (looked for {folder}/CLASS/*.jpg and the like)")
+            raise UserError(
+                f"{folder} has no image in class folders (looked for {folder}/CLASS/*.jpg and the like)"
+                + (f"; {left_out}" if left_out else "")
+            )
+        if left_out:
+            warn(f"{folder}: {left_out}")
+        if empty:
+            warn(f"{folder}: {len(empty)} of {len(names)} classes have no image: {without_images(empty)}")
         return cls.from_paths(paths, labels, folder, names)
 
     @classmethod
@@ -118,9 +136,13 @@ class ImageList:
         """
         if not os.path.isdir(folder):
             raise UserError(f"{folder} is not a folder of images")
-        paths = image_files(folder)
+        left_out = LeftOut(folder)
+        paths = image_files(folder, left_out)
         if not paths:
-            raise UserError(f"{folder} has no image (looked for {', '.join(IMAGE_SUFFIXES)})")
+            why = f"looked for {', '.join(image_suffixes())}"
+            raise UserError(f"{folder} has no image ({why})" + (f"; {left_out}" if left_out else ""))
+        if left_out:
+            warn(f"{folder}: {left_out}")
         return cls.from_paths(paths, root=folder)
 
     @classmethod
@@ -136,9 +158,12 @@ class ImageList:
             return cls.from_folder(where)
         root, name = os.path.split(where)
         if glob.has_magic(where) and not os.path.exists(where):
-            paths = sorted(path for path in glob.iglob(where, recursive=True) if os.path.isfile(path))
+            left_out = LeftOut(os.curdir)
+            paths = matching_files(where, left_out)
             if not paths:
-                raise UserError(f"{where}: no file matches")
+                raise UserError(f"{where}: no image matches" + (f"; {left_out}" if left_out else ""))
+            if left_out:
+                warn(f"{where}: {left_out}")
             return cls.from_paths(paths)
         if name.lower().endswith(".txt"):
             lines = list_text(where).tobytes().decode(errors="surrogateescape").split("\n")

@@ -13,7 +13,7 @@ import numpy as np
 
 from utils.errors import UserError, reason
 from utils.reading.decode import UnreadableImage
-from utils.reading.folders import IMAGE_SUFFIXES
+from utils.reading.folders import image_suffixes, is_dropping
 from utils.reading.image_list import ImageList, packed
 
 
@@ -90,14 +90,14 @@ def _index_shard(shard: str) -> list[tuple[str, int, int, int]]:
         if key is None:
             return
         if image is None or label is None:
-            missing = f"no image ({', '.join(IMAGE_SUFFIXES)})" if image is None else "no label (.cls)"
+            missing = f"no image ({', '.join(image_suffixes())})" if image is None else "no label (.cls)"
             raise UserError(f"{shard}: the sample {key} has {missing}")
         samples.append((*image, label))
 
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
-                if not member.isfile():
+                if not member.isfile() or any(map(is_dropping, member.name.removeprefix("./").split("/"))):
                     continue
                 folder, name = os.path.split(member.name)
                 # The key ends at the first dot of the file's name.
@@ -105,7 +105,7 @@ def _index_shard(shard: str) -> list[tuple[str, int, int, int]]:
                 if os.path.join(folder, stem) != key:
                     finish()
                     key, image, label = os.path.join(folder, stem), None, None
-                if (dot + suffix).lower() in IMAGE_SUFFIXES:
+                if (dot + suffix).lower() in image_suffixes():
                     place = os.path.join(os.path.basename(shard), member.name)
                     image = place, member.offset_data, member.size
                 elif suffix == "cls":
