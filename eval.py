@@ -27,6 +27,7 @@ from utils.deploy.exported import load_exported
 from utils.devices import amp_dtype, choose_device, in_mixed_precision, memory_format, place
 from utils.evaluation.crops import write_sweep
 from utils.evaluation.evaluate import Subject, evaluate
+from utils.evaluation.meters import check_labels
 from utils.files import check_can_write, write_text
 from utils.flags.idle import note_idle_flags
 from utils.flags.inputs import INPUT_FLAGS, given_input
@@ -62,6 +63,7 @@ def check_flags(args: argparse.Namespace) -> None:
         for flag in ("model_file", "crop_size", "image_shape", "per_class_path", "confusion_path"):
             if flag in args.given:
                 raise FlagError(f"--crop_sweep evaluates at several sizes: leave out --{flag}")
+    check_labels(args)
 
 
 def check_outputs(args: argparse.Namespace) -> None:
@@ -128,6 +130,11 @@ def load_exported_network(args: argparse.Namespace, device: torch.device) -> Sub
     for name in INPUT_FLAGS:
         setattr(args, name, getattr(about, name))
     args.model, args.class_dim = about.network, len(about.class_names)
+    if about.multi_label and not args.multi_label:
+        args.multi_label = True
+        if "threshold" not in args.given and about.threshold:
+            args.threshold = list(about.threshold)
+    check_labels(args)
     log(f"loaded {about.network} from {args.model_file}")
     return Subject(network, network.device, network.memory_format, network.dtype, about.class_names)
 

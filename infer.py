@@ -32,6 +32,7 @@ from utils.deploy.quantize import quantize
 from utils.devices import amp_dtype, choose_device, in_mixed_precision, memory_format, place
 from utils.evaluation.classify import Classifier, Extractor, answer_images
 from utils.evaluation.features import FeatureFile
+from utils.evaluation.meters import answer_thresholds
 from utils.evaluation.pictures import grad_cam, save_pictures
 from utils.evaluation.predictions import Prediction, ResultFile
 from utils.flags.idle import note_idle_flags
@@ -62,12 +63,15 @@ def main() -> None:
 
 def check_flags(args: argparse.Namespace) -> None:
     """Raises `FlagError` for flags that do not go together."""
-    if args.topk > args.class_dim:
+    thresholds = answer_thresholds(args, args.class_dim, args.multi_label)
+    if thresholds is None and args.topk > args.class_dim:
         raise FlagError(f"--topk {args.topk} is more than the {args.class_dim} classes of --class_dim")
     if args.save_inference:
         refuse_several("--save_inference=True")
     if args.calibration_dir and not (args.save_inference and args.inference_format == "onnx"):
         raise FlagError("--calibration_dir goes with --save_inference=True --inference_format=onnx")
+    if args.grad_cam and args.multi_label:
+        raise FlagError("--grad_cam shows the one class of an image: leave it out, or --multi_label")
     if args.grad_cam and not args.vis_dir:
         raise FlagError("--grad_cam=True goes into the pictures of --vis_dir: give that folder")
     if args.features_path and not args.features_path.endswith(".npy"):
@@ -96,7 +100,10 @@ def load_network(args: argparse.Namespace) -> Network:
 def export(args: argparse.Namespace) -> None:
     """Writes the network into a folder of its name."""
     values = {name: getattr(args, name) for name in INPUT_FLAGS}
-    description = Description(args.model, choose_class_names(args), **values)
+    threshold = args.threshold if args.multi_label or "threshold" in args.given else None
+    description = Description(
+        args.model, choose_class_names(args), **values, multi_label=args.multi_label, threshold=threshold
+    )
     calibration_images = choose_images(args) if args.calibration_dir else None
     model_file = save_inference(load_network(args), description, Path(args.model), args.inference_format)
     if calibration_images is not None:
@@ -126,7 +133,8 @@ def infer(args: argparse.Namespace, device: torch.device) -> None:
 
     extractor = Extractor(in_mixed_precision(model.forward_features, device, dtype), prepare, precision_flag)
     network = in_mixed_precision(model, device, dtype)
-    classifier = Classifier(network, prepare, class_names, args.topk, precision_flag)
+    thresholds = answer_thresholds(args, args.class_dim, args.multi_label)
+    classifier = Classifier(network, prepare, class_names, args.topk, precision_flag, thresholds)
 
     def classify_and_show(pixels: Tensor, names: Sequence[str]) -> list[Prediction]:
         predictions = classifier(pixels, names)
@@ -144,7 +152,7 @@ def infer(args: argparse.Namespace, device: torch.device) -> None:
         answer_images(images, extractor, open_loader, partial(FeatureFile, args.features_path, args.resume))
     else:
         answer = classify_and_show if args.vis_dir else classifier
-        open_results = partial(ResultFile, args.save_json_path, args.topk, args.resume)
+        open_results = partial(ResultFile, args.save_json_path, classifier.scores_per_image, args.resume)
         answer_images(images, answer, open_loader, open_results)
 
 

@@ -25,6 +25,7 @@ from utils.deploy.network import ExportedNetwork
 from utils.devices import gpu_of_process
 from utils.evaluation.classify import Classifier, Extractor, answer_images
 from utils.evaluation.features import FeatureFile
+from utils.evaluation.meters import answer_thresholds
 from utils.evaluation.predictions import ResultFile
 from utils.flags.inputs import given_input
 from utils.processes import check_agreement, process_group, rank, world_size
@@ -80,8 +81,14 @@ def predict(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) 
         return
     if network.topk and "topk" not in args.given:
         args.topk = min(network.topk, len(about.class_names))
-    classifier = Classifier(network, prepare, choose_class_names(args, network), args.topk, precision_flag)
-    answer_images(images, classifier, open_loader, lambda: ResultFile(args.save_json_path, args.topk, args.resume))
+    if "multi_label" not in args.given:
+        args.multi_label = about.multi_label
+    noted = about.threshold if args.multi_label == about.multi_label else None
+    thresholds = answer_thresholds(args, len(about.class_names), args.multi_label, noted)
+    names = choose_class_names(args, network)
+    classifier = Classifier(network, prepare, names, args.topk, precision_flag, thresholds)
+    scores = classifier.scores_per_image
+    answer_images(images, classifier, open_loader, lambda: ResultFile(args.save_json_path, scores, args.resume))
 
 
 def choose_class_names(args: argparse.Namespace, network: ExportedNetwork) -> list[str]:
@@ -91,7 +98,7 @@ def choose_class_names(args: argparse.Namespace, network: ExportedNetwork) -> li
         FlagError: they are fewer than --topk.
     """
     names = network.description.class_names
-    if args.topk > len(names):
+    if args.topk > len(names) and not args.multi_label:
         raise FlagError(f"--topk {args.topk} is more than the {len(names)} classes of {network.description.network}")
     return read_class_names(args.class_map_path, len(names)) if args.class_map_path else names
 

@@ -75,18 +75,23 @@ def show(args: Namespace) -> None:
     rng = np.random.default_rng(args.random_seed or 0)
     inputs, targets = mix(inputs, batch.labels.to(inputs.device), *alphas, rng)
     names = [*(loader.images.class_names or map(str, range(args.class_dim))), "unlabeled"]  # -1 is the last
-    captions = [names[label] for label in targets.labels.tolist()]
+    captions = captions_of(targets.labels, names)
     if targets.mixed_labels is not None:
-        captions = [
-            f"{targets.weight:.2f} {caption} + {names[label]}"
-            for caption, label in zip(captions, targets.mixed_labels.tolist(), strict=True)
-        ]
+        others = captions_of(targets.mixed_labels, names)
+        captions = [f"{targets.weight:.2f} {own} + {other}" for own, other in zip(captions, others, strict=True)]
     draw_batch(args.show, inputs, args.image_mean, args.image_std, args.channel_order, captions)
+
+
+def captions_of(labels: torch.Tensor, names: list[str]) -> list[str]:
+    """A caption for each image of a batch: the name of its label, or the names of its labels."""
+    if labels.dim() == 1:
+        return [names[label] for label in labels.tolist()]
+    return [" ".join(names[label] for label in row.nonzero()[:, 0].tolist()) or "none" for row in labels]
 
 
 def check(args: Namespace, part: str) -> None:
     """Reads every image of a part of the dataset once, in one of the processes, and reports what is there."""
-    images = open_dataset(args.data_dir, part, args.class_dim)
+    images = open_dataset(args.data_dir, part, args.class_dim, args.multi_label)
     check_agreement({"data_dir": images.summary()})
     loader = OpenCVLoader(
         images,

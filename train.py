@@ -22,7 +22,7 @@ from torch import Tensor
 
 from utils.console import log, report_unreadable
 from utils.devices import choose_device, memory_format
-from utils.evaluation.metrics import Meter
+from utils.evaluation.meters import validation_meter
 from utils.evaluation.validation import validate
 from utils.processes import (
     broadcast_buffers,
@@ -81,7 +81,8 @@ def train(args: argparse.Namespace, device: torch.device, start: RunStart) -> in
     if args.pretrained_model and start.resumed is None:
         excluded = [name.strip() for name in (args.finetune_exclude_pretrained_params or "").split(",")]
         log(str(load_pretrained(model, args.pretrained_model, exclude=excluded)))
-    step = build_train_step(args, model, device)
+    label_shares = loader.images.labels.mean(0) if args.multi_label else None
+    step = build_train_step(args, model, device, label_shares)
     run = Run(start, step, loader.images)
 
     started, steps_before, results = time.perf_counter(), step.step, {}
@@ -135,7 +136,7 @@ def validate_networks(
             model.eval(),
             loader,
             prepare,
-            Meter(device, min(5, args.class_dim)),
+            validation_meter(args, device),
             print_step=args.print_step if name == "test" else None,
             epoch=run.position.epoch,
             title=name,

@@ -47,5 +47,5 @@ def test_sums_do_not_lose_small_numbers():
 
 def test_the_fields_of_a_line():
     values = {"loss": 6.931471, "acc1": 0.5, "acck": 1.0}
-    assert describe(values, 4) == "loss 6.93147, acc1 0.50000, acc4 1.00000"
-    assert describe(values, 5, "test_", accuracy=False) == "test_loss 6.93147"
+    assert describe(values, ("acc1", "acc4")) == "loss 6.93147, acc1 0.50000, acc4 1.00000"
+    assert describe(values, ("acc1", "acc5"), "test_", accuracy=False) == "test_loss 6.93147"

@@ -47,6 +47,10 @@ CASES = [
     ("--distill_temperature=2", [], [TEACHER]),
     ("--distill_weight=0.2", [TEACHER, "--distill_loss=js"], [TEACHER]),
     ("--profiler_path=x", [], ["--is_profiler=True"]),
+    ("--label_weights_by_ratio=True", [], ["--multi_label=True"]),
+    ("--sum_over_labels=True", [], ["--multi_label=True"]),
+    ("--threshold=0.4", [], ["--multi_label=True"]),
+    ("--best_metric=acc1", ["--validate=False"], []),
 ]
 OTHERS = [
     ("eval", "--with_mem_opt=True", []),
@@ -97,6 +101,11 @@ def test_what_was_not_given_or_is_off_is_not_named(capsys):
     assert named(capsys, "train", ["--sync_bn=False", "--use_dynamic_loss_scaling=False", "--with_mem_opt=True"]) == []
 
 
+def test_the_number_of_labels_is_not_asked_for(capsys):
+    assert named(capsys, "infer", ["--topk=2", "--multi_label=True"]) == ["topk"]
+    assert named(capsys, "infer", ["--topk=2", "--threshold=0.4"]) == []
+
+
 def test_every_condition_is_tested():
     tested = {flag.removeprefix("--").split("=")[0] for flag in (*(c[0] for c in CASES), *(o[1] for o in OTHERS))}
-    assert {name for names, *_ in CONDITIONS for name in names} == tested | {"sync_bn", "use_fp16"}
+    assert {name for names, *_ in CONDITIONS for name in names} == tested | {"sync_bn", "use_fp16", "topk"}

@@ -205,6 +205,17 @@ def test_results_file_and_other_names(run, tiny_dataset, tmp_path):
     assert run(*flags, "--resume=True") == {}
 
 
+def test_several_labels(run, tiny_dataset):
+    """The sigmoids of all classes that reach their thresholds, best first."""
+    flags = [f"--image_path={tiny_dataset}/val/*/00.jpg", "--multi_label=True"]
+    everything = run(*flags, "--threshold=0")
+    assert all(sorted(answer["class"]) == [0, 1, 2, 3] for answer in everything.values())
+    assert all(answer["score"] == sorted(answer["score"], reverse=True) for answer in everything.values())
+    for name, answer in run(*flags, "--threshold=1,0,1,0").items():
+        kept = [number for number in everything[name]["class"] if number in (1, 3)]
+        assert answer["class"] == kept
+
+
 # Three times what the rounding to 8 and to 11 binary digits makes here, 0.086 and 0.015.
 @pytest.mark.parametrize(("flag", "bar"), [("--use_bf16=True", 0.25), ("--use_fp16=True", 0.05)])
 def test_reduced_precision(run, exported, tiny_dataset, flag, bar):

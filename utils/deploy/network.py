@@ -32,6 +32,9 @@ class Description:
         image_mean, image_std: per channel, in the order of `channel_order`, for pixels scaled to 0..1; see
             `utils.reading.transforms.normalize`.
         resize_mode, resize_backend, decode_backend, channel_order: as the flags.
+        multi_label: an image may have several of the classes, each by a sigmoid of its logit.
+        threshold: probability from which on it has one, a number for all classes or one per class; of a network of one
+            class per image and two classes, that from which on it is the second. None: nothing is said.
         precision: of its arithmetic as exported, float32 or int8.
         params_name: name of the file of weights that belongs to the model file.
         params_bytes, params_sha256: its size and checksum.
@@ -49,6 +52,8 @@ class Description:
     resize_backend: str = UNNOTED["resize_backend"]
     decode_backend: str = UNNOTED["decode_backend"]
     channel_order: str = UNNOTED["channel_order"]
+    multi_label: bool = False
+    threshold: list[float] | None = None
     precision: str = "float32"
     params_name: str = ""
     params_bytes: int = 0
@@ -78,15 +83,30 @@ class Description:
                     f"--model_file {path} has format {values['format']}, and {FORMAT} is the one that can be read: "
                     "export the network again"
                 )
-            values |= checked_input(values)
+            values = {"multi_label": False, "threshold": None, **values, **checked_input(values)}
             description = cls(**{field.name: values[field.name] for field in fields(cls)})
             if type(description.params_bytes) is not int:
                 raise ValueError("not a number")
+            if not _is_threshold(description):
+                raise ValueError("not thresholds")
             if not description.class_names or not all(isinstance(name, str) for name in description.class_names):
                 raise ValueError("not names")
         except (ValueError, KeyError, TypeError):
             raise UserError(f"--model_file {path} is damaged: its description cannot be read") from None
         return description
+
+
+def _is_threshold(description: Description) -> bool:
+    """Whether a description's threshold and `multi_label` are what they should be."""
+    threshold, classes = description.threshold, len(description.class_names)
+    if type(description.multi_label) is not bool or threshold is None:
+        return type(description.multi_label) is bool
+    counts = (1, classes) if description.multi_label else (1,)
+    return (
+        isinstance(threshold, list)
+        and len(threshold) in counts
+        and all(type(value) in (int, float) and 0 <= value <= 1 for value in threshold)
+    )
 
 
 @dataclass(frozen=True)

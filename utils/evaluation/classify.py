@@ -22,7 +22,7 @@ from torch import Tensor
 
 from utils.console import check_readable, is_main_process, log, progress, report_unreadable
 from utils.evaluation.features import Features
-from utils.evaluation.predictions import Prediction, not_finite, top_predictions
+from utils.evaluation.predictions import Prediction, labels_found, not_finite, second_of_two, top_predictions
 from utils.processes import broadcast_object, gather_objects, gather_to_main, world_size
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Batch, Loader
@@ -54,6 +54,8 @@ class Classifier:
         class_names: one per class.
         topk: classes per image.
         precision_flag: the flag by which the network computes in less than float32, for errors.
+        thresholds: None: an image has the `topk` best classes. One per class: it has all that reach theirs, by
+            sigmoids. A single one: of two classes it has the second if that reaches it, else the first.
     """
 
     network: Callable[[Tensor], Tensor]
@@ -61,10 +63,22 @@ class Classifier:
     class_names: Sequence[str]
     topk: int = 1
     precision_flag: str | None = None
+    thresholds: float | Sequence[float] | None = None
+
+    @property
+    def scores_per_image(self) -> int | None:
+        """How many classes each image gets; None: it depends."""
+        if self.thresholds is None:
+            return self.topk
+        return 1 if isinstance(self.thresholds, float) else None
 
     def __call__(self, pixels: Tensor, names: Sequence[str]) -> list[Prediction]:
-        """The best classes of images, given their pixels and names; raises `UserError` for scores that are none."""
+        """The classes of images, given their pixels and names; raises `UserError` for scores that are none."""
         logits = self.network(self.prepare(pixels))
+        if isinstance(self.thresholds, float):
+            return list(second_of_two(logits, names, self.class_names, self.thresholds, self.precision_flag))
+        if not isinstance(self.thresholds, int | None):
+            return list(labels_found(logits, names, self.class_names, self.thresholds, self.precision_flag))
         return list(top_predictions(logits, names, self.class_names, self.topk, self.precision_flag))
 
 

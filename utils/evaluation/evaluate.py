@@ -22,6 +22,9 @@ from utils.evaluation.class_report import (
     write_class_table,
 )
 from utils.evaluation.crops import AverageOverCrops
+from utils.evaluation.labels import LabelsMeter, write_label_table
+from utils.evaluation.meters import validation_meter
+from utils.evaluation.metrics import Meter, named
 from utils.evaluation.validation import validate
 from utils.processes import check_agreement, gather_dict, rank, world_size
 from utils.reading.build import crop_loader, val_loader
@@ -49,8 +52,9 @@ def evaluate(args: argparse.Namespace, subject: Subject) -> dict[str, float]:
     """Evaluates by eval.py's flags and prints the figures.
 
     Returns:
-        "Test_loss", "test_acc1" and "test_acc5" (or whatever the top k is with fewer classes); the numbers of images
-        right, "top1" and "top5", of "labelled" ones; and the number of "images" they are over.
+        "Test_loss", "test_acc1" and "test_acc5" (or whatever the top k is with fewer classes), and what --tpr_at_fpr
+        asks for; the numbers of images right, "top1" and "top5", of "labelled" ones; and the number of "images" they
+        are over. With --multi_label the figures of `LabelsMeter` in place of accuracies and numbers.
 
     Raises:
         FlagError: --confusion_path for too many classes.
@@ -72,19 +76,31 @@ def evaluate(args: argparse.Namespace, subject: Subject) -> dict[str, float]:
     classify = subject.network
     if many:
         classify = AverageOverCrops(classify, normalized, args.batch_size // world_size())
-    meter = ClassMeter(args.class_dim, device, min(5, args.class_dim))
+    meter = choose_meter(args, device)
     values = validate(classify, loader, prepare, meter, print_step=args.print_step, same_feed=args.same_feed)
     loader.close()
 
-    meter.gather()
+    if isinstance(meter, ClassMeter):
+        meter.gather()
     report_unreadable(gather_dict(loader.unreadable))
-    k = meter.topk
-    results = {"Test_loss": values["loss"], "test_acc1": values["acc1"], f"test_acc{k}": values["acck"]}
+    figures = named(values, meter.names)
+    if args.multi_label:
+        figures["hamming_distance"] = 1 - values["acc1"]
+    results = {"Test_loss": values["loss"], **{f"test_{name}": value for name, value in figures.items()}}
     log(", ".join(f"{name} {value:.5f}" for name, value in results.items()))
     if is_main_process():
         report_classes(args, meter, names)
-    labelled, right, right_k = meter.totals()
-    return {**results, "top1": right, f"top{k}": right_k, "labelled": labelled, "images": int(values["images"])}
+    counts = {}
+    if isinstance(meter, ClassMeter):
+        counts = dict(zip(("labelled", "top1", f"top{meter.topk}"), meter.totals(), strict=True))
+    return {**results, **counts, "images": int(values["images"])}
+
+
+def choose_meter(args: argparse.Namespace, device: torch.device) -> Meter:
+    """What counts by class as well, unless --tpr_at_fpr asks for something else."""
+    if args.multi_label or args.tpr_at_fpr is not None:
+        return validation_meter(args, device)
+    return ClassMeter(args.class_dim, device, min(5, args.class_dim))
 
 
 def _choose_names(args: argparse.Namespace, subject: Subject) -> list[str]:
@@ -104,8 +120,12 @@ def _choose_names(args: argparse.Namespace, subject: Subject) -> list[str]:
     return subject.class_names or [str(number) for number in range(args.class_dim)]
 
 
-def report_classes(args: argparse.Namespace, meter: ClassMeter, names: list[str]) -> None:
+def report_classes(args: argparse.Namespace, meter: Meter, names: list[str]) -> None:
     """Writes what was asked for class by class, and warns if the labels seem to be in another order."""
+    if isinstance(meter, LabelsMeter) and args.per_class_path:
+        write_label_table(Path(args.per_class_path), meter, names)
+    if not isinstance(meter, ClassMeter):
+        return
     if args.per_class_path:
         write_class_table(Path(args.per_class_path), meter, names)
     if args.confusion_path and meter.confusion is not None:  # `_choose_names` refuses it for too many classes

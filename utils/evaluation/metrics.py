@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn import functional as F
 
 FIELDS = ("loss", "finite", "acc1", "acck", "labelled", "images", "bad", "skipped")
 
@@ -17,6 +18,7 @@ class Meter:
         topk: the k of the second accuracy, at most the number of classes.
 
     Attributes:
+        names: what the two accuracies are called in log lines.
         sums: float64, one per name in `FIELDS`: loss times images of the batches whose loss is finite, and their
             images; hits in the top 1 and the top k, and the images that have labels; images; batches whose loss is
             not finite; steps that loss scaling skipped.
@@ -25,8 +27,13 @@ class Meter:
 
     def __init__(self, device: torch.device, topk: int = 5) -> None:
         self.topk = topk
+        self.names = ("acc1", f"acc{topk}")
         self.sums = torch.zeros(len(FIELDS), dtype=torch.float64, device=device)
         self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss of a batch, a scalar, as validation reports it."""
+        return F.cross_entropy(logits, labels)
 
     @torch.no_grad()
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor, number: int = 0, skipped: Tensor | float = 0.0) -> None:
@@ -39,17 +46,20 @@ class Meter:
             number: of the batch, for `first_bad`.
             skipped: 1 if loss scaling skipped the step on it, a scalar on the device; 0.0 where none can be.
         """
-        images = labels.shape[0]
         hits = logits.topk(min(self.topk, logits.shape[1]), dim=1).indices == labels[:, None]
+        self._count(loss, (hits[:, 0].sum(), hits.sum(), (labels >= 0).sum()), len(labels), number, skipped)
+
+    def _count(
+        self, loss: Tensor, accuracy: tuple[Tensor, ...], images: int, number: int, skipped: Tensor | float
+    ) -> None:
+        """Adds a batch of which the hits, for both accuracies, and the images that they are of are counted."""
         finite = torch.isfinite(loss)
         bad = ~finite
         self.first_bad = torch.where(bad & (self.first_bad < 0), number, self.first_bad)
         values = [
             torch.where(finite, loss, 0) * images,
             finite * images,
-            hits[:, 0].sum(),
-            hits.sum(),
-            (labels >= 0).sum(),
+            *accuracy,
             torch.full_like(bad, images, dtype=self.sums.dtype),
             bad,
             skipped if isinstance(skipped, Tensor) else torch.full_like(bad, skipped, dtype=self.sums.dtype),
@@ -61,6 +71,10 @@ class Meter:
         sums, self.sums = self.sums, torch.zeros_like(self.sums)
         self.first_bad = torch.full_like(self.first_bad, -1)
         return sums
+
+    def figures(self) -> dict[str, float]:
+        """What there is to say beyond the sums, by name. Waits for the device; every process has to call it."""
+        return {}
 
 
 def total(sums: Tensor) -> dict[str, float]:
@@ -87,9 +101,17 @@ def means(sums: Tensor) -> dict[str, float]:
     }
 
 
-def describe(values: dict[str, float], topk: int, prefix: str = "", accuracy: bool = True) -> str:
+def named(values: dict[str, float], names: tuple[str, str]) -> dict[str, float]:
+    """The accuracies of `total` or `means` by the names of their meter, and what its `figures` added."""
+    first, second = names
+    rest = {name: value for name, value in values.items() if name not in _SUMMED}
+    return {first: values["acc1"], second: values["acck"], **rest}
+
+
+_SUMMED = ("loss", "acc1", "acck", "images", "bad", "skipped")
+
+
+def describe(values: dict[str, float], names: tuple[str, str], prefix: str = "", accuracy: bool = True) -> str:
     """The fields of a log line: `loss 6.93147, acc1 0.00000, acc5 0.00000`, each name after `prefix`."""
-    fields = [f"{prefix}loss {values['loss']:.5f}"]
-    if accuracy:
-        fields += [f"{prefix}acc1 {values['acc1']:.5f}", f"{prefix}acc{topk} {values['acck']:.5f}"]
-    return ", ".join(fields)
+    figures = {"loss": values["loss"], **(named(values, names) if accuracy else {})}
+    return ", ".join(f"{prefix}{name} {value:.5f}" for name, value in figures.items())

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import torch
 from torch import Tensor
 
 from utils.console import log
@@ -78,6 +79,44 @@ def top_predictions(
         yield Prediction(image, [round(s, 8) for s in score], numbers, [class_names[int(number)] for number in numbers])
 
 
+def labels_found(
+    logits: Tensor,
+    images: Sequence[str],
+    class_names: Sequence[str],
+    thresholds: Sequence[float],
+    precision_flag: str | None = None,
+) -> Iterator[Prediction]:
+    """The labels of each image of a batch whose probability reaches their threshold, best first; perhaps none.
+
+    Args:
+        logits: (N, classes), of a sigmoid each.
+        images, class_names, precision_flag: as in `top_predictions`.
+        thresholds: one per class.
+
+    Raises:
+        UserError: the logits of an image are not finite numbers.
+    """
+    scores = logits.float().sigmoid()
+    scores, classes = torch.sort(scores, dim=1, descending=True, stable=True)
+    for image, score, numbers in zip(images, scores.tolist(), classes.tolist(), strict=True):
+        if not math.isfinite(sum(score)):
+            raise not_finite(image, "scores", precision_flag)
+        found = [(round(s, 8), number) for s, number in zip(score, numbers, strict=True) if s >= thresholds[number]]
+        yield Prediction(
+            image, [s for s, _ in found], [n for _, n in found], [str(class_names[number]) for _, number in found]
+        )
+
+
+def second_of_two(
+    logits: Tensor, images: Sequence[str], class_names: Sequence[str], threshold: float, precision_flag: str | None
+) -> Iterator[Prediction]:
+    """Of two classes the second where its probability reaches the threshold, else the first; as `top_predictions`."""
+    for found in top_predictions(logits, images, class_names, 2, precision_flag):
+        by_class = dict(zip(found.classes, found.score, strict=True))
+        chosen = int(by_class[1] >= threshold)
+        yield Prediction(found.image, [by_class[chosen]], [chosen], [class_names[chosen]])
+
+
 def not_finite(image: str, what: str, precision_flag: str | None) -> UserError:
     """The error for `what` of an image that are no numbers; for the flag see `top_predictions`."""
     why = f"leave out {precision_flag}" if precision_flag else "the weights are damaged, or of another network"
@@ -89,7 +128,7 @@ class ResultFile:
 
     Args:
         path: the file; None: they are printed only.
-        topk: scores per image.
+        topk: scores per image; None: any number.
         resume: keep the lines that an interrupted run left, and add to them.
 
     Attributes:
@@ -99,7 +138,7 @@ class ResultFile:
         UserError: the file cannot be written, is not one of results, or has another number of scores per image.
     """
 
-    def __init__(self, path: str | None, topk: int, resume: bool = False) -> None:
+    def __init__(self, path: str | None, topk: int | None, resume: bool = False) -> None:
         self.path = path
         self.topk = topk
         self.done: set[str] = set()
@@ -129,7 +168,7 @@ class ResultFile:
                     count = len(json.loads(result)["score"])
                 except (ValueError, TypeError, KeyError):
                     raise UserError(f"--save_json_path {path} is not a file of results: give another one") from None
-                if count != self.topk:
+                if self.topk is not None and count != self.topk:
                     raise UserError(
                         f"--resume: the results in {path} have {count} classes per image: give --topk={count}, or "
                         "another --save_json_path"

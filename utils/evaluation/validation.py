@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from models.network import main_output
 from utils.console import check_readable, log, progress
@@ -51,7 +50,7 @@ def validate(
         interrupted: asked before each batch: whether this process leaves the rest out.
 
     Returns:
-        The figures over all processes, as `utils.evaluation.metrics.total` gives them.
+        The figures over all processes, as `utils.evaluation.metrics.total` gives them, and the meter's own.
 
     Raises:
         UserError: in every process, if there are images and none of them can be read.
@@ -67,13 +66,13 @@ def validate(
                 break
             inputs, labels = prepare(images, labels)
             logits = main_output(network(inputs)).float()
-            meter.add(F.cross_entropy(logits, labels), logits, labels, number)
+            meter.add(meter.loss(logits, labels), logits, labels, number)
             bar.update()
             if lines and number % lines == 0:
-                fields, elapsed = describe(means(meter.sums), meter.topk), time.perf_counter() - clock
+                fields, elapsed = describe(means(meter.sums), meter.names), time.perf_counter() - clock
                 log(f"[Pass {epoch}, test  batch {number}]  {fields}, elapse {elapsed:.4f} sec")
                 clock = time.perf_counter()
-    values = total(meter.sums)
+    values = {**total(meter.sums), **meter.figures()}
     if not values["images"] and not any(gather_objects(interrupted())):
         check_readable(gather_dict(loader.unreadable), 0)
     return values

@@ -82,6 +82,18 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
         lambda args: os.environ.get("WORLD_SIZE", "1") != "1",
         "a single process has all batches",
     ),
+    (
+        ("label_weights_by_ratio", "sum_over_labels"),
+        lambda args: args.multi_label,
+        "it needs --multi_label=True",
+    ),
+    (
+        ("threshold",),
+        lambda args: args.multi_label or args.script in ("infer", "predict"),
+        "it needs --multi_label=True",
+    ),
+    (("topk",), lambda args: not args.multi_label, "with --multi_label, --threshold says how many labels there are"),
+    (("best_metric",), lambda args: args.validate, "--validate=False validates nothing"),
     (("label_smoothing_epsilon",), lambda args: args.use_label_smoothing, "it needs --use_label_smoothing=True"),
     (
         ("use_label_smoothing",),

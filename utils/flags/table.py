@@ -253,6 +253,18 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("accumulate_steps", positive_int, 1, T,
              "Parts of a batch that go through the network one after the other, for batches that do not fit."),
         Flag("sync_bn", boolean, False, T, "Batch-norm statistics over the batches of all processes together."),
+        Flag("multi_label", boolean, False, (*TEIR, "predict"),
+             "Images have several labels: lines `path 0,1,0,...` of a list, a 0 or 1 for each class, and a sigmoid in "
+             "place of the softmax. predict: not given, what the export says."),
+        Flag("threshold", fraction, [0.5], TEIP,
+             "--multi_label: probability from which on an image has a label, one for all classes or one for each. "
+             "infer, predict: of a network of two classes, the probability from which on an image is of the second.",
+             length="+"),
+        Flag("label_weights_by_ratio", boolean, False, T,
+             "--multi_label: weigh the loss of a label by exp(1 - r) where the image has it and by exp(r) where not; r "
+             "is the label's share of the training images."),
+        Flag("sum_over_labels", boolean, False, T,
+             "--multi_label: the loss of an image is the sum over its labels instead of the mean."),
         Flag("use_label_smoothing", boolean, False, T, "Label smoothing."),
         Flag("label_smoothing_epsilon", fraction, 0.1, T, "Label smoothing: share spread over all classes."),
         Flag("use_ema", boolean, False, T, "Keep an exponential moving average of the parameters."),
@@ -346,6 +358,12 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "image, or is taken from --base_size."),
         Flag("crop_sweep_path", str, "crop_sweep.csv", ("eval",),
              "crop_sweep: file for the table; the plot goes beside it, .png."),
+        Flag("tpr_at_fpr", fraction, None, TE,
+             "Networks of two classes: find the threshold that finds most images of class 1 while it takes at most "
+             "this share of those of class 0 for them."),
+        Flag("best_metric", str, None, T,
+             "Figure of the validation by which best_model is chosen. Not given: acc1; with --multi_label map, the "
+             "mean average precision; with --tpr_at_fpr tpr.", choices=("acc1", "map", "accuracy", "ma", "f1", "tpr")),
         Flag("label_map", str, None, ("eval",),
              "File that renumbers the classes of the list as the network has them, a line `old new` for each."),
         Flag("per_class_path", str, None, ("eval",), "File for the accuracy of each class as CSV."),

@@ -64,7 +64,7 @@ def train_transform(args: Namespace) -> TrainTransform:
 
 def training_images(args: Namespace) -> ImageList:
     """The training list, followed by that of --unlabeled_list if there is one."""
-    images = open_dataset(args.data_dir, "train", args.class_dim)
+    images = open_dataset(args.data_dir, "train", args.class_dim, args.multi_label)
     if not args.unlabeled_list:
         return images
     unlabeled = ImageList.find(os.path.join(args.data_dir, args.unlabeled_list))
@@ -78,7 +78,7 @@ def training_images(args: Namespace) -> ImageList:
 def validation_images(args: Namespace) -> ImageList:
     """The validation list; raises `UserError` if there is none."""
     try:
-        return open_dataset(args.data_dir, "val", args.class_dim)
+        return open_dataset(args.data_dir, "val", args.class_dim, args.multi_label)
     except MissingPart as error:
         if args.script != "train":
             raise

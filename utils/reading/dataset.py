@@ -15,7 +15,7 @@ class MissingPart(UserError):
     """A dataset has no training or no validation images, in any form."""
 
 
-def open_dataset(data_dir: str, split: str, class_dim: int | None = None) -> ImageList:
+def open_dataset(data_dir: str, split: str, class_dim: int | None = None, multi_label: bool = False) -> ImageList:
     """Opens a part of a dataset: data_dir/{split}_list.txt if it exists, else tar shards data_dir/{split}*.tar or
     data_dir/{split}/*.tar, else the class folders data_dir/{split}/NAME/.
 
@@ -25,6 +25,7 @@ def open_dataset(data_dir: str, split: str, class_dim: int | None = None) -> Ima
         data_dir: dataset root.
         split: "train" or "val".
         class_dim: number of classes; a label outside it is an error.
+        multi_label: each image has several labels, which only a list can say.
 
     Raises:
         MissingPart: nothing is there.
@@ -35,7 +36,7 @@ def open_dataset(data_dir: str, split: str, class_dim: int | None = None) -> Ima
     list_path = os.path.join(data_dir, f"{split}_list.txt")
     folder = os.path.join(data_dir, split)
     if os.path.isfile(list_path):
-        images = ImageList.from_list_file(list_path, data_dir, class_dim)
+        images = ImageList.from_list_file(list_path, data_dir, class_dim, multi_label)
         # A few lines tell which folder the paths are relative to; a single one might name a missing file.
         sample = [os.path.relpath(images.path(i), data_dir) for i in range(min(len(images), 16))]
         if not any(os.path.exists(os.path.join(data_dir, name)) for name in sample) and any(
@@ -43,6 +44,10 @@ def open_dataset(data_dir: str, split: str, class_dim: int | None = None) -> Ima
         ):
             images.root = folder
         return images
+    if multi_label:
+        raise UserError(
+            f"--data_dir {data_dir} has no {split}_list.txt with lines `path 0,1,0,...`, which --multi_label needs"
+        )
     where = (glob.escape(data_dir), f"{split}*.tar"), (glob.escape(folder), "*.tar")
     for shards in (sorted(glob.glob(os.path.join(*pattern))) for pattern in where):
         if shards:

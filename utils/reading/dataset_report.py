@@ -68,8 +68,10 @@ def describe_dataset(
     print(f"{part}: {len(images)} images, {len(unreadable)} of them unreadable")
     for path, reason in unreadable.items():
         print(f"  unreadable: {path}: {reason}")
-    counts = np.bincount(images.labels, minlength=class_dim)
-    print(f"  classes: {np.count_nonzero(counts)} of {class_dim} have images, {_spread(counts[counts > 0])} each")
+    many = images.labels.ndim > 1
+    counts = images.labels.sum(0, dtype=np.int64) if many else np.bincount(images.labels, minlength=class_dim)
+    spread = f", {_spread(counts[counts > 0])} each" if counts.any() else ""  # images may have none of the labels
+    print(f"  classes: {np.count_nonzero(counts)} of {class_dim} have images{spread}")
     ranked = np.argsort(counts, kind="stable")
     for what, labels in (("fewest", ranked[:5]), ("most", ranked[::-1][:5])):
         print(f"  {what} images: " + ", ".join(f"class {label} has {counts[label]}" for label in labels))

@@ -22,7 +22,7 @@ from utils.reading.folders import (
     outside_of_classes,
     without_images,
 )
-from utils.reading.list_file import list_text, parse_list
+from utils.reading.list_file import list_text, parse_label_list, parse_list
 from utils.reading.shared_array import SharedArray
 
 
@@ -40,7 +40,7 @@ class ImageList:
 
     Attributes:
         root: folder that the paths are relative to.
-        labels: int32 (N,); -1 where there is no label.
+        labels: int32 (N,); -1 where there is no label. Of a list of several labels uint8 (N, classes), 0 or 1.
         class_names: names of the class folders, in label order; None for a list file.
     """
 
@@ -59,18 +59,24 @@ class ImageList:
         self.class_names = class_names
 
     @classmethod
-    def from_list_file(cls, list_path: str, root: str, class_dim: int | None = None) -> ImageList:
+    def from_list_file(
+        cls, list_path: str, root: str, class_dim: int | None = None, multi_label: bool = False
+    ) -> ImageList:
         """Reads a file of lines `relative/path label`; the path may contain blanks.
 
         Args:
             list_path: the file.
             root: folder that its paths are relative to.
             class_dim: number of classes; a label outside 0..class_dim - 1 is an error.
+            multi_label: the lines are `relative/path 0,1,0,...` instead, with a label for each class.
 
         Raises:
             UserError: no such file, an empty one, one in UTF-16, or a line that is wrong (named with its number).
         """
         text = list_text(list_path)
+        if multi_label:
+            assert class_dim is not None, "the number of labels is that of the classes"
+            return cls(text, *parse_label_list(text, list_path, class_dim), root)
         return cls(text, *parse_list(text, list_path, class_dim), root)
 
     @classmethod
@@ -167,7 +173,7 @@ class ImageList:
             return cls.from_paths(paths)
         if name.lower().endswith(".txt"):
             lines = list_text(where).tobytes().decode(errors="surrogateescape").split("\n")
-            paths = [re.sub(r"(?<=\S)\s+\d+$", "", line.strip()) for line in lines if line.strip()]
+            paths = [re.sub(r"(?<=\S)\s+\d+(,[01])*$", "", line.strip()) for line in lines if line.strip()]
             if not paths:
                 raise UserError(f"{where}: the list is empty")
             return cls.from_paths(paths, root=root)
@@ -215,7 +221,7 @@ class ImageList:
         return os.path.join(self.root, self.name(index))
 
     def label(self, index: int) -> int:
-        """Label of an image, -1 if it has none."""
+        """Label of an image, -1 if it has none; of a list of one label per image."""
         return int(self._arrays["labels"][index])
 
     def shuffled(self, seed: int, epoch: int) -> np.ndarray:

@@ -101,6 +101,52 @@ def parse_list(text: np.ndarray, list_path: str, class_dim: int | None) -> tuple
     return starts, lengths, labels
 
 
+def parse_label_list(text: np.ndarray, list_path: str, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Parses lines `path 0,1,0,...`, of images with several labels.
+
+    Args:
+        text: the file, uint8.
+        list_path: its name, for errors.
+        classes: how many labels each line has.
+
+    Returns:
+        As `parse_list`; the labels are uint8 (N, classes).
+
+    Raises:
+        UserError: a line that is wrong, named with its number, or no line at all.
+    """
+    starts, lengths, labels = [], [], []
+    begin = 0
+    for number, line in enumerate(text.tobytes().split(b"\n"), 1):
+        words = line.rsplit(None, 1)
+        if words:
+            digits, commas = words[-1][::2], words[-1][1::2]
+            if len(words) < 2 or len(digits) != classes or digits.strip(b"01") or commas != b"," * (classes - 1):
+                raise UserError(f"{list_path} line {number}: {_bad_labels(os.fsdecode(line.strip()), classes)}")
+            path = words[0].strip()
+            starts.append(begin + line.index(path))
+            lengths.append(len(path))
+            labels.append(digits)
+        begin += len(line) + 1
+    if not starts:
+        raise UserError(f"{list_path} is empty: a line is `relative/path 0,1,0,...`")
+    table = np.frombuffer(b"".join(labels), np.uint8).reshape(-1, classes) - ord("0")
+    return np.array(starts, np.int64), np.array(lengths, np.int32), table
+
+
+def _bad_labels(line: str, classes: int) -> str:
+    """What is wrong with a line of a list of several labels."""
+    values = line.rsplit(None, 1)[-1].split(",")
+    shown = f"{line[:300]}..." if len(line) > 300 else line
+    rule = f"a line is `relative/path 0,1,...`, a 0 or 1 for each of the {classes} classes of --class_dim"
+    if set(values) <= {"0", "1"} and len(values) != classes:
+        return f"{shown!r} has {len(values)} labels: {rule}"
+    if set(values) <= {"0", "1"}:
+        return f"{shown!r} has no path: {rule}"
+    wrong = next(value for value in values if value not in ("0", "1"))
+    return f"label {wrong[:100]!r} of {shown!r} is not 0 or 1: {rule}"
+
+
 def _lines(block: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """The numbers, starts and ends of the lines of whole lines that hold more than blanks, and how many lines there
     are."""

@@ -54,6 +54,5 @@ def copies_of_first(
     first = None
     for images, labels, batch in batches:
         if first is None:
-            repeat = (copies, *[1] * (images.dim() - 1))
-            first = images[:1].repeat(repeat), labels[:1].repeat(copies)
+            first = images[:1].repeat(copies, 1, 1, 1), labels[:1].repeat_interleave(copies, 0)
         yield *first, batch

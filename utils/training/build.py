@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import inspect
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.activation_checkpointing import checkpoint_activations
@@ -15,10 +18,12 @@ from models.network import Network
 from utils.console import log, warn
 from utils.devices import amp_dtype, keep_compiled_code_by_processor, memory_format, place
 from utils.errors import FlagError
+from utils.evaluation.meters import best_metric, check_labels
 from utils.flags.idle import WARM_UP_STRATEGIES, note_idle_flags
 from utils.processes import world_size
 from utils.training.distillation import Distillation
 from utils.training.ema import ExponentialMovingAverage
+from utils.training.loss import Targets, classification_loss, label_weights, labels_loss
 from utils.training.optimizer import Schedule, build_optimizer
 from utils.training.step import TrainStep
 from utils.training.sync_batch_norm import synchronize_batch_norm
@@ -49,6 +54,8 @@ def check_train_flags(args: argparse.Namespace) -> None:
         raise FlagError(f"--unlabeled_list: {args.unlabeled_list} is no list file (.txt)")
     if args.unlabeled_list and not (args.use_distill and args.distill_loss == "js"):
         raise FlagError("--unlabeled_list needs --use_distill=True --distill_loss=js: other losses need labels")
+    check_labels(args)
+    best_metric(args)
     if args.with_mem_opt and _compiles(args):
         raise FlagError(
             "--with_mem_opt cannot be had in a compiled network: leave out --use_compile and --fuse_*, or it"
@@ -118,8 +125,29 @@ def build_distillation(args: argparse.Namespace, device: torch.device) -> Distil
     return Distillation(teacher, args.distill_loss, args.distill_temperature, args.distill_weight)
 
 
-def build_train_step(args: argparse.Namespace, model: Network, device: torch.device) -> TrainStep:
-    """Moves the network to the device and builds what trains it, by the flags."""
+def build_criterion(
+    args: argparse.Namespace, label_shares: np.ndarray | None, device: torch.device
+) -> Callable[[Tensor | tuple[Tensor, ...], Targets, float], Tensor]:
+    """The loss by the flags; `label_shares` are as in `build_train_step`."""
+    if not args.multi_label:
+        return classification_loss
+    weights = None
+    if args.label_weights_by_ratio and label_shares is not None:
+        weights = label_weights(torch.from_numpy(label_shares)).to(device, torch.float32)
+    return partial(labels_loss, weights=weights, sum_over_labels=args.sum_over_labels)
+
+
+def build_train_step(
+    args: argparse.Namespace, model: Network, device: torch.device, label_shares: np.ndarray | None = None
+) -> TrainStep:
+    """Moves the network to the device and builds what trains it, by the flags.
+
+    Args:
+        args: train.py's flags.
+        model: the network.
+        device: of this process.
+        label_shares: each label's share of the training images, (classes,), for --label_weights_by_ratio.
+    """
     place(model, device, memory_format(args, device))
     if args.sync_bn and world_size() > 1:
         synchronize_batch_norm(model, device)
@@ -160,6 +188,7 @@ def build_train_step(args: argparse.Namespace, model: Network, device: torch.dev
         build_schedule(args),
         network=network,
         smoothing=args.label_smoothing_epsilon if args.use_label_smoothing else 0.0,
+        criterion=build_criterion(args, label_shares, device),
         amp_dtype=dtype,
         loss_scale=args.scale_loss,
         dynamic_loss_scaling=args.use_dynamic_loss_scaling,

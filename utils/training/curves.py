@@ -90,6 +90,10 @@ class Curves:
         threading.excepthook = self._excepthook
 
 
+# What the names of figures begin with, after "train_" or "test_", that are drawn below a title.
+_DRAWN = {"loss": ("loss",), "acc": ("acc", "exact", "map", "ma", "tpr"), "lr": ("lr",)}
+
+
 def draw_curves(history: list[dict[str, float]], path: Path) -> None:
     """Draws loss, accuracy and learning rate by epoch into a PNG file."""
     from matplotlib.figure import Figure
@@ -97,7 +101,7 @@ def draw_curves(history: list[dict[str, float]], path: Path) -> None:
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     for axes, title in zip(figure.subplots(1, 3), ("loss", "acc", "lr"), strict=True):
         for name in dict.fromkeys(name for epoch in history for name in epoch):
-            if title in name.split("_")[-1]:
+            if name.split("_")[-1].startswith(_DRAWN[title]):
                 points = [(epoch["epoch"], epoch[name]) for epoch in history if name in epoch]
                 axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 30 else None)
         axes.set_xlabel("epoch")

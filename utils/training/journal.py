@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from utils.console import log, progress
-from utils.evaluation.metrics import describe, total
+from utils.evaluation.meters import best_metric, training_meter
+from utils.evaluation.metrics import describe, named, total
 from utils.flags import Flags
 from utils.training.checkpoint import Position
 from utils.training.curves import Curves
@@ -36,7 +38,7 @@ class Journal:
         self._step = step
         self._position = position
         self._curves = curves
-        self._topk = min(5, args.class_dim)
+        self._names = training_meter(args, torch.device("cpu")).names
         self._accuracy = not (args.use_mixup or args.use_cutmix)  # hits on mixed images mean nothing
         self._bar: Any = None  # of the epoch under way
         # Since the last line of a step: steps, seconds that they waited for the reader, and when it was printed.
@@ -75,7 +77,7 @@ class Journal:
         seconds = time.perf_counter() - self._clock
         rate, elapsed, waited = values["images"] / seconds, seconds / self._steps, self._waited / self._steps
         lr = current_lr(self._step.optimizer)
-        fields = describe(values, self._topk, accuracy=self._accuracy)
+        fields = describe(values, self._names, accuracy=self._accuracy)
         line = f"[Pass {self._position.epoch}, train batch {number}]  {fields}, lr {lr:.5f}, elapse {elapsed:.4f} sec"
         line += f", {rate:.1f} img/s, reader {waited:.4f} sec"
         if self._step.scaling:
@@ -89,7 +91,7 @@ class Journal:
         if self._curves is not None:
             figures = {"loss": values["loss"], "lr": lr, "images_per_second": rate, "reader_seconds": waited}
             if self._accuracy:
-                figures["acc1"] = values["acc1"]
+                figures[self._names[0]] = values["acc1"]
             self._curves.step(self._step.step, {f"train/{name}": value for name, value in figures.items()})
         self._restart_clock()
 
@@ -104,10 +106,10 @@ class Journal:
         fields, figures = [], {"lr": current_lr(self._step.optimizer)}
         for name, values in results.items():
             accuracy = self._accuracy or name != "train"
-            fields.append(describe(values, self._topk, f"{name}_", accuracy))
+            fields.append(describe(values, self._names, f"{name}_", accuracy))
             figures[f"{name}_loss"] = values["loss"]
             if accuracy:
-                figures |= {f"{name}_acc1": values["acc1"], f"{name}_acc{self._topk}": values["acck"]}
+                figures |= {f"{name}_{figure}": value for figure, value in named(values, self._names).items()}
         log(f"[End pass {position.epoch}]  {', '.join(fields)}")
         if self._curves is not None:
             self._curves.epoch(position.epoch, figures)
@@ -115,7 +117,8 @@ class Journal:
 
     def end(self, folder: Path, interrupted: bool) -> None:
         """Says where the results are, and how a run that was interrupted goes on."""
-        figures = {name: f" (test_acc1 {value:.5f})" for name, value in self._position.best.items()}
+        metric = best_metric(self._args)
+        figures = {name: f" (test_{metric} {value:.5f})" for name, value in self._position.best.items()}
         names = [name for name in ("latest", *figures, "curves.png") if (folder / name).exists()]
         if names:  # a run that was profiled saves nothing
             log(f"saved in {folder}: {', '.join(name + figures.get(name, '') for name in names)}")

@@ -17,8 +17,8 @@ class Targets:
     """What a batch is trained towards.
 
     Attributes:
-        labels: classes, int64 (N,).
-        mixed_labels: classes of the images mixed in (mixup, CutMix), int64 (N,); None without mixing.
+        labels: classes, int64 (N,); of several labels per image 0 or 1 for each class, int64 (N, classes).
+        mixed_labels: those of the images mixed in (mixup, CutMix); None without mixing.
         weight: share of `labels` in a mixed batch.
     """
 
@@ -52,6 +52,47 @@ def classification_loss(outputs: Tensor | tuple[Tensor, ...], targets: Targets, 
             return loss
         mixed = F.cross_entropy(logits, targets.mixed_labels, label_smoothing=smoothing)
         return targets.weight * loss + (1.0 - targets.weight) * mixed
+
+    return loss_of_outputs(mixed_loss, outputs)
+
+
+def label_weights(ratios: Tensor) -> Tensor:
+    """The weights of `labels_loss` by the labels' shares of the training images, float (classes,): exp(r) for an image
+    that has not the label and exp(1 - r) for one that has it (Li et al., ACPR 2015), (2, classes)."""
+    return torch.stack((ratios, 1 - ratios)).exp()
+
+
+def labels_loss(
+    outputs: Tensor | tuple[Tensor, ...],
+    targets: Targets,
+    smoothing: float = 0.0,
+    weights: Tensor | None = None,
+    sum_over_labels: bool = False,
+) -> Tensor:
+    """Mean over a batch of the binary cross entropy of several labels per image.
+
+    Args:
+        outputs, targets: as in `classification_loss`; the labels are (N, classes).
+        smoothing: epsilon: a label counts as (1 - epsilon) label + epsilon / classes.
+        weights: of labels that an image has not and that it has, (2, classes); None: 1.
+        sum_over_labels: the loss of an image is the sum over its labels, instead of the mean.
+    """
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        wanted = labels.to(logits.dtype)
+        if smoothing:
+            wanted = wanted * (1 - smoothing) + smoothing / labels.shape[1]
+        losses = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+        if weights is not None:
+            losses = losses * torch.where(labels > 0, weights[1], weights[0])
+        return losses.sum(1).mean() if sum_over_labels else losses.mean()
+
+    def mixed_loss(logits: Tensor) -> Tensor:
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        first = loss(logits, targets.labels)
+        if targets.mixed_labels is None:
+            return first
+        return targets.weight * first + (1.0 - targets.weight) * loss(logits, targets.mixed_labels)
 
     return loss_of_outputs(mixed_loss, outputs)
 

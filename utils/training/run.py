@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from torch import Tensor
 
 from utils.console import is_main_process, log, warn
+from utils.evaluation.meters import training_meter
 from utils.evaluation.metrics import total
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Batch
@@ -66,7 +67,7 @@ class Run:
         # What all processes did of it before is counted by one of them.
         before = self.position.sums if is_main_process() else None
         self.position.sums = None
-        return Tally(self._device, min(5, self._args.class_dim), self._args.print_step, before)
+        return Tally(training_meter(self._args, self._device), self._args.print_step, before)
 
     def _at_max_iter(self) -> bool:
         return 0 < self._args.max_iter <= self._step.step

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from utils.errors import UserError
+from utils.evaluation.meters import BEST_FIELDS, best_metric
 from utils.flags import Flags
 from utils.flags.inputs import INPUT_FLAGS
 from utils.processes import gather_objects
@@ -40,6 +41,7 @@ class Saver:
         self._folder = folder
         self._guards = guards
         self._device = next(step.model.parameters()).device
+        self._best = BEST_FIELDS[best_metric(args)]
         self._saved = True
 
     def is_due(self) -> bool:
@@ -72,8 +74,8 @@ class Saver:
             names.insert(0, str(position.epoch - 1))
         best_before = dict(position.best)
         for name, best in (("test", BEST), ("test_ema", BEST_EMA)):
-            if name in results and results[name]["acc1"] > position.best.get(best, -1.0):
-                position.best[best] = results[name]["acc1"]
+            if name in results and results[name][self._best] > position.best.get(best, -1.0):
+                position.best[best] = results[name][self._best]
                 names.append(best)
         self._save(names, tally)
         if not self._saved:

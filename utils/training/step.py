@@ -7,7 +7,7 @@ adapted there.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ class TrainStep:
         optimizer, schedule: see `utils.training.optimizer`.
         network: what is called, if not `model` itself.
         smoothing: epsilon of label smoothing.
+        criterion: from outputs, targets and smoothing to the loss.
         amp_dtype: type of mixed precision's operations; None for float32.
         loss_scale: initial loss scale of float16.
         dynamic_loss_scaling: adapt the scale; otherwise it stays, and steps with infinite gradients are skipped.
@@ -52,6 +53,7 @@ class TrainStep:
         *,
         network: nn.Module | None = None,
         smoothing: float = 0.0,
+        criterion: Callable[[Tensor | tuple[Tensor, ...], Targets, float], Tensor] = classification_loss,
         amp_dtype: torch.dtype | None = None,
         loss_scale: float = 1.0,
         dynamic_loss_scaling: bool = True,
@@ -65,6 +67,7 @@ class TrainStep:
         self.optimizer = optimizer
         self.schedule = schedule
         self.smoothing = smoothing
+        self.criterion = criterion
         self.clip_norm = clip_norm
         self.ema = ema
         self.distillation = distillation
@@ -137,10 +140,10 @@ class TrainStep:
 
     def _loss(self, images: Tensor, outputs: Tensor | tuple[Tensor, ...], targets: Targets) -> Tensor:
         if self.distillation is None:
-            return classification_loss(outputs, targets, self.smoothing)
+            return self.criterion(outputs, targets, self.smoothing)
         with torch.no_grad():
             teacher = main_output(self.distillation.teacher(images))
-        hard = classification_loss(outputs, targets, self.smoothing) if self.distillation.loss != "js" else None
+        hard = self.criterion(outputs, targets, self.smoothing) if self.distillation.loss != "js" else None
         return self.distillation(hard, outputs, teacher)
 
     def _no_sync(self, wanted: bool) -> contextlib.AbstractContextManager:

@@ -14,15 +14,14 @@ class Tally:
     """Loss and hits of an epoch's steps so far, in this process, and which images the last ones were of.
 
     Args:
-        device: where the sums live.
-        topk: k of the second accuracy.
+        meter: what sums them up.
         remembered: number of steps whose images are remembered.
         before: sums over the processes of the steps of the epoch that a run did before it was resumed.
     """
 
-    def __init__(self, device: torch.device, topk: int, remembered: int, before: Tensor | None = None) -> None:
-        self._meter = Meter(device, topk)
-        self._taken = torch.zeros_like(self._meter.sums) if before is None else before.to(device, copy=True)
+    def __init__(self, meter: Meter, remembered: int, before: Tensor | None = None) -> None:
+        self._meter = meter
+        self._taken = torch.zeros_like(meter.sums) if before is None else before.to(meter.sums.device, copy=True)
         self._recent: deque[tuple[int, Tensor]] = deque(maxlen=remembered)
 
     def add(

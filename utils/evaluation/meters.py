@@ -1,0 +1,100 @@
+"""Which figures are kept of a network's answers, by the flags."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import torch
+
+from utils.errors import FlagError
+from utils.evaluation.labels import LabelsMeter
+from utils.evaluation.metrics import Meter
+from utils.evaluation.rates import RatesMeter
+
+# The field of a meter's figures that each name of --best_metric stands for.
+BEST_FIELDS = {"acc1": "acc1", "accuracy": "acc1", "map": "map", "ma": "ma", "f1": "f1", "tpr": "tpr"}
+
+
+def one_per_class(thresholds: list[float], classes: int) -> list[float]:
+    """--threshold, as one probability per class; raises `FlagError` if it has another number of values."""
+    if len(thresholds) not in (1, classes):
+        raise FlagError(f"--threshold has {len(thresholds)} values: give one, or one for each of the {classes} classes")
+    return thresholds * classes if len(thresholds) == 1 else thresholds
+
+
+def answer_thresholds(
+    args: argparse.Namespace, classes: int, multi_label: bool, noted: Sequence[float] | None = None
+) -> float | list[float] | None:
+    """The thresholds by which infer.py and predict.py answer; see `utils.evaluation.classify.Classifier`.
+
+    Args:
+        args: the script's flags.
+        classes: of the network.
+        multi_label: an image may have several of them.
+        noted: of the export, which --threshold counts for more than.
+
+    Raises:
+        FlagError: --threshold has another number of values, or the network no use for it.
+    """
+    values = args.threshold if "threshold" in args.given or noted is None else list(noted)
+    if multi_label:
+        return one_per_class(values, classes)
+    if "threshold" not in args.given and noted is None:
+        return None
+    if classes != 2 or len(values) != 1:
+        raise FlagError(
+            "--threshold goes with --multi_label=True, or is one number for a network of two classes; this one has "
+            f"{classes}"
+        )
+    return float(values[0])
+
+
+def check_labels(args: argparse.Namespace) -> None:
+    """Raises `FlagError` for flags of train.py or eval.py that do not go with the labels that images have."""
+    if args.tpr_at_fpr is not None and (args.multi_label or args.class_dim != 2):
+        raise FlagError(
+            "--tpr_at_fpr is for networks of two classes: give --class_dim=2 and no --multi_label, or leave it out"
+        )
+    for flag in ("per_class_path", "confusion_path", "crop_sweep") if args.tpr_at_fpr is not None else ():
+        if getattr(args, flag):
+            raise FlagError(f"--{flag} and --tpr_at_fpr are two evaluations: leave out one of them")
+    if not args.multi_label:
+        return
+    one_per_class(args.threshold, args.class_dim)
+    refused = ("use_distill",) if args.script == "train" else ("label_map", "confusion_path", "crop_sweep")
+    for flag in refused:
+        if getattr(args, flag):
+            raise FlagError(f"--{flag} is for images of one label each: leave it out, or --multi_label")
+    if args.crop_num > 1:
+        raise FlagError(f"--crop_num={args.crop_num} is for images of one label each: leave it out, or --multi_label")
+
+
+def training_meter(args: argparse.Namespace, device: torch.device) -> Meter:
+    """What sums up the steps of an epoch."""
+    if args.multi_label:
+        return LabelsMeter(device, one_per_class(args.threshold, args.class_dim))
+    return Meter(device, min(5, args.class_dim))
+
+
+def validation_meter(args: argparse.Namespace, device: torch.device) -> Meter:
+    """What sums up a validation."""
+    if args.multi_label:
+        return LabelsMeter(device, one_per_class(args.threshold, args.class_dim), keep_scores=True)
+    if args.tpr_at_fpr is not None:
+        return RatesMeter(device, args.tpr_at_fpr)
+    return Meter(device, min(5, args.class_dim))
+
+
+def best_metric(args: argparse.Namespace) -> str:
+    """--best_metric, or what stands for it where it was not given.
+
+    Raises:
+        FlagError: the validation has no such figure.
+    """
+    known = ("map", "accuracy", "ma", "f1") if args.multi_label else ("acc1",)
+    if args.tpr_at_fpr is not None:
+        known = ("tpr", *known)
+    if args.best_metric not in (None, *known):
+        raise FlagError(f"--best_metric={args.best_metric}: this validation has {', '.join(known)}")
+    return args.best_metric or known[0]
