@@ -81,3 +81,8 @@ def test_notes_from_before_the_flags(tmp_path, name, order):
     args = parse("infer", [f"--model={name}", f"--pretrained_model={path}"])
     resolve_input(args, noted_input(str(path), name))
     assert (args.resize_backend, args.channel_order) == ("cv2", order)
+
+
+def test_images_have_three_channels():
+    with pytest.raises(FlagError, match=r"grey ones with three equal .* not 1: give --image_shape 3 28 28"):
+        resolve_input(parse("train", ["--image_shape", "1", "28", "28"]))

@@ -8,6 +8,7 @@ import os
 from utils.errors import UserError
 from utils.reading.folders import class_folders, is_dropping
 from utils.reading.image_list import ImageList
+from utils.reading.list_paths import explain_missing
 from utils.reading.tar_shards import TarShards
 
 
@@ -43,6 +44,7 @@ def open_dataset(data_dir: str, split: str, class_dim: int | None = None, multi_
             os.path.exists(os.path.join(folder, name)) for name in sample
         ):
             images.root = folder
+        explain_missing(images, (data_dir, folder), list_path)
         return images
     if multi_label:
         raise UserError(

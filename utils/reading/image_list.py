@@ -23,6 +23,7 @@ from utils.reading.folders import (
     without_images,
 )
 from utils.reading.list_file import list_text, parse_label_list, parse_list
+from utils.reading.list_paths import explain_missing
 from utils.reading.shared_array import SharedArray
 
 
@@ -176,7 +177,9 @@ class ImageList:
             paths = [re.sub(r"(?<=\S)\s+\d+(,[01])*$", "", line.strip()) for line in lines if line.strip()]
             if not paths:
                 raise UserError(f"{where}: the list is empty")
-            return cls.from_paths(paths, root=root)
+            images = cls.from_paths(paths, root=root)
+            explain_missing(images, (root,), where)
+            return images
         if not os.path.lexists(where):
             raise UserError(f"{where}: no such file or folder")
         return cls.from_paths([name], root=root)

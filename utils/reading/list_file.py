@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import numpy as np
 
@@ -33,8 +34,14 @@ def _bad_line(line: str, class_dim: int | None) -> str:
     if len(line) > 300:
         line = f"{line[:300]}..."
     if len(path_and_label) == 1:
-        return f"{line!r} has no label: a line is `relative/path label`"
+        remedy = ": write a blank for the comma" if re.search(r"[,;]\d+$", line) else ""
+        return f"{line!r} has no label: a line is `relative/path label`{remedy}"
     label = path_and_label[1]
+    if re.fullmatch(r"\d+([,;]\d+)+", label):
+        return (
+            f"{line!r} has several labels, {label[:300]}: a line is `relative/path label`, or, for images of several "
+            "classes, with --multi_label=True, `relative/path 0,1,0`"
+        )
     if not label.lstrip("-").isdecimal():
         return f"label {label[:300]!r} of {line!r} is not a whole number: a line is `relative/path label`"
     allowed = f"0..{class_dim - 1} (--class_dim {class_dim})" if class_dim else "0 or more"

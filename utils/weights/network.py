@@ -141,7 +141,11 @@ def resolve_input(args: argparse.Namespace, noted: Mapping[str, Any] | None = No
     elif "image_shape" not in args.given:
         args.image_shape = own["image_shape"]
     if args.image_shape[0] != 3:
-        raise FlagError(f"--image_shape: images are read as RGB, so the first number is 3, not {args.image_shape[0]}")
+        shape = " ".join(map(str, (3, *args.image_shape[1:])))
+        raise FlagError(
+            "--image_shape: images are read as RGB, grey ones with three equal channels, so the first number is 3, "
+            f"not {args.image_shape[0]}: give --image_shape {shape}"
+        )
     for name in INPUT_FLAGS:
         if name not in (*args.given, "image_shape", "resize_short_size"):
             setattr(args, name, own[name])
