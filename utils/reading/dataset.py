@@ -47,7 +47,7 @@ def open_dataset(data_dir: str, split: str, class_dim: int | None = None, multi_
         explain_missing(images, (data_dir, folder), list_path)
         return images
     if multi_label:
-        raise UserError(
+        raise MissingPart(
             f"--data_dir {data_dir} has no {split}_list.txt with lines `path 0,1,0,...`, which --multi_label needs"
         )
     where = (glob.escape(data_dir), f"{split}*.tar"), (glob.escape(folder), "*.tar")
