@@ -190,13 +190,17 @@ def test_resizing_is_that_of_the_flags():
     [
         (["CropImage: {size: 8}"], "does not resize images: give --resize_mode"),
         (["ResizeImage: {size: 9}", "CropImage: {size: 8}"], "cuts images after resizing them to a size"),
+        (
+            ["ResizeImage: {size: 9}", "NormalizeImage: {scale: 0.00392, mean: [123.675, 116.28, 103.53]}"],
+            "by the scale 0.00392 of its inference.yml, its image_mean .* is not of pixels of 0 to 1",
+        ),
         (["ResizeImage: {size: 9, interpolation: hamming, backend: pil}"], "the filter hamming.*give --interpolation"),
     ],
 )
 def test_preparation_without_flags_for_it(transforms, what):
     with pytest.raises(FlagError, match=what):
         described(*transforms)
-    described(*transforms, resize_mode="short", interpolation=1)
+    described(*transforms, resize_mode="short", interpolation=1, image_mean=[0.5] * 3, image_std=[0.5] * 3)
 
 
 def test_imagenet_names():

@@ -167,6 +167,7 @@ def test_damaged_bytes_never_end_a_run(command, tiny_dataset, weights, tmp_path)
     [
         ("image_std", [0, 0, 0], "its description cannot be read"),
         ("image_mean", None, "its description cannot be read"),
+        ("image_mean", [123.675, 116.28, 103.53], "is not of pixels of 0 to 1: export the network again"),
         ("interpolation", 77, "its description cannot be read"),
         ("params_bytes", "many", "its description cannot be read"),
         ("params_name", "../../x", "--params_file"),

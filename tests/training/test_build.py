@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -15,6 +16,7 @@ from utils.errors import FlagError
 from utils.flags import parse
 from utils.reading.build import eval_transform, train_transform
 from utils.training.build import build_schedule, build_train_step, check_train_flags, settle_total_images
+from utils.training.journal import shown_rate
 from utils.weights.network import build_model, resolve_input
 
 # -------------------------------------------------------------------------------------------------- the network's input
@@ -229,12 +231,42 @@ def test_the_last_rate_is_not_above_the_first():
         ),
         (["--lr_strategy=cosine_decay_warmup", "--num_epochs=6"], ""),
         (["--lr_strategy=cosine_decay", "--num_epochs=5"], ""),
+        (["--num_epochs=2"], "--lr 0.1 never decays within --num_epochs 2: --step_epochs 30 is not reached"),
+        (["--step_epochs", "30", "60", "--num_epochs=60"], "--step_epochs 60 is not reached within --num_epochs 60"),
+        (["--num_epochs=31"], ""),
+        (["--lr_strategy=exponential_decay_warmup", "--num_epochs=7"], "never decays within --num_epochs 7"),
+        (["--lr_strategy=exponential_decay_warmup", "--num_epochs=8"], ""),
+        (["--lr_strategy=cosine_decay", "--num_epochs=1"], "--lr_strategy=linear_decay moves every step"),
     ],
 )
-def test_a_rate_that_is_never_reached(flags, said, capsys):
-    check_train_flags(parse("train", flags))
+def test_a_schedule_that_does_not_act_within_the_run(flags, said, capsys):
+    args = parse("train", flags)
+    check_train_flags(args)
     warnings = capsys.readouterr().err
     assert said in warnings and warnings.count("\n") == bool(said)
+    # What is said of the decay is what the schedule does.
+    schedule = dataclasses.replace(build_schedule(args), steps_per_epoch=100)
+    decays = schedule(100 * args.num_epochs - 1) < args.lr
+    assert decays == ("never decays" not in warnings)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--lr=10", "--l2_decay=0.1"], "--l2_decay 0.1 at --lr 10 takes all of a weight away"),
+        (["--optimizer=adamw", "--weight_decay=10"], "--weight_decay 10 at --lr 0.1 takes all"),
+        (["--accumulate_steps=9"], "--accumulate_steps 9 is more than the images of a batch"),
+    ],
+)
+def test_numbers_that_only_together_are_out_of_their_unit(flags, said):
+    with pytest.raises(FlagError, match=said):
+        check_train_flags(parse("train", flags))
+
+
+def test_cutout_of_whole_images():
+    args = parse("train", ["--image_shape=3,32,48", "--use_cutout=True", "--interpolation=1"])
+    with pytest.raises(FlagError, match="--cutout_length 112 hides whole images of 32 x 48: give less, such as 16"):
+        train_transform(args)
 
 
 def test_a_flag_of_the_student_alone_is_not_missed_in_its_teacher(capsys):
@@ -287,6 +319,20 @@ def test_steps_of_an_epoch_of_the_schedule(words, images, steps):
     args = parse("train", words)
     settle_total_images(args, images)
     assert build_schedule(args).steps_per_epoch == steps
+
+
+def test_a_total_of_other_data_is_named(capsys):
+    settle_total_images(parse("train", ["--total_images=1281167"]), 48)
+    assert "--total_images 1281167, by which the schedule counts" in capsys.readouterr().err
+    settle_total_images(parse("train", ["--total_images=1281167"]), 1281166)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("rate", "shown"), [(0.1, "0.10000"), (0.0, "0.00000"), (4e-6, "4e-06"), (0.00056789, "0.0005679")]
+)
+def test_small_rates_keep_their_figures(rate, shown):
+    assert shown_rate(rate) == shown
 
 
 def test_layer_decay_needs_layers():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import UserError, reason
-from utils.flags.inputs import UNNOTED, checked_input
+from utils.flags.inputs import UNNOTED, ScaleError, checked_input
 
 DESCRIPTION = "description.json"
 FORMAT = 1
@@ -91,6 +91,8 @@ class Description:
                 raise ValueError("not thresholds")
             if not description.class_names or not all(isinstance(name, str) for name in description.class_names):
                 raise ValueError("not names")
+        except ScaleError as error:
+            raise UserError(f"--model_file {path}: {error}: export the network again") from None
         except (ValueError, KeyError, TypeError):
             raise UserError(f"--model_file {path} is damaged: its description cannot be read") from None
         return description

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from utils.errors import FlagError
-from utils.flags.inputs import UNNOTED
+from utils.flags.inputs import UNNOTED, of_another_scale
 from utils.formats.inference_yml import IMAGENET_MEAN, IMAGENET_STD, InferenceSettings, Resize
 
 # Of --interpolation.
@@ -49,6 +49,12 @@ def described_input(settings: InferenceSettings, given: Mapping[str, Any], model
         "decode_backend": settings.decoder,
         "channel_order": "rgb" if settings.rgb else "bgr",
     }
+    scale = of_another_scale(found["image_mean"], found["image_std"])
+    if scale and not {"image_mean", "image_std"} <= given.keys():
+        raise FlagError(
+            f"--model_file {model_file}: by the scale {settings.scale:g} of its inference.yml, {scale}: give "
+            "--image_mean and --image_std, of pixels of 0 to 1"
+        )
     if settings.resize is not None:
         found |= _resizing(settings.resize, given, model_file)
     size = settings.crop or (settings.resize and settings.resize.size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from utils.errors import FlagError
@@ -27,6 +27,9 @@ INPUT_FLAGS = (
 )
 # What files mean that were written before these flags existed.
 UNNOTED = {"resize_mode": "short", "resize_backend": "cv2", "decode_backend": "cv2", "channel_order": "rgb"}
+# Of pixels scaled to 0..1. A deviation is no larger than 0.5, but 1 is often given for no scaling at all, and scales
+# may be rounded; one on the scale of 0..255 is never as small as 2.
+LARGEST_MEAN, LARGEST_STD = 1.0, 2.0
 _CHOICES = {
     "interpolation": (None, 0, 1, 2, 3, 4),
     "resize_mode": RESIZE_MODES,
@@ -34,6 +37,18 @@ _CHOICES = {
     "decode_backend": BACKENDS,
     "channel_order": CHANNEL_ORDERS,
 }
+
+
+class ScaleError(ValueError):
+    """Means or standard deviations that are not of pixels scaled to 0..1; the message says which."""
+
+
+def of_another_scale(means: Sequence[float], stds: Sequence[float]) -> str | None:
+    """What is wrong with means and standard deviations that cannot be of pixels scaled to 0..1; None: nothing."""
+    for name, values, largest in (("image_mean", means, LARGEST_MEAN), ("image_std", stds, LARGEST_STD)):
+        if not all(0 <= value <= largest for value in values):
+            return f"its {name} {' '.join(f'{value:g}' for value in values)} is not of pixels of 0 to 1"
+    return None
 
 
 def given_input(args: Namespace) -> dict[str, Any]:
@@ -48,6 +63,7 @@ def checked_input(notes: Mapping[str, Any]) -> dict[str, Any]:
         notes: the flags' values, perhaps among others.
 
     Raises:
+        ScaleError: means or deviations are not of pixels of 0..1.
         KeyError, ValueError, TypeError: one is missing, or none.
     """
     noted = {name: notes[name] if name in notes else UNNOTED[name] for name in INPUT_FLAGS}
@@ -60,6 +76,8 @@ def checked_input(notes: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("not sizes")
     if not all(map(math.isfinite, means + stds)) or min(stds) <= 0:
         raise ValueError("not means and standard deviations")
+    if scale := of_another_scale(means, stds):
+        raise ScaleError(scale)
     for name, choices in _CHOICES.items():
         if noted[name] not in choices:
             raise ValueError(f"not a value of --{name}")

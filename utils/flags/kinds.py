@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -22,15 +23,20 @@ def boolean(text: str) -> bool:
 
 
 def number(
-    kind: type[int] | type[float], low: float = -math.inf, high: float = math.inf, above: bool = False
+    kind: type[int] | type[float],
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above: bool = False,
+    below: bool = False,
 ) -> Callable[[str], Any]:
-    """A parser of one finite number in [low, high], or in (low, high] with `above`."""
+    """A parser of one finite number in [low, high]; without `low` itself if `above`, without `high` if `below`."""
     noun = "a whole number" if kind is int else "a number"
     bounds = []
     if low > -math.inf:
         bounds.append(f"{'above' if above else 'at least'} {low:g}")
     if high < math.inf:
-        bounds.append(f"at most {high if kind is int else format(high, 'g')}")
+        bounds.append(f"{'below' if below else 'at most'} {high if kind is int else format(high, 'g')}")
     allowed = " ".join([noun, " and ".join(bounds)]).strip()
 
     def parse_number(text: str) -> int | float:
@@ -38,7 +44,8 @@ def number(
             value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}") from None
-        if value != value or abs(value) == math.inf or value > high or value < low or (above and value == low):
+        inside = low <= value <= high and not (above and value == low) and not (below and value == high)
+        if not inside or abs(value) == math.inf:  # nan is not inside
             raise argparse.ArgumentTypeError(f"{text} is not allowed: it must be {allowed}")
         return value
 
@@ -50,6 +57,29 @@ non_negative_int = number(int, 0)
 positive = number(float, 0, above=True)
 non_negative = number(float, 0)
 fraction = number(float, 0, 1)
+part = number(float, 0, 1, below=True)  # of which a whole makes no sense: a momentum of 1 never forgets
+
+# Of --crop_sweep.
+MOST_SIZES, LARGEST_SIZE = 1000, 65535
+
+
+def of_pixels(largest: float, above: bool = False) -> Callable[[str], float]:
+    """A parser of a number on the scale of pixels of 0 to 1, which says what one on that of 0 to 255 is there."""
+    parse = number(float, 0, largest, above=above)
+
+    def parse_scaled(text: str) -> float:
+        try:
+            return parse(text)
+        except argparse.ArgumentTypeError:
+            with contextlib.suppress(ValueError):
+                if largest < (value := float(text)) <= 255:
+                    raise argparse.ArgumentTypeError(
+                        f"{text} is on the scale of pixels of 0 to 255, and pixels are of 0 to 1 here: divide all by "
+                        f"255, which makes it {value / 255:.6g}"
+                    ) from None
+            raise
+
+    return parse_scaled
 
 
 def size_range(text: str) -> list[int]:
@@ -60,4 +90,6 @@ def size_range(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r} is not FIRST:LAST:STEP, such as 192:352:32") from None
     if not (0 < first <= last and step > 0):
         raise argparse.ArgumentTypeError(f"{text!r} has no sizes in it: FIRST:LAST:STEP, such as 192:352:32")
+    if last > LARGEST_SIZE or (last - first) // step >= MOST_SIZES:
+        raise argparse.ArgumentTypeError(f"{text!r} is too much: at most {MOST_SIZES} sizes, up to {LARGEST_SIZE}")
     return list(range(first, last + 1, step))

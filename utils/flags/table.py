@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from utils.flags.inputs import BACKENDS, CHANNEL_ORDERS, RESIZE_MODES
+from utils.flags.inputs import BACKENDS, CHANNEL_ORDERS, LARGEST_MEAN, LARGEST_STD, RESIZE_MODES
 from utils.flags.kinds import (
     boolean,
     fraction,
     non_negative,
     non_negative_int,
     number,
+    of_pixels,
+    part,
     positive,
     positive_int,
     size_range,
@@ -150,14 +152,14 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("layer_decay", number(float, 0.01, 1), 1.0, T,
              "--optimizer=adamw, ViT, DeiT, foundation models: each layer learns at this share of the next one's rate. "
              "For finetuning, such as 0.65. 1: all learn at the same rate."),
-        Flag("momentum_rate", fraction, 0.9, T, "Momentum (not Nesterov)."),
+        Flag("momentum_rate", part, 0.9, T, "Momentum (not Nesterov)."),
         Flag("clip_norm", non_negative, 0.0, T,
              "Largest norm of all gradients together; longer ones are scaled down to it. 0: no limit."),
         Flag("step_epochs", positive_int, [30, 60, 90], T,
              "piecewise_decay: epochs at which the rate is multiplied by 0.1.", length="+"),
         Flag("warm_up_epochs", non_negative, 5.0, T, "Length of the warm-up."),
         Flag("decay_epochs", positive, 2.4, T, "exponential_decay_warmup: epochs per decay."),
-        Flag("decay_rate", positive, 0.97, T, "exponential_decay_warmup: factor per decay."),
+        Flag("decay_rate", number(float, 0, 1, above=True), 0.97, T, "exponential_decay_warmup: factor per decay."),
         Flag("drop_connect_rate", number(float, 0, 0.999), 0.2, T, "EfficientNet: rate of dropped residual branches."),
         Flag("drop_path", number(float, 0, 0.999), None, T,
              "Stochastic depth, for networks that have it: rate of dropped residual branches in the last block; as a "
@@ -169,8 +171,8 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     "Reader": (
         Flag("use_dali", boolean, False, TER, "Read with NVIDIA DALI (optional package) instead of OpenCV."),
         Flag("lower_scale", number(float, 0, 1, above=True), 0.08, TR, "Smallest area of a training crop, as a share."),
-        Flag("lower_ratio", positive, 3 / 4, TR, "Smallest aspect ratio of a training crop."),
-        Flag("upper_ratio", positive, 4 / 3, TR, "Largest aspect ratio of a training crop."),
+        Flag("lower_ratio", number(float, 0.05, 20), 3 / 4, TR, "Smallest aspect ratio of a training crop."),
+        Flag("upper_ratio", number(float, 0.05, 20), 4 / 3, TR, "Largest aspect ratio of a training crop."),
         Flag("flip_prob", fraction, 0.5, TR,
              "Probability that a training image is mirrored left to right. 0 where that makes another class of it: "
              "arrows, letters, hands."),
@@ -181,15 +183,15 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "as for --image_shape.",
              aliases=("base_size",)),
         Flag("use_mixup", boolean, False, TR, "Mixup."),
-        Flag("mixup_alpha", positive, 0.2, TR, "Mixup: both parameters of the beta distribution."),
+        Flag("mixup_alpha", number(float, 0.001, 1000), 0.2, TR, "Mixup: both parameters of the beta distribution."),
         Flag("use_cutmix", boolean, False, TR, "CutMix; with --use_mixup, each batch has one of the two."),
-        Flag("cutmix_alpha", positive, 1.0, TR, "CutMix: both parameters of the beta distribution."),
+        Flag("cutmix_alpha", number(float, 0.001, 1000), 1.0, TR, "CutMix: both parameters of the beta distribution."),
         Flag("use_aa", boolean, False, TR, "AutoAugment, ImageNet policy."),
         Flag("use_ra", boolean, False, TR, "RandAugment."),
-        Flag("ra_num_ops", positive_int, 2, TR, "RandAugment: operations per image."),
+        Flag("ra_num_ops", number(int, 1, 14), 2, TR, "RandAugment: operations per image."),
         Flag("ra_magnitude", number(float, 0, 30), 9, TR, "RandAugment: magnitude of the operations, 0 to 30."),
         Flag("random_rotation", number(float, 0, 180), 0.0, TR, "Rotation by up to so many degrees to either side."),
-        Flag("color_jitter", non_negative, [0.0], TR,
+        Flag("color_jitter", number(float, 0, 2), [0.0], TR,
              "Strength of colour jitter: one value for brightness, contrast and saturation, or one for each and "
              "perhaps a fourth for the hue.", length="+"),
         Flag("use_cutout", boolean, False, TR, "Cutout: hide a square."),
@@ -217,10 +219,10 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("channel_order", str, "rgb", TEIPRC,
              "Order of the channels of the network's input. Not given: as for --image_shape.",
              choices=CHANNEL_ORDERS),
-        Flag("image_mean", number(float), [0.485, 0.456, 0.406], TEIPRC,
+        Flag("image_mean", of_pixels(LARGEST_MEAN), [0.485, 0.456, 0.406], TEIPRC,
              "Mean per channel, in --channel_order, for pixels scaled to 0..1. Not given: as for --image_shape.",
              length=3),
-        Flag("image_std", positive, [0.229, 0.224, 0.225], TEIPRC,
+        Flag("image_std", of_pixels(LARGEST_STD, above=True), [0.229, 0.224, 0.225], TEIPRC,
              "Standard deviation per channel, in --channel_order, for pixels scaled to 0..1. Not given: as for "
              "--image_shape.",
              length=3),
@@ -266,7 +268,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("sum_over_labels", boolean, False, T,
              "--multi_label: the loss of an image is the sum over its labels instead of the mean."),
         Flag("use_label_smoothing", boolean, False, T, "Label smoothing."),
-        Flag("label_smoothing_epsilon", fraction, 0.1, T, "Label smoothing: share spread over all classes."),
+        Flag("label_smoothing_epsilon", part, 0.1, T, "Label smoothing: share spread over all classes."),
         Flag("use_ema", boolean, False, T, "Keep an exponential moving average of the parameters."),
         Flag("ema_decay", fraction, 0.9999, T, "EMA: decay d; step t (from 0) uses min(d, (1 + t) / (10 + t))."),
         Flag("with_mem_opt", boolean, False, TEI,
@@ -280,7 +282,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("distill_loss", str, "soft", T,
              "soft: the teacher's softened labels beside the hard ones; js: the Jensen-Shannon divergence to the "
              "teacher alone (SSLD).", choices=("soft", "js")),
-        Flag("distill_temperature", positive, 1.0, T, "soft: temperature on both sides."),
+        Flag("distill_temperature", number(float, 0.01, 1000), 1.0, T, "soft: temperature on both sides."),
         Flag("distill_weight", fraction, 0.5, T, "soft: share of the teacher's loss; the hard labels have the rest."),
         Flag("unlabeled_list", str, None, TR,
              "js: a second list of images, relative to --data_dir, whose labels (if any) are ignored."),

@@ -171,7 +171,7 @@ def image_operations(args: Namespace, mean: Colour) -> tuple[ImageOperation, ...
     if args.use_ra:
         operations.append(RandAugment(args.ra_num_ops, args.ra_magnitude))
     if args.use_cutout:
-        operations.append(Cutout(args.cutout_length, mean))
+        operations.append(Cutout(_cutout_length(args), mean))
     if args.random_erasing:
         operations.append(RandomErasing(args.random_erasing))
     if args.use_hide_and_seek:
@@ -179,6 +179,17 @@ def image_operations(args: Namespace, mean: Colour) -> tuple[ImageOperation, ...
     if args.use_gridmask:
         operations.append(GridMask(mean))
     return tuple(operations)
+
+
+def _cutout_length(args: Namespace) -> int:
+    """--cutout_length, unless it would hide whole images."""
+    side = min(args.image_shape[1:])
+    if args.cutout_length >= side:
+        raise FlagError(
+            f"--cutout_length {args.cutout_length} hides whole images of {args.image_shape[1]} x "
+            f"{args.image_shape[2]}: give less, such as {max(1, side // 2)}"
+        )
+    return args.cutout_length
 
 
 def _jitter_strengths(values: list[float]) -> list[float]:

@@ -44,6 +44,13 @@ def check_train_flags(args: argparse.Namespace) -> None:
         raise FlagError(f"--lower_ratio {args.lower_ratio:g} is above --upper_ratio {args.upper_ratio:g}")
     if args.step_epochs != sorted(set(args.step_epochs)):
         raise FlagError(f"--step_epochs: {' '.join(map(str, args.step_epochs))} is not in increasing order")
+    decay = "weight_decay" if args.optimizer == "adamw" else "l2_decay"
+    if args.lr * getattr(args, decay) >= 1:
+        raise FlagError(
+            f"--{decay} {getattr(args, decay):g} at --lr {args.lr:g} takes all of a weight away in a step: lower it"
+        )
+    if args.accumulate_steps > args.batch_size:
+        raise FlagError(f"--accumulate_steps {args.accumulate_steps} is more than the images of a batch: lower it")
     if args.min_lr > args.lr:
         raise FlagError(f"--min_lr {args.min_lr:g} is above --lr {args.lr:g}")
     if args.use_distill and not (args.teacher_model and args.teacher_pretrained_model):
@@ -61,11 +68,32 @@ def check_train_flags(args: argparse.Namespace) -> None:
             "--with_mem_opt cannot be had in a compiled network: leave out --use_compile and --fuse_*, or it"
         )
     note_idle_flags(args)
+    note_idle_schedule(args)
+
+
+def note_idle_schedule(args: argparse.Namespace) -> None:
+    """Says so where the learning rate does not do what --lr_strategy is for within --num_epochs."""
     if args.lr_strategy in WARM_UP_STRATEGIES and args.num_epochs <= args.warm_up_epochs:
         warn(
             f"--lr {args.lr:g} is never reached: the warm-up of --warm_up_epochs {args.warm_up_epochs:g} is not over "
             f"within --num_epochs {args.num_epochs}; lower --warm_up_epochs"
         )
+        return
+    late = [epoch for epoch in args.step_epochs if epoch >= args.num_epochs]
+    reasons = {
+        "piecewise_decay": f"--step_epochs {late[0]} is not reached; lower it, or choose another --lr_strategy"
+        if late == args.step_epochs
+        else "",
+        "exponential_decay_warmup": f"--decay_epochs {args.decay_epochs:g} after the warm-up are not over; lower them"
+        if args.num_epochs <= args.warm_up_epochs + args.decay_epochs
+        else "",
+    }
+    once = "it moves once an epoch; --lr_strategy=linear_decay moves every step" if args.num_epochs == 1 else ""
+    reasons |= {"cosine_decay": once, "cosine_decay_RMSProp": once}
+    if why := reasons.get(args.lr_strategy):
+        warn(f"--lr {args.lr:g} never decays within --num_epochs {args.num_epochs}: {why}")
+    elif args.lr_strategy == "piecewise_decay" and late and "step_epochs" in args.given:
+        warn(f"--step_epochs {' '.join(map(str, late))} is not reached within --num_epochs {args.num_epochs}")
 
 
 def _compiles(args: argparse.Namespace) -> bool:
@@ -83,6 +111,11 @@ def settle_total_images(args: argparse.Namespace, images: int) -> None:
         args: train.py's flags.
         images: length of the training list, at least a batch.
     """
+    if "total_images" in args.given and not images / 2 <= args.total_images <= images * 2:
+        warn(
+            f"--total_images {args.total_images}, by which the schedule counts its epochs, but --data_dir "
+            f"{args.data_dir} has {images}: leave the flag out for a schedule of these"
+        )
     if "total_images" not in args.given and args.total_images != images:
         args.total_images = images - images % args.batch_size
         what = "the length of the training list"

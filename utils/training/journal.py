@@ -78,8 +78,8 @@ class Journal:
         rate, elapsed, waited = values["images"] / seconds, seconds / self._steps, self._waited / self._steps
         lr = current_lr(self._step.optimizer)
         fields = describe(values, self._names, accuracy=self._accuracy)
-        line = f"[Pass {self._position.epoch}, train batch {number}]  {fields}, lr {lr:.5f}, elapse {elapsed:.4f} sec"
-        line += f", {rate:.1f} img/s, reader {waited:.4f} sec"
+        line = f"[Pass {self._position.epoch}, train batch {number}]  {fields}, lr {shown_rate(lr)}"
+        line += f", elapse {elapsed:.4f} sec, {rate:.1f} img/s, reader {waited:.4f} sec"
         if self._step.scaling:
             line += f", loss scale {self._step.scaler.get_scale():g}"
         if values["skipped"]:
@@ -124,3 +124,8 @@ class Journal:
             log(f"saved in {folder}: {', '.join(name + figures.get(name, '') for name in names)}")
         if interrupted:
             log("stopped on request: the same command with --checkpoint=auto goes on from there")
+
+
+def shown_rate(rate: float) -> str:
+    """A learning rate: five decimals, or four figures where these would leave little of it."""
+    return f"{rate:.5f}" if rate >= 0.001 or not rate else f"{rate:.4g}"

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from utils.console import warn
-from utils.flags.inputs import INPUT_FLAGS, UNNOTED, checked_input
+from utils.flags.inputs import INPUT_FLAGS, UNNOTED, ScaleError, checked_input
 
 
 def read_input_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -34,6 +34,9 @@ def read_input_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
         return {}
     try:
         noted = checked_input({name: _value(notes[name]) for name in INPUT_FLAGS if name in notes})
+    except ScaleError as error:
+        warn(f"{file}: {error}, and not taken: give --image_mean and --image_std, and the like, as in training")
+        return {}
     except (ValueError, TypeError):
         warn(f"{file}: its notes on the network's input make no sense: give --image_shape and the like as in training")
         return {}
