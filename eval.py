@@ -32,7 +32,7 @@ from utils.files import check_can_write, write_text
 from utils.flags.idle import note_idle_flags
 from utils.flags.inputs import INPUT_FLAGS, given_input
 from utils.processes import process_group
-from utils.weights import load_pretrained
+from utils.weights import TO_USE, load_pretrained
 from utils.weights.network import build_model, explained_sizes, noted_input, resolve_input
 
 
@@ -49,7 +49,7 @@ def main() -> None:
         elif args.model_file:
             save(args, evaluate(args, load_exported_network(args, device)))
         else:
-            resolve_input(args, noted_input(args.pretrained_model, args.model))
+            resolve_input(args, noted_input(args.pretrained_model, args.model, args.pretrained_key))
             save(args, evaluate(args, load_network(args, device)))
 
 
@@ -97,14 +97,14 @@ def at_crop_size(args: argparse.Namespace, size: int) -> argparse.Namespace:
     """The flags for one of the sizes of --crop_sweep."""
     sized = copy.copy(args)
     sized.crop_size = size
-    resolve_input(sized, noted_input(args.pretrained_model, args.model))
+    resolve_input(sized, noted_input(args.pretrained_model, args.model, args.pretrained_key))
     return sized
 
 
 def load_network(args: argparse.Namespace, device: torch.device) -> Subject:
     """--model with the weights of --pretrained_model."""
     model = build_model(args)
-    log(str(load_pretrained(model, args.pretrained_model)))
+    log(str(load_pretrained(model, args.pretrained_model, key=args.pretrained_key, remedies=TO_USE)))
     layout = memory_format(args, device)
     place(model, device, layout).eval()
     return Subject(in_mixed_precision(model, device, amp_dtype(args, device)), device, layout)

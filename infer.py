@@ -43,7 +43,7 @@ from utils.reading.class_names import read_class_names
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Loader
 from utils.reading.transforms import normalize
-from utils.weights import load_pretrained
+from utils.weights import TO_USE, load_pretrained
 from utils.weights.network import build_model, explained_sizes, noted_input, resolve_input
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     args = parse("infer")
     check_flags(args)
     note_idle_flags(args)
-    resolve_input(args, noted_input(args.pretrained_model, args.model))
+    resolve_input(args, noted_input(args.pretrained_model, args.model, args.pretrained_key))
     if args.save_inference:
         with explained_sizes(args.model):
             export(args)
@@ -93,7 +93,7 @@ def choose_class_names(args: argparse.Namespace) -> list[str]:
 def load_network(args: argparse.Namespace) -> Network:
     """--model with the weights of --pretrained_model, in evaluation mode."""
     model = build_model(args)
-    log(str(load_pretrained(model, args.pretrained_model)))
+    log(str(load_pretrained(model, args.pretrained_model, key=args.pretrained_key, remedies=TO_USE)))
     return model.eval().requires_grad_(False)
 
 

@@ -43,14 +43,16 @@ from utils.training.run import Run
 from utils.training.seed import seed_everything
 from utils.training.start import RunStart
 from utils.training.step import TrainStep
-from utils.weights import load_pretrained
+from utils.weights import TO_TRAIN, load_pretrained
 from utils.weights.network import build_model, explained_sizes, paddleclas_input, resolve_input
 
 
 def main() -> None:
     args = parse("train")
     check_train_flags(args)
-    resolve_input(args, args.pretrained_model and paddleclas_input(args.pretrained_model, args.model))
+    resolve_input(
+        args, args.pretrained_model and paddleclas_input(args.pretrained_model, args.model, args.pretrained_key)
+    )
     device = choose_device(args)
     with process_group(device), explained_sizes(args.model), RunStart(args, device) as start:
         signal = train(args, device, start)
@@ -80,7 +82,7 @@ def train(args: argparse.Namespace, device: torch.device, start: RunStart) -> in
     model = build_model(args)
     if args.pretrained_model and start.resumed is None:
         excluded = [name.strip() for name in (args.finetune_exclude_pretrained_params or "").split(",")]
-        log(str(load_pretrained(model, args.pretrained_model, exclude=excluded)))
+        log(str(load_pretrained(model, args.pretrained_model, excluded, key=args.pretrained_key, remedies=TO_TRAIN)))
     label_shares = loader.images.labels.mean(0) if args.multi_label else None
     step = build_train_step(args, model, device, label_shares)
     run = Run(start, step, loader.images)

@@ -21,7 +21,7 @@ if __name__ == "__main__":
 
 from utils.console import log, warn
 from utils.processes import refuse_several
-from utils.weights import load_pretrained
+from utils.weights import TO_USE, load_pretrained
 from utils.weights.network import as_flags, build_model, check_model, noted_input, usual_input
 from utils.weights.write import TORCH_SUFFIXES, check_output, dropout_mode, suffix, write_weights
 
@@ -36,13 +36,13 @@ def main() -> None:
         args.image_shape = usual_input(args.model)["image_shape"]
     model = build_model(args)
     published = dropout_mode(model)
-    log(str(load_pretrained(model, args.input, resize=False)))
+    log(str(load_pretrained(model, args.input, key=args.pretrained_key, resize=False, remedies=TO_USE)))
     if suffix(output) not in TORCH_SUFFIXES and dropout_mode(model) != published:
         raise UserError(
             f"--output: {args.model} has dropout of the kind {published} in PaddlePaddle, and these weights are right "
             f"with {dropout_mode(model)} only: write .pth or .safetensors, which carry the kind"
         )
-    notes = noted_input(args.input, args.model)
+    notes = noted_input(args.input, args.model, args.pretrained_key)
     if notes and notes != usual_input(args.model) and suffix(output) != ".safetensors":
         warn(f"only .safetensors notes the network's input: with {output} give {' '.join(as_flags(notes))}")
     write_weights(model, output, args.model, args.class_dim, notes)

@@ -28,6 +28,7 @@ SMALL = {
     "batch_size": 16,
     "num_epochs": 1,
     "lr": 0.01,
+    "lr_strategy": "default_decay",
     "print_step": 1,
     "reader_thread": 0,
     "random_seed": 1,

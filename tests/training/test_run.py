@@ -71,7 +71,7 @@ def test_a_loss_that_explodes_names_step_rate_and_images(train_here, tiny_datase
     """What was saved before stays, and can be resumed."""
     assert train_here(tiny_dataset, tmp_path).code == 0
     before = (tmp_path / NETWORK / "latest" / "state.pt").read_bytes()
-    result = train_here(tiny_dataset, tmp_path, lr=1e30, num_epochs=2, checkpoint="auto")
+    result = train_here(tiny_dataset, tmp_path, lr=1e30, l2_decay=0, num_epochs=2, checkpoint="auto")
     error = result.error
     # The step with the absurd rate still has a finite loss; the one after it has not.
     assert re.search(r"the loss of step 4 is not finite \(learning rate 1e\+30\)", error)
@@ -85,7 +85,7 @@ def test_an_epoch_without_a_finite_loss_is_not_saved(train_here, tiny_dataset, t
     flags = {"use_fp16": True, "amp_dtype": "float16", "validate": False, "batch_size": 48}
     assert train_here(tiny_dataset, tmp_path, **flags).code == 0
     before = (tmp_path / NETWORK / "latest" / "state.pt").read_bytes()
-    result = train_here(tiny_dataset, tmp_path, **flags, lr=1e30, num_epochs=9, checkpoint="auto")
+    result = train_here(tiny_dataset, tmp_path, **flags, lr=1e30, l2_decay=0, num_epochs=9, checkpoint="auto")
     assert "[End pass 1]" in result.out  # its first loss was finite
     assert "no loss of epoch 2 was finite (learning rate 1e+30, loss scale " in result.error
     assert "): lower --lr, or try --amp_dtype=bfloat16" in result.error
@@ -127,9 +127,9 @@ def test_a_loss_scale_that_comes_down(train_here, tiny_dataset, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ({"lr": 1e30}, r"test_loss of epoch 0 is not finite \(learning rate 1e\+30\): lower --lr"),
+        ({"lr": 1e30, "l2_decay": 0}, r"test_loss of epoch 0 is not finite \(learning rate 1e\+30\): lower --lr"),
         (
-            {"lr": 1e300, "validate": False},
+            {"lr": 1e300, "l2_decay": 0, "validate": False},
             r"parameters or batch-norm statistics are not finite after step 0 \(learning rate 1e\+300\)",
         ),
     ],
@@ -169,7 +169,13 @@ def rates(output: str) -> list[float]:
 
 def test_the_schedule_goes_on_by_epochs(train_here, tiny_dataset, tmp_path):
     """With another batch size after an epoch: and an interruption within the next one takes that size."""
-    flags = {"num_epochs": 4, "step_epochs": "2,3", "validate": False, "checkpoint": "auto"}
+    flags = {
+        "num_epochs": 4,
+        "lr_strategy": "piecewise_decay",
+        "step_epochs": "2,3",
+        "validate": False,
+        "checkpoint": "auto",
+    }
     first = train_here(tiny_dataset, tmp_path, **flags | {"num_epochs": 1}, batch_size=4)
     assert rates(first.out) == [0.01] * 12
     second = train_here(tiny_dataset, tmp_path, **flags, batch_size=16, max_iter=17)

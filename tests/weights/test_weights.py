@@ -31,7 +31,7 @@ from models.names import paddleclas_names, published_names
 from utils.errors import UserError
 from utils.flags.inputs import INPUT_FLAGS
 from utils.torchvision_compat import import_torchvision
-from utils.weights import load_pretrained, read_input_notes
+from utils.weights import TO_TRAIN, load_pretrained, read_input_notes
 from utils.weights.matching import linear_weights
 from utils.weights.write import save_weights, write_weights
 
@@ -157,13 +157,6 @@ def test_checkpoint_of_ours(trained, tmp_path):
     assert_same(model, fresh())
 
 
-def test_two_networks_in_one_file_are_told_apart_by_nobody(trained, tmp_path):
-    state = {f"{owner}.{key}": value for owner in ("model", "net") for key, value in trained.state_dict().items()}
-    torch.save(state, tmp_path / "x.pth")
-    with pytest.raises(UserError, match=r"x\.pth.* of two networks: save the state dict of one of them"):
-        load_pretrained(fresh(), tmp_path / "x.pth")
-
-
 @pytest.mark.parametrize("start", [b"\x80", b"PK"], ids=["pickle", "zip"])
 def test_a_safetensors_file_that_starts_as_another(trained, tmp_path, start):
     """With the length of its header, a multiple of 8: one file in 32 starts as a pickle does."""
@@ -259,7 +252,7 @@ def refused(model, path, exclude=()):
     """The message of the error, after checking that the network was left alone."""
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(UserError) as caught:
-        load_pretrained(model, path, exclude)
+        load_pretrained(model, path, exclude, remedies=TO_TRAIN)
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith(str(path))

@@ -22,7 +22,7 @@ import models
 from models.fusion import fuse
 from utils.console import log
 from utils.processes import refuse_several
-from utils.weights import load_pretrained
+from utils.weights import TO_USE, load_pretrained
 from utils.weights.network import build_model, check_model
 from utils.weights.write import check_output, write_weights
 
@@ -37,7 +37,7 @@ def main() -> None:
         known = ", ".join(models.FAMILIES["resnet_acnet"])
         raise FlagError(f"--model: {args.model} has no asymmetric convolutions to fuse: choose one of {known}")
     model = build_model(args)
-    log(str(load_pretrained(model, args.input)))
+    log(str(load_pretrained(model, args.input, key=args.pretrained_key, remedies=TO_USE)))
     write_weights(fuse(model), output, args.model, args.class_dim)
     log(f"wrote {output}: use it with --model={args.model} --deploy=True")
 

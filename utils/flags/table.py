@@ -110,8 +110,11 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "Weights to start from, in any supported format: a checkpoint of ours, a fluid folder of variables, "
              "a state dict, a .caffemodel. eval: or --model_file.", required=("infer",)),
         Flag("finetune_exclude_pretrained_params", str, None, T,
-             "Comma-separated names: parameters whose published or PyTorch name contains one of them are not loaded "
-             "from --pretrained_model."),
+             "Comma-separated names, published or PyTorch's, of parameters that are not loaded from "
+             "--pretrained_model. What is no parameter's whole name is part of one: all that contain it are left out."),
+        Flag("pretrained_key", str, None, (*TEI, *CONVERSION),
+             "What the network is under in the file of weights, of several that it holds: model_ema, student. Not "
+             "given: what fits, and of a network and its average the network itself."),
         Flag("checkpoint", str, None, T,
              "Saved training state to resume from: a checkpoint folder, or auto for the complete one of this run that "
              "was written last; where there is none it starts afresh, from --pretrained_model if that is given."),

@@ -375,7 +375,7 @@ def read_pickle(buffer: bytes | mmap.mmap) -> tuple[dict[str, np.ndarray], int]:
     """Reads a .pdparams file, of fluid.save or of PaddlePaddle 2 and later.
 
     Returns:
-        The arrays by name, and the number of other entries (such as PaddlePaddle's table of other names).
+        The arrays by name (of dictionaries in it by their keys, net.fc.weight), and how many entries have none.
 
     Raises:
         FormatError: it is damaged, or holds anything that is not plain data.
@@ -383,10 +383,18 @@ def read_pickle(buffer: bytes | mmap.mmap) -> tuple[dict[str, np.ndarray], int]:
     entries = read_plain_pickle(buffer)
     if not isinstance(entries, dict):
         raise FormatError(f"it holds a {type(entries).__name__}, not a dictionary of arrays")
-    arrays = {}
-    for name, value in entries.items():
-        if isinstance(value, tuple) and len(value) == 2:
-            value = value[1]
-        if isinstance(value, _Array) and value.array is not None:
-            arrays[name] = value.array
-    return arrays, len(entries) - len(arrays)
+    arrays, others, left, seen = {}, 0, [("", entries)], {id(entries)}
+    while left:
+        before, values = left.pop()
+        for name, value in values.items():
+            value = value[1] if isinstance(value, tuple) and len(value) == 2 else value
+            if not isinstance(name, str) or len(before) + len(name) > 2000 or id(value) in seen:
+                others += 1
+            elif isinstance(value, _Array) and value.array is not None:
+                arrays[before + name] = value.array
+            elif isinstance(value, dict) and any(isinstance(inner, _Array | tuple | dict) for inner in value.values()):
+                seen.add(id(value))
+                left.append((f"{before}{name}.", value))
+            else:
+                others += 1
+    return arrays, others

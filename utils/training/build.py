@@ -27,7 +27,7 @@ from utils.training.loss import Targets, classification_loss, label_weights, lab
 from utils.training.optimizer import Schedule, build_optimizer
 from utils.training.step import TrainStep
 from utils.training.sync_batch_norm import synchronize_batch_norm
-from utils.weights import load_pretrained
+from utils.weights import OF_TEACHER, load_pretrained
 from utils.weights.network import build_model, check_model, explained_options
 
 
@@ -153,7 +153,7 @@ def build_distillation(args: argparse.Namespace, device: torch.device) -> Distil
     if not args.use_distill:
         return None
     teacher = build_model(args, args.teacher_model)
-    log(f"teacher: {load_pretrained(teacher, args.teacher_pretrained_model)}")
+    log(f"teacher: {load_pretrained(teacher, args.teacher_pretrained_model, remedies=OF_TEACHER)}")
     place(teacher, device, memory_format(args, device)).eval().requires_grad_(False)
     return Distillation(teacher, args.distill_loss, args.distill_temperature, args.distill_weight)
 

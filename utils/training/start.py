@@ -29,7 +29,7 @@ from utils.training.curves import Curves
 from utils.training.record import as_markdown, describe_run, note_changed_flags, write_record
 from utils.training.seed import set_random_state
 from utils.training.step import TrainStep
-from utils.weights import load_pretrained
+from utils.weights import TO_RESUME, load_pretrained
 
 T = TypeVar("T")
 
@@ -118,7 +118,7 @@ class RunStart:
         networks = {WEIGHTS: step.model} | ({EMA_WEIGHTS: step.ema.model} if step.ema is not None else {})
         for name, model in networks.items():
             if is_main_process():
-                load_pretrained(model, self.resumed / name, resize=False)
+                load_pretrained(model, self.resumed / name, resize=False, remedies=TO_RESUME)
             broadcast_module(model)
 
     def take_folder(self, steps_done: int) -> tuple[RunFolder | None, Curves | None]:

@@ -9,6 +9,19 @@ all of them fit, and copies them. `utils.weights.network` builds the network tha
 from utils.weights.content import Weights
 from utils.weights.files import read_weights
 from utils.weights.loading import LoadReport, load_pretrained, load_weights
+from utils.weights.misfit import OF_TEACHER, TO_RESUME, TO_TRAIN, TO_USE, Remedies
 from utils.weights.notes import read_input_notes
 
-__all__ = ["LoadReport", "Weights", "load_pretrained", "load_weights", "read_input_notes", "read_weights"]
+__all__ = [
+    "OF_TEACHER",
+    "TO_RESUME",
+    "TO_TRAIN",
+    "TO_USE",
+    "LoadReport",
+    "Remedies",
+    "Weights",
+    "load_pretrained",
+    "load_weights",
+    "read_input_notes",
+    "read_weights",
+]

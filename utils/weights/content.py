@@ -24,6 +24,8 @@ class Weights:
         dropout: the dropout convention that the weights are right under, if the file says it.
         network: the network they are of, if the file says it.
         skipped: entries that are no tensors.
+        origins: of a file with mappings in mappings, names of `tensors` -> the keys that lead to the mapping.
+        others: such keys -> entries of the mapping that are no tensors.
         damaged: files of a folder or archive that cannot be read as a variable -> why.
         unnamed: the tensors of a combined file without its program, in the order of their sorted names.
         program: of an exported model, where names may not tell which tensor is which; it has the names `program_names`.
@@ -36,6 +38,8 @@ class Weights:
     dropout: str | None = None
     network: str | None = None
     skipped: int = 0
+    origins: dict[str, str] = field(default_factory=dict)
+    others: dict[str, int] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
     unnamed: list[Tensor] = field(default_factory=list)
     program: Program | None = None

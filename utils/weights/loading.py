@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,15 +15,28 @@ from models.layers import Dropout
 from models.network import Network
 from utils.console import warn
 from utils.errors import FormatError, UserError, one_line
+from utils.weights.choosing import AmbiguousError
 from utils.weights.content import Weights
 from utils.weights.files import read_weights
 from utils.weights.matching import COUNTER, fit_names, vocabularies
-from utils.weights.misfit import describe_misfit
+from utils.weights.misfit import IN_PYTHON, Remedies, describe_misfit
 
 
 @dataclass
 class LoadReport:
-    """What `load_pretrained` did; as text, one line."""
+    """What `load_pretrained` did; as text, one line.
+
+    Attributes:
+        path, kind: of the file.
+        loaded, ignored, left_out: numbers of tensors.
+        resized, new: names of the network's tensors that are of another image size, or not in the file.
+        dropout: the convention that was set.
+        under: what the network is under in the file, where that does not go without saying.
+        moved: names of the network -> names in the file that are not under it.
+        also: what other networks in the file that would fit are under.
+        outside: other tensors of the file.
+        key_flag: what chooses between networks in a file, if anything does.
+    """
 
     path: str
     kind: str
@@ -33,12 +46,19 @@ class LoadReport:
     resized: Sequence[str] = ()
     new: Sequence[str] = ()
     dropout: str | None = None
+    under: str = ""
+    moved: Mapping[str, str] = field(default_factory=dict)
+    also: Sequence[str] = ()
+    outside: Sequence[str] = ()
+    key_flag: str = ""
 
     def __str__(self) -> str:
-        line = f"loaded {self.loaded} tensors from {self.path} ({self.kind})"
+        under = f", under {self.under}" if self.under else ""
+        line = f"loaded {self.loaded} tensors from {self.path} ({self.kind}{under})"
+        if self.moved:
+            line += f", {_some([f'{name} from {there}' for name, there in self.moved.items()])}"
         if self.resized:
-            more = f" and {len(self.resized) - 1} others" if len(self.resized) > 1 else ""
-            line += f", interpolated {self.resized[0]}{more} from another image size"
+            line += f", interpolated {_some(self.resized)} from another image size"
         if self.new:
             line += f", started {', '.join(self.new)} anew: not in the file"
         if self.ignored:
@@ -47,11 +67,27 @@ class LoadReport:
             line += f", left out {self.left_out}"
         if self.dropout:
             line += f", dropout set to {self.dropout} as the file's training had it"
+        if self.outside:
+            line += f"; not taken: {_some(self.outside)}"
+        if self.also:
+            choice = f" ({self.key_flag}={self.also[0]} takes that)" if self.key_flag else ""
+            line += f"; the network is in the file under {', '.join(self.also)} as well{choice}"
         return line
 
 
+def _some(names: Sequence[str]) -> str:
+    """The first of several names, and how many there are."""
+    return names[0] + (f" and {len(names) - 1} others" if len(names) > 1 else "")
+
+
 def load_pretrained(
-    model: Network, path: str | os.PathLike[str], exclude: Sequence[str] = (), *, resize: bool = True
+    model: Network,
+    path: str | os.PathLike[str],
+    exclude: Sequence[str] = (),
+    *,
+    key: str | None = None,
+    resize: bool = True,
+    remedies: Remedies = IN_PYTHON,
 ) -> LoadReport:
     """Copies the weights of a file, of any kind `read_weights` knows, into a network.
 
@@ -61,18 +97,21 @@ def load_pretrained(
     Args:
         model: changed only if everything fits.
         path: file or folder.
-        exclude: tensors whose PyTorch, fluid, PaddleClas or Caffe name contains one of these stay as they are.
+        exclude: tensors whose PyTorch, fluid, PaddleClas or Caffe name is one of these, or contains one that is no
+            tensor's whole name, stay as they are.
+        key: what the network is under in the file, or behind in its tensors' names, such as model_ema; None: what fits.
         resize: position embeddings and tables of a network built for another image size are interpolated; if not, they
             do not fit.
+        remedies: what errors may advise.
 
     Returns:
         What was done; its `str` is a line for the log.
 
     Raises:
         UserError: the file cannot be read, a tensor is missing, superfluous or of another shape, or one of `exclude`
-            is in no name.
+            is in no name; or several networks in the file fit.
     """
-    return load_weights(model, read_weights(path), path, exclude, resize=resize)
+    return load_weights(model, read_weights(path), path, exclude, key=key, resize=resize, remedies=remedies)
 
 
 @torch.no_grad()
@@ -82,25 +121,30 @@ def load_weights(
     path: str | os.PathLike[str],
     exclude: Sequence[str] = (),
     *,
+    key: str | None = None,
     resize: bool = True,
+    remedies: Remedies = IN_PYTHON,
 ) -> LoadReport:
     """The part of `load_pretrained` after reading `weights` from `path`."""
     exclude = [part for part in exclude if part]
     try:
-        fit = fit_names(model, weights, exclude, resize=resize)
+        fit = fit_names(model, weights, exclude, resize=resize, key=key)
         if exclude:
-            _check_exclude(model, weights, exclude)
+            _check_exclude(model, fit.chosen.weights, exclude, remedies.exclude)
         if not fit.right:
-            raise FormatError(describe_misfit(model, weights, fit, Path(path)))
+            raise FormatError(describe_misfit(model, weights, fit, Path(path), remedies, key))
         if fit.vocabulary in model.forms and fit.vocabulary != model.published_by:
             raise FormatError(
                 f"weights by {fit.vocabulary}, right in its form of the network only: give "
-                f"--model={model.forms[fit.vocabulary]}"
+                f"{remedies.model or 'model'}={model.forms[fit.vocabulary]}"
             )
+    except AmbiguousError as error:
+        choice = f"{remedies.key} chooses" if remedies.key else "save the state dict of one of them"
+        raise UserError(f"{path}: {one_line(error)}: {choice}") from None
     except FormatError as error:
         raise UserError(f"{path}: {one_line(error)}") from None
     if not fit.sources:
-        raise UserError(f"{path}: --finetune_exclude_pretrained_params leaves nothing to load")
+        raise UserError(f"{path}: {remedies.exclude} leaves nothing to load")
     state = model.state_dict()
     for key, source in fit.sources.items():
         state[key].copy_(source)
@@ -109,14 +153,20 @@ def load_weights(
     bad = [key for key, source in values.items() if not math.isfinite(source.sum(dtype=torch.float64).item())]
     if bad:
         warn(f"{path}: {len(bad)} tensors hold values that are not finite, such as {bad[0]}: no answer will be right")
+    chosen = fit.chosen
     report = LoadReport(
         str(path),
         weights.kind,
         loaded=sum(not key.endswith(COUNTER) for key in fit.sources),
-        ignored=len(fit.ignored) + len(weights.damaged) + weights.skipped,
+        ignored=len(fit.ignored) + len(chosen.weights.damaged) + chosen.weights.skipped,
         left_out=sum(not key.endswith(COUNTER) for key in fit.left_out),
         resized=fit.resized,
         new=fit.new,
+        under=chosen.told,
+        moved=chosen.moved,
+        also=chosen.also,
+        outside=chosen.outside,
+        key_flag=remedies.key,
     )
     dropout = model.paddleclas_dropout if fit.vocabulary == "PaddleClas" else weights.dropout
     for layer in model.modules():
@@ -125,11 +175,11 @@ def load_weights(
     return report
 
 
-def _check_exclude(model: Network, weights: Weights, exclude: Sequence[str]) -> None:
+def _check_exclude(model: Network, weights: Weights, exclude: Sequence[str], flag: str) -> None:
     """Refuses a part of a name that is in none, as it is probably misspelt."""
     names = [name for _, vocabulary in vocabularies(model) for name in vocabulary.values()]
     for part in exclude:
         if not any(part in name for name in (*names, *weights.tensors)):
             near = difflib.get_close_matches(part, names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"names are such as {names[-1]}"
-            raise FormatError(f"--finetune_exclude_pretrained_params: no tensor's name contains {part!r}: {hint}")
+            raise FormatError(f"{flag}: no tensor's name contains {part!r}: {hint}")

@@ -14,6 +14,7 @@ from models.network import Network
 from utils.errors import FormatError
 from utils.formats.paddle_program import Program
 from utils.weights.by_use import keys_by_use
+from utils.weights.choosing import Chosen, choose
 from utils.weights.content import Weights
 
 # The counter of PyTorch's batch-norm layers. Only PyTorch's files may have it, and nothing depends on it.
@@ -44,6 +45,7 @@ class Fit:
         new: keys of what the file may lack, and does.
         resized: keys of what was fitted to the network's image size, and of what could be.
         unexpected, ignored: names in the file.
+        chosen: what of the file was taken for the network's.
     """
 
     vocabulary: str
@@ -56,6 +58,7 @@ class Fit:
     resized: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    chosen: Chosen = field(default_factory=lambda: Chosen(Weights("")))
 
     @property
     def right(self) -> bool:
@@ -85,11 +88,17 @@ def linear_weights(model: Network) -> set[str]:
     return {f"{path}.weight" for path, module in model.named_modules() if isinstance(module, nn.Linear)}
 
 
-def fit_names(model: Network, weights: Weights, exclude: Sequence[str] = (), *, resize: bool) -> Fit:
+def fit_names(
+    model: Network, weights: Weights, exclude: Sequence[str] = (), *, resize: bool, key: str | None = None
+) -> Fit:
     """Pairs the tensors of a network and of a file by the names that fit most of them.
 
-    Tensors of another image size are fitted to the network's by its `adapt_tensor`, if `resize` is true.
+    Tensors of another image size are fitted to the network's by its `adapt_tensor`, if `resize` is true. `key` is what
+    the network is under in the file, as in `utils.weights.choosing.choose`.
     """
+    known = [[name for name in names.values() if not name.endswith(COUNTER)] for _, names in vocabularies(model)]
+    chosen = choose(weights, known, key)
+    weights = chosen.weights
     tensors = _name_in_order(model, weights.unnamed) if weights.unnamed else weights.tensors
     if weights.program is not None and not _is_named(model, tensors):
         tensors = _name_by_use(model, weights, weights.program)
@@ -101,6 +110,7 @@ def fit_names(model: Network, weights: Weights, exclude: Sequence[str] = (), *, 
             fit, most = Fit(owner, names), found
         if found == len(names):
             break
+    fit.chosen = chosen
     left_out = left_out_keys(model, exclude) if exclude else set()
     transposed = linear_weights(model) if weights.paddle else set()
     for key, value in model.state_dict().items():
@@ -125,10 +135,11 @@ def fit_names(model: Network, weights: Weights, exclude: Sequence[str] = (), *, 
             fit.missing.append(key)
     wanted = set(fit.names.values())
     computed, auxiliary = model.paddleclas_computed, model.auxiliary_weights
+    full = {*tensors, *(name for _, names in vocabularies(model) for name in names.values())} if exclude else set()
     for name in tensors:
         if name not in wanted:
             known = BYPRODUCTS.fullmatch(name) or re.fullmatch(computed, name) or re.fullmatch(auxiliary, name)
-            surplus = not known and not any(part in name for part in exclude)
+            surplus = not known and not any(_is_meant(part, name, full) for part in exclude)
             (fit.unexpected if surplus else fit.ignored).append(name)
     return fit
 
@@ -157,9 +168,15 @@ def _name_by_use(model: Network, weights: Weights, program: Program) -> dict[str
 
 
 def left_out_keys(model: Network, exclude: Sequence[str]) -> set[str]:
-    """The keys of which a name, in any vocabulary, contains one of `exclude`."""
+    """The keys of which a name, in any vocabulary, is one of `exclude`, or contains one that is no name itself."""
     names = [pair for _, vocabulary in vocabularies(model) for pair in vocabulary.items()]
-    return {key for key, name in names if any(part in name for part in exclude)}
+    full = {name for _, name in names}
+    return {key for key, name in names if any(_is_meant(part, name, full) for part in exclude)}
+
+
+def _is_meant(part: str, name: str, full: set[str]) -> bool:
+    """Whether a tensor is left out by `part`: a whole name stands for itself alone, fc.weight not for aux.fc.weight."""
+    return part == name if part in full else part in name
 
 
 def class_counts(model_tensors: Mapping[str, Tensor], fit: Fit) -> tuple[int, int] | None:

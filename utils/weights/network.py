@@ -84,20 +84,21 @@ def _flags_of(config: InputConfig) -> dict[str, Any]:
     }
 
 
-def noted_input(path: str, name: str) -> dict[str, Any]:
+def noted_input(path: str, name: str, key: str | None = None) -> dict[str, Any]:
     """The `INPUT_FLAGS` that weights of network `name` are right with, as far as their file says more than the name.
 
     Args:
         path: a file or folder of weights, of any kind.
         name: of the network.
+        key: what it is under in the file.
 
     Returns:
         What train.py noted; for weights of PaddleClas, what PaddleClas evaluates the network with; or nothing.
     """
-    return read_input_notes(path) or paddleclas_input(path, name)
+    return read_input_notes(path) or paddleclas_input(path, name, key)
 
 
-def paddleclas_input(path: str, name: str) -> dict[str, Any]:
+def paddleclas_input(path: str, name: str, key: str | None = None) -> dict[str, Any]:
     """The `INPUT_FLAGS` of a network's weights by PaddleClas, if the file has these and they are not the usual ones."""
     check_model(name)
     theirs = _flags_of(models.input_config(name, "PaddleClas"))
@@ -106,7 +107,7 @@ def paddleclas_input(path: str, name: str) -> dict[str, Any]:
     with torch.device("meta"):
         model = models.build(name)
     try:
-        spoken = fit_names(model, read_weights(path), resize=False).vocabulary
+        spoken = fit_names(model, read_weights(path), resize=False, key=key).vocabulary
     except (FormatError, UserError):
         return {}  # whoever loads them says so
     return theirs if spoken == "PaddleClas" else {}

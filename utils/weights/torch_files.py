@@ -16,14 +16,8 @@ from models.layers import DOWNGRADE_IN_INFER, UPSCALE_IN_TRAIN
 from utils.errors import FormatError
 from utils.weights.content import Weights
 
-# Where training scripts put the network's state dict in their checkpoints; the first that is there counts.
-NESTED_UNDER = (
-    *("state_dict", "model", "model_state_dict", "ema", "model_ema", "state_dict_ema"),
-    *("net", "network", "params", "weights", "module"),
-)
-
-# What comes before the names if another module had the network: DistributedDataParallel, torch.compile, a trainer's.
-_OWNERS = re.compile(r"^((module|_orig_mod|model|net|network)\.)+")
+# Of mappings, lists and their entries: training scripts keep a network's state dict a few keys deep.
+MAX_DEPTH, MAX_ENTRIES, LONGEST_NAME = 8, 1_000_000, 2_000
 
 
 class _Unread:
@@ -67,15 +61,9 @@ def read_torch(path: Path, legacy: bool = False) -> Weights:
             ) from None
         reason = text.partition("WeightsUnpickler error: ")[2] or text or type(error).__name__
         raise FormatError(f"not a PyTorch file of weights, or damaged ({reason[:200]})") from None
-    for _ in range(2):
-        nested = [content[key] for key in NESTED_UNDER if isinstance(content, Mapping) and key in content]
-        content = next((value for value in nested if isinstance(value, Mapping)), content)
-    if not isinstance(content, Mapping):
+    if not isinstance(content, Mapping | list | tuple):
         raise FormatError(f"holds a {type(content).__name__}, not a state dict")
-    notes = getattr(content, "_metadata", None)
-    notes = notes.values() if isinstance(notes, Mapping) else ()
-    conventions = [note["dropout"] for note in notes if isinstance(note, Mapping) and "dropout" in note]
-    return _torch_weights("PyTorch file", content, conventions[0] if conventions else None)
+    return _torch_weights("PyTorch file", content)
 
 
 def read_safetensors(path: Path) -> Weights:
@@ -88,15 +76,49 @@ def read_safetensors(path: Path) -> Weights:
     return _torch_weights(".safetensors file", tensors, notes.get("dropout"), notes.get("model"))
 
 
-def _torch_weights(kind: str, content: Mapping[Any, Any], dropout: str | None, network: str | None = None) -> Weights:
-    tensors: dict[str, Tensor] = {}
-    for name, value in content.items():
-        if isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu":
-            own = _OWNERS.sub("", str(name))
-            if own in tensors:
-                raise FormatError(f"it holds {own} of two networks: save the state dict of one of them")
-            tensors[own] = value
+def _torch_weights(kind: str, content: Any, dropout: str | None = None, network: str | None = None) -> Weights:
+    """The tensors of a state dict, or of all in what a training script saved, by the keys that lead to them."""
+    weights = Weights(kind, paddle=False, network=network)
+    seen: set[int] = set()
+    left = [("", content)]
+    entries = 0
+    while left:
+        keys, values = left.pop()
+        if id(values) in seen or keys.count(".") >= MAX_DEPTH:
+            continue
+        seen.add(id(values))
+        dropout = dropout or _noted_dropout(values)
+        tensors, others, deeper = 0, 0, []
+        for key, value in values.items() if isinstance(values, Mapping) else enumerate(values):
+            entries += 1
+            if entries > MAX_ENTRIES:
+                raise FormatError(f"holds more than {MAX_ENTRIES} entries: not a file of weights")
+            if not isinstance(key, str | int):
+                others += 1
+                continue
+            if isinstance(key, str) and len(keys) + len(key) > LONGEST_NAME:
+                raise FormatError(f"holds a name of {len(keys) + len(key)} letters: not a file of weights")
+            name = f"{keys}.{key}" if keys else str(key)
+            if isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu":
+                if name in weights.tensors:
+                    raise FormatError(f"it holds two tensors {name}: save the state dict of the network alone")
+                weights.tensors[name] = value
+                weights.origins[name] = keys
+                tensors += 1
+            elif isinstance(value, Mapping | list | tuple) and value:
+                deeper.append((name, value))
+            else:
+                others += 1
+        left += reversed(deeper)
+        if tensors:
+            weights.others[keys] = others
     # A file that does not say is not of this project, and elsewhere in PyTorch there is one convention only.
-    dropout = dropout if dropout in (DOWNGRADE_IN_INFER, UPSCALE_IN_TRAIN) else UPSCALE_IN_TRAIN
-    skipped = len(content) - len(tensors)
-    return Weights(kind, tensors, paddle=False, dropout=dropout, network=network, skipped=skipped)
+    weights.dropout = dropout if dropout in (DOWNGRADE_IN_INFER, UPSCALE_IN_TRAIN) else UPSCALE_IN_TRAIN
+    return weights
+
+
+def _noted_dropout(values: object) -> str | None:
+    """The convention that a state dict of this project carries, if it is one."""
+    notes = getattr(values, "_metadata", None)
+    notes = notes.values() if isinstance(notes, Mapping) else ()
+    return next((note["dropout"] for note in notes if isinstance(note, Mapping) and "dropout" in note), None)
