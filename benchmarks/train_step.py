@@ -32,7 +32,8 @@ from utils.reading.loader import Batch
 from utils.reading.to_device import to_device
 from utils.reading.transforms import normalize
 from utils.training.loss import Targets
-from utils.training.optimizer import Schedule, build_optimizer
+from utils.training.optimizer import build_optimizer
+from utils.training.schedule import Schedule
 from utils.training.step import TrainStep
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -66,7 +66,8 @@ from utils.processes import process_group, rank, world_size
 from utils.training.sync_batch_norm import synchronize_batch_norm
 from utils.training.step import TrainStep
 from utils.training.loss import Targets
-from utils.training.optimizer import Schedule, build_optimizer
+from utils.training.optimizer import build_optimizer
+from utils.training.schedule import Schedule
 
 ends = {}
 with process_group(torch.device("cpu")):

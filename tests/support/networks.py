@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 import models
-from utils.training.optimizer import Schedule, build_optimizer
+from utils.training.optimizer import build_optimizer
+from utils.training.schedule import Schedule
 from utils.training.step import TrainStep
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -35,6 +35,17 @@ def test_average_starts_at_zero_and_forgets_its_start(decay):
     assert model[1].num_batches_tracked == 6 and ema.model[1].num_batches_tracked == 0
 
 
+def test_average_of_paddleclas_starts_as_the_network():
+    model = normalised_network()
+    ema = ExponentialMovingAverage(model, 0.9, ramps=False)
+    before = model[0].weight.detach().clone()
+    torch.testing.assert_close(ema.model[0].weight, before, rtol=0, atol=0)
+    with torch.no_grad():
+        model[0].weight.add_(1)
+    ema.update()
+    torch.testing.assert_close(ema.model[0].weight, before + 0.1)
+
+
 def test_the_average_is_for_evaluation_and_apart_from_the_network():
     model = normalised_network()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -324,6 +324,18 @@ def test_clipping_is_by_the_norm_of_all_gradients(parts):
     np.testing.assert_array_equal(clipped_gradients(2.0 * norm), free)
 
 
+def test_clipping_of_each_gradient():
+    """PaddlePaddle's ClipGradByNorm."""
+    free = clipped_gradients(0.0)
+    sizes = [parameter.numel() for parameter in small_network().parameters()]
+    parts = np.split(free, np.cumsum(sizes)[:-1])
+    norms = [np.linalg.norm(part) for part in parts]
+    limit = float(np.median(norms))
+    expected = [part * min(1, limit / norm) for part, norm in zip(parts, norms, strict=True)]
+    found = clipped_gradients(0.0, clip_norm_each=limit)
+    np.testing.assert_allclose(found, np.concatenate(expected), rtol=1e-5, atol=1e-12)
+
+
 def test_clipping_is_of_gradients_without_the_loss_scale():
     options = {"amp_dtype": torch.float16, "loss_scale": 256.0}
     free = clipped_gradients(0.0, **options)

@@ -11,7 +11,8 @@ from torch import nn
 
 import models
 from models.errors import OptionError
-from utils.training.optimizer import RMSProp, Schedule, build_optimizer, current_lr, set_lr
+from utils.training.optimizer import RMSProp, build_optimizer, current_lr, set_lr
+from utils.training.schedule import Schedule
 
 
 def adamw(model: nn.Module, lr: float = 0.01, weight_decay: float = 0.05) -> torch.optim.Optimizer:
@@ -146,3 +147,62 @@ def test_warm_up_and_cosine_down_to_a_rate():
     by_epoch = Schedule("cosine_decay", 1e-3, 50, 30, min_lr=1e-5)
     assert by_epoch(0) == by_epoch(49) == 1e-3
     assert by_epoch(15 * 50) == by_epoch(16 * 50 - 1) == pytest.approx(5.05e-4)
+
+
+# ------------------------------------------------------------------------------------------------- PaddleClas's options
+
+
+# By paddle.optimizer of PaddlePaddle 3.3.1 with L2Decay(0.01), or AdamW's weight_decay of 0.05: see `moved`.
+PADDLE = {
+    "nesterov": [0.442050001, 0.454505107, 0.314248989, 0.241330467],
+    "momentum": [0.469500000, 0.461580501, 0.383991371, 0.308777165],
+    "sgd": [0.469500000, 0.489030500, 0.418541470, 0.413122928],
+    "adam": [0.400326797, 0.389909001, 0.324579906, 0.269655936],
+    "adamw": [0.397500003, 0.386752931, 0.319904143, 0.263909427],
+    "rmsprop": [0.199511068, 0.100809242, -0.271376995, -0.626433157],
+}
+
+
+def moved(optimizer_flags: dict, gradients: list[float], value: float = 0.5) -> list[float]:
+    """A parameter's values over steps with the given gradients."""
+    model = nn.Linear(1, 1, bias=False).double()
+    nn.init.constant_(model.weight, value)
+    optimizer = build_optimizer(model, "constant", 0.1, 0.01, **optimizer_flags)
+    values = []
+    for gradient in gradients:
+        model.weight.grad = torch.full_like(model.weight, gradient)
+        optimizer.step()
+        values.append(model.weight.item())
+    return values
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"optimizer": "momentum", "nesterov": True}, PADDLE["nesterov"]),
+        ({"optimizer": "momentum"}, PADDLE["momentum"]),
+        ({"optimizer": "sgd"}, PADDLE["sgd"]),
+        ({"optimizer": "adam", "betas": (0.8, 0.95), "epsilon": 1e-3}, PADDLE["adam"]),
+        ({"optimizer": "adamw", "betas": (0.8, 0.95)}, PADDLE["adamw"]),
+        ({"optimizer": "rmsprop", "rho": 0.9, "epsilon": 1e-3}, PADDLE["rmsprop"]),
+    ],
+    ids=lambda value: value.get("optimizer") if isinstance(value, dict) else "",
+)
+def test_steps_are_those_of_paddlepaddle(flags, expected):
+    assert moved(flags, [0.3, -0.2, 0.7, 0.05]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_paddleclas_does_not_decay():
+    """no_weight_decay_name against the names of its files, and one_dim_param_no_weight_decay."""
+    model = models.build("SwinTransformer_tiny_patch4_window7_224", class_dim=5)
+    names = {parameter: key for key, parameter in model.named_parameters()}
+
+    def decayed(**options) -> set[str]:
+        optimizer = build_optimizer(model, "constant", 0.1, 0.0, optimizer="adamw", **options)
+        return {names[p] for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+
+    words = ["relative_position_bias_table", ".bias", "norm"]
+    expected = {key for key in names.values() if not any(word in key for word in words)}
+    assert decayed(no_decay_names=words) == decayed(no_decay_names=words, decay_vectors=True) == expected
+    assert decayed(no_decay_names=[], decay_vectors=True) == set(names.values())
+    assert decayed(no_decay_names=[]) == {key for parameter, key in names.items() if parameter.dim() > 1}

@@ -17,7 +17,8 @@ import models
 from models.names import published_names
 from utils.training.ema import ExponentialMovingAverage
 from utils.training.loss import Targets
-from utils.training.optimizer import Schedule, build_optimizer
+from utils.training.optimizer import build_optimizer
+from utils.training.schedule import Schedule
 from utils.training.step import TrainStep
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "fixtures" / "training_trajectories.json").read_text())

@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 from utils.console import warn
 
-COSINE_STRATEGIES = ("cosine_decay", "cosine_decay_warmup", "cosine_decay_RMSProp")
-WARM_UP_STRATEGIES = ("cosine_decay_warmup", "exponential_decay_warmup")
-CONSTANT_STRATEGIES = ("adam_decay", "default_decay")
+COSINE_STRATEGIES = ("cosine_decay", "cosine_decay_warmup", "cosine_decay_RMSProp", "cosine", "linear")
+PADDLECLAS_STRATEGIES = ("constant", "cosine", "linear", "step", "multi_step", "piecewise")
+WARM_UP_STRATEGIES = ("cosine_decay_warmup", "exponential_decay_warmup", *PADDLECLAS_STRATEGIES)
+CONSTANT_STRATEGIES = ("adam_decay", "default_decay", "constant")
 
 
 def _uses_adamw(args: Namespace) -> bool:
@@ -21,17 +22,22 @@ def _uses_adam(args: Namespace) -> bool:
     return args.optimizer is None and args.lr_strategy == "adam_decay"
 
 
+def _uses_momentum(args: Namespace) -> bool:
+    by_strategy = ("adam_decay", "exponential_decay_warmup", "cosine_decay_RMSProp")
+    return args.optimizer == "momentum" or (args.optimizer is None and args.lr_strategy not in by_strategy)
+
+
 # Flags, when they have an effect, and else why not. (Those that only some networks have are `build_model`'s to name.)
 CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...] = (
     (
         ("min_lr",),
         lambda args: args.lr_strategy in COSINE_STRATEGIES,
-        "--lr_strategy={lr_strategy} does not follow a cosine",
+        "--lr_strategy={lr_strategy} has no such end",
     ),
     (
         ("step_epochs",),
-        lambda args: args.lr_strategy == "piecewise_decay",
-        "it is of --lr_strategy=piecewise_decay, and that is {lr_strategy}",
+        lambda args: args.lr_strategy in ("piecewise_decay", "piecewise", "multi_step"),
+        "it is of --lr_strategy=piecewise_decay and the like, and that is {lr_strategy}",
     ),
     (
         ("warm_up_epochs",),
@@ -40,9 +46,44 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     ),
     (
         ("decay_epochs", "decay_rate"),
-        lambda args: args.lr_strategy == "exponential_decay_warmup",
-        "it is of --lr_strategy=exponential_decay_warmup, and that is {lr_strategy}",
+        lambda args: args.lr_strategy in ("exponential_decay_warmup", "step", "multi_step"),
+        "it is of --lr_strategy=exponential_decay_warmup and step, and that is {lr_strategy}",
     ),
+    (
+        ("decay_epochs",),
+        lambda args: args.lr_strategy != "multi_step",
+        "--lr_strategy=multi_step goes by --step_epochs",
+    ),
+    (
+        ("warm_up_start_lr", "lr_by_epoch"),
+        lambda args: args.lr_strategy in PADDLECLAS_STRATEGIES,
+        "it is of PaddleClas's schedules, and --lr_strategy is {lr_strategy}",
+    ),
+    (
+        ("lr_values",),
+        lambda args: args.lr_strategy == "piecewise",
+        "it is of --lr_strategy=piecewise, and that is {lr_strategy}",
+    ),
+    (
+        ("lr_power", "lr_cycle"),
+        lambda args: args.lr_strategy == "linear",
+        "it is of --lr_strategy=linear, and that is {lr_strategy}",
+    ),
+    (("nesterov",), _uses_momentum, "it is of --optimizer=momentum"),
+    (
+        ("adam_betas",),
+        lambda args: args.optimizer in ("adam", "adamw") or _uses_adam(args),
+        "it is of --optimizer=adam and adamw",
+    ),
+    (
+        ("optimizer_epsilon",),
+        lambda args: args.optimizer in ("adam", "adamw", "rmsprop") or _uses_adam(args),
+        "it is of --optimizer=adam, adamw and rmsprop",
+    ),
+    (("rmsprop_rho",), lambda args: args.optimizer == "rmsprop", "it is of --optimizer=rmsprop"),
+    (("no_weight_decay", "decay_vectors"), _uses_adamw, "it is of --optimizer=adamw"),
+    (("momentum_rate",), lambda args: args.optimizer not in ("sgd", "adam"), "--optimizer={optimizer} has none"),
+    (("ema_warm_up",), lambda args: args.use_ema, "it needs --use_ema=True"),
     (
         ("total_images",),
         lambda args: args.lr_strategy not in CONSTANT_STRATEGIES,

@@ -92,8 +92,14 @@ LR_STRATEGIES = (
     "adam_decay",
     "cosine_decay_RMSProp",
     "default_decay",
+    "constant",
+    "cosine",
+    "linear",
+    "step",
+    "multi_step",
+    "piecewise",
 )
-OPTIMIZERS = ("momentum", "adamw")
+OPTIMIZERS = ("momentum", "sgd", "adam", "adamw", "rmsprop")
 
 # fmt: off
 GROUPS: dict[str, tuple[Flag, ...]] = {
@@ -143,8 +149,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("test_batch_size", positive_int, 16, T, "The same for validation."),
         Flag("lr", positive, 0.1, T, "Base learning rate, for the whole batch."),
         Flag("lr_strategy", str, "piecewise_decay", T,
-             f"Schedule and optimizer: {', '.join(LR_STRATEGIES)} (constant). Unknown: a warning, and constant."),
-        Flag("min_lr", non_negative, 0.0, T, "Cosine strategies: rate at the end of the run."),
+             f"Schedule and optimizer: {', '.join(LR_STRATEGIES[:8])} (constant); or PaddleClas's schedules, each "
+             f"after a warm-up: {', '.join(LR_STRATEGIES[8:])}. Unknown: a warning, and constant."),
+        Flag("min_lr", non_negative, 0.0, T, "Cosine strategies, linear: rate at the end of the run."),
         Flag("optimizer", str, None, T, "Optimizer. Not given: that of --lr_strategy.", choices=OPTIMIZERS),
         Flag("l2_decay", non_negative, 1e-4, T,
              "L2 penalty added to the gradient of every parameter, batch-norm and bias included, except where a "
@@ -155,14 +162,33 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("layer_decay", number(float, 0.01, 1), 1.0, T,
              "--optimizer=adamw, ViT, DeiT, foundation models: each layer learns at this share of the next one's rate. "
              "For finetuning, such as 0.65. 1: all learn at the same rate."),
-        Flag("momentum_rate", part, 0.9, T, "Momentum (not Nesterov)."),
+        Flag("momentum_rate", part, 0.9, T, "Momentum."),
+        Flag("nesterov", boolean, False, T, "Nesterov's momentum, of --optimizer=momentum."),
+        Flag("adam_betas", part, [0.9, 0.999], T, "adam, adamw: how much the two moments keep at a step.",
+             length=2),
+        Flag("optimizer_epsilon", positive, None, T,
+             "adam, adamw, rmsprop: keeps what is divided by from 0. Not given: 1e-8, rmsprop 1e-6."),
+        Flag("rmsprop_rho", part, 0.95, T, "--optimizer=rmsprop: how much the mean square keeps at a step."),
+        Flag("no_weight_decay", str, None, T,
+             "--optimizer=adamw: parameters are not decayed whose name in PaddleClas's files contains one of these, or "
+             "none. Not given: class tokens and embeddings of positions.", length="+"),
+        Flag("decay_vectors", boolean, False, T, "--optimizer=adamw: decay norms and biases as well."),
         Flag("clip_norm", non_negative, 0.0, T,
              "Largest norm of all gradients together; longer ones are scaled down to it. 0: no limit."),
+        Flag("clip_norm_each", non_negative, 0.0, T,
+             "Largest norm of the gradient of each parameter; a longer one is scaled down to it. 0: no limit."),
         Flag("step_epochs", positive_int, [30, 60, 90], T,
-             "piecewise_decay: epochs at which the rate is multiplied by 0.1.", length="+"),
+             "Epochs at which piecewise_decay multiplies the rate by 0.1, multi_step by --decay_rate, and piecewise "
+             "takes the next of --lr_values.", length="+"),
         Flag("warm_up_epochs", non_negative, 5.0, T, "Length of the warm-up."),
-        Flag("decay_epochs", positive, 2.4, T, "exponential_decay_warmup: epochs per decay."),
-        Flag("decay_rate", number(float, 0, 1, above=True), 0.97, T, "exponential_decay_warmup: factor per decay."),
+        Flag("warm_up_start_lr", non_negative, 0.0, T, "PaddleClas's schedules: rate at the start of the warm-up."),
+        Flag("lr_by_epoch", boolean, False, T, "PaddleClas's schedules: the rate changes once an epoch."),
+        Flag("decay_epochs", positive, 2.4, T, "exponential_decay_warmup, step: epochs per decay."),
+        Flag("decay_rate", number(float, 0, 1, above=True), 0.97, T, "exponential_decay_warmup, step, multi_step: factor per decay."),
+        Flag("lr_values", non_negative, None, T,
+             "piecewise: the rates before, between and after --step_epochs, in place of --lr.", length="+"),
+        Flag("lr_power", positive, 1.0, T, "linear: power of the share of the run that is left."),
+        Flag("lr_cycle", boolean, False, T, "linear: begin anew at the end, over a longer time."),
         Flag("drop_connect_rate", number(float, 0, 0.999), 0.2, T, "EfficientNet: rate of dropped residual branches."),
         Flag("drop_path", number(float, 0, 0.999), None, T,
              "Stochastic depth, for networks that have it: rate of dropped residual branches in the last block; as a "
@@ -274,6 +300,8 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("label_smoothing_epsilon", part, 0.1, T, "Label smoothing: share spread over all classes."),
         Flag("use_ema", boolean, False, T, "Keep an exponential moving average of the parameters."),
         Flag("ema_decay", fraction, 0.9999, T, "EMA: decay d; step t (from 0) uses min(d, (1 + t) / (10 + t))."),
+        Flag("ema_warm_up", boolean, True, T,
+             "EMA: start from zero, with small decays; False, as in PaddleClas: from the network, with --ema_decay."),
         Flag("with_mem_opt", boolean, False, TEI,
              "Activation checkpointing: less memory for more compute. Not in a compiled network."),
         Flag("with_inplace", boolean, True, TEI, "In-place activations."),

@@ -24,7 +24,8 @@ from utils.processes import world_size
 from utils.training.distillation import Distillation
 from utils.training.ema import ExponentialMovingAverage
 from utils.training.loss import Targets, classification_loss, label_weights, labels_loss
-from utils.training.optimizer import Schedule, build_optimizer
+from utils.training.optimizer import build_optimizer
+from utils.training.schedule import Schedule
 from utils.training.step import TrainStep
 from utils.training.sync_batch_norm import synchronize_batch_norm
 from utils.weights import OF_TEACHER, load_pretrained
@@ -51,6 +52,7 @@ def check_train_flags(args: argparse.Namespace) -> None:
         )
     if args.accumulate_steps > args.batch_size:
         raise FlagError(f"--accumulate_steps {args.accumulate_steps} is more than the images of a batch: lower it")
+    check_schedule(args)
     if args.min_lr > args.lr:
         raise FlagError(f"--min_lr {args.min_lr:g} is above --lr {args.lr:g}")
     if args.use_distill and not (args.teacher_model and args.teacher_pretrained_model):
@@ -94,6 +96,20 @@ def note_idle_schedule(args: argparse.Namespace) -> None:
         warn(f"--lr {args.lr:g} never decays within --num_epochs {args.num_epochs}: {why}")
     elif args.lr_strategy == "piecewise_decay" and late and "step_epochs" in args.given:
         warn(f"--step_epochs {' '.join(map(str, late))} is not reached within --num_epochs {args.num_epochs}")
+
+
+def check_schedule(args: argparse.Namespace) -> None:
+    """Raises `FlagError` for flags of a schedule or an optimizer that do not go together."""
+    if args.lr_strategy == "piecewise":
+        count = len(args.step_epochs) + 1
+        if args.lr_values is None or len(args.lr_values) != count:
+            raise FlagError(
+                f"--lr_strategy=piecewise needs {count} --lr_values, one more than the {count - 1} --step_epochs; got "
+                f"{len(args.lr_values or ())}"
+            )
+        args.lr = args.lr_values[0]  # where the warm-up leads
+    if args.nesterov and not args.momentum_rate:
+        raise FlagError("--nesterov=True needs a --momentum_rate above 0")
 
 
 def _compiles(args: argparse.Namespace) -> bool:
@@ -145,7 +161,19 @@ def build_schedule(args: argparse.Namespace) -> Schedule:
         decay_epochs=args.decay_epochs,
         decay_rate=args.decay_rate,
         min_lr=args.min_lr,
+        warm_up_start_lr=args.warm_up_start_lr,
+        by_epoch=args.lr_by_epoch,
+        values=tuple(args.lr_values or ()),
+        power=args.lr_power,
+        cycle=args.lr_cycle,
     )
+
+
+def no_decay_names(args: argparse.Namespace) -> list[str] | None:
+    """--no_weight_decay: what names contain; None where it was not given, nothing for none."""
+    if args.no_weight_decay is None:
+        return None
+    return [] if args.no_weight_decay == ["none"] else args.no_weight_decay
 
 
 def build_distillation(args: argparse.Namespace, device: torch.device) -> Distillation | None:
@@ -214,6 +242,12 @@ def build_train_step(
             optimizer=args.optimizer,
             weight_decay=args.weight_decay,
             layer_decay=args.layer_decay,
+            nesterov=args.nesterov,
+            betas=(args.adam_betas[0], args.adam_betas[1]),
+            epsilon=args.optimizer_epsilon,
+            rho=args.rmsprop_rho,
+            no_decay_names=no_decay_names(args),
+            decay_vectors=args.decay_vectors,
         )
     return TrainStep(
         model,
@@ -226,7 +260,8 @@ def build_train_step(
         loss_scale=args.scale_loss,
         dynamic_loss_scaling=args.use_dynamic_loss_scaling,
         clip_norm=args.clip_norm,
-        ema=ExponentialMovingAverage(model, args.ema_decay) if args.use_ema else None,
+        clip_norm_each=args.clip_norm_each,
+        ema=ExponentialMovingAverage(model, args.ema_decay, args.ema_warm_up) if args.use_ema else None,
         distillation=build_distillation(args, device),
         accumulate_steps=args.accumulate_steps,
     )

@@ -14,27 +14,33 @@ class ExponentialMovingAverage:
     """An averaged copy of a network, `model`, that is evaluated and saved in its place.
 
     As in the original, the average starts at zero without bias correction, takes in the batch-norm running statistics
-    too, and after step t (from 0) decays by min(decay, (1 + t) / (10 + t)), so that the start is soon forgotten.
+    too, and after step t (from 0) decays by min(decay, (1 + t) / (10 + t)), so that the start is soon forgotten. Or, as
+    PaddleClas's, it starts as a copy of the network and always decays by `decay`.
 
     Args:
         model: the network being trained (not its distributed wrapper).
         decay: the largest decay.
+        ramps: whether the decay starts small.
+
+    Attributes:
+        step: number of the step to come.
     """
 
-    def __init__(self, model: Network, decay: float) -> None:
+    def __init__(self, model: Network, decay: float, ramps: bool = True) -> None:
         self.decay = decay
         self.step = 0
+        self.ramps = ramps
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         pairs = list(zip(_tensors(self.model), _tensors(model), strict=True))
         self._averages = [average for average, source in pairs if source.is_floating_point()]
         self._sources = [source for _, source in pairs if source.is_floating_point()]
-        for average in self._averages:
+        for average in self._averages if ramps else ():
             average.zero_()
 
     @torch.no_grad()
     def update(self) -> None:
         """Takes in the network as it is after a step."""
-        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        decay = min(self.decay, (1 + self.step) / (10 + self.step)) if self.ramps else self.decay
         torch._foreach_lerp_(self._averages, self._sources, 1.0 - decay)
         self.step += 1
 

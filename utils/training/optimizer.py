@@ -1,108 +1,21 @@
-"""Learning-rate strategies and their optimizers, step for step those of the original; and AdamW.
+"""Optimizers, and which of a network's parameters they decay.
 
-A strategy is a plain function of the number of steps done, so resuming needs nothing but that number. L2 penalties are
-added to the gradient, which is what `weight_decay` means in the optimizers used here, except in AdamW: its decay is
-decoupled from the gradient.
+L2 penalties are added to the gradient, which is what `weight_decay` means in the optimizers used here, except in AdamW:
+its decay is decoupled from the gradient.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.names import l2_overrides
+from models.names import l2_overrides, paddleclas_names
 from models.network import Network
 from utils.console import warn
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """What the learning-rate strategies are made of.
-
-    Attributes:
-        strategy: name, as in --lr_strategy.
-        lr: base rate.
-        steps_per_epoch: optimizer steps in an epoch.
-        num_epochs: length of the run.
-        step_epochs: where piecewise_decay drops the rate.
-        warm_up_epochs, decay_epochs, decay_rate: see the flags.
-        min_lr: where the cosine strategies end.
-    """
-
-    strategy: str
-    lr: float
-    steps_per_epoch: int
-    num_epochs: int
-    step_epochs: tuple[int, ...] = (30, 60, 90)
-    warm_up_epochs: float = 5.0
-    decay_epochs: float = 2.4
-    decay_rate: float = 0.97
-    min_lr: float = 0.0
-
-    def __call__(self, step: int) -> float:
-        """The learning rate of the step after `step` steps."""
-        return STRATEGIES.get(self.strategy, _constant)(self, step)
-
-
-def _constant(s: Schedule, step: int) -> float:
-    return s.lr
-
-
-def _piecewise(s: Schedule, step: int) -> float:
-    """A tenth of the rate at each of `step_epochs`."""
-    return s.lr * 0.1 ** sum(step >= epoch * s.steps_per_epoch for epoch in s.step_epochs)
-
-
-def _half_cosine(done: float, total: float) -> float:
-    """From 1 to 0 while `done` goes from 0 to `total`; in float32, whose rounding of small rates the original has."""
-    if done >= total:
-        return 0.0
-    return float((np.cos(np.float32(done) * np.float32(math.pi / total)) + np.float32(1)) * np.float32(0.5))
-
-
-def _cosine(s: Schedule, step: int) -> float:
-    """Half a cosine over the run, down to `min_lr`; the rate moves once an epoch."""
-    return s.min_lr + (s.lr - s.min_lr) * _half_cosine(step // s.steps_per_epoch, s.num_epochs)
-
-
-def _cosine_warmup(s: Schedule, step: int) -> float:
-    """Linear from 0 over the warm-up, then half a cosine, down to `min_lr`, that moves every step."""
-    warm_up = s.warm_up_epochs * s.steps_per_epoch
-    if step < warm_up:
-        return s.lr * step / warm_up
-    rest = s.num_epochs * s.steps_per_epoch - warm_up
-    return s.min_lr + (s.lr - s.min_lr) * _half_cosine(step - warm_up, rest)
-
-
-def _exponential_warmup(s: Schedule, step: int) -> float:
-    """Linear from 0 over the warm-up, then a factor `decay_rate` every `decay_epochs`, in steps."""
-    warm_up = s.warm_up_epochs * s.steps_per_epoch
-    if step < warm_up:
-        return s.lr * step / warm_up
-    return s.lr * s.decay_rate ** ((step - warm_up) // (s.decay_epochs * s.steps_per_epoch))
-
-
-def _linear(s: Schedule, step: int) -> float:
-    """Linear to 0 at the end of the run. (The original reached 0 after one epoch, surely by mistake.)"""
-    return s.lr * max(0.0, 1 - step / (s.num_epochs * s.steps_per_epoch))
-
-
-STRATEGIES: dict[str, Callable[[Schedule, int], float]] = {
-    "piecewise_decay": _piecewise,
-    "cosine_decay": _cosine,
-    "cosine_decay_warmup": _cosine_warmup,
-    "exponential_decay_warmup": _exponential_warmup,
-    "linear_decay": _linear,
-    "adam_decay": _constant,
-    "cosine_decay_RMSProp": _cosine,
-    "default_decay": _constant,
-}
+from utils.training.schedule import STRATEGIES
 
 
 class RMSProp(torch.optim.Optimizer):
@@ -187,17 +100,29 @@ def parameter_groups(model: nn.Module, l2_decay: float) -> list[dict]:
     return [{"params": parameters, "weight_decay": decay} for decay, parameters in by_decay.items()]
 
 
-def decoupled_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+def decoupled_groups(
+    model: Network, weight_decay: float, no_decay_names: Sequence[str] | None = None, decay_vectors: bool = False
+) -> list[dict]:
     """The parameters of `model` in two groups, those that AdamW decays and those that it does not.
 
     Not decayed are vectors and scalars, such as those of norms and biases, and what the network says is to be trained
     without any L2 decay: class tokens, position embeddings, tables of relative positions.
+
+    Args:
+        model: the network.
+        weight_decay: of the first group.
+        no_decay_names: in place of what the network says: parameters are not decayed whose name in PaddleClas's files
+            contains one of these.
+        decay_vectors: decay vectors and scalars as well.
     """
-    overrides = l2_overrides(model)
+    if no_decay_names is None:
+        free = {name for name, decay in l2_overrides(model).items() if decay == 0.0}
+    else:
+        published = paddleclas_names(model)
+        free = {name for name in published if any(word in published[name] for word in no_decay_names)}
     decayed, kept = [], []
     for name, parameter in model.named_parameters():
-        free = parameter.dim() <= 1 or overrides.get(name) == 0.0
-        (kept if free else decayed).append(parameter)
+        (kept if name in free or (parameter.dim() <= 1 and not decay_vectors) else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
 
 
@@ -233,37 +158,56 @@ def build_optimizer(
     optimizer: str | None = None,
     weight_decay: float = 0.05,
     layer_decay: float = 1.0,
+    nesterov: bool = False,
+    betas: tuple[float, float] = (0.9, 0.999),
+    epsilon: float | None = None,
+    rho: float = 0.95,
+    no_decay_names: Sequence[str] | None = None,
+    decay_vectors: bool = False,
 ) -> torch.optim.Optimizer:
     """The optimizer of a name, or the one that belongs to a learning-rate strategy.
 
-    By strategy it is Momentum (not Nesterov) for most; RMSProp for exponential_decay_warmup and cosine_decay_RMSProp;
-    Adam, without any decay, for adam_decay. An unknown strategy gets a warning and Momentum.
+    By strategy it is Momentum for most; RMSProp for exponential_decay_warmup and cosine_decay_RMSProp; Adam, without
+    any decay, for adam_decay. An unknown strategy gets a warning and Momentum.
 
     Args:
         model: on its device.
         strategy, lr, l2_decay, momentum: see the flags.
-        optimizer: "momentum", "adamw" (Loshchilov & Hutter, arXiv:1711.05101), or None for that of the strategy.
+        optimizer: "momentum", "sgd" (without momentum), "adam", "adamw" (Loshchilov & Hutter, arXiv:1711.05101),
+            "rmsprop", or None for that of the strategy.
         weight_decay: of AdamW, in place of `l2_decay`: see `decoupled_groups`.
         layer_decay: of AdamW, see `split_by_layer`; 1: all layers learn at the same rate.
+        nesterov: of Momentum: step by the gradient and the velocity to come.
+        betas: of Adam and AdamW.
+        epsilon: of Adam, AdamW and RMSProp; None: the usual one of each.
+        rho: of RMSProp.
+        no_decay_names, decay_vectors: of AdamW, see `decoupled_groups`.
     """
     if strategy not in STRATEGIES:
         warn(f"--lr_strategy: unknown strategy {strategy!r}, the rate stays at {lr}; known: {', '.join(STRATEGIES)}")
     # Fused optimizers go through the parameters once, and take the loss scale on the device; others would wait for it
     # at every step.
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    adam = {"lr": lr, "betas": betas, "eps": 1e-8 if epsilon is None else epsilon, "fused": fused}
     if optimizer == "adamw":
-        groups = decoupled_groups(model, weight_decay)
+        groups = decoupled_groups(model, weight_decay, no_decay_names, decay_vectors)
         if layer_decay != 1.0:
             groups = split_by_layer(model, groups, layer_decay)
-        return torch.optim.AdamW(groups, lr=lr, eps=1e-8, fused=fused)
+        return torch.optim.AdamW(groups, **adam)
     if optimizer is None and strategy == "adam_decay":
-        return torch.optim.Adam(model.parameters(), lr=lr, eps=1e-8, fused=fused)
+        return torch.optim.Adam(model.parameters(), **adam)
     groups = parameter_groups(model, l2_decay)
+    if optimizer == "adam":
+        return torch.optim.Adam(groups, **adam)
+    if optimizer == "rmsprop":
+        return RMSProp(groups, lr, rho=rho, epsilon=1e-6 if epsilon is None else epsilon, momentum=momentum)
     if optimizer is None and strategy == "exponential_decay_warmup":
         return RMSProp(groups, lr, rho=0.9, epsilon=0.001, momentum=momentum)
     if optimizer is None and strategy == "cosine_decay_RMSProp":
         return RMSProp(groups, lr, rho=0.95, epsilon=1.0, momentum=momentum)
-    sgd = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=fused)
+    if optimizer == "sgd" or not momentum:
+        return torch.optim.SGD(groups, lr=lr, fused=fused)
+    sgd = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
     # PyTorch makes the momentum in the first step, and leaves it undefined if loss scaling skips that step.
     for parameter in model.parameters():
         sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)

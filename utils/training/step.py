@@ -18,7 +18,8 @@ from models.network import Network, main_output
 from utils.training.distillation import Distillation
 from utils.training.ema import ExponentialMovingAverage
 from utils.training.loss import Targets, classification_loss
-from utils.training.optimizer import Schedule, set_lr
+from utils.training.optimizer import set_lr
+from utils.training.schedule import Schedule
 
 
 class TrainStep:
@@ -34,6 +35,7 @@ class TrainStep:
         loss_scale: initial loss scale of float16.
         dynamic_loss_scaling: adapt the scale; otherwise it stays, and steps with infinite gradients are skipped.
         clip_norm: largest norm of all gradients together (Pascanu et al., arXiv:1211.5063); 0: no limit.
+        clip_norm_each: largest norm of each parameter's gradient; 0: no limit.
         ema: average to keep.
         distillation: teacher to learn from.
         accumulate_steps: parts of a batch that go through the network one after the other.
@@ -58,6 +60,7 @@ class TrainStep:
         loss_scale: float = 1.0,
         dynamic_loss_scaling: bool = True,
         clip_norm: float = 0.0,
+        clip_norm_each: float = 0.0,
         ema: ExponentialMovingAverage | None = None,
         distillation: Distillation | None = None,
         accumulate_steps: int = 1,
@@ -69,6 +72,7 @@ class TrainStep:
         self.smoothing = smoothing
         self.criterion = criterion
         self.clip_norm = clip_norm
+        self.clip_norm_each = clip_norm_each
         self.ema = ema
         self.distillation = distillation
         self.accumulate_steps = accumulate_steps
@@ -124,9 +128,7 @@ class TrainStep:
                 self.scaler.scale(loss).backward()
             losses.append(loss.detach())
             logits.append(main_output(outputs).detach())
-        if self.clip_norm:
-            self.scaler.unscale_(self.optimizer)  # the limit is for gradients as they are without the loss scale
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        self._clip()
         self.scaler.step(self.optimizer)
         if self.scaling:
             self.scaler.update(self.fixed_scale)
@@ -145,6 +147,18 @@ class TrainStep:
             teacher = main_output(self.distillation.teacher(images))
         hard = self.criterion(outputs, targets, self.smoothing) if self.distillation.loss != "js" else None
         return self.distillation(hard, outputs, teacher)
+
+    def _clip(self) -> None:
+        """Shortens gradients that are too long."""
+        if not self.clip_norm and not self.clip_norm_each:
+            return
+        self.scaler.unscale_(self.optimizer)  # the limits are for gradients as they are without the loss scale
+        if self.clip_norm_each:
+            gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+            norms = torch._foreach_norm(gradients)
+            torch._foreach_mul_(gradients, [(self.clip_norm_each / norm).clamp_max(1) for norm in norms])
+        if self.clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
 
     def _no_sync(self, wanted: bool) -> contextlib.AbstractContextManager:
         """Keeps the processes from exchanging gradients that are not complete yet."""
