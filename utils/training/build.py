@@ -45,6 +45,7 @@ def check_train_flags(args: argparse.Namespace) -> None:
         raise FlagError(f"--lower_ratio {args.lower_ratio:g} is above --upper_ratio {args.upper_ratio:g}")
     if args.step_epochs != sorted(set(args.step_epochs)):
         raise FlagError(f"--step_epochs: {' '.join(map(str, args.step_epochs))} is not in increasing order")
+    check_schedule(args)
     decay = "weight_decay" if args.optimizer == "adamw" else "l2_decay"
     if args.lr * getattr(args, decay) >= 1:
         raise FlagError(
@@ -52,7 +53,6 @@ def check_train_flags(args: argparse.Namespace) -> None:
         )
     if args.accumulate_steps > args.batch_size:
         raise FlagError(f"--accumulate_steps {args.accumulate_steps} is more than the images of a batch: lower it")
-    check_schedule(args)
     if args.min_lr > args.lr:
         raise FlagError(f"--min_lr {args.min_lr:g} is above --lr {args.lr:g}")
     if args.use_distill and not (args.teacher_model and args.teacher_pretrained_model):
