@@ -38,7 +38,7 @@ def main() -> None:
 
     if (source / WEIGHTS).is_file():
         if not (source / EMA_WEIGHTS).is_file():
-            raise UserError(f"--ema_model_dir: {source} has no {EMA_WEIGHTS}: it was trained without --use_ema=True")
+            raise UserError(f"--ema_model_dir: {source} has no {EMA_WEIGHTS}: it is not of train.py --use_ema=True")
         with written_whole(target, "--cleaned_model_dir") as folder:
             folder.mkdir()
             shutil.copyfile(source / EMA_WEIGHTS, folder / WEIGHTS)

@@ -14,7 +14,7 @@ import copy
 import json
 from pathlib import Path
 
-from utils.errors import FlagError, run_script
+from utils.errors import LESS_MEMORY, FlagError, run_script
 from utils.flags import parse
 
 if __name__ == "__main__":
@@ -140,4 +140,4 @@ def load_exported_network(args: argparse.Namespace, device: torch.device) -> Sub
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, LESS_MEMORY)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from utils.errors import FlagError, run_script
+from utils.errors import LESS_MEMORY, FlagError, run_script
 from utils.flags import parse
 
 if __name__ == "__main__":
@@ -157,4 +157,4 @@ def infer(args: argparse.Namespace, device: torch.device) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, LESS_MEMORY)

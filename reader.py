@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from utils.console import check_readable, is_main_process
-from utils.errors import FlagError, run_script
+from utils.errors import LESS_MEMORY, FlagError, run_script
 from utils.flags import parse
 from utils.flags.idle import note_idle_flags
 from utils.processes import (
@@ -129,4 +129,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, LESS_MEMORY)

@@ -10,7 +10,7 @@ import argparse
 import sys
 import time
 
-from utils.errors import run_script
+from utils.errors import LESS_MEMORY, run_script
 from utils.flags import parse
 
 if __name__ == "__main__":
@@ -157,4 +157,4 @@ def log_kpis(results: dict[str, dict[str, float]], speed: float) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, LESS_MEMORY)

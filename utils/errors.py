@@ -13,7 +13,8 @@ from typing import NoReturn
 # Seconds that a process leaves to another one for its line.
 PATIENCE = 10.0
 
-# What a script's flags can do about too little memory.
+# What can be done about too little memory: by anybody, and by the flags of most scripts.
+FREE_MEMORY = "free some on this machine"
 LESS_MEMORY = "lower --batch_size, or --image_shape"
 
 
@@ -89,7 +90,7 @@ def reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
-def of_the_machine(error: BaseException, less_memory: str = LESS_MEMORY) -> str | None:
+def of_the_machine(error: BaseException, less_memory: str = FREE_MEMORY) -> str | None:
     """The line for an error that is the machine's. None for any other.
 
     Args:
@@ -110,22 +111,19 @@ def of_the_machine(error: BaseException, less_memory: str = LESS_MEMORY) -> str 
     ):
         return f"out of memory: {less_memory} ({' '.join(text.split())[:200]})"
     if "No working C++ compiler found" in text or "Failed to find C compiler" in text:  # of Inductor, of Triton
-        return (
-            "--use_compile (which --fuse_* turn on) finds no C++ compiler: install gcc and g++, or name them in the "
-            "variables CC and CXX"
-        )
+        return "--use_compile: there is no C++ compiler: install gcc and g++, or name them in the variables CC and CXX"
     if type(error).__name__ in ("BackendCompilerFailed", "InductorError"):
         lines = [line for line in text.splitlines() if line and not line.startswith("backend=")]
         return (
-            "--use_compile (which --fuse_* turn on): PyTorch's compiler fails on this network or processor "
-            f"({lines[0][:200] if lines else type(error).__name__}): leave the flag out"
+            "--use_compile: PyTorch's compiler fails on this network or processor "
+            f"({lines[0][:200] if lines else type(error).__name__}): leave out whatever turns it on"
         )
     if isinstance(error, ModuleNotFoundError):
         return f"the package {error.name} is not installed: pip install -r requirements.txt"
     return None
 
 
-def run_script(main: Callable[[], object], less_memory: str = LESS_MEMORY) -> NoReturn:
+def run_script(main: Callable[[], object], less_memory: str = FREE_MEMORY) -> NoReturn:
     """Runs a script's `main` and turns what is no fault of the program's into one line on stderr and an exit code.
 
     Args:

@@ -112,7 +112,7 @@ def _end_together(error: BaseException, store: dist.Store) -> int:
                 "another process of this run is gone: it was killed, or its machine failed "
                 "(train.py goes on with --checkpoint=auto, infer.py and predict.py with --resume=True)"
             )
-        elif line := errors.of_the_machine(error):
+        elif line := errors.of_the_machine(error, errors.LESS_MEMORY):
             error = UserError(line)
     code = 1
     if isinstance(error, UserError):

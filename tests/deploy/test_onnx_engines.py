@@ -72,7 +72,7 @@ def test_execution_providers(providers):
     assert providers(second, torch.float32, False, 5) == [limited]
     with pytest.raises(NoGpuError, match="CUDAExecutionProvider is not in this build of it: pip uninstall onnxruntime"):
         providers(GPU, torch.float32, False, without=[onnx_engines.CUDA])
-    with pytest.raises(FlagError, match="need --use_tensorrt"):
+    with pytest.raises(FlagError, match="--use_tensorrt=True has it"):
         providers(GPU, torch.float16, False)
 
 

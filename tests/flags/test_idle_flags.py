@@ -73,12 +73,16 @@ OTHERS = [
     ("infer", "--inference_format=onnx", ["--save_inference=True"]),
     ("infer", "--calibration_images=9", ["--calibration_dir=x"]),
     ("reader", "--mixup_alpha=0.2", ["--use_mixup=True"]),
+    ("convert_model", "--batch_size=9", ["--calibration_dir=x", "--inference_format=onnx"]),
+    ("convert_model", "--reader_thread=2", ["--calibration_dir=x", "--inference_format=onnx"]),
+    ("convert_model", "--reader_buf_size=9", ["--calibration_dir=x", "--inference_format=onnx"]),
 ]
+REQUIRED = {"infer": ["--pretrained_model=w"], "convert_model": ["--model_file=m", "--output=o"]}
 
 
 def named(capsys, script, words) -> list[str]:
     """The flags that are said to do nothing."""
-    note_idle_flags(parse(script, [*words, *(["--pretrained_model=w"] if script == "infer" else [])]))
+    note_idle_flags(parse(script, [*words, *REQUIRED.get(script, [])]))
     lines = capsys.readouterr().err.splitlines()
     found = [re.fullmatch(r"warning: --(\w+) does nothing here: [^{}]+", line) for line in lines]
     assert all(found), lines

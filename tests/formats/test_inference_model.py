@@ -91,7 +91,7 @@ def test_params_file_elsewhere(tmp_path):
     params = (tmp_path / "params").rename(tmp_path / "else" / "weights")
     assert len(read_inference_model(program, params).parameters) == 34
     with pytest.raises(UserError, match=r"model are not beside it, neither as model.pdiparams, .*give --params_file"):
-        read_inference_model(program)
+        read_inference_model(program, remedy="give --params_file")
 
 
 def test_params_in_a_folder_of_their_own(tmp_path):

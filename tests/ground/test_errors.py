@@ -39,12 +39,12 @@ def fails_with(error: BaseException):
         (
             MemoryError("9 GB\nor so"),
             1,
-            "script.py: error: out of memory: lower --batch_size, or --image_shape (9 GB or so)",
+            "script.py: error: out of memory: free some on this machine (9 GB or so)",
         ),
         (
             RuntimeError("InductorError: RuntimeError: Failed to find C compiler. Please specify via CC\nTraceback"),
             1,
-            "script.py: error: --use_compile ",
+            "script.py: error: --use_compile: ",
         ),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",

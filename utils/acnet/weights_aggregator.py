@@ -39,7 +39,7 @@ def main() -> None:
     model = build_model(args)
     log(str(load_pretrained(model, args.input, key=args.pretrained_key, remedies=TO_USE)))
     write_weights(fuse(model), output, args.model, args.class_dim)
-    log(f"wrote {output}: use it with --model={args.model} --deploy=True")
+    log(f"wrote {output}: use it with eval.py --model={args.model} --deploy=True")
 
 
 if __name__ == "__main__":

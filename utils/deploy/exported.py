@@ -124,11 +124,11 @@ def _load_own(
     if is_archive:
         if engine not in ("auto", "pytorch") or use_tensorrt:
             wanted = "--use_tensorrt" if use_tensorrt else f"--engine={engine}"
-            raise FlagError(f"{wanted} runs ONNX models: export the network with --inference_format=onnx")
+            raise FlagError(f"{wanted} runs ONNX models: export the network by infer.py --inference_format=onnx")
         return _load_program(model_file, params_file, device, dtype, batch_size, use_compile)
     if engine == "pytorch" or use_compile:
         wanted = "--use_compile" if use_compile else "--engine=pytorch"
-        raise FlagError(f"{wanted} runs programs of PyTorch: export the network with --inference_format=torch")
+        raise FlagError(f"{wanted} runs programs of PyTorch: export the network by infer.py --inference_format=torch")
 
     def load(device: torch.device) -> ExportedNetwork:
         return load_onnx(model_file, params_file, device, dtype, engine, batch_size, use_tensorrt, gpu_mem)

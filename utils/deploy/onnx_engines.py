@@ -104,7 +104,7 @@ def choose_engine(engine: str, device: torch.device, dtype: torch.dtype, precisi
     if engine == "onnxruntime" and on_cpu and dtype != torch.float32:
         raise FlagError(
             f"ONNX Runtime has no {str(dtype).removeprefix('torch.')} on a CPU: install openvino, or export the "
-            "network with --inference_format=torch"
+            "network by infer.py --inference_format=torch"
         )
     return engine
 
@@ -181,7 +181,9 @@ def _providers(
         engines = _engine_folder(model, ort.__version__)
         return [(TENSORRT, {**gpu, **_tensorrt_options(description, dtype, batch_size, gpu_mem, engines)}), cuda]
     if dtype != torch.float32:
-        raise FlagError("--use_fp16 and --use_bf16 with an ONNX model on a GPU need --use_tensorrt")
+        raise FlagError(
+            "half precision of an ONNX model on a GPU: predict.py --use_tensorrt=True has it, and nothing else"
+        )
     return [cuda]
 
 

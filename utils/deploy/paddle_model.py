@@ -94,7 +94,7 @@ def read_paddle(
         UserError: the files cannot be read or translated, or are not those of an image classifier.
     """
     given = given or {}
-    model = read_inference_model(model_file, params_file)
+    model = read_inference_model(model_file, params_file, remedy="give --params_file")
     try:
         settings = None if model.settings is None else read_inference_yml(model.settings)
     except FormatError as error:
@@ -200,7 +200,9 @@ def choose_output(outputs: tuple[Output, ...], name: str | None, features: bool,
             raise FlagError(f"--output_name {name}: the outputs of --model_file {model_file} are {listed}")
         wrong = outputs[chosen[0]].shape[:1] != (None,) if features else not outputs[chosen[0]].is_classes
         if wrong:
-            what = "a row per image" if features else "a number per image and class; --features_path writes it"
+            what = (
+                "a row per image" if features else "a number per image and class; predict.py --features_path writes it"
+            )
             raise FlagError(f"--output_name: {listed}: {name} is not {what}")
         return chosen[0]
     if features:
@@ -213,7 +215,7 @@ def choose_output(outputs: tuple[Output, ...], name: str | None, features: bool,
         problem = "several outputs that it may be" if chosen else "no output of shape (images, classes)"
         raise FlagError(
             f"--model_file {model_file} has {problem}: {listed}; give --output_name, or, for one that is no classes, "
-            "--features_path"
+            "predict.py --features_path"
         )
     return chosen[0]
 
@@ -224,12 +226,12 @@ def _check_scores(output: Output, post: PostProcess | None, model_file: str) -> 
     if kind not in (None, "Topk"):
         raise UserError(
             f"--model_file {model_file}: PostProcess {kind} of inference.yml is not supported: write the output with "
-            "--features_path, or give inference.yml PostProcess: {Topk: {topk: 1}}"
+            "predict.py --features_path, or give inference.yml PostProcess: {Topk: {topk: 1}}"
         )
     if output.activation == "sigmoid":
         raise UserError(
             f"--model_file {model_file}: its output {output.label[:100]} is a sigmoid, so an image may have "
-            "several classes: write the output with --features_path"
+            "several classes: write the output with predict.py --features_path"
         )
 
 

@@ -162,6 +162,11 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
         "it needs --save_inference=True",
     ),
     (("calibration_images",), lambda args: args.calibration_dir, "it needs --calibration_dir"),
+    (
+        ("batch_size", "reader_thread", "reader_buf_size"),
+        lambda args: args.calibration_dir or args.script != "convert_model",
+        "convert_model.py reads images for --calibration_dir only",
+    ),
 )
 
 

@@ -229,7 +229,7 @@ def _named(name: str) -> Iterator[None]:
         raise FormatError(f"{name}: {error}") from None
 
 
-def _parameters_beside(files: Mapping[str, Buffer], name: str, program: Program) -> dict[str, np.ndarray]:
+def _parameters_beside(files: Mapping[str, Buffer], name: str, program: Program, remedy: str) -> dict[str, np.ndarray]:
     candidates = (f"{_stem(name)}.pdiparams", *_PARAMETERS)
     for candidate in candidates:
         if (content := files.get(candidate)) is not None:
@@ -238,7 +238,7 @@ def _parameters_beside(files: Mapping[str, Buffer], name: str, program: Program)
     if program.parameters and program.parameters[0] not in files:
         raise FormatError(
             f"the parameters of {name} are not beside it, neither as {', '.join(candidates)} nor each in a file of its "
-            "own: give --params_file"
+            f"own: {remedy}"
         )
     return read_parameters(program, files)
 
@@ -294,7 +294,10 @@ def is_inference_model(path: str | os.PathLike[str]) -> bool:
 
 
 def read_inference_model(
-    model_file: str | os.PathLike[str], params_file: str | os.PathLike[str] | None = None
+    model_file: str | os.PathLike[str],
+    params_file: str | os.PathLike[str] | None = None,
+    *,
+    remedy: str = "put them there",
 ) -> InferenceModel:
     """Reads an exported model of PaddlePaddle.
 
@@ -302,6 +305,7 @@ def read_inference_model(
         model_file: the program, the folder it is in, or an archive (.tar, .tar.gz, ...) of such a folder. As in
             PaddlePaddle, the ending of inference.json and inference.pdmodel may be left out.
         params_file: the combined parameters, or the folder of those in files of their own; None: beside the program.
+        remedy: what to do about parameters that are not beside the program.
 
     Raises:
         UserError: there are no such files, they are damaged, do not belong together, or are no exported model.
@@ -313,7 +317,7 @@ def read_inference_model(
             program = read_program(files[name])
         settings, structured_names = _settings(files, name), _structured_names(files, name)
         if params_file is None:
-            parameters = _parameters_beside(files, name, program)
+            parameters = _parameters_beside(files, name, program, remedy)
         else:
             place = Path(params_file)
             parameters = read_parameters(program, _Folder(place) if place.is_dir() else read_file(place))

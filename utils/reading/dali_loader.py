@@ -76,8 +76,8 @@ class DaliLoader(Loader):
             self.close()
             reason = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
             raise UserError(
-                f"DALI cannot make a batch; `python reader.py --check` finds unreadable files, and without --use_dali "
-                f"they are skipped. DALI says: {reason}"
+                f"--use_dali: it cannot make a batch; `python reader.py --check` finds unreadable files, which are "
+                f"skipped without it. DALI says: {reason}"
             ) from None
         from nvidia.dali.plugin.pytorch import feed_ndarray  # pyright: ignore[reportMissingImports] (optional)
 

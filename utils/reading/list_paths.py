@@ -49,7 +49,7 @@ _ENCODINGS = [
     for encoding in ("gb18030", "big5", "shift_jis", "euc_kr", "cp1252")
 ]
 _SINGLE_LABEL = _Spelling(
-    "each line has several labels: keep one, or, for images of several classes, train with --multi_label=True on lines "
+    "each line has several labels: keep one, or, for images of several classes, train.py --multi_label=True, on lines "
     "`path 0,1,0`",
     lambda name: _SEVERAL_LABELS.sub("", name),
 )

@@ -137,7 +137,7 @@ def resolve_input(args: argparse.Namespace, noted: Mapping[str, Any] | None = No
     if args.crop_size is not None:
         square = [3, args.crop_size, args.crop_size]
         if "image_shape" in args.given and args.image_shape != square:
-            raise FlagError("--crop_size and --image_shape say different sizes: give one of them")
+            raise FlagError("--crop_size: --image_shape says another size: give one of them")
         args.image_shape = square
     elif "image_shape" not in args.given:
         args.image_shape = own["image_shape"]
@@ -179,8 +179,9 @@ def build_model(args: argparse.Namespace, name: str | None = None) -> Network:
     options = {}
     if student and "drop_path" in args.given:
         if "drop_path_rate" not in accepted:
-            remedy = "give --drop_connect_rate" if "drop_connect_rate" in accepted else "leave the flag out"
-            raise FlagError(f"--drop_path: {name} drops no paths: {remedy}")
+            if "drop_connect_rate" in accepted:
+                raise FlagError(f"--drop_path: {name} drops no paths: give --drop_connect_rate")
+            raise FlagError(f"--drop_path: {name} drops no paths: leave the flag out")
         options["drop_path_rate"] = args.drop_path
     for option in NETWORK_OPTIONS:
         if option in accepted:

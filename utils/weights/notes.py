@@ -35,7 +35,7 @@ def read_input_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         noted = checked_input({name: _value(notes[name]) for name in INPUT_FLAGS if name in notes})
     except ScaleError as error:
-        warn(f"{file}: {error}, and not taken: give --image_mean and --image_std, and the like, as in training")
+        warn(f"{file}: {error}, and not taken: evaluate with infer.py --image_mean and --image_std as in training")
         return {}
     except (ValueError, TypeError):
         warn(f"{file}: its notes on the network's input make no sense: give --image_shape and the like as in training")
