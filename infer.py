@@ -98,14 +98,15 @@ def load_network(args: argparse.Namespace) -> Network:
 
 
 def export(args: argparse.Namespace) -> None:
-    """Writes the network into a folder of its name."""
+    """Writes the network into --save_inference_dir, or a folder of its name."""
     values = {name: getattr(args, name) for name in INPUT_FLAGS}
     threshold = args.threshold if args.multi_label or "threshold" in args.given else None
     description = Description(
         args.model, choose_class_names(args), **values, multi_label=args.multi_label, threshold=threshold
     )
     calibration_images = choose_images(args) if args.calibration_dir else None
-    model_file = save_inference(load_network(args), description, Path(args.model), args.inference_format)
+    folder = Path(args.save_inference_dir or args.model)
+    model_file = save_inference(load_network(args), description, folder, args.inference_format)
     if calibration_images is not None:
         model_file = quantize(model_file, partial(prepared, args, calibration_images))
     log(f"{args.model} is exported: python predict.py --model_file={model_file} --image_path=IMAGE")

@@ -82,7 +82,8 @@ def train(args: argparse.Namespace, device: torch.device, start: RunStart) -> in
     model = build_model(args)
     if args.pretrained_model and start.resumed is None:
         excluded = [name.strip() for name in (args.finetune_exclude_pretrained_params or "").split(",")]
-        log(str(load_pretrained(model, args.pretrained_model, excluded, key=args.pretrained_key, remedies=TO_TRAIN)))
+        choices = {"key": args.pretrained_key, "skip_misfits": args.skip_misfits}
+        log(str(load_pretrained(model, args.pretrained_model, excluded, **choices, remedies=TO_TRAIN)))
     label_shares = loader.images.labels.mean(0) if args.multi_label else None
     step = build_train_step(args, model, device, label_shares)
     run = Run(start, step, loader.images)

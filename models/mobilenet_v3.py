@@ -76,7 +76,13 @@ class MobileNetV3(Network):
     """
 
     def __init__(
-        self, table: Sequence[Block], scale: float = 1.0, class_dim: int = 1000, *, paddleclas: bool = False
+        self,
+        table: Sequence[Block],
+        scale: float = 1.0,
+        class_dim: int = 1000,
+        *,
+        paddleclas: bool = False,
+        dropout: float = 0.2,
     ) -> None:
         super().__init__()
 
@@ -108,7 +114,7 @@ class MobileNetV3(Network):
         last_channels = scaled(table[-1].expanded)
         self.last_second_conv = ConvBNAct(channels, last_channels, 1, name="conv_last", activation=hard_swish)
         self.last_conv = conv2d(last_channels, 1280, 1, name="last_1x1_conv")
-        self.dropout = Dropout(0.2)
+        self.dropout = Dropout(dropout)
         self.fc = linear(1280, class_dim, "fc", init=nn.init.xavier_uniform_)
 
     def paddleclas_path(self, path: str) -> str:

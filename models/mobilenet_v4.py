@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.inputs import BICUBIC, InputConfig
-from models.layers import ConvBNAct, batch_norm, conv2d, linear, relu
+from models.layers import ConvBNAct, DropPath, batch_norm, conv2d, linear, relu
 from models.network import Layer, Network
 
 Activation = Callable[[], nn.Module]
@@ -195,9 +195,11 @@ class FusedBlock(nn.Module):
 
 
 class UniversalBlock(nn.Module):
-    """What `Universal` describes; `scaled` ones have a `LayerScale`."""
+    """What `Universal` describes; `scaled` ones have a `LayerScale`, and all a rate of dropped paths."""
 
-    def __init__(self, in_channels: int, row: Universal, activation: Activation, scaled: bool) -> None:
+    def __init__(
+        self, in_channels: int, row: Universal, activation: Activation, scaled: bool, drop_path: float
+    ) -> None:
         super().__init__()
         width = in_channels * row.expansion
         self.dw_start: nn.Module = nn.Identity()
@@ -209,18 +211,19 @@ class UniversalBlock(nn.Module):
             self.dw_mid = conv_bn(width, width, row.middle, row.stride, groups=width, activation=activation)
         self.pw_proj = conv_bn(width, row.out_channels, 1)
         self.layer_scale = LayerScale(row.out_channels) if scaled else nn.Identity()
+        self.drop_path = DropPath(drop_path)
         self.shortcut = row.stride == 1 and in_channels == row.out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.pw_proj(self.dw_mid(self.pw_exp(self.dw_start(x))))
         y = self.layer_scale(y)
-        return x + y if self.shortcut else y
+        return x + self.drop_path(y) if self.shortcut else y
 
 
 class AttentionBlock(nn.Module):
     """What `Attention` describes, around a shortcut: all heads have the same keys and values (arXiv:1911.02150)."""
 
-    def __init__(self, channels: int, row: Attention) -> None:
+    def __init__(self, channels: int, row: Attention, drop_path: float) -> None:
         super().__init__()
         self.heads = row.heads
         # As published: that of all heads together.
@@ -236,6 +239,7 @@ class AttentionBlock(nn.Module):
         self.value_proj = conv2d(channels, row.head_width, 1, init=nn.init.xavier_uniform_)
         self.proj = conv2d(row.heads * row.head_width, channels, 1, init=nn.init.xavier_uniform_)
         self.layer_scale = LayerScale(channels)
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         normed = self.norm(x)
@@ -247,7 +251,7 @@ class AttentionBlock(nn.Module):
         values = self.value_proj(self.value_down_proj(normed)).flatten(2).transpose(1, 2).unsqueeze(1)
         y = F.scaled_dot_product_attention(queries, keys, values, scale=self.scale)
         y = y.squeeze(1).unflatten(1, (self.heads, -1)).transpose(2, 3).flatten(1, 2).unflatten(2, (height, width))
-        return x + self.layer_scale(self.proj(y))
+        return x + self.drop_path(self.layer_scale(self.proj(y)))
 
 
 class MobileNetV4(Network):
@@ -259,6 +263,8 @@ class MobileNetV4(Network):
         class_dim: number of classes.
         activation: builds the activations.
         scaled: whether the universal blocks have a `LayerScale`, as those with attention do.
+        drop_path_rate: probability to drop a block's branch, times the block's share of the depth; plain convolutions
+            among the blocks, which have no shortcut, are dropped altogether, as by PaddleClas.
     """
 
     def __init__(
@@ -269,21 +275,25 @@ class MobileNetV4(Network):
         *,
         activation: Activation = relu,
         scaled: bool = False,
+        drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
         channels = stem
         self.conv_stem = conv_bn(3, channels, 3, 2, activation=activation)
         self.blocks = nn.Sequential()
-        for row in rows:
+        for number, row in enumerate(rows):
+            drop_path = drop_path_rate * number / len(rows)
             if isinstance(row, Attention):
-                self.blocks.append(AttentionBlock(channels, row))
+                self.blocks.append(AttentionBlock(channels, row, drop_path))
                 continue
             if isinstance(row, Conv):
                 block = conv_bn(channels, row.out_channels, row.kernel_size, row.stride, activation=activation)
+                if drop_path:
+                    block.drop_path = DropPath(drop_path)
             elif isinstance(row, Fused):
                 block = FusedBlock(channels, row, activation)
             else:
-                block = UniversalBlock(channels, row, activation, scaled)
+                block = UniversalBlock(channels, row, activation, scaled, drop_path)
             self.blocks.append(block)
             channels = row.out_channels
         self.conv_head = conv_bn(channels, 1280, 1, activation=activation)

@@ -70,16 +70,17 @@ class MobileViTBlock(nn.Module):
         depth: number of blocks.
         third: as in MobileViT V3, the 3x3 convolution is per channel, the fusion is 1x1 and takes what the blocks
             take in place of the input, which has a shortcut.
+        dropout: probability within the blocks.
     """
 
-    def __init__(self, channels: int, width: int, depth: int, *, third: bool) -> None:
+    def __init__(self, channels: int, width: int, depth: int, *, third: bool, dropout: float) -> None:
         super().__init__()
         self.third = third
         self.local_rep = nn.Sequential()
         groups = channels if third else 1
         self.local_rep.conv_3x3 = ConvBNAct(channels, channels, 3, groups=groups, activation=swish)
         self.local_rep.conv_1x1 = conv2d(channels, width, 1)
-        self.global_rep = nn.Sequential(*(Block(width, 4, 0.1) for _ in range(depth)), nn.LayerNorm(width))
+        self.global_rep = nn.Sequential(*(Block(width, 4, dropout) for _ in range(depth)), nn.LayerNorm(width))
         self.conv_proj = ConvBNAct(width, channels, 1, activation=swish)
         self.fusion = ConvBNAct(
             channels + (width if third else channels), channels, 1 if third else 3, activation=swish
@@ -104,6 +105,7 @@ class MobileViT(Network):
         widths, depths: of the transformer blocks of the last three stages, and their numbers.
         expansion: of the residuals.
         third: V3, as in `MobileViTBlock`.
+        dropout, block_dropout: probabilities before the classifier and in the transformer blocks.
     """
 
     layer_3: nn.Sequential
@@ -121,6 +123,8 @@ class MobileViT(Network):
         depths: tuple[int, int, int] = (2, 4, 3),
         expansion: int = 4,
         third: bool = False,
+        dropout: float = 0.1,
+        block_dropout: float = 0.1,
     ) -> None:
         super().__init__()
         self.third = third
@@ -133,11 +137,11 @@ class MobileViT(Network):
         )
         in_channels = second
         for index, (out_channels, width, depth) in enumerate(zip(rest, widths, depths, strict=True)):
-            block = MobileViTBlock(out_channels, width, depth, third=third)
+            block = MobileViTBlock(out_channels, width, depth, third=third, dropout=block_dropout)
             self.add_module(f"layer_{index + 3}", nn.Sequential(residual(in_channels, out_channels, 2), block))
             in_channels = out_channels
         self.conv_1x1_exp = ConvBNAct(in_channels, last, 1, activation=swish)
-        self.dropout = Dropout(0.1, UPSCALE_IN_TRAIN)
+        self.dropout = Dropout(dropout, UPSCALE_IN_TRAIN)
         self.classifier = nn.Sequential()
         self.classifier.fc = dense(last, class_dim)
         init_convolutions(self)

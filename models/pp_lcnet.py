@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -35,12 +36,13 @@ STAGES = {
 class DepthwiseSeparable(nn.Module):
     """A convolution per channel, squeeze-and-excitation where the table has it, a 1x1 convolution over the channels."""
 
-    def __init__(self, in_channels: int, out_channels: int, block: Block) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, block: Block, stride: int | tuple[int, int] | None = None
+    ) -> None:
         super().__init__()
+        stride = block.stride if stride is None else stride
         options = {"activation": hard_swish, "init": nn.init.kaiming_normal_}
-        self.dw_conv = ConvBNAct(
-            in_channels, in_channels, block.kernel_size, block.stride, groups=in_channels, **options
-        )
+        self.dw_conv = ConvBNAct(in_channels, in_channels, block.kernel_size, stride, groups=in_channels, **options)
         self.se: nn.Module = nn.Identity()
         if block.squeeze:
             self.se = ConvSqueezeExcitation(in_channels, in_channels // 4, gate=F.hardsigmoid)
@@ -51,7 +53,16 @@ class DepthwiseSeparable(nn.Module):
 
 
 class PPLCNet(Network):
-    """PP-LCNet with its channels multiplied by `scale`, but for the 1,280 features; the paths are PaddleClas's."""
+    """PP-LCNet with its channels multiplied by `scale`, but for the features; the paths are PaddleClas's.
+
+    Args:
+        scale: see above.
+        class_dim: number of classes.
+        strides: of the stem and of stages 3 to 6, vertical and horizontal.
+        use_last_conv: without it the features are those of the last stage, and there is no dropout.
+        class_expand: number of features.
+        dropout: probability before the classifier.
+    """
 
     blocks2: nn.Sequential
     blocks3: nn.Sequential
@@ -59,20 +70,30 @@ class PPLCNet(Network):
     blocks5: nn.Sequential
     blocks6: nn.Sequential
 
-    def __init__(self, scale: float, class_dim: int = 1000) -> None:
+    def __init__(
+        self,
+        scale: float,
+        class_dim: int = 1000,
+        *,
+        strides: Sequence[tuple[int, int]] = ((2, 2),) * 5,
+        use_last_conv: bool = True,
+        class_expand: int = 1280,
+        dropout: float = 0.2,
+    ) -> None:
         super().__init__()
         channels = make_divisible(16 * scale)
-        self.conv1 = ConvBNAct(3, channels, 3, 2, activation=hard_swish, init=nn.init.kaiming_normal_)
+        self.conv1 = ConvBNAct(3, channels, 3, strides[0], activation=hard_swish, init=nn.init.kaiming_normal_)
         for number, stage in STAGES.items():
             blocks = []
-            for block in stage:
+            for index, block in enumerate(stage):
                 out_channels = make_divisible(block.out_channels * scale)
-                blocks.append(DepthwiseSeparable(channels, out_channels, block))
+                stride = strides[number - 2] if number > 2 and index == 0 else None
+                blocks.append(DepthwiseSeparable(channels, out_channels, block, stride))
                 channels = out_channels
             setattr(self, f"blocks{number}", nn.Sequential(*blocks))
-        self.last_conv = conv2d(channels, 1280, 1)
-        self.dropout = Dropout(0.2)
-        self.fc = linear(1280, class_dim, init=nn.init.xavier_uniform_)
+        self.last_conv = conv2d(channels, class_expand, 1) if use_last_conv else None
+        self.dropout = Dropout(dropout if use_last_conv else 0.0)
+        self.fc = linear(class_expand if use_last_conv else channels, class_dim, init=nn.init.xavier_uniform_)
         override_batch_norm_decay(self)
 
     def paddleclas_path(self, path: str) -> str:
@@ -83,9 +104,9 @@ class PPLCNet(Network):
         return [self.conv1, self.blocks2, self.blocks3, self.blocks4, self.blocks5, self.blocks6]
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the 1,280 values that the classifier sees, (N, 1280)."""
-        x = self.forward_trunk(images)
-        return F.hardswish(self.last_conv(x.mean((2, 3), keepdim=True))).flatten(1)
+        """(N, 3, H, W) -> the values that the classifier sees, (N, 1280) as a rule."""
+        x = self.forward_trunk(images).mean((2, 3), keepdim=True)
+        return (x if self.last_conv is None else F.hardswish(self.last_conv(x))).flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, class_dim)."""

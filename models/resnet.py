@@ -12,17 +12,32 @@ from string import ascii_lowercase
 from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.layers import Dropout, SqueezeExcitation, batch_norm, conv2d, linear, relu
 from models.names import publish_batch_norm, publish_conv
 from models.network import Layer, Network
 
 
-def projection(in_channels: int, out_channels: int, stride: int, average: bool) -> nn.Sequential:
+class SamePool(nn.AvgPool2d):
+    """A 2x2 average pool of the given stride, where places beyond the image do not count."""
+
+    def __init__(self, stride: tuple[int, int]) -> None:
+        super().__init__(2, stride, ceil_mode=True, count_include_pad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        vertical, horizontal = cast(tuple[int, int], self.stride)
+        if vertical == 1 or horizontal == 1:
+            # Where the pool moves by single places, the last one sees itself alone.
+            x = F.pad(x, (0, int(horizontal == 1), 0, int(vertical == 1)), mode="replicate")
+        return super().forward(x)
+
+
+def projection(in_channels: int, out_channels: int, stride: tuple[int, int], average: bool) -> nn.Sequential:
     """The shortcut of a stage's first block: a 1x1 convolution, with `average` after a 2x2 average pool (ResNet-D)."""
     if not average:
         return nn.Sequential(conv2d(in_channels, out_channels, 1, stride), batch_norm(out_channels))
-    pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
+    pool = SamePool(stride) if max(stride) > 1 else nn.Identity()
     return nn.Sequential(pool, conv2d(in_channels, out_channels, 1), batch_norm(out_channels))
 
 
@@ -68,7 +83,7 @@ class BasicBlock(nn.Module):
         self,
         in_channels: int,
         planes: int,
-        stride: int = 1,
+        stride: int | tuple[int, int] = 1,
         downsample: nn.Module | None = None,
         *,
         se_reduction: int | None = None,
@@ -108,7 +123,7 @@ class Bottleneck(nn.Module):
         self,
         in_channels: int,
         planes: int,
-        stride: int = 1,
+        stride: int | tuple[int, int] = 1,
         downsample: nn.Module | None = None,
         *,
         groups: int = 1,
@@ -150,6 +165,7 @@ class ResNet(Network):
         deep_stem: widths of three 3x3 convolutions that replace the 7x7 one (ResNet-C); None: the 7x7 one.
         average_shortcut: shortcuts average before they project (ResNet-D).
         dropout: probability before the classifier.
+        strides: of the stem, of the pool behind it and of the other stages, vertical and horizontal.
         block_options: passed on to every block.
     """
 
@@ -165,17 +181,18 @@ class ResNet(Network):
         deep_stem: tuple[int, int, int] | None = None,
         average_shortcut: bool = False,
         dropout: float = 0.0,
+        strides: Sequence[tuple[int, int]] = ((2, 2),) * 5,
         **block_options,
     ) -> None:
         super().__init__()
         self.depths = tuple(depths)
         if deep_stem is None:
             channels = 64
-            self.conv1: nn.Module = conv2d(3, channels, 7, 2)
+            self.conv1: nn.Module = conv2d(3, channels, 7, strides[0])
         else:
             first, second, channels = deep_stem
             self.conv1 = nn.Sequential(
-                conv2d(3, first, 3, 2),
+                conv2d(3, first, 3, strides[0]),
                 batch_norm(first),
                 relu(),
                 conv2d(first, second, 3),
@@ -185,13 +202,13 @@ class ResNet(Network):
             )
         self.bn1 = batch_norm(channels)
         self.relu = relu()
-        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        self.maxpool = nn.MaxPool2d(3, strides[1], 1)
         for stage, depth in enumerate(self.depths):
             planes = 64 * 2**stage
             out_channels = planes * block.expansion
             blocks = []
             for index in range(depth):
-                stride = 2 if stage > 0 and index == 0 else 1
+                stride = strides[stage + 1] if stage > 0 and index == 0 else (1, 1)
                 downsample = projection(channels, out_channels, stride, average_shortcut) if index == 0 else None
                 blocks.append(block(channels, planes, stride, downsample, **block_options))
                 channels = out_channels

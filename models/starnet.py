@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.inputs import BICUBIC, InputConfig
-from models.layers import batch_norm, conv2d, global_average, linear
+from models.layers import DropPath, batch_norm, conv2d, global_average, linear
 from models.network import Layer, Network
 
 
@@ -37,9 +37,10 @@ class Block(nn.Module):
 
     Args:
         expansion: of the channels, where they are multiplied.
+        drop_path: probability to drop it all but the shortcut.
     """
 
-    def __init__(self, channels: int, expansion: int) -> None:
+    def __init__(self, channels: int, expansion: int, drop_path: float) -> None:
         super().__init__()
         width = channels * expansion
         self.dwconv = ConvBN(channels, channels, 7, groups=channels)
@@ -47,11 +48,12 @@ class Block(nn.Module):
         self.f2 = ConvBN(channels, width, 1, norm=False)
         self.g = ConvBN(width, channels, 1)
         self.dwconv2 = ConvBN(channels, channels, 7, groups=channels, norm=False)
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.dwconv(x)
         y = F.relu6(self.f1(y)) * self.f2(y)
-        return x + self.dwconv2(self.g(y))
+        return x + self.drop_path(self.dwconv2(self.g(y)))
 
 
 class StarNet(Network):
@@ -61,16 +63,21 @@ class StarNet(Network):
         channels: of the first stage; every further one has twice as many.
         depths: blocks of each of the four stages.
         class_dim: number of classes.
+        drop_path_rate: `drop_path` of the last block; it grows linearly from 0 in the first.
     """
 
-    def __init__(self, channels: int, depths: Sequence[int], class_dim: int = 1000) -> None:
+    def __init__(
+        self, channels: int, depths: Sequence[int], class_dim: int = 1000, *, drop_path_rate: float = 0.0
+    ) -> None:
         super().__init__()
         in_channels = 32
+        blocks_after_first = sum(depths) - 1
+        rates = iter([drop_path_rate * number / blocks_after_first for number in range(sum(depths))])
         self.stem = nn.Sequential(ConvBN(3, in_channels, 3, 2), nn.ReLU6(inplace=True))
         self.stages = nn.Sequential()
         for number, depth in enumerate(depths):
             width = channels * 2**number
-            blocks = (Block(width, 4) for _ in range(depth))
+            blocks = (Block(width, 4, next(rates)) for _ in range(depth))
             self.stages.append(nn.Sequential(ConvBN(in_channels, width, 3, 2), *blocks))
             in_channels = width
         self.norm = batch_norm(in_channels)

@@ -20,18 +20,17 @@ class TinyNet(EfficientNetNet):
     Args:
         width, depth: what the numbers of channels and blocks of EfficientNet-B0 are multiplied by.
         class_dim: number of classes.
+        drop_connect_rate: probability to drop the last residual branch; it grows linearly from 0 at the first block.
     """
 
-    drop_connect_rate = 0.2
-
-    def __init__(self, width: float, depth: float, class_dim: int = 1000) -> None:
+    def __init__(self, width: float, depth: float, class_dim: int = 1000, *, drop_connect_rate: float = 0.2) -> None:
         super().__init__(
             width,
             depth,
             dropout=0.2,
             class_dim=class_dim,
             padding_type="DYNAMIC",
-            drop_connect_rate=self.drop_connect_rate,
+            drop_connect_rate=drop_connect_rate,
             scale_ends=False,
         )
 
@@ -39,11 +38,10 @@ class TinyNet(EfficientNetNet):
 class RecipeTinyNet(TinyNet):
     """TinyNet of the authors' depth, with their batch-norms."""
 
-    drop_connect_rate = 0.1
     round_depth = staticmethod(lambda blocks: max(1, round(blocks)))
 
-    def __init__(self, width: float, depth: float, class_dim: int = 1000) -> None:
-        super().__init__(width, depth, class_dim)
+    def __init__(self, width: float, depth: float, class_dim: int = 1000, *, drop_connect_rate: float = 0.1) -> None:
+        super().__init__(width, depth, class_dim, drop_connect_rate=drop_connect_rate)
         for layer in self.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.eps, layer.momentum = 1e-5, 0.1

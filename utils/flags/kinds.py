@@ -93,3 +93,15 @@ def size_range(text: str) -> list[int]:
     if last > LARGEST_SIZE or (last - first) // step >= MOST_SIZES:
         raise argparse.ArgumentTypeError(f"{text!r} is too much: at most {MOST_SIZES} sizes, up to {LARGEST_SIZE}")
     return list(range(first, last + 1, step))
+
+
+def stride(text: str) -> str:
+    """A stride, N or HEIGHTxWIDTH."""
+    parts = text.lower().split("x")
+    try:
+        sizes = [int(part) for part in parts]
+    except ValueError:
+        sizes = []
+    if len(sizes) not in (1, 2) or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no stride: a number, or HEIGHTxWIDTH such as 2x1")
+    return "x".join(map(str, sizes))

@@ -18,6 +18,7 @@ from utils.flags.kinds import (
     positive,
     positive_int,
     size_range,
+    stride,
 )
 
 SCRIPTS = {
@@ -118,6 +119,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("finetune_exclude_pretrained_params", str, None, T,
              "Comma-separated names, published or PyTorch's, of parameters that are not loaded from "
              "--pretrained_model. What is no parameter's whole name is part of one: all that contain it are left out."),
+        Flag("skip_misfits", boolean, False, T,
+             "Parameters of another shape than in --pretrained_model, such as a classifier of other classes, start "
+             "anew."),
         Flag("pretrained_key", str, None, (*TEI, *CONVERSION),
              "What the network is under in the file of weights, of several that it holds: model_ema, student. Not "
              "given: what fits, and of a network and its average the network itself."),
@@ -190,10 +194,20 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "piecewise: the rates before, between and after --step_epochs, in place of --lr.", length="+"),
         Flag("lr_power", positive, 1.0, T, "linear: power of the share of the run that is left."),
         Flag("lr_cycle", boolean, False, T, "linear: begin anew at the end, over a longer time."),
-        Flag("drop_connect_rate", number(float, 0, 0.999), 0.2, T, "EfficientNet: rate of dropped residual branches."),
+        Flag("drop_connect_rate", number(float, 0, 0.999), 0.2, T,
+             "EfficientNet, TinyNet: rate of dropped residual branches."),
         Flag("drop_path", number(float, 0, 0.999), None, T,
              "Stochastic depth, for networks that have it: rate of dropped residual branches in the last block; as a "
              "rule it grows linearly from 0 in the first. Not given: the network's own."),
+        Flag("dropout", number(float, 0, 0.999), None, T,
+             "Rate of the dropout before the classifier, for networks that have one. Not given: the network's own."),
+        Flag("block_dropout", number(float, 0, 0.999), None, T,
+             "MobileViT: rate of the dropout in its blocks. Not given: 0.1."),
+        Flag("strides", stride, None, NETWORK,
+             "PP-LCNet, ResNet and ResNet-D: strides of the stem and of the four stages, each a number or "
+             "HEIGHTxWIDTH, such as 2 2x1 2x1 2x1 2x1 for lines of text. Not given: 2 each.", length=5),
+        Flag("use_last_conv", boolean, True, NETWORK, "PP-LCNet: the convolution before the classifier."),
+        Flag("class_expand", positive_int, 1280, NETWORK, "PP-LCNet: channels of that convolution."),
         Flag("padding_type", str, "SAME", NETWORK, "EfficientNet: padding.", choices=("SAME", "VALID", "DYNAMIC")),
         Flag("use_se", boolean, True, NETWORK, "EfficientNet: squeeze-and-excitation."),
         Flag("deploy", boolean, False, (*EI, "convert_weights"), "ACNet: the weights are those of the fused network."),
@@ -311,6 +325,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("use_distill", boolean, False, T, "Knowledge distillation from a teacher.", aliases=("is_distill",)),
         Flag("teacher_model", str, None, T, "The teacher's network name."),
         Flag("teacher_pretrained_model", str, None, T, "The teacher's weights, in any supported format."),
+        Flag("teacher_strides", stride, None, T, "--strides of the teacher.", length=5),
         Flag("distill_loss", str, "soft", T,
              "soft: the teacher's softened labels beside the hard ones; js: the Jensen-Shannon divergence to the "
              "teacher alone (SSLD).", choices=("soft", "js")),
@@ -333,6 +348,8 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     "Inference": (
         Flag("save_inference", boolean, False, ("infer",),
              "Export the network to NAME/model and NAME/params for predict.py, instead of classifying."),
+        Flag("save_inference_dir", str, None, ("infer",),
+             "Folder for the export. Not given: one that is called like the network."),
         Flag("inference_format", str, "torch", IC,
              "Format of the export: torch writes NAME/model and NAME/params, onnx NAME/model.onnx and "
              "NAME/model.onnx.data (needs requirements-onnx.txt).", choices=("torch", "onnx")),

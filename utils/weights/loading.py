@@ -87,6 +87,7 @@ def load_pretrained(
     *,
     key: str | None = None,
     resize: bool = True,
+    skip_misfits: bool = False,
     remedies: Remedies = IN_PYTHON,
 ) -> LoadReport:
     """Copies the weights of a file, of any kind `read_weights` knows, into a network.
@@ -102,6 +103,7 @@ def load_pretrained(
         key: what the network is under in the file, or behind in its tensors' names, such as model_ema; None: what fits.
         resize: position embeddings and tables of a network built for another image size are interpolated; if not, they
             do not fit.
+        skip_misfits: tensors of another shape than the file's stay as they are.
         remedies: what errors may advise.
 
     Returns:
@@ -111,7 +113,8 @@ def load_pretrained(
         UserError: the file cannot be read, a tensor is missing, superfluous or of another shape, or one of `exclude`
             is in no name; or several networks in the file fit.
     """
-    return load_weights(model, read_weights(path), path, exclude, key=key, resize=resize, remedies=remedies)
+    choices = {"key": key, "resize": resize, "skip_misfits": skip_misfits}
+    return load_weights(model, read_weights(path), path, exclude, **choices, remedies=remedies)
 
 
 @torch.no_grad()
@@ -123,12 +126,15 @@ def load_weights(
     *,
     key: str | None = None,
     resize: bool = True,
+    skip_misfits: bool = False,
     remedies: Remedies = IN_PYTHON,
 ) -> LoadReport:
     """The part of `load_pretrained` after reading `weights` from `path`."""
     exclude = [part for part in exclude if part]
     try:
         fit = fit_names(model, weights, exclude, resize=resize, key=key)
+        if skip_misfits:
+            fit.leave_out_misshaped()
         if exclude:
             _check_exclude(model, fit.chosen.weights, exclude, remedies.exclude)
         if not fit.right:

@@ -60,6 +60,13 @@ class Fit:
     ignored: list[str] = field(default_factory=list)
     chosen: Chosen = field(default_factory=lambda: Chosen(Weights("")))
 
+    def leave_out_misshaped(self) -> None:
+        """Leaves out what has another shape in the file, such as a classifier of other classes."""
+        for key in self.misshaped:
+            del self.sources[key]
+        self.left_out += self.misshaped
+        self.misshaped = []
+
     @property
     def right(self) -> bool:
         return not (self.missing or self.misshaped or self.unexpected)

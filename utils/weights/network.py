@@ -24,6 +24,8 @@ from utils.weights.notes import read_input_notes
 
 # Flags that only some networks have; the constructors take them under the same names.
 NETWORK_OPTIONS = ("padding_type", "use_se", "drop_connect_rate", "deploy")
+# The same, of the network that is trained and not of a teacher.
+STUDENT_OPTIONS = ("dropout", "block_dropout", "use_last_conv", "class_expand", "strides")
 
 
 # An option of the networks -> its flag, where they are not called the same.
@@ -167,6 +169,33 @@ def resolve_input(args: argparse.Namespace, noted: Mapping[str, Any] | None = No
         log(f"not given, and therefore as in the training of {args.pretrained_model}: {', '.join(as_flags(taken))}")
 
 
+def _strides(texts: list[str]) -> tuple[tuple[int, int], ...]:
+    """Vertical and horizontal strides, of texts N or HEIGHTxWIDTH."""
+    sizes = ([int(part) for part in text.split("x")] for text in texts)
+    return tuple((size[0], size[-1]) for size in sizes)
+
+
+def _student_options(args: argparse.Namespace, name: str, accepted: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the network `name` that are not a teacher's; `accepted` by its constructor.
+
+    Raises:
+        FlagError: it has no such option.
+    """
+    options = {}
+    if "drop_path" in args.given:
+        if "drop_path_rate" not in accepted:
+            if "drop_connect_rate" in accepted:
+                raise FlagError(f"--drop_path: {name} drops no paths: give --drop_connect_rate")
+            raise FlagError(f"--drop_path: {name} drops no paths: leave the flag out")
+        options["drop_path_rate"] = args.drop_path
+    for option in STUDENT_OPTIONS:
+        if option in args.given:
+            if option not in accepted:
+                raise FlagError(f"--{option}: {name} has no such option: leave the flag out")
+            options[option] = _strides(args.strides) if option == "strides" else getattr(args, option)
+    return options
+
+
 def build_model(args: argparse.Namespace, name: str | None = None) -> Network:
     """The network --model (or `name`), with the options that its constructor takes of those in the flags.
 
@@ -176,16 +205,15 @@ def build_model(args: argparse.Namespace, name: str | None = None) -> Network:
     student, name = name is None, str(args.model if name is None else name)
     check_model(name)
     accepted = inspect.signature(getattr(models, name)).parameters
-    options = {}
-    if student and "drop_path" in args.given:
-        if "drop_path_rate" not in accepted:
-            if "drop_connect_rate" in accepted:
-                raise FlagError(f"--drop_path: {name} drops no paths: give --drop_connect_rate")
-            raise FlagError(f"--drop_path: {name} drops no paths: leave the flag out")
-        options["drop_path_rate"] = args.drop_path
+    options = _student_options(args, name, accepted) if student else {}
+    if not student and args.teacher_strides:
+        if "strides" not in accepted:
+            raise FlagError(f"--teacher_strides: {name} has no such option: leave the flag out")
+        options["strides"] = _strides(args.teacher_strides)
     for option in NETWORK_OPTIONS:
         if option in accepted:
-            options[option] = getattr(args, option)
+            if option in args.given:
+                options[option] = getattr(args, option)
         elif student and option in args.given:
             warn(f"--{option} does nothing here: {name} has no such option")
     if "image_size" in accepted:
