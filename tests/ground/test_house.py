@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PLAN = {
     "models": set(),
     "ground": set(),
-    "flags": {"ground", "models"},
+    "flags": {"formats", "ground", "models"},
     "formats": {"ground"},
     "reading": {"formats", "flags", "ground"},
     "weights": {"formats", "flags", "ground", "models"},

@@ -28,7 +28,18 @@ FILES = {
 } | {name: f"{name}.py" for name in ("train", "eval", "infer", "predict", "ema_clean", "reader")}
 
 # Flags of other programs.
-FOREIGN = {"help", "nproc_per_node", "standalone", "master_port", "name", "porcelain", "show", "untracked"}
+FOREIGN = {
+    "config",
+    "override",
+    "help",
+    "nproc_per_node",
+    "standalone",
+    "master_port",
+    "name",
+    "porcelain",
+    "show",
+    "untracked",
+}
 
 # Scripts, modules and flags of texts that can be reached by their names, and are printed by none of these scripts.
 NEVER_PRINTED = (
@@ -50,6 +61,15 @@ NEVER_PRINTED = (
     ("infer", "utils/deploy/paddle_model.py", "output_name model_file params_file"),
     # There are no ACNets that are built for one image size.
     ("weights_aggregator", "utils/weights/misfit.py", "image_shape"),
+    # They take no configurations.
+    (
+        "convert_weights convert_model weights_aggregator ema_clean",
+        "utils/flags/parsing.py utils/flags/paddleclas/arch.py utils/flags/paddleclas/use.py",
+        "teacher_pretrained_model pretrained_model class_map_path",
+    ),
+    # Only train.py has teachers, and only infer.py and predict.py print names of classes.
+    ("eval infer predict reader", "utils/flags/paddleclas/arch.py", "teacher_pretrained_model"),
+    ("train eval reader", "utils/flags/paddleclas/use.py", "class_map_path"),
     # A batch-norm counts the images in training only, and only train.py can do without validation images.
     ("eval infer", "utils/weights/network.py", "accumulate_steps"),
     ("eval", "utils/reading/build.py", "validate"),

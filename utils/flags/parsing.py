@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from utils.console import log
+from utils.errors import FlagError
 from utils.flags.line_parser import LineParser
 from utils.flags.table import GROUPS, SCRIPTS, Flag, flags_of
+
+# The scripts that take configurations of PaddleClas.
+CONFIGURED = ("train", "eval", "infer", "predict", "reader")
 
 
 class Flags(argparse.Namespace):
@@ -95,6 +102,21 @@ def build_parser(script: str) -> LineParser:
                 help=f"{flag.help} ({note})".replace("%", "%%"),
             )
             setattr(action, "flag", flag)  # noqa: B010 (it is a `_Store`, which argparse's types have not)
+    if script in CONFIGURED:
+        section = parser.add_argument_group("PaddleClas's configurations")
+        section.add_argument(
+            "-c",
+            "--config",
+            metavar="FILE.yaml",
+            help="Take from a configuration of PaddleClas what is not given by flags; they count for more.",
+        )
+        section.add_argument(
+            "-o",
+            "--override",
+            metavar="KEY=VALUE",
+            action="append",
+            help="Change a value of the configuration, such as -o Global.epochs=30; may be repeated.",
+        )
     return parser
 
 
@@ -109,8 +131,69 @@ def _print_models(parser: argparse.ArgumentParser, pattern: str) -> NoReturn:
     parser.exit()
 
 
+_announced: set[str] = set()
+
+
+def _say(line: str) -> None:
+    """Logs a line once, however often this process parses its command line."""
+    if line not in _announced:
+        _announced.add(line)
+        log(line)
+
+
+def _configured(parser: LineParser, script: str, typed: dict[str, Any], argv: Sequence[str]) -> dict[str, Any]:
+    """The flags that a configuration of PaddleClas stands for, and those that were typed, which count for more."""
+    file, overrides = typed.pop("config", None), typed.pop("override", [])
+    if file is None:
+        if overrides:
+            parser.error(f"-o {overrides[0]} changes a configuration: give its file by -c FILE.yaml")
+        return typed
+    from utils.flags.paddleclas.translate import translate  # YAML is read only when it is asked for
+
+    try:
+        found = translate(script, file, overrides)
+    except FlagError as error:
+        parser.error(str(error))
+    if found.refusals:
+        more = len(found.refusals) - 1
+        parser.error(found.refusals[0] + (f" (and {more} more, the next: {found.refusals[1]})" if more else ""))
+    for flag, why in found.needed.items():
+        if flag not in typed and not (flag == "pretrained_model" and typed.get("checkpoint")):
+            parser.error(why)
+    found.flags = {name: value for name, value in found.flags.items() if name not in typed}
+    for note in found.notes:
+        _say(note)
+    if found.idle:
+        _say(f"{file}: without meaning here: {', '.join(found.idle)}")
+    words = found.words()
+    own = [word for flag in typed for word in _typed_words(parser, flag, argv)]
+    _say(f"{file} is the same as: {shlex.join(['python', f'{script}.py', *words, *own])}")
+    return vars(parser.parse_args(words)) | typed
+
+
+def _typed_words(parser: LineParser, name: str, argv: Sequence[str]) -> list[str]:
+    """The words by which a flag was typed."""
+    options = next(action.option_strings for action in parser._actions if action.dest == name)
+    found: list[str] = []
+    inside = False
+    for word in argv:
+        if word.startswith("-") and not _is_number(word):
+            inside = word.partition("=")[0] in options
+        if inside:
+            found.append(word)
+    return found
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
 def parse(script: str, argv: Sequence[str] | None = None) -> Flags:
-    """Parses the command line of `script`.
+    """Parses the command line of `script`, and the configuration that it may name.
 
     Args:
         script: a key of `SCRIPTS`.
@@ -120,7 +203,8 @@ def parse(script: str, argv: Sequence[str] | None = None) -> Flags:
     --list_models print what was asked for and end it with 0.
     """
     parser = build_parser(script)
-    typed = vars(parser.parse_args(argv))
+    argv = sys.argv[1:] if argv is None else argv
+    typed = _configured(parser, script, vars(parser.parse_args(argv)), argv)
     if pattern := typed.get("list_models"):
         _print_models(parser, pattern)
     for flags in flags_of(script).values():

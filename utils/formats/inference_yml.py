@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from utils.errors import FormatError
@@ -36,7 +36,8 @@ class Resize:
 
     Attributes:
         short: length that its short side gets; None: it gets exactly `size`.
-        size: width and height.
+        size: width and height. With `short` as well, the middle is cut out, the share `size` / `short` of the short
+            side, and resized to `size`.
         interpolation: "nearest", "bilinear", "bicubic", "lanczos"; of OpenCV "area"; of Pillow "box", "hamming".
         backend: "cv2" (OpenCV) or "pil" (Pillow).
     """
@@ -182,6 +183,15 @@ def _resize(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {"resize": Resize(short, size, interpolation, backend)}
 
 
+def _crop_at_ratio(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    size = _size(arguments.get("size"), "CropImageAtRatio.size")
+    pad = arguments.get("pad", 0)
+    if type(pad) is not int or not 0 <= pad <= _MAX_SIZE:
+        raise FormatError(f"CropImageAtRatio.pad should be a number of pixels, not {_shown(pad)}")
+    resize = _resize({**arguments, "size": size})["resize"]
+    return {"resize": Resize(size + pad, (size, size), resize.interpolation, resize.backend)}
+
+
 def _crop(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {"crop": _width_and_height(arguments.get("size"), "CropImage.size")}
 
@@ -204,14 +214,19 @@ def _normalize(arguments: Mapping[str, Any]) -> dict[str, Any]:
 _TRANSFORMS = {
     "DecodeImage": (_decode, {"to_rgb", "to_np", "channel_first", "backend"}),
     "ResizeImage": (_resize, {"size", "resize_short", "interpolation", "backend", "return_numpy"}),
+    "CropImageAtRatio": (_crop_at_ratio, {"size", "pad", "interpolation"}),
     "CropImage": (_crop, {"size"}),
     "NormalizeImage": (_normalize, {"scale", "mean", "std", "order", "channel_num", "output_fp16"}),
     "ToCHWImage": (lambda _: {}, set()),
 }
 
 
-def _read_transforms(transforms: Any) -> dict[str, Any]:
-    """The attributes of `InferenceSettings` that the transforms stand for."""
+def read_transforms(transforms: Any) -> InferenceSettings:
+    """What a list of transforms makes of an image.
+
+    Raises:
+        FormatError: it asks for what is not supported; the message names the transform.
+    """
     if not isinstance(transforms, list):
         raise FormatError("has no list PreProcess.transform_ops, which says how images are prepared")
     found: dict[str, Any] = {}
@@ -235,7 +250,7 @@ def _read_transforms(transforms: Any) -> dict[str, Any]:
     if "mean" not in found:
         # Pixels are then given as they are.
         found |= {"scale": 1.0, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-    return found
+    return InferenceSettings(**found)
 
 
 # -------------------------------------------------------------------------------------------------------- what follows
@@ -289,8 +304,6 @@ def read_inference_yml(text: str) -> InferenceSettings:
     """
     content = _mapping(read_yaml(text), "the file")
     network = _mapping(content.get("Global"), "Global").get("model_name")
-    found = _read_transforms(_mapping(content.get("PreProcess"), "PreProcess").get("transform_ops"))
+    found = read_transforms(_mapping(content.get("PreProcess"), "PreProcess").get("transform_ops"))
     post, save_dir = _read_post(_mapping(content.get("PostProcess"), "PostProcess"))
-    return InferenceSettings(
-        network=network if isinstance(network, str) else None, post=post, save_dir=save_dir, **found
-    )
+    return replace(found, network=network if isinstance(network, str) else None, post=post, save_dir=save_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -18,6 +19,9 @@ _MAX_SCALAR = 1_000
 # libyaml's, where PyYAML was built with it, is many times as fast.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
+# The keys and indices that lead to a value.
+Path = tuple[str | int, ...]
+
 
 def read_yaml(text: str) -> Any:
     """Reads a YAML document as PyYAML's safe loader does.
@@ -25,11 +29,35 @@ def read_yaml(text: str) -> Any:
     Raises:
         FormatError: it is no YAML, is too long or nested too deep, refers to parts of itself, or holds more than data.
     """
+    return _read(text, aliases=False)[0]
+
+
+def read_yaml_lines(text: str) -> tuple[Any, dict[Path, int]]:
+    """The same for a document that may refer to parts of itself, and the line of every key and list element.
+
+    Args:
+        text: the document. What it refers to counts as often as it stands there; at most 60,000 values altogether.
+
+    Returns:
+        The document; and path -> line, counted from 1.
+
+    Raises:
+        FormatError: see `read_yaml`; or a part refers to itself.
+    """
+    data, node = _read(text, aliases=True)
+    return data, dict(_lines(node, ())) if node is not None else {}
+
+
+def _read(text: str, aliases: bool) -> tuple[Any, yaml.Node | None]:
+    """The document, and the nodes that it is made of; None if it is empty."""
     if len(text) > _MAX_CHARACTERS:
         raise FormatError(f"it has more than {_MAX_CHARACTERS >> 20} MB")
     try:
-        _check_events(text)
-        return yaml.load(text, _Loader)
+        _check_events(text, aliases)
+        node = yaml.compose(text, _Loader)
+        if node is not None:
+            _check_size(node, {}, set())
+        return yaml.load(text, _Loader), node
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" in line {mark.line + 1}" if mark is not None else ""
@@ -42,16 +70,48 @@ def read_yaml(text: str) -> Any:
         raise FormatError(f"it is no YAML: {' '.join(str(error).split())[:200]}") from None
 
 
-def _check_events(text: str) -> None:
+def _check_events(text: str, aliases: bool) -> None:
     """Goes through a document without building anything of it."""
     depth = 0
     for number, event in enumerate(yaml.parse(text, _Loader)):
         if number == _MAX_EVENTS:
             raise FormatError(f"it has more than {_MAX_EVENTS} parts")
-        if isinstance(event, yaml.AliasEvent):
+        if isinstance(event, yaml.AliasEvent) and not aliases:
             raise FormatError(f"it refers to a part of itself (*{event.anchor[:40]}), which is not supported")
         if isinstance(event, yaml.ScalarEvent) and len(event.value) > _MAX_SCALAR:
             raise FormatError(f"a value in it has more than {_MAX_SCALAR} characters")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
             raise FormatError(f"it is nested more than {_MAX_DEPTH} deep")
+
+
+def _children(node: yaml.Node) -> Iterator[tuple[yaml.Node | None, yaml.Node]]:
+    """The parts of a mapping, with their keys, or of a list."""
+    if isinstance(node, yaml.MappingNode):
+        yield from node.value
+    elif isinstance(node, yaml.SequenceNode):
+        for part in node.value:
+            yield None, part
+
+
+def _check_size(node: yaml.Node, sizes: dict[int, tuple[int, int]], above: set[int]) -> tuple[int, int]:
+    """How many values a part holds with all that it refers to, and how deep; each part is gone through once."""
+    if id(node) in above:
+        raise FormatError(f"line {node.start_mark.line + 1} refers to the part that it is in")
+    if id(node) not in sizes:
+        above.add(id(node))
+        parts = [_check_size(part, sizes, above) for _, part in _children(node)]
+        above.remove(id(node))
+        size, depth = 1 + sum(size for size, _ in parts), 1 + max((depth for _, depth in parts), default=0)
+        if size > _MAX_EVENTS or depth > _MAX_DEPTH + 1:
+            raise FormatError("what it refers to is repeated too often, or nested too deep")
+        sizes[id(node)] = size, depth
+    return sizes[id(node)]
+
+
+def _lines(node: yaml.Node, path: Path) -> Iterator[tuple[Path, int]]:
+    """The paths below a part, each with its line: of the key, or of the list's element."""
+    for index, (key, part) in enumerate(_children(node)):
+        below: Path = (*path, index if key is None else str(key.value))
+        yield below, (part if key is None else key).start_mark.line + 1
+        yield from _lines(part, below)

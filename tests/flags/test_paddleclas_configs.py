@@ -1,0 +1,175 @@
+"""Configurations of PaddleClas: the flags that they become, what is refused and with which words."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs"))
+import make_configurations
+
+from utils.flags import parse
+from utils.flags.parsing import _announced
+
+FACTS = make_configurations.facts()
+MOBILE = "quick_start/MobileNetV3_large_x1_0.yaml"
+DEPLOY = "deploy/inference_cls.yaml"
+
+
+@pytest.fixture
+def flags(tmp_path, monkeypatch):
+    """The flags of a script by a configuration of PaddleClas, which a function may change, and by more words."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _announced.clear()
+
+    def parsed(script: str, path: str, *words: str, change=None):
+        content = copy.deepcopy(FACTS[path])
+        if change is not None:
+            change(content)
+        file = tmp_path / "config.yaml"
+        file.write_text(yaml.safe_dump(content, sort_keys=False))
+        return parse(script, ["-c", str(file), *words])
+
+    return parsed
+
+
+@pytest.fixture
+def error(flags, capsys):
+    """The one line with which a script ends."""
+
+    def ended(script: str, path: str, *words: str, change=None) -> str:
+        with pytest.raises(SystemExit) as raised:
+            flags(script, path, *words, change=change)
+        said = capsys.readouterr()
+        assert raised.value.code == 2 and said.err.count("\n") == 1
+        return said.err
+
+    return ended
+
+
+def test_evaluation(flags, capsys):
+    args = flags("eval", MOBILE, "-o", "Global.pretrained_model=weights", "-o", "DataLoader.Eval.sampler.batch_size=32")
+    expected = {
+        "model": "MobileNetV3_large_x1_0", "class_dim": 102, "pretrained_model": "weights", "batch_size": 32,
+        "data_dir": "./dataset/flowers102/", "image_shape": [3, 224, 224], "resize_short_size": 256,
+        "interpolation": 1, "resize_mode": "short", "image_mean": [0.485, 0.456, 0.406], "reader_thread": 4,
+    }  # fmt: skip
+    assert {name: getattr(args, name) for name in expected} == expected
+    assert expected.keys() <= args.given
+    said = capsys.readouterr().out
+    assert "config.yaml is the same as: python eval.py --pretrained_model=weights" in said
+    assert "without meaning here: DataLoader.Eval.sampler.shuffle, DataLoader.Eval.loader.use_shared_memory" in said
+
+
+def test_the_printed_command_is_the_same(flags, capsys):
+    words = ["-o", "Global.pretrained_model=a b", "--class_map_path", "my names.txt", "--topk=3"]
+    args = flags("infer", MOBILE, *words)
+    line = next(line for line in capsys.readouterr().out.splitlines() if "is the same as" in line)
+    import shlex
+
+    again = parse("infer", shlex.split(line.split("python infer.py ")[1]))
+    assert again == args and again.topk == 3 and again.pretrained_model == "a b"
+    assert line.endswith("--class_map_path 'my names.txt' --topk=3")
+
+
+def test_typed_flags_count_for_more(flags):
+    args = flags(
+        "infer", MOBILE, "-o", "Global.pretrained_model=a", "--pretrained_model=b", "--image_shape", "3", "96", "96"
+    )
+    assert args.pretrained_model == "b" and args.image_shape == [3, 96, 96] and args.topk == 5
+
+
+def test_batches_of_all_processes(flags, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert flags("eval", MOBILE, "-o", "Global.pretrained_model=a").batch_size == 4 * 64
+
+
+def test_deploy(flags, capsys):
+    args = flags("predict", DEPLOY, "-o", "Global.inference_model_dir=net", "-o", "Global.infer_imgs=photos/",
+                 "-o", "PostProcess.Topk.class_id_map_file=None", "-o", "Global.use_gpu=False")  # fmt: skip
+    expected = {
+        "model_file": "net", "image_path": "photos/", "batch_size": 1, "gpu_id": -1, "topk": 5,
+        "resize_short_size": 256, "image_shape": [3, 224, 224], "class_map_path": None, "use_tensorrt": False,
+    }  # fmt: skip
+    assert {name: getattr(args, name) for name in expected} == expected
+    said = capsys.readouterr().out
+    assert "PostProcess.SavePreLabel: images are not copied into ./pre_label/, as by PaddleClas's" in said
+    assert "Global.enable_mkldnn, Global.cpu_num_threads" in said
+
+
+def rename(section, old: str, new: str) -> None:
+    section[new] = section.pop(old)
+
+
+@pytest.mark.parametrize(
+    ("script", "path", "words", "message"),
+    [
+        ("eval", MOBILE, ["-o", "Global.pretained_model=a"],
+         "-o Global.pretained_model=a: Global.pretained_model: unknown key: did you mean pretrained_model?"),
+        ("eval", MOBILE, ["-o", "Arch.name=MobileNetV3_large_x1"],
+         "Arch.name: unknown network 'MobileNetV3_large_x1': did you mean MobileNetV3_large_x1_0"),
+        ("eval", MOBILE, ["-o", "Arch.class_num=many"], "Arch.class_num: 'many' should be a number"),
+        ("eval", MOBILE, ["-o", "Arch.stride_list=[2]"], "Arch.stride_list: unknown key"),
+        ("eval", MOBILE, ["-o", "Dataloader.Eval=1"], "Dataloader: unknown key: did you mean DataLoader?"),
+        ("eval", MOBILE, ["-o", "DataLoader.Eval.dataset.transform_ops.1.ResizeImage.short=3"],
+         "ResizeImage has the unknown argument 'short'"),
+        ("eval", MOBILE, ["-o", "DataLoader.Eval.dataset.name=Mine"],
+         "DataLoader.Eval.dataset.name: Mine is not supported; there are ImageNetDataset"),
+        ("eval", MOBILE, ["-o", "Global.eval_mode=retrieval"], "'retrieval' is not supported"),
+        ("infer", MOBILE, ["-o", "Infer.PostProcess.name=Top"], "Infer.PostProcess.name: Top is not supported"),
+        ("infer", DEPLOY, [], "PreProcess: a deploy configuration is for predict.py, not infer.py"),
+        ("predict", MOBILE, [], "Arch: predict.py takes deploy configurations"),
+        ("predict", DEPLOY, ["-o", "PostProcess.main_indicator=Top"], "'Top' is not among Topk"),
+        ("predict", DEPLOY, ["-o", "Global.use_int8=True"], "Global.use_int8: int8 programs are not supported"),
+        ("eval", "quick_start/kunlun/VGG16_finetune_kunlun.yaml", [], "PaddleClas before 2.0"),
+        ("eval", "quick_start/MobileNetV1_retrieval.yaml", [], "retriev"),
+        ("train", MOBILE, ["-o", "Optimizer.name=Adamax"], "Optimizer.name: Adamax is not supported; there are SGD"),
+        ("train", MOBILE, ["-o", "Optimizer.lr.nmae=Cosine"], "Optimizer.lr.nmae: unknown key: did you mean name?"),
+        ("train", MOBILE, ["-o", "Optimizer.lr.warmup_epoch=five"], "'five' should be a number"),
+        ("train", MOBILE, ["-o", "DataLoader.Train.dataset.transform_ops.1.RandCropImage.sizes=9"],
+         "RandCropImage.sizes: unknown key: did you mean size?"),
+        ("train", MOBILE, ["-o", "Loss.Train.0.CELoss.epsilon=2"], "2 should be a number from 0 to 1"),
+        ("train", MOBILE, ["-o", "Global.epochs=0"], "0 should be a whole number above 0"),
+    ],
+)  # fmt: skip
+def test_refused(error, script, path, words, message):
+    assert message in error(script, path, *words)
+
+
+def test_the_line_of_a_refused_key(error):
+    said = error("eval", MOBILE, change=lambda content: rename(content["Arch"], "class_num", "class_nmu"))
+    assert "config.yaml line 19: Arch.class_nmu: unknown key: did you mean class_num?" in said
+
+
+def test_weights_that_paddleclas_would_download(flags, error, tmp_path):
+    words = ["-o", "Arch.pretrained=True", "-o", "Arch.use_ssld=True"]
+    said = error("eval", MOBILE, *words)
+    assert "-o Arch.pretrained=True: Arch.pretrained: PaddleClas would download" in said
+    assert "MobileNetV3_large_x1_0_ssld_pretrained.pdparams" in said and "--pretrained_model=FILE" in said
+    assert flags("eval", MOBILE, *words, "--pretrained_model=mine").pretrained_model == "mine"
+    cached = tmp_path / ".paddleclas/weights/MobileNetV3_large_x1_0_ssld_pretrained.pdparams"
+    cached.parent.mkdir(parents=True)
+    cached.touch()
+    assert flags("eval", MOBILE, *words).pretrained_model == str(cached)
+    assert flags("eval", MOBILE, "-o", "Arch.pretrained=a.pdparams").pretrained_model == "a.pdparams"
+
+
+def test_an_override_without_a_configuration(capsys):
+    with pytest.raises(SystemExit):
+        parse("eval", ["-o", "Global.epochs=3"])
+    assert "-o Global.epochs=3 changes a configuration: give its file by -c FILE.yaml" in capsys.readouterr().err
+
+
+def test_class_names_that_are_not_there(flags, capsys, tmp_path):
+    words = ["-o", "Global.pretrained_model=a"]
+    assert "class_map_path" not in flags("infer", MOBILE, *words).given
+    assert "flowers102_label_list.txt is not there: give the file of class names by --class_map_path" in (
+        capsys.readouterr().out
+    )
+    (tmp_path / "names.txt").touch()
+    names = f"Infer.PostProcess.class_id_map_file={tmp_path / 'names.txt'}"
+    assert flags("infer", MOBILE, *words, "-o", names).class_map_path == str(tmp_path / "names.txt")

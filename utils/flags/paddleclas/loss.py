@@ -1,0 +1,191 @@
+"""The sections Loss and Metric as flags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from utils.flags.paddleclas.section import (
+    Section,
+    boolean,
+    choice,
+    fraction,
+    list_of,
+    number,
+    positive,
+    shown,
+    text,
+    typed,
+)
+
+_METRICS = ("TopkAcc", "TprAtFpr", "ATTRMetric", "HammingDistance", "AccuracyScore", "MultiLabelMAP")
+
+
+def read_training_loss(section: Section) -> None:
+    """The flags of Loss.Train."""
+    losses = list(section.entries("Train"))
+    if not losses:
+        section.refuse("Train", "is missing")
+        return
+    if "use_distill" in section.reading.flags:
+        words = [word for name, options in losses for word in _distillation_words(name, options)]
+        section.reading.set("distill_loss", words)
+        return
+    if len(losses) > 1:
+        section.refuse("Train", "several losses without a teacher are not supported")
+        return
+    ((name, options),) = losses
+    if name in ("CELoss", "MixCELoss", "GoogLeNetLoss"):
+        _read_cross_entropy(options)
+    elif name == "MultiLabelLoss":
+        _read_multi_label(options)
+    else:
+        options.refuse(None, "the loss is not supported; there are CELoss, MixCELoss, GoogLeNetLoss, MultiLabelLoss")
+        return
+    _read_weight(options)
+    options.finish()
+
+
+def _read_weight(options: Section) -> None:
+    if (weight := options.take("weight", number, 1.0)) != 1.0:
+        options.reading.set("loss_weight", weight)
+
+
+def _read_cross_entropy(options: Section) -> None:
+    if epsilon := options.take("epsilon", fraction, 0.0):
+        options.reading.set("use_label_smoothing", True)
+        options.reading.set("label_smoothing_epsilon", epsilon)
+
+
+def _read_multi_label(options: Section) -> None:
+    set_flag = options.reading.set
+    set_flag("multi_label", True)
+    if epsilon := options.take("epsilon", fraction, 0.0):
+        set_flag("use_label_smoothing", True)
+        set_flag("label_smoothing_epsilon", epsilon)
+    if options.take("weight_ratio", boolean, False):
+        set_flag("label_weights_by_ratio", True)
+    if options.take("size_sum", boolean, False):
+        set_flag("sum_over_labels", True)
+
+
+# ------------------------------------------------------------------------------------------------------- distillation
+
+# PaddleClas's loss -> its word, and its options there -> kind, default and name here.
+_DISTILLATION: dict[str, tuple[str, dict[str, tuple[Callable, object, str]]]] = {
+    "DistillationCELoss": ("soft_ce", {}),
+    "DistillationGTCELoss": ("ce", {"epsilon": (number, None, "epsilon")}),
+    "DistillationDMLLoss": (
+        "dml",
+        {
+            "act": (choice("softmax", "sigmoid"), "softmax", "act"),
+            "sum_across_class_dim": (boolean, False, "sum"),
+            "weight_ratio": (boolean, False, "weight_ratio"),
+        },
+    ),
+    "DistillationKLDivLoss": ("kl", {"temperature": (number, 4.0, "temperature")}),
+    "DistillationDISTLoss": ("dist", {"beta": (number, 1.0, "beta"), "gamma": (number, 1.0, "gamma")}),
+    "DistillationDKDLoss": (
+        "dkd",
+        {
+            "temperature": (number, 1.0, "temperature"),
+            "alpha": (number, 1.0, "alpha"),
+            "beta": (number, 1.0, "beta"),
+        },
+    ),
+    "DistillationSKDLoss": (
+        "skd",
+        {
+            "temperature": (number, 1.0, "temperature"),
+            "multiplier": (number, 2.0, "multiplier"),
+            "alpha": (number, 0.9, "alpha"),
+        },
+    ),
+    "DistillationWSLLoss": ("wsl", {"temperature": (number, 2.0, "temperature")}),
+    "DistillationMultiLabelLoss": (
+        "multi_label",
+        {"weight_ratio": (boolean, False, "weight_ratio"), "size_sum": (boolean, False, "sum")},
+    ),
+    "DistillationDistanceLoss": ("distance", {"mode": (choice("l2", "l1", "smooth_l1"), "l2", "mode")}),
+}
+# DistillationPairLoss.base_loss_name -> its word.
+_PAIRS = {"MGDLoss": "mgd", "PEFDLoss": "pefd"}
+
+
+def _distillation_words(name: str, options: Section) -> list[str]:
+    """The words of --distill_loss for a loss: none if it is refused, two if it is the teacher's as well."""
+    if name == "DistillationPairLoss":
+        base = options.take("base_loss_name", text, "")
+        if base not in _PAIRS:
+            options.refuse("base_loss_name", f"{base} is not supported; there are {', '.join(_PAIRS)}")
+            return []
+        # The layers are the last of the networks, with their channels.
+        options.idle("s_key", "t_key", "name", "student_channels", "teacher_channels")
+        options.idle("student_channel", "teacher_channel")
+        word, kinds = _PAIRS[base], {}
+    elif name in _DISTILLATION:
+        word, kinds = _DISTILLATION[name]
+    else:
+        options.refuse(None, f"the loss is not supported; there are {', '.join(_DISTILLATION)}, DistillationPairLoss")
+        return []
+    parts = []
+    if name == "DistillationDistanceLoss":
+        parts.append(f"stage={_stage(options)}")
+    for key, (kind, default, called) in kinds.items():
+        value = options.take(key, kind, default)
+        if value != default:
+            parts.append(called if value is True else f"{called}={typed(value)}")
+    if (weight := options.take("weight", number, 1.0)) != 1.0:
+        parts.append(f"weight={typed(weight)}")
+    if word == "multi_label":
+        options.reading.set("multi_label", True)
+    options.only("key", "logits") if word != "distance" else options.asked.add("key")
+    options.only("model_name_pairs", [["Student", "Teacher"]])
+    words = [word]
+    if name in ("DistillationGTCELoss", "DistillationMultiLabelLoss"):
+        names = options.take("model_names", list_of(text), ["Student"])
+        if name == "DistillationGTCELoss" and sorted(names) == ["Student", "Teacher"]:
+            words.append("teacher_ce")
+        elif names != ["Student"]:
+            options.refuse("model_names", f"{shown(names)} is not supported: [Student] is")
+    options.finish(("weight", "model_names"))
+    return [":".join([one, *parts]) for one in words]
+
+
+def _stage(options: Section) -> int:
+    """The stage of PP-LCNet that blocksN is, the first being 1."""
+    key = options.take("key", text, "")
+    if key[:6] != "blocks" or not key[6:].isdecimal() or not 2 <= int(key[6:]) <= 6:
+        options.refuse("key", f"{shown(key)} is not supported: blocks2 to blocks6 of PP-LCNet are")
+        return 1
+    return int(key[6:]) - 1
+
+
+# ------------------------------------------------------------------------------------------------------------- metrics
+
+
+def read_metric(section: Section) -> None:
+    """The flags of Metric.Eval; the first metric there is the one that best_model goes by."""
+    # Those of training say how often the classes are among the best, which is printed anyway.
+    section.asked.add("Train")
+    reading = section.reading
+    for number_of, (name, options) in enumerate(section.entries("Eval")):
+        kind = {"DistillationTopkAcc": "TopkAcc", "GoogLeNetTopkAcc": "TopkAcc"}.get(name, name)
+        if kind not in _METRICS:
+            options.refuse(None, f"the metric is not supported; there are {', '.join(_METRICS)}")
+            continue
+        if kind == "TopkAcc":
+            counts = sorted(set(options.take("topk", list_of(positive), [1, 5])))
+            if counts != [1, 5]:
+                reading.set("eval_topk", counts)
+            best = f"acc{counts[0]}"
+        elif kind == "TprAtFpr":
+            reading.set("tpr_at_fpr", options.take("max_fpr", fraction, 1e-3))
+            best = "tpr"
+        else:
+            best = {"ATTRMetric": "ma", "HammingDistance": "hamming", "AccuracyScore": "accuracy"}.get(kind, "map")
+            options.idle("map_type", "base")
+        options.idle("model_key")
+        options.finish()
+        if not number_of and best != "acc1":
+            reading.set("best_metric", best)
+    section.finish(("Eval",))

@@ -1,0 +1,237 @@
+"""Values of a configuration: handed out by name and checked; what nobody asks for is refused in the end."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from utils.errors import cut
+from utils.flags.kinds import FALSE_WORDS, TRUE_WORDS
+from utils.flags.paddleclas.document import Document, Path, arithmetic
+
+T = TypeVar("T")
+MISSING: Any = object()
+
+
+@dataclass
+class Reading:
+    """What comes out of a configuration as it is read.
+
+    Attributes:
+        document: the configuration.
+        flags: name -> value as it is typed, in the order in which they were found.
+        refusals: what cannot be honoured, a line each.
+        notes: what is different here, a line each.
+        idle: keys that have no meaning here.
+        needed: flag -> why it has to be given besides the configuration.
+    """
+
+    document: Document
+    flags: dict[str, str | list[str]] = field(default_factory=dict)
+    refusals: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    idle: list[str] = field(default_factory=list)
+    needed: dict[str, str] = field(default_factory=dict)
+
+    def set(self, flag: str, value: Any) -> None:
+        """Gives a flag its value; numbers as short as they can be read back."""
+        self.flags[flag] = [typed(part) for part in value] if isinstance(value, list | tuple) else typed(value)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the network has, as far as has been read."""
+        return int(str(self.flags.get("class_dim", 1000)))
+
+    def note(self, line: str) -> None:
+        """Keeps a note once."""
+        if line not in self.notes:
+            self.notes.append(line)
+
+
+def typed(value: Any) -> str:
+    """A value as it is typed behind a flag."""
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+class Section:
+    """A mapping of a configuration.
+
+    Args:
+        reading: what comes out.
+        path: of the mapping.
+        value: the mapping; None counts as an empty one.
+    """
+
+    def __init__(self, reading: Reading, path: Path, value: Any) -> None:
+        self.reading = reading
+        self.path = path
+        self.asked: set[str] = set()
+        if value is not None and not isinstance(value, dict):
+            self._refuse(path, f"{shown(value)} should be a mapping")
+            value = {}
+        self.values: dict[str, Any] = {} if value is None else value
+
+    def __contains__(self, name: str) -> bool:
+        return self.values.get(name) is not None
+
+    def take(self, name: str, kind: Callable[[Any], T], default: T) -> T:
+        """The value of a key, through `kind`, which raises `ValueError` with what it should be; `default` where the
+        key is missing or empty."""
+        self.asked.add(name)
+        value = self.values.get(name)
+        if value is None:
+            return default
+        try:
+            return kind(value)
+        except ValueError as error:
+            self._refuse((*self.path, name), f"{shown(value)} should be {error}")
+            return default
+
+    def section(self, name: str) -> Section:
+        """The mapping at a key; an empty one where there is none."""
+        self.asked.add(name)
+        return Section(self.reading, (*self.path, name), self.values.get(name))
+
+    def entries(self, name: str) -> Iterator[tuple[str, Section]]:
+        """The operations of a list `- NAME: {options}`, in order."""
+        self.asked.add(name)
+        value = self.values.get(name)
+        if value is not None and not isinstance(value, list):
+            self._refuse((*self.path, name), f"{shown(value)} should be a list")
+            return
+        for index, entry in enumerate(value or ()):
+            path = (*self.path, name, index)
+            if isinstance(entry, str):
+                entry = {entry: None}
+            if not isinstance(entry, dict) or len(entry) != 1:
+                self._refuse(path, f"{shown(entry)} should be one name with its options")
+                continue
+            ((operation, options),) = entry.items()
+            yield str(operation), Section(self.reading, (*path, str(operation)), options)
+
+    def idle(self, *names: str) -> None:
+        """Keys that have no meaning here."""
+        for name in names:
+            self.asked.add(name)
+            if self.values.get(name) is not None:
+                self.reading.idle.append(".".join(str(part) for part in (*self.path, name)))
+
+    def only(self, name: str, *allowed: Any, why: str = "") -> None:
+        """Refuses a value that is none of `allowed`; a missing or empty one passes."""
+        self.asked.add(name)
+        value = self.values.get(name)
+        if value is not None and not any(value == one and type(value) is type(one) for one in allowed):
+            choices = " or ".join(map(str, allowed))
+            self._refuse((*self.path, name), f"{shown(value)} is not supported{why}: {choices} is")
+
+    def refuse(self, name: str | None, why: str) -> None:
+        """Refuses a key, or the whole section."""
+        if name is not None:
+            self.asked.add(name)
+        self._refuse(self.path if name is None else (*self.path, name), why)
+
+    def finish(self, known: tuple[str, ...] = ()) -> None:
+        """Refuses every key that nobody asked for, and names the nearest one that is known."""
+        for name in self.values:
+            if name not in self.asked:
+                near = difflib.get_close_matches(name, sorted(self.asked | set(known)), n=1)
+                self._refuse((*self.path, name), "unknown key" + (f": did you mean {near[0]}?" if near else ""))
+
+    def _refuse(self, path: Path, why: str) -> None:
+        self.reading.refusals.append(f"{self.reading.document.place(path)}: {why}")
+
+
+def shown(value: Any) -> str:
+    """A value in a message."""
+    return cut(ascii(value), 80)
+
+
+# ------------------------------------------------------------------------------------------------------ kinds of values
+
+
+def text(value: Any) -> str:
+    """A text, such as a name or a path."""
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        raise ValueError("a text")
+    if "\n" in str(value):
+        raise ValueError("a text of one line")
+    return str(value)
+
+
+def boolean(value: Any) -> bool:
+    """True or False, also as a word, which is what an override leaves of `false`."""
+    word = value.strip().lower() if isinstance(value, str) else value
+    if isinstance(word, bool) or word in (0, 1):
+        return bool(word)
+    if isinstance(word, str) and word in TRUE_WORDS | FALSE_WORDS:
+        return word in TRUE_WORDS
+    raise ValueError("True or False")
+
+
+def number(value: Any) -> float:
+    """A finite number, also as a formula: 1.0/255.0."""
+    found = arithmetic(value) if isinstance(value, str) else value
+    if isinstance(found, bool) or not isinstance(found, int | float) or not abs(found) < float("inf"):
+        raise ValueError("a number")
+    return float(found)
+
+
+def fraction(value: Any) -> float:
+    """A number from 0 to 1."""
+    if not 0 <= number(value) <= 1:
+        raise ValueError("a number from 0 to 1")
+    return number(value)
+
+
+def integer(value: Any) -> int:
+    """A whole number, not negative."""
+    found = number(value)
+    if found != int(found) or found < 0:
+        raise ValueError("a whole number, 0 or more")
+    return int(found)
+
+
+def positive(value: Any) -> int:
+    """A whole number above 0."""
+    if not integer(value):
+        raise ValueError("a whole number above 0")
+    return integer(value)
+
+
+def list_of(kind: Callable[[Any], T], length: int | None = None) -> Callable[[Any], list[T]]:
+    """A kind of lists, of `length` values if that is given; the text of a list, as an override may leave it, counts."""
+
+    def parse(value: Any) -> list[T]:
+        if not isinstance(value, list | tuple) or length not in (None, len(value)):
+            raise ValueError("a list" if length is None else f"a list of {length}")
+        return [kind(part) for part in value]
+
+    return parse
+
+
+def numbers(count: int) -> Callable[[Any], list[float]]:
+    """A kind of lists of `count` numbers."""
+    return list_of(number, count)
+
+
+def width_and_height(value: Any) -> tuple[int, int]:
+    """A size, or width and height."""
+    if isinstance(value, list | tuple):
+        if len(value) != 2:
+            raise ValueError("a size, or width and height")
+        return positive(value[0]), positive(value[1])
+    return positive(value), positive(value)
+
+
+def choice(*allowed: str) -> Callable[[Any], str]:
+    """A kind of texts: one of a few, in whatever case."""
+
+    def parse(value: Any) -> str:
+        word = text(value).lower()
+        if word not in allowed:
+            raise ValueError(f"one of {', '.join(allowed)}")
+        return word
+
+    return parse
