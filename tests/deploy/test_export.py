@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from exports import build, describe, export_tiny, images
+from shortening import shortened
 from torch import nn
 
 import models
@@ -70,10 +71,14 @@ assert "models" not in sys.modules
 """
 
 
-def check_in_a_fresh_process(networks: dict[str, int], tmp_path: Path, inference_format: str = "torch") -> None:
+def check_in_a_fresh_process(
+    networks: dict[str, int], tmp_path: Path, inference_format: str = "torch", whole: bool = True
+) -> None:
     cases = {}
     for network, size in networks.items():
         model = build(network, size)
+        if not whole:
+            shortened(model, images(2, size))
         model_file = save_inference(model, describe(network, size), tmp_path / network, inference_format)
         with torch.inference_mode():
             # Another number of images than the two of the export.
@@ -104,7 +109,7 @@ def in_groups(networks: list[str], size: int = 8) -> pytest.MarkDecorator:
 
 @in_groups([MEMBERS.get(family, names[0]) for family, names in models.FAMILIES.items() if family not in HUGE_FAMILIES])
 def test_exported_networks_give_the_same_logits_without_models(networks, tmp_path):
-    check_in_a_fresh_process({network: size_of(network) for network in networks}, tmp_path)
+    check_in_a_fresh_process({network: size_of(network) for network in networks}, tmp_path, whole=False)
 
 
 @pytest.mark.full
