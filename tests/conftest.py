@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -21,6 +21,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 import cv2
 import numpy as np
 import pytest
+from launch import Launcher
 
 COLOURS = {"blue": (200, 40, 40), "green": (40, 200, 40), "grey": (120, 120, 120), "red": (40, 40, 200)}  # BGR
 
@@ -36,6 +37,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if full:
         config.hook.pytest_deselected(items=full)
         items[:] = [item for item in items if item not in full]
+
+
+@pytest.fixture(scope="session")
+def launch() -> Iterator[Launcher]:
+    """Runs scripts in several processes, quicker than PyTorch's launcher."""
+    launcher = Launcher()
+    yield launcher
+    launcher.close()
 
 
 @pytest.fixture(scope="session")

@@ -92,29 +92,41 @@ run_script(main)
 @pytest.mark.parametrize(
     ("how", "line"),
     [
-        ("user", "failing.py: error: 1 fails"),
         ("bug", "ValueError: 1 has a bug"),
-        ("disk", "failing.py: error: a.jpg: no space left on device"),
-        ("memory", "failing.py: error: out of memory: lower --batch_size, or --image_shape (1 needs more)"),
         ("killed", "failing.py: error: another process of this run is gone"),
-        ("pipe", None),
-        ("ctrl-c", "failing.py: interrupted"),
     ],
 )
-def test_one_process_fails(tmp_path, how, line):
+def test_one_process_fails_under_the_launcher(tmp_path, how, line):
     """It says why, once; the other one ends with it and says nothing of the operation that it was in."""
     (tmp_path / "failing.py").write_text(FAILING)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += ["--monitor_interval=1", str(tmp_path / "failing.py"), how]
     result = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
     assert result.returncode == 1
-    assert line is None or result.stderr.count(line) == 1
-    assert result.stderr.count("failing.py: error: ") == (how not in ("bug", "pipe", "ctrl-c"))
+    assert result.stderr.count(line) == 1
+    assert result.stderr.count("failing.py: error: ") == (how != "bug")
     assert ('failing.py", line' in result.stderr) == (how == "bug")
     assert "gloo" not in result.stderr.lower()
-    codes = {"user": "exitcode  : 2", "killed": "Signal 9 (SIGKILL)", "pipe": "exitcode  : 141"}
-    codes["ctrl-c"] = "exitcode  : 130"
-    assert codes.get(how, "exitcode  : 1") in result.stderr
+    assert {"bug": "exitcode  : 1", "killed": "Signal 9 (SIGKILL)"}[how] in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "line"),
+    [
+        ("user", 2, "failing.py: error: 1 fails"),
+        ("disk", 1, "failing.py: error: a.jpg: no space left on device"),
+        ("memory", 1, "failing.py: error: out of memory: lower --batch_size, or --image_shape (1 needs more)"),
+        ("killed", -9, "failing.py: error: another process of this run is gone"),
+        ("pipe", 141, None),
+        ("ctrl-c", 130, "failing.py: interrupted"),
+    ],
+)
+def test_one_process_fails(launch, tmp_path, how, code, line):
+    (tmp_path / "failing.py").write_text(FAILING)
+    result = launch(str(tmp_path / "failing.py"), 2, tmp_path, how)
+    assert result.codes[1] == code and result.codes[0] not in (0, -9)
+    assert len(result.err) == (how != "pipe")
+    assert line is None or result.err[0].startswith(line)
 
 
 # ---------------------------------------------------------------------------------------------------- one process alone

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import importlib
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -208,34 +206,26 @@ def test_crop_sweep_of_a_network_built_for_a_size(evaluate, tmp_path):
     assert (row["crop_size"], float(row["Test_loss"])) == ("32", result[0]["Test_loss"])
 
 
-def test_sharded_over_processes(evaluate, tiny_dataset, weights, tmp_path):
+def test_sharded_over_processes(launch, evaluate, tiny_dataset, weights, tmp_path):
     for crop_num, batch_size in ((1, 6), (12, 48)):
         alone = evaluate(crop_num=crop_num, batch_size=batch_size)
         path = tmp_path / "shared.json"
         given = {"model": NETWORK, "pretrained_model": weights, "crop_num": crop_num, "save_json_path": path}
         flags = words(tiny_dataset, batch_size=batch_size, confusion_path=tmp_path / "confusion.png", **given)
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-        subprocess.run(
-            [sys.executable, *launcher, str(ROOT / "eval.py"), *flags],
-            check=True,
-            capture_output=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        assert launch("eval.py", 2, tmp_path, *flags).codes == [0, 0]
         shared = json.loads(path.read_text())
         assert shared == pytest.approx(alone, rel=1e-6)
         assert (shared["top1"], shared["images"]) == (alone["top1"], 16)
 
 
-def test_unreadable_images_are_judged_over_all_processes(evaluate, data, weights, tmp_path):
+def test_unreadable_images_are_judged_over_all_processes(launch, evaluate, data, weights, tmp_path):
     images = sorted(data.glob("val/*/*.jpg"))
     for image in images[1::2]:  # those of the second process
         image.write_bytes(b"")
     flags = words(data, model=NETWORK, pretrained_model=weights, batch_size=8, save_json_path=tmp_path / "shared.json")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [sys.executable, *launcher, str(ROOT / "eval.py"), *flags]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    shared = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    assert "warning: 8 unreadable image files were left out" in shared.stderr
+    shared = launch("eval.py", 2, tmp_path, *flags)
+    assert shared.codes == [0, 0]
+    assert any("warning: 8 unreadable image files were left out" in line for line in shared.err)
     assert json.loads((tmp_path / "shared.json").read_text()) == pytest.approx(evaluate(data_dir=data), rel=1e-6)
     for image in images:
         image.write_bytes(b"")

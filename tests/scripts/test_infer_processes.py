@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from launch import Launcher, Result
+from launch import Result
 from networks import small_classifier
 
 import ema_clean
@@ -44,13 +44,6 @@ def stage(tiny_dataset, tmp_path_factory) -> Path:
     for name in UNREADABLE:
         (folder / "photos" / name).touch()
     return folder
-
-
-@pytest.fixture(scope="module")
-def launch() -> Iterator[Launcher]:
-    launcher = Launcher()
-    yield launcher
-    launcher.close()
 
 
 @pytest.fixture(scope="module")

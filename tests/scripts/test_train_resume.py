@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from training import NETWORK, assert_same_checkpoint, losses, run, start, wait_for
+from training import NETWORK, assert_same_checkpoint, command_line, losses, run, start, wait_for
 
 from utils.training import checkpoint
 from utils.training.checkpoint import find_checkpoint, read_state
@@ -44,9 +44,10 @@ def test_killed_again_and_again(tiny_dataset, tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are found in /proc")
-def test_two_processes_one_of_them_killed(tiny_dataset, tmp_path):
+def test_two_processes_one_of_them_killed(launch, tiny_dataset, tmp_path):
     """Twice: the launcher starts both again, and --checkpoint=auto goes on where they were."""
-    run(tiny_dataset, tmp_path / "whole", processes=2, **RESUMABLE)
+    whole = launch("train.py", 2, tmp_path, *command_line(tiny_dataset, tmp_path / "whole", **RESUMABLE))
+    assert whole.codes == [0, 0], whole.err
     process = start(tiny_dataset, tmp_path / "killed", processes=2, restarts=2, **RESUMABLE)
     rng = random.Random(7)
     for steps in (range(1, 5), range(6, 10)):

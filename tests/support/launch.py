@@ -29,13 +29,18 @@ PATIENCE = 30.0
 
 @dataclass
 class Result:
-    """What came of it: the exit code of the first process (negative: killed by that signal), the lines of all of them
-    on stdout and stderr, and the paths of the images opened, in no particular order."""
+    """What came of it: the exit code of each process (negative: killed by that signal), the lines of all of them on
+    stdout and stderr, and the paths of the images opened, in no particular order."""
 
-    code: int
+    codes: list[int]
     out: list[str]
     err: list[str]
     opened: list[str]
+
+    @property
+    def code(self) -> int:
+        """The exit code of the first process."""
+        return self.codes[0]
 
 
 class Launcher:
@@ -52,18 +57,19 @@ class Launcher:
         """Runs a script in a folder.
 
         Args:
-            script: its name.
+            script: its name, or the path of one that is not the project's.
             count: number of processes; 1: as without a launcher.
             folder: where to run it.
             flags: its command line.
             kill: who is killed (SIGKILL) when the last process opens its n-th image: "one", that process, or "all".
         """
         job = {"script": str(ROOT / script), "count": count, "folder": str(folder), "flags": flags, "kill": kill}
-        for name in ("out", "err", "opened"):
+        for name in ("codes", "out", "err", "opened"):
             (folder / f".{name}").write_text("")
         print(json.dumps(job), file=self._server.stdin, flush=True)
-        code = int(self._server.stdout.readline())
-        return Result(code, *((folder / f".{name}").read_text().splitlines() for name in ("out", "err", "opened")))
+        ended = int(self._server.stdout.readline())
+        codes, *lines = ((folder / f".{name}").read_text().splitlines() for name in ("codes", "out", "err", "opened"))
+        return Result([int(code) for code in codes] or [ended] * count, *lines)
 
     def close(self) -> None:
         self._server.stdin.close()
@@ -71,7 +77,7 @@ class Launcher:
 
 
 def serve() -> None:
-    """Runs the jobs that come in on stdin, one after the other, and answers with their exit codes."""
+    """Runs the jobs that come in on stdin, one after the other, and answers each with 0, or what killed all of it."""
     sys.path.insert(0, str(ROOT))
     import torch._dynamo  # which optimizers import  # noqa: F401
 
@@ -89,7 +95,7 @@ def serve() -> None:
 
 
 def run_processes(job: dict[str, Any]) -> None:
-    """Runs a job in a process group of its own, and ends this process with the exit code of the first of its own."""
+    """Runs a job in a process group of its own, notes the exit codes, and ends this process."""
     os.setsid()
     os.chdir(job["folder"])
     for stream, name in ((1, ".out"), (2, ".err")):
@@ -116,7 +122,8 @@ def run_processes(job: dict[str, Any]) -> None:
             os.write(2, f"still running: processes {sorted(running.values())}\n".encode())
             os.kill(0, signal.SIGKILL)
         time.sleep(0.005)
-    os._exit(codes[0] if codes[0] >= 0 else 128 - codes[0])
+    Path(".codes").write_text("".join(f"{codes[rank]}\n" for rank in range(job["count"])))
+    os._exit(0)
 
 
 def run_process(job: dict[str, Any], rank: int, port: int) -> None:
