@@ -253,7 +253,7 @@ def test_the_warning(evaluate, tiny_dataset, tmp_path, monkeypatch, capsys):
             return torch.stack((blue - red, green - red, (red - green).abs() * -1, red - blue), 1)
 
     evaluation = importlib.import_module("eval")
-    monkeypatch.setattr(evaluation, "load_pretrained", lambda *_: "loaded")
+    monkeypatch.setattr(evaluation, "load_pretrained", lambda *_, **__: "loaded")
     monkeypatch.setattr(evaluation, "build_model", lambda _: Colours())
     lines = (tiny_dataset / "train_list.txt").read_text().splitlines()
     names = [line.split() for line in lines]
@@ -285,7 +285,7 @@ def test_what_reports_lack_is_found_before_the_evaluation(evaluate, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     Path("names.txt").write_text("red\n")
     evaluation = importlib.import_module("eval")
-    monkeypatch.setattr(evaluation, "load_pretrained", lambda *_: "loaded")
+    monkeypatch.setattr(evaluation, "load_pretrained", lambda *_, **__: "loaded")
     monkeypatch.setattr("utils.evaluation.evaluate.validate", lambda *_: pytest.fail("the evaluation has begun"))
     with pytest.raises(UserError, match=reason):
         evaluate(**given)
