@@ -73,7 +73,7 @@ def show(args: Namespace) -> None:
     inputs = normalize(batch.images, args.image_mean, args.image_std)
     alphas = args.use_mixup * args.mixup_alpha, args.use_cutmix * args.cutmix_alpha
     rng = np.random.default_rng(args.random_seed or 0)
-    inputs, targets = mix(inputs, batch.labels.to(inputs.device), *alphas, rng)
+    inputs, targets = mix(inputs, batch.labels.to(inputs.device), *alphas, rng, args.mixup_prob, args.cutmix_prob)
     names = [*(loader.images.class_names or map(str, range(args.class_dim))), "unlabeled"]  # -1 is the last
     captions = captions_of(targets.labels, names)
     if targets.mixed_labels is not None:

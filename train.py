@@ -120,7 +120,7 @@ def train(args: argparse.Namespace, device: torch.device, start: RunStart) -> in
 def mix(args: argparse.Namespace, images: Tensor, labels: Tensor, seed: tuple[int, ...]) -> tuple[Tensor, Targets]:
     """Mixes a batch by the flags. The draw depends on the step alone, so a resumed run draws the same."""
     alphas = args.use_mixup * args.mixup_alpha, args.use_cutmix * args.cutmix_alpha
-    return mixing.mix(images, labels, *alphas, np.random.default_rng(seed))
+    return mixing.mix(images, labels, *alphas, np.random.default_rng(seed), args.mixup_prob, args.cutmix_prob)
 
 
 def validate_networks(

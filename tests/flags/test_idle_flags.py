@@ -11,6 +11,7 @@ from utils.flags.idle import CONDITIONS, note_idle_flags
 
 ADAMW, ADAM = "--optimizer=adamw", "--lr_strategy=adam_decay"
 TEACHER = "--use_distill=True"
+WORDS = "--train_transforms=random_resized_crop"
 
 # A flag of train.py, what makes it idle, what gives it an effect.
 CASES = [
@@ -64,6 +65,21 @@ CASES = [
     ("--label_weights_by_ratio=True", [], ["--multi_label=True"]),
     ("--sum_over_labels=True", [], ["--multi_label=True"]),
     ("--threshold=0.4", [], ["--multi_label=True"]),
+    ("--lower_scale=0.2", [WORDS], []),
+    ("--lower_ratio=0.5", [WORDS], []),
+    ("--upper_ratio=2", [WORDS], []),
+    ("--flip_prob=0.2", [WORDS], []),
+    ("--vertical_flip_prob=0.2", [WORDS], []),
+    ("--use_aa=True", [WORDS], []),
+    ("--use_ra=True", [WORDS], []),
+    ("--random_rotation=10", [WORDS], []),
+    ("--color_jitter=0.4", [WORDS], []),
+    ("--use_cutout=True", [WORDS], []),
+    ("--random_erasing=0.2", [WORDS], []),
+    ("--use_hide_and_seek=True", [WORDS], []),
+    ("--use_gridmask=True", [WORDS], []),
+    ("--mixup_prob=0.2", [], ["--use_mixup=True"]),
+    ("--cutmix_prob=0.2", [], ["--use_cutmix=True"]),
     ("--best_metric=acc1", ["--validate=False"], []),
 ]
 OTHERS = [

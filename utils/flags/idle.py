@@ -14,6 +14,24 @@ WARM_UP_STRATEGIES = ("cosine_decay_warmup", "exponential_decay_warmup", *PADDLE
 CONSTANT_STRATEGIES = ("adam_decay", "default_decay", "constant")
 
 
+# What --train_transforms takes the place of.
+AUGMENTATION = (
+    "lower_scale",
+    "lower_ratio",
+    "upper_ratio",
+    "flip_prob",
+    "vertical_flip_prob",
+    "use_aa",
+    "use_ra",
+    "random_rotation",
+    "color_jitter",
+    "use_cutout",
+    "random_erasing",
+    "use_hide_and_seek",
+    "use_gridmask",
+)
+
+
 def _uses_adamw(args: Namespace) -> bool:
     return args.optimizer == "adamw"
 
@@ -103,8 +121,9 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
         lambda args: args.resize_mode in ("short", "crop"),
         "--resize_mode={resize_mode} has no short side of its own",
     ),
-    (("mixup_alpha",), lambda args: args.use_mixup, "it needs --use_mixup=True"),
-    (("cutmix_alpha",), lambda args: args.use_cutmix, "it needs --use_cutmix=True"),
+    (("mixup_alpha", "mixup_prob"), lambda args: args.use_mixup, "it needs --use_mixup=True"),
+    (("cutmix_alpha", "cutmix_prob"), lambda args: args.use_cutmix, "it needs --use_cutmix=True"),
+    (AUGMENTATION, lambda args: not args.train_transforms, "--train_transforms says what is done to images"),
     (("ra_num_ops", "ra_magnitude"), lambda args: args.use_ra, "it needs --use_ra=True"),
     (("cutout_length",), lambda args: args.use_cutout, "it needs --use_cutout=True"),
     (("test_batch_size",), lambda args: args.validate, "--validate=False validates nothing"),

@@ -214,6 +214,11 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     ),
     "Reader": (
         Flag("use_dali", boolean, False, TER, "Read with NVIDIA DALI (optional package) instead of OpenCV."),
+        Flag("train_transforms", str, None, TR,
+             "The whole training pipeline between decoding and normalisation, in its order, in place of the flags of "
+             "training crops, flips and augmentation: words NAME or NAME:option=value:option, such as "
+             "'random_resized_crop:interpolation=bicubic:backend=pil flip timm_augment:policy=rand-m9-mstd0.5-inc1 "
+             "random_erasing:p=0.25:mode=pixel' (docs/augmentation.md).", length="+"),
         Flag("lower_scale", number(float, 0, 1, above=True), 0.08, TR, "Smallest area of a training crop, as a share."),
         Flag("lower_ratio", number(float, 0.05, 20), 3 / 4, TR, "Smallest aspect ratio of a training crop."),
         Flag("upper_ratio", number(float, 0.05, 20), 4 / 3, TR, "Largest aspect ratio of a training crop."),
@@ -230,6 +235,10 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("mixup_alpha", number(float, 0.001, 1000), 0.2, TR, "Mixup: both parameters of the beta distribution."),
         Flag("use_cutmix", boolean, False, TR, "CutMix; with --use_mixup, each batch has one of the two."),
         Flag("cutmix_alpha", number(float, 0.001, 1000), 1.0, TR, "CutMix: both parameters of the beta distribution."),
+        Flag("mixup_prob", fraction, None, TR,
+             "Share of batches that mixup mixes; the others are left to --cutmix_prob, or as they are. Not given: all, "
+             "or half of them beside CutMix."),
+        Flag("cutmix_prob", fraction, None, TR, "The same for CutMix."),
         Flag("use_aa", boolean, False, TR, "AutoAugment, ImageNet policy."),
         Flag("use_ra", boolean, False, TR, "RandAugment."),
         Flag("ra_num_ops", number(int, 1, 14), 2, TR, "RandAugment: operations per image."),

@@ -15,8 +15,10 @@ from utils.reading.dataset import MissingPart, open_dataset
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Loader
 from utils.reading.opencv_loader import OpenCVLoader
+from utils.reading.pipeline import Pipeline
 from utils.reading.resize import Colour, Resizer
 from utils.reading.transforms import EvalTransform, TrainTransform
+from utils.reading.words import pipeline_of_words
 
 
 def share_of_batch(flag: str, batch_size: int, world_size: int) -> int:
@@ -42,8 +44,12 @@ def mean_colour(image_mean: Sequence[float], channel_order: str) -> Colour:
     return red, green, blue
 
 
-def train_transform(args: Namespace) -> TrainTransform:
+def train_transform(args: Namespace) -> TrainTransform | Pipeline:
     """Training preprocessing by the flags."""
+    if args.train_transforms:
+        if args.use_dali:
+            raise FlagError("--train_transforms is done by the readers of --use_dali=False: leave out one of them")
+        return pipeline_of_words(args.train_transforms, args)
     mean = mean_colour(args.image_mean, args.channel_order)
     return TrainTransform(
         tuple(args.image_shape[1:]),

@@ -57,6 +57,54 @@ class RandomErasing:
 
 
 @dataclass(frozen=True)
+class ErasingInside:
+    """A rectangle within the image is filled, as timm and PaddleClas have random erasing: after normalisation there, so
+    that noise is of its scale.
+
+    Attributes:
+        probability: of erasing at all.
+        smallest, largest: area, as shares of the image's.
+        flattest: the ratio of height to width is drawn from flattest to 1 / flattest.
+        log_ratio: that is done evenly in its logarithm.
+        mode: of the filling: pixel for normal noise, rand for a colour of such, const for the mean colour.
+        attempts: at a rectangle that fits.
+        mean, std: of the normalisation, for pixels scaled to 0..1, RGB. What noise is beyond black and white is cut.
+    """
+
+    probability: float = 0.5
+    smallest: float = 0.02
+    largest: float = 0.4
+    flattest: float = 0.3
+    log_ratio: bool = False
+    mode: str = "const"
+    attempts: int = 100
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __call__(self, rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if rng.random() >= self.probability:
+            return rgb
+        height, width = rgb.shape[:2]
+        for _ in range(self.attempts):
+            area = height * width * rng.uniform(self.smallest, self.largest)
+            low, high = self.flattest, 1 / self.flattest
+            ratio = math.exp(rng.uniform(math.log(low), math.log(high))) if self.log_ratio else rng.uniform(low, high)
+            h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if h < height and w < width:
+                top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
+                rgb = rgb.copy()
+                rgb[top : top + h, left : left + w] = self._filling(h, w, rng)
+                break
+        return rgb
+
+    def _filling(self, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+        """Pixels, uint8 (height, width, 3) or one (1, 1, 3)."""
+        shape = {"pixel": (height, width, 3), "rand": (1, 1, 3)}.get(self.mode)
+        noise = np.zeros((1, 1, 3)) if shape is None else rng.standard_normal(shape, np.float32)
+        return np.clip(np.rint(255 * (np.array(self.mean) + np.array(self.std) * noise)), 0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
 class HideAndSeek:
     """The cells of a grid are hidden with probability 1/2 each (Kumar Singh & Lee, arXiv:1704.04232).
 
@@ -90,6 +138,7 @@ class GridMask:
         smallest, largest: period of the grid in pixels, drawn for each image.
         kept: share of a period between two squares: (1 - kept)^2 of the image is hidden.
         probability: of masking at all. The paper's rises from 0 to 0.8 during training; this is its mean.
+        inverse: hide what is between the squares instead.
     """
 
     fill: Colour
@@ -97,6 +146,7 @@ class GridMask:
     largest: int = 224
     kept: float = 0.6
     probability: float = 0.5
+    inverse: bool = False
 
     def __call__(self, rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if rng.random() >= self.probability:
@@ -104,6 +154,7 @@ class GridMask:
         period = int(rng.integers(self.smallest, self.largest + 1))
         side = period - round(period * self.kept)
         rows, columns = ((np.arange(length) + rng.integers(period)) % period < side for length in rgb.shape[:2])
+        hidden = ~np.logical_and.outer(~rows, ~columns) if self.inverse else np.logical_and.outer(rows, columns)
         rgb = rgb.copy()
-        rgb[np.ix_(rows, columns)] = self.fill
+        rgb[hidden] = self.fill
         return rgb

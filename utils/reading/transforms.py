@@ -100,18 +100,22 @@ def random_crop_box(
     lower_scale: float = 0.08,
     lower_ratio: float = 3 / 4,
     upper_ratio: float = 4 / 3,
+    log_ratio: bool = False,
 ) -> tuple[int, int, int, int]:
     """Draws the box of a training crop, as the original does.
 
-    The sides are side * a and side / a with a = sqrt(U(lower_ratio, upper_ratio)); side^2 is a share of the image's
-    area drawn from U(lower_scale, 1), both ends of which are lowered to the largest share that fits this aspect
-    ratio. The position is uniform.
+    The sides are side * a and side / a with a = sqrt(U(lower_ratio, upper_ratio)), or with `log_ratio` a ratio that is
+    drawn evenly in its logarithm; side^2 is a share of the image's area drawn from U(lower_scale, 1), both ends of
+    which are lowered to the largest share that fits this aspect ratio. The position is uniform.
 
     Returns:
         top, left, height, width.
     """
     ratio_draw, share_draw, top_draw, left_draw = rng.random(4)
-    aspect = math.sqrt(lower_ratio + (upper_ratio - lower_ratio) * ratio_draw)
+    if log_ratio:
+        aspect = math.sqrt(lower_ratio * (upper_ratio / lower_ratio) ** ratio_draw)
+    else:
+        aspect = math.sqrt(lower_ratio + (upper_ratio - lower_ratio) * ratio_draw)
     largest = min(width / height / aspect**2, height / width * aspect**2)
     smallest = min(lower_scale, largest)
     side = math.sqrt(height * width * (smallest + (min(1.0, largest) - smallest) * share_draw))
@@ -137,6 +141,7 @@ class TrainTransform:
         resize_mode: as in `EvalTransform`. With exact or pad and a `lower_scale` of 1 nothing is cut off: the whole
             image is resized as in evaluation.
         resize_backend, decode_backend, channel_order, fill: as in `EvalTransform`.
+        log_ratio: see `random_crop_box`.
         flip_prob, vertical_flip_prob: how often an image is mirrored left to right, and top to bottom.
     """
 
@@ -152,6 +157,7 @@ class TrainTransform:
     decode_backend: str = "cv2"
     channel_order: str = "rgb"
     fill: Colour = (0, 0, 0)
+    log_ratio: bool = False
     flip_prob: float = 0.5
     vertical_flip_prob: float = 0.0
 
@@ -198,7 +204,7 @@ class TrainTransform:
         return self._finish(resized, rng)
 
     def _draw_box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-        return random_crop_box(height, width, rng, self.lower_scale, self.lower_ratio, self.upper_ratio)
+        return random_crop_box(height, width, rng, self.lower_scale, self.lower_ratio, self.upper_ratio, self.log_ratio)
 
     def _resize(self, crop: np.ndarray) -> np.ndarray:
         return Resizer(self.interpolation, self.resize_backend)(crop, *self.image_size)

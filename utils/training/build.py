@@ -63,6 +63,10 @@ def check_train_flags(args: argparse.Namespace) -> None:
         raise FlagError(f"--unlabeled_list: {args.unlabeled_list} is no list file (.txt)")
     if args.unlabeled_list and not (args.use_distill and args.distill_loss == "js"):
         raise FlagError("--unlabeled_list needs --use_distill=True --distill_loss=js: other losses need labels")
+    if args.use_mixup * (args.mixup_prob or 0) + args.use_cutmix * (args.cutmix_prob or 0) > 1:
+        raise FlagError(
+            f"--mixup_prob {args.mixup_prob:g} and --cutmix_prob {args.cutmix_prob:g} are more than 1 together"
+        )
     check_labels(args)
     best_metric(args)
     if args.with_mem_opt and _compiles(args):

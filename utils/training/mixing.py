@@ -60,11 +60,26 @@ def _pairs(images: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def mix(
-    images: Tensor, labels: Tensor, mixup_alpha: float, cutmix_alpha: float, rng: np.random.Generator
+    images: Tensor,
+    labels: Tensor,
+    mixup_alpha: float,
+    cutmix_alpha: float,
+    rng: np.random.Generator,
+    mixup_prob: float | None = None,
+    cutmix_prob: float | None = None,
 ) -> tuple[Tensor, Targets]:
-    """Mixes a batch with `mixup`, with `cutmix`, or with either at even chances, as far as their alphas are not 0."""
-    if mixup_alpha and (not cutmix_alpha or rng.random() < 0.5):
+    """Mixes a batch with `mixup`, with `cutmix` or not at all, as far as their alphas are not 0.
+
+    The chances are `mixup_prob` and `cutmix_prob`; None: what the other leaves, and even ones if both are None.
+    """
+    chances = [prob if alpha else 0.0 for alpha, prob in ((mixup_alpha, mixup_prob), (cutmix_alpha, cutmix_prob))]
+    rest = 1 - sum(chance for chance in chances if chance is not None)
+    share, other = (rest / chances.count(None) if chance is None else chance for chance in chances)
+    if not share and not other:
+        return images, Targets(labels)
+    draw = 0.0 if 1 in (share, other) else rng.random()
+    if draw < share:
         return mixup(images, labels, mixup_alpha, rng)
-    if cutmix_alpha:
+    if draw < share + other:
         return cutmix(images, labels, cutmix_alpha, rng)
     return images, Targets(labels)
