@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+from functools import partial
 from pathlib import Path
 
 from utils.errors import LESS_MEMORY, FlagError, run_script
@@ -25,9 +26,11 @@ import torch
 from utils.console import is_main_process, log
 from utils.deploy.exported import load_exported
 from utils.devices import amp_dtype, choose_device, in_mixed_precision, memory_format, place
+from utils.evaluation.class_report import MATRIX_SUFFIXES, TABLE_SUFFIXES
 from utils.evaluation.crops import write_sweep
 from utils.evaluation.evaluate import Subject, evaluate
 from utils.evaluation.meters import check_labels
+from utils.evaluation.names import noted_names
 from utils.files import check_can_write, write_text
 from utils.flags.idle import note_idle_flags
 from utils.flags.inputs import INPUT_FLAGS, given_input
@@ -47,10 +50,10 @@ def main() -> None:
         if args.crop_sweep:
             sweep(args, device)
         elif args.model_file:
-            save(args, evaluate(args, load_exported_network(args, device)))
+            evaluate(args, load_exported_network(args, device), partial(save, args))
         else:
             resolve_input(args, noted_input(args.pretrained_model, args.model, args.pretrained_key))
-            save(args, evaluate(args, load_network(args, device)))
+            evaluate(args, load_network(args, device), partial(save, args))
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -59,6 +62,10 @@ def check_flags(args: argparse.Namespace) -> None:
         raise FlagError("give --pretrained_model (with --model), or --model_file for an exported network")
     if args.crop_num > 1 and args.use_dali:
         raise FlagError(f"--crop_num={args.crop_num} is read with OpenCV: leave out --use_dali")
+    for flag, suffixes in (("per_class_path", TABLE_SUFFIXES), ("confusion_path", MATRIX_SUFFIXES)):
+        path = getattr(args, flag)
+        if path and not path.lower().endswith(suffixes):
+            raise FlagError(f"--{flag} {path}: its suffix chooses what is written: give one of {', '.join(suffixes)}")
     if args.crop_sweep:
         for flag in ("model_file", "crop_size", "image_shape", "per_class_path", "confusion_path"):
             if flag in args.given:
@@ -107,7 +114,8 @@ def load_network(args: argparse.Namespace, device: torch.device) -> Subject:
     log(str(load_pretrained(model, args.pretrained_model, key=args.pretrained_key, remedies=TO_USE)))
     layout = memory_format(args, device)
     place(model, device, layout).eval()
-    return Subject(in_mixed_precision(model, device, amp_dtype(args, device)), device, layout)
+    names = noted_names(args.pretrained_model, args.class_dim)
+    return Subject(in_mixed_precision(model, device, amp_dtype(args, device)), device, layout, class_names=names)
 
 
 def load_exported_network(args: argparse.Namespace, device: torch.device) -> Subject:
@@ -129,7 +137,7 @@ def load_exported_network(args: argparse.Namespace, device: torch.device) -> Sub
     about = network.description
     for name in INPUT_FLAGS:
         setattr(args, name, getattr(about, name))
-    args.model, args.class_dim = about.network, len(about.class_names)
+    args.model, args.class_dim = about.network, about.class_dim
     if about.multi_label and not args.multi_label:
         args.multi_label = True
         if "threshold" not in args.given and about.threshold:

@@ -33,13 +33,13 @@ from utils.devices import amp_dtype, choose_device, in_mixed_precision, memory_f
 from utils.evaluation.classify import Classifier, Extractor, answer_images
 from utils.evaluation.features import FeatureFile
 from utils.evaluation.meters import answer_thresholds
+from utils.evaluation.names import class_names
 from utils.evaluation.pictures import grad_cam, save_pictures
 from utils.evaluation.predictions import Prediction, ResultFile
 from utils.flags.idle import note_idle_flags
 from utils.flags.inputs import INPUT_FLAGS
 from utils.processes import check_agreement, process_group, rank, refuse_several, world_size
 from utils.reading.build import eval_transform, infer_loader
-from utils.reading.class_names import read_class_names
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Loader
 from utils.reading.transforms import normalize
@@ -80,16 +80,6 @@ def check_flags(args: argparse.Namespace) -> None:
         raise FlagError("--vis_dir shows classes, which --features_path does not find: give one of them")
 
 
-def choose_class_names(args: argparse.Namespace) -> list[str]:
-    """The names of --class_map_path; by default ImageNet's for 1000 classes, and numbers for another number."""
-    if "class_map_path" in args.given:
-        return read_class_names(args.class_map_path, args.class_dim)
-    if args.class_dim == 1000:
-        return read_class_names(str(Path(__file__).parent / args.class_map_path), args.class_dim)
-    log(f"--class_map_path not given: the {args.class_dim} classes have their numbers for names")
-    return [str(number) for number in range(args.class_dim)]
-
-
 def load_network(args: argparse.Namespace) -> Network:
     """--model with the weights of --pretrained_model, in evaluation mode."""
     model = build_model(args)
@@ -101,9 +91,8 @@ def export(args: argparse.Namespace) -> None:
     """Writes the network into --save_inference_dir, or a folder of its name."""
     values = {name: getattr(args, name) for name in INPUT_FLAGS}
     threshold = args.threshold if args.multi_label or "threshold" in args.given else None
-    description = Description(
-        args.model, choose_class_names(args), **values, multi_label=args.multi_label, threshold=threshold
-    )
+    labels = {"class_dim": args.class_dim, "multi_label": args.multi_label, "threshold": threshold}
+    description = Description(args.model, list(class_names(args)), **values, **labels)
     calibration_images = choose_images(args) if args.calibration_dir else None
     folder = Path(args.save_inference_dir or args.model)
     model_file = save_inference(load_network(args), description, folder, args.inference_format)
@@ -119,7 +108,7 @@ def infer(args: argparse.Namespace, device: torch.device) -> None:
         FlagError: the pictures of --vis_dir would take the places of the images.
         UserError: no image can be read, now or in the run that is resumed.
     """
-    class_names = choose_class_names(args)
+    names = () if args.features_path else class_names(args)
     where = "image_path" if args.image_path else "data_dir"
     images = ImageList.find(getattr(args, where))
     if args.vis_dir and os.path.realpath(args.vis_dir) == os.path.realpath(images.root):
@@ -135,7 +124,7 @@ def infer(args: argparse.Namespace, device: torch.device) -> None:
     extractor = Extractor(in_mixed_precision(model.forward_features, device, dtype), prepare, precision_flag)
     network = in_mixed_precision(model, device, dtype)
     thresholds = answer_thresholds(args, args.class_dim, args.multi_label)
-    classifier = Classifier(network, prepare, class_names, args.topk, precision_flag, thresholds)
+    classifier = Classifier(network, prepare, names, args.topk, precision_flag, thresholds)
 
     def classify_and_show(pixels: Tensor, names: Sequence[str]) -> list[Prediction]:
         predictions = classifier(pixels, names)

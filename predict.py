@@ -26,11 +26,12 @@ from utils.devices import gpu_of_process
 from utils.evaluation.classify import Classifier, Extractor, answer_images
 from utils.evaluation.features import FeatureFile
 from utils.evaluation.meters import answer_thresholds
+from utils.evaluation.names import choose_names
 from utils.evaluation.predictions import ResultFile
 from utils.flags.inputs import given_input
 from utils.processes import check_agreement, process_group, rank, world_size
 from utils.reading.build import eval_transform, infer_loader
-from utils.reading.class_names import read_class_names
+from utils.reading.class_names import Names
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Loader
 from utils.reading.transforms import normalize
@@ -80,27 +81,26 @@ def predict(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) 
         answer_images(images, extractor, open_loader, lambda: FeatureFile(args.features_path, args.resume))
         return
     if network.topk and "topk" not in args.given:
-        args.topk = min(network.topk, len(about.class_names))
+        args.topk = min(network.topk, about.class_dim)
     if "multi_label" not in args.given:
         args.multi_label = about.multi_label
     noted = about.threshold if args.multi_label == about.multi_label else None
-    thresholds = answer_thresholds(args, len(about.class_names), args.multi_label, noted)
-    names = choose_class_names(args, network)
-    classifier = Classifier(network, prepare, names, args.topk, precision_flag, thresholds)
+    thresholds = answer_thresholds(args, about.class_dim, args.multi_label, noted)
+    classifier = Classifier(network, prepare, class_names(args, network), args.topk, precision_flag, thresholds)
     scores = classifier.scores_per_image
     answer_images(images, classifier, open_loader, lambda: ResultFile(args.save_json_path, scores, args.resume))
 
 
-def choose_class_names(args: argparse.Namespace, network: ExportedNetwork) -> list[str]:
-    """The names of --class_map_path, or those that the network was exported with.
+def class_names(args: argparse.Namespace, network: ExportedNetwork) -> Names:
+    """The names of --class_map_path, or those that the network was exported with, if it was with any.
 
     Raises:
         FlagError: they are fewer than --topk.
     """
-    names = network.description.class_names
-    if args.topk > len(names) and not args.multi_label:
-        raise FlagError(f"--topk {args.topk} is more than the {len(names)} classes of {network.description.network}")
-    return read_class_names(args.class_map_path, len(names)) if args.class_map_path else names
+    about = network.description
+    if args.topk > about.class_dim and not args.multi_label:
+        raise FlagError(f"--topk {args.topk} is more than the {about.class_dim} classes of {about.network}")
+    return choose_names(args.class_map_path or None, about.class_dim, about.class_names)
 
 
 def check_features_path(args: argparse.Namespace) -> None:

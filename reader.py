@@ -35,14 +35,17 @@ from utils.processes import (
     world_size,
 )
 from utils.reading.build import crop_loader, eval_transform, infer_loader, train_loader, train_transform, val_loader
+from utils.reading.class_names import Names, name_of, read_class_names
 from utils.reading.crops import MultiCropTransform
 from utils.reading.dali_loader import DaliLoader
 from utils.reading.dataset import open_dataset
 from utils.reading.dataset_report import Measure, describe_dataset, draw_batch
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Batch, Loader
+from utils.reading.numbering import check_parts, known_names
 from utils.reading.opencv_loader import OpenCVLoader
 from utils.reading.transforms import EvalTransform, TrainTransform, normalize
+from utils.training.loss import Targets
 from utils.training.mixing import mix
 
 # What a program of one's own imports from here.
@@ -74,22 +77,36 @@ def show(args: Namespace) -> None:
     alphas = args.use_mixup * args.mixup_alpha, args.use_cutmix * args.cutmix_alpha
     rng = np.random.default_rng(args.random_seed or 0)
     inputs, targets = mix(inputs, batch.labels.to(inputs.device), *alphas, rng, args.mixup_prob, args.cutmix_prob)
-    names = [*(loader.images.class_names or map(str, range(args.class_dim))), "unlabeled"]  # -1 is the last
-    captions = captions_of(targets.labels, names)
-    if targets.mixed_labels is not None:
-        others = captions_of(targets.mixed_labels, names)
-        captions = [f"{targets.weight:.2f} {own} + {other}" for own, other in zip(captions, others, strict=True)]
-    draw_batch(args.show, inputs, args.image_mean, args.image_std, args.channel_order, captions)
+    known = class_names(args, loader.images)
+    numbers = [*map(str, range(args.class_dim)), "unlabeled"]  # -1 is the last
+    names = [name_of(known, number) or text for number, text in enumerate(numbers)]
+    captions, instead = (captions_of(targets, texts) for texts in (names, numbers))
+    draw_batch(args.show, inputs, args.image_mean, args.image_std, args.channel_order, captions, instead)
 
 
-def captions_of(labels: torch.Tensor, names: list[str]) -> list[str]:
-    """A caption for each image of a batch: the name of its label, or the names of its labels."""
+def captions_of(targets: Targets, names: list[str]) -> list[str]:
+    """A caption for each image of a batch: what it is called, or for a mixed one what both are."""
+    if targets.mixed_labels is None:
+        return names_of(targets.labels, names)
+    pairs = zip(names_of(targets.labels, names), names_of(targets.mixed_labels, names), strict=True)
+    return [f"{targets.weight:.2f} {own} + {other}" for own, other in pairs]
+
+
+def names_of(labels: torch.Tensor, names: list[str]) -> list[str]:
+    """For each image of a batch the name of its label, or the names of its labels."""
     if labels.dim() == 1:
         return [names[label] for label in labels.tolist()]
     return [" ".join(names[label] for label in row.nonzero()[:, 0].tolist()) or "none" for row in labels]
 
 
-def check(args: Namespace, part: str) -> None:
+def class_names(args: Namespace, images: ImageList) -> Names:
+    """The names of the classes: of --class_map_path, or what the dataset says."""
+    if args.class_map_path:
+        return read_class_names(args.class_map_path, args.class_dim)
+    return known_names(images, args.data_dir, args.class_dim if "class_dim" in args.given else None)
+
+
+def check(args: Namespace, part: str) -> ImageList:
     """Reads every image of a part of the dataset once, in one of the processes, and reports what is there."""
     images = open_dataset(args.data_dir, part, args.class_dim, args.multi_label)
     check_agreement({"data_dir": images.summary()})
@@ -109,7 +126,8 @@ def check(args: Namespace, part: str) -> None:
     unreadable = dict(sorted(gather_dict(loader.unreadable).items()))
     check_readable(unreadable, len(sizes))
     if is_main_process():
-        describe_dataset(part, images, args.class_dim, sizes, unreadable)
+        describe_dataset(part, images, args.class_dim, class_names(args, images), sizes, unreadable)
+    return images
 
 
 def main() -> None:
@@ -124,8 +142,9 @@ def main() -> None:
         show(args)
     if args.check:
         with process_group(torch.device("cpu")):
-            for part in ("train", "val") if args.check == "*" else (args.check,):
-                check(args, part)
+            parts = [check(args, part) for part in (("train", "val") if args.check == "*" else (args.check,))]
+        if len(parts) == 2:
+            check_parts(parts[0], parts[1], args.data_dir)
 
 
 if __name__ == "__main__":

@@ -34,10 +34,12 @@ from utils.processes import (
 )
 from utils.reading.build import train_loader, val_loader
 from utils.reading.loader import Loader
+from utils.reading.numbering import check_parts, known_names
 from utils.reading.to_device import copies_of_first, to_device
 from utils.reading.transforms import normalize
 from utils.training import mixing
-from utils.training.build import build_train_step, check_train_flags, note_unused_classes, settle_total_images
+from utils.training.build import build_train_step, check_train_flags, settle_total_images
+from utils.training.classes import settle_names
 from utils.training.loss import Targets
 from utils.training.run import Run
 from utils.training.seed import seed_everything
@@ -72,9 +74,12 @@ def train(args: argparse.Namespace, device: torch.device, start: RunStart) -> in
     # Every process reads its rows of the same global batches.
     shares = {"rank": rank(), "world_size": world_size(), "pin_memory": device.type == "cuda"}
     loader = train_loader(args, position.seed, **shares)
-    test_loader = val_loader(args, **shares) if args.validate else None
+    known = known_names(loader.images, args.data_dir, args.class_dim if "class_dim" in args.given else None)
+    test_loader = val_loader(args, **shares, class_names=known) if args.validate else None
+    if test_loader is not None:
+        check_parts(loader.images, test_loader.images, args.data_dir)
     settle_total_images(args, len(loader.images))
-    note_unused_classes(args, loader.images.class_names)
+    class_names = settle_names(args, loader.images, known, start.resumed)
     loaders = [loader] if test_loader is None else [loader, test_loader]
     data = " and ".join(loader.images.summary() for loader in loaders)
     check_agreement({**args.values(), "data_dir": data})
@@ -86,7 +91,7 @@ def train(args: argparse.Namespace, device: torch.device, start: RunStart) -> in
         log(str(load_pretrained(model, args.pretrained_model, excluded, **choices, remedies=TO_TRAIN)))
     label_shares = loader.images.labels.mean(0) if args.multi_label else None
     step = build_train_step(args, model, device, label_shares)
-    run = Run(start, step, loader.images)
+    run = Run(start, step, loader.images, class_names)
 
     started, steps_before, results = time.perf_counter(), step.step, {}
     for epoch in run.epochs():

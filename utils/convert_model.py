@@ -84,7 +84,7 @@ def convert(args: argparse.Namespace, model: PaddleModel, folder: Path) -> None:
     """Writes an export of our own, of the format --inference_format, as infer.py --save_inference=True does."""
     about = model.description
     if args.class_map_path:
-        about = replace(about, class_names=read_class_names(args.class_map_path, len(about.class_names)))
+        about = replace(about, class_names=[*read_class_names(args.class_map_path, about.class_dim)])
     for name in INPUT_FLAGS:
         setattr(args, name, getattr(about, name))
     chosen = choose_images(args) if args.calibration_dir else None

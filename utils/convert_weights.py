@@ -20,9 +20,12 @@ if __name__ == "__main__":
     parse("convert_weights")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
 
 from utils.console import log, warn
+from utils.evaluation.names import noted_names
 from utils.processes import refuse_several
 from utils.weights import TO_USE, load_pretrained
 from utils.weights.network import as_flags, build_model, check_model, noted_input, usual_input
+from utils.weights.notes import CLASS_NAMES
+from utils.weights.published import is_published
 from utils.weights.write import TORCH_SUFFIXES, check_output, dropout_mode, suffix, write_weights
 
 
@@ -45,7 +48,10 @@ def main() -> None:
     notes = noted_input(args.input, args.model, args.pretrained_key)
     if notes and notes != usual_input(args.model) and suffix(output) != ".safetensors":
         warn(f"only .safetensors notes the network's input: with {output} give {' '.join(as_flags(notes))}")
-    write_weights(model, output, args.model, args.class_dim, notes)
+    names = list(noted_names(args.input, args.class_dim))
+    if names and suffix(output) != ".safetensors" and not is_published(output, args.class_dim):
+        warn(f"only .safetensors notes the names of the classes: with {output} give infer.py --class_map_path")
+    write_weights(model, output, args.model, args.class_dim, {**notes, **({CLASS_NAMES: names} if names else {})})
     log(f"wrote {output}")
 
 

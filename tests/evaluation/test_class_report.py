@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +16,7 @@ from utils.evaluation.class_report import (
     looks_permuted,
     read_label_map,
     write_class_table,
+    write_confusion,
 )
 
 
@@ -26,7 +30,7 @@ def meter_of_three() -> ClassMeter:
 
 def test_counts_by_class():
     meter = meter_of_three()
-    assert meter.counts.tolist() == [[2, 2, 0], [1, 1, 0], [1, 2, 0]]
+    assert meter.counts.tolist() == [[2, 2, 0], [1, 1, 0], [1, 2, 0], [1, 2, 1]]
     assert meter.confusion.tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
     assert meter.totals() == (4, 2, 3)
 
@@ -35,11 +39,71 @@ def test_the_table_of_classes(tmp_path):
     """A class without images has no shares, and is taken for nothing."""
     write_class_table(tmp_path / "x.csv", meter_of_three(), ["red", "green, light", "blue"])
     assert (tmp_path / "x.csv").read_text().splitlines() == [
-        "class,name,images,top1,top2,acc1,acc2,taken_for,taken_for_images",
-        "0,red,2,1,1,0.50000,0.50000,1,1",
-        '1,"green, light",2,1,2,0.50000,1.00000,2,1',
-        "2,blue,0,0,0,,,,",
+        "class,name,images,top1,top2,acc1,acc2,taken_for,taken_for_images,predicted,precision,recall,f1",
+        "0,red,2,1,1,0.50000,0.50000,1,1,1,1.00000,0.50000,0.66667",
+        '1,"green, light",2,1,2,0.50000,1.00000,2,1,2,0.50000,0.50000,0.50000',
+        "2,blue,0,0,0,,,,,1,0.00000,,0.00000",
     ]
+
+
+def test_the_table_as_json(tmp_path):
+    write_class_table(tmp_path / "x.JSON", meter_of_three(), ["red"])
+    first, _, last = json.loads((tmp_path / "x.JSON").read_text())
+    assert first == {
+        "class": 0,
+        "name": "red",
+        "images": 2,
+        "top1": 1,
+        "top2": 1,
+        "acc1": 0.5,
+        "acc2": 0.5,
+        "taken_for": 1,
+        "taken_for_images": 1,
+        "predicted": 1,
+        "precision": 1.0,
+        "recall": 0.5,
+        "f1": 0.66667,
+    }
+    assert (last["name"], last["acc1"], last["recall"], last["precision"]) == (None, None, None, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("names", "heads"),
+    [
+        (["red", "猫, cat", "$x_"], ["red", "猫, cat", "$x_"]),
+        (["red", "red", "x"], "012"),
+        (["red"], "012"),
+        ((), "012"),
+    ],
+)
+def test_the_matrix_as_numbers(names, heads, tmp_path):
+    for suffix in (".csv", ".json"):
+        write_confusion(tmp_path / f"c{suffix}", meter_of_three().confusion, names)
+    rows = list(csv.reader((tmp_path / "c.csv").open(encoding="utf-8")))
+    assert rows[0] == ["label", *heads]
+    assert rows[1:] == [[heads[0], "1", "1", "0"], [heads[1], "0", "1", "1"], [heads[2], "0", "0", "0"]]
+    content = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
+    assert content["confusion"] == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
+    assert content["names"] == [*names, *[None] * (3 - len(names))]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".PDF"])
+def test_names_in_the_picture_of_the_matrix_are_no_formulas(suffix, tmp_path, recwarn):
+    path = tmp_path / f"c{suffix}"
+    write_confusion(path, meter_of_three().confusion, [r"$5 to $10 \frac", "a_b^", "$"])
+    start = {".png": b"\x89PNG", ".svg": b"<?xml", ".PDF": b"%PDF"}[suffix]
+    assert path.read_bytes().startswith(start)
+    assert not recwarn.list
+
+
+def test_a_picture_that_fails_is_a_warning(tmp_path, monkeypatch, capsys):
+    def fail(*_: object):
+        raise ValueError("no such glyph")
+
+    monkeypatch.setattr("utils.evaluation.class_report.draw_confusion", fail)
+    write_confusion(tmp_path / "c.png", meter_of_three().confusion, ())
+    assert "c.png: the picture cannot be drawn (no such glyph): give a name in .csv" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_too_many_classes_have_no_confusion_matrix():

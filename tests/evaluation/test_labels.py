@@ -83,7 +83,7 @@ def test_table_of_the_labels(tmp_path):
     found = logits[:, 1] >= 0
     assert int(rows[1]["images"]) == labels[:, 1].sum() and int(rows[1]["found"]) == found.sum()
     assert float(rows[1]["f1"]) == pytest.approx(sk.f1_score(labels[:, 1], found), abs=1e-5)
-    assert (rows[1]["name"], rows[1]["threshold"]) == ("b", "0.5")
+    assert (rows[1]["name"], float(rows[1]["threshold"])) == ("b", 0.5)
 
 
 def test_labels_of_an_image():

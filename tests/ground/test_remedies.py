@@ -52,6 +52,8 @@ NEVER_PRINTED = (
     ("convert_model eval infer", "utils/deploy/onnx_engines.py", "use_tensorrt engine"),
     ("convert_model", "utils/deploy/export.py utils/deploy/quantize.py", "save_inference"),
     ("predict", "utils/devices.py", "use_gpu"),
+    # Of the names of classes it takes ImageNet's, and those in notes.
+    ("convert_weights", "utils/evaluation/names.py utils/reading/class_names.py", "class_map_path"),
     # infer.py loads no exports but those that it has just written.
     (
         "infer",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import UserError
-from utils.reading.class_names import read_class_names
+from utils.reading.class_names import imagenet_names, imagenet_synsets, read_class_names, readable
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -21,18 +21,54 @@ def test_readable_labels_are_those_of_imagenet():
     assert {number: names[number] for number in some} == some
 
 
-def test_class_maps(tmp_path):
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("1 red deer\n0 fox\n\n2 owl\n", ["fox", "red deer", "owl"]),
+        ("2,owl\n1,red deer\n0,fox\n", ["fox", "red deer", "owl"]),
+        ("0: fox\n1: red deer\n", ["fox", "red deer"]),
+        ("0\tfox\r\n1\tred deer\r\n", ["fox", "red deer"]),
+        ("fox\nred deer\nowl\n", ["fox", "red deer", "owl"]),
+        # Numbers that are not 0 to n - 1, each once, are a part of the name.
+        ("1 euro\n2 euro\n5 cent\n", ["1 euro", "2 euro", "5 cent"]),
+        ("1 fox\n2 owl\n", ["1 fox", "2 owl"]),
+        ("0 fox\n0 owl\n", ["0 fox", "0 owl"]),
+        ("0 fox\nowl\n", ["0 fox", "owl"]),
+        ("0\n90\n180\n", ["0", "90", "180"]),
+        ("n01440764 tench, Tinca tinca\nn01443537 goldfish\n", ["n01440764 tench, Tinca tinca", "n01443537 goldfish"]),
+        # Numbers behind the names in the lines' order say nothing new.
+        ("type 0\ntype 1\n", ["type 0", "type 1"]),
+    ],
+)
+def test_files_of_names(text, names, tmp_path):
     path = tmp_path / "map.txt"
-    path.write_text("1 red deer\n0 fox\n\n2 owl\n")
-    assert read_class_names(str(path), 3) == ["fox", "red deer", "owl"]
-    assert read_class_names(str(path), 2) == ["fox", "red deer"]
-    path.write_text("fox\nred deer\nowl\n")
-    assert read_class_names(str(path), 3) == ["fox", "red deer", "owl"]
-    with pytest.raises(UserError, match="none is class 3"):
-        read_class_names(str(path), 4)
-    path.write_text("0 fox\n0 owl\n")
-    with pytest.raises(UserError, match="line 2: class 0 has two names"):
-        read_class_names(str(path), 1)
-    path.write_bytes(b"0 f\xff\n")
-    with pytest.raises(UserError, match="UTF-8"):
-        read_class_names(str(path), 1)
+    path.write_bytes(text.encode("utf-8-sig"))
+    assert read_class_names(str(path), len(names)) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            b"background\nfox\nred deer\nowl\n",
+            "names 4 classes, 1 more than .* first line is 'background', .* 'owl'",
+        ),
+        (b"id,name\n0,fox\n1,red deer\n2,owl\n", "names 4 classes, 1 more .* first line is 'id,name'"),
+        (b"fox\nowl\n", "names 2 classes, and none is class 2 of the network's 3"),
+        (b"", "names 0 classes"),
+        (b"fox 2\nowl 0\ndeer 1\n", "the numbers are behind the names: write `0 cat`"),
+        (b"0 f\xff\n", "not a text file in UTF-8"),
+    ],
+)
+def test_files_that_are_refused(text, message, tmp_path):
+    path = tmp_path / "map.txt"
+    path.write_bytes(text)
+    with pytest.raises(UserError, match=f"^--class_map_path {path}[: ].*{message}"):
+        read_class_names(str(path), 3)
+
+
+def test_imagenet_by_the_numbers_of_its_folders():
+    assert imagenet_synsets()[:2] == ("n01440764", "n01443537")
+    assert list(imagenet_synsets()) == sorted(set(imagenet_synsets())) and len(imagenet_synsets()) == 1000
+    assert readable(imagenet_synsets()) == imagenet_names()
+    assert readable(["n01440764", "n01443537"]) == ["n01440764", "n01443537"]

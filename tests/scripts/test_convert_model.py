@@ -44,7 +44,7 @@ def test_an_export_of_our_own(run_script_here, custom, expected, tmp_path):
     assert np.abs(probabilities(output / "model", expected["images"]) - expected["out0"]).max() < 1e-6
     about = load_exported(str(output / "model")).description
     assert (about.network, about.image_shape, about.resize_short_size) == ("custom_net", [3, 32, 32], 40)
-    assert (about.image_mean, len(about.class_names)) == ([0.1, 0.2, 0.3], 10)
+    assert (about.image_mean, about.class_dim, about.class_names) == ([0.1, 0.2, 0.3], 10, [])
     assert sorted(path.name for path in output.iterdir()) == ["model", "params"]
 
 

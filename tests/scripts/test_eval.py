@@ -295,10 +295,11 @@ def test_the_figures_are_said_before_a_report_fails(evaluate, tmp_path, monkeypa
     def fail(*_):
         raise UserError("--confusion_path: cannot write c.png: no space left on device")
 
-    monkeypatch.setattr("utils.evaluation.evaluate.draw_confusion", fail)
+    monkeypatch.setattr("utils.evaluation.evaluate.write_confusion", fail)
     with pytest.raises(UserError, match="no space"):
         evaluate(confusion_path=tmp_path / "c.png")
     assert "Test_loss" in capsys.readouterr().out
+    assert json.loads((tmp_path / "result.json").read_text())["images"] == 16
 
 
 @pytest.mark.parametrize(
@@ -312,6 +313,11 @@ def test_the_figures_are_said_before_a_report_fails(evaluate, tmp_path, monkeypa
         ({"crop_sweep": "32:64:32"}, "leave out --crop_size"),
         ({"crop_sweep": "32:64:32", "crop_size": None, "base_size": 50}, "50 is smaller than the crop"),
         ({"confusion_path": "/dev/null/x.png"}, "--confusion_path: cannot write"),
+        (
+            {"confusion_path": "c.jpeg"},
+            "--confusion_path c.jpeg: its suffix .* one of .png, .pdf, .svg, .csv, .json",
+        ),
+        ({"per_class_path": "classes"}, "--per_class_path classes: its suffix chooses .* one of .csv, .json"),
         ({"per_class_path": "/dev/null/x.csv"}, "--per_class_path: cannot write"),
         ({"class_map_path": "/dev/null"}, "--class_map_path /dev/null names 0 classes"),
     ],

@@ -171,7 +171,9 @@ def test_damaged_bytes_never_end_a_run(command, tiny_dataset, weights, tmp_path)
         ("interpolation", 77, "its description cannot be read"),
         ("params_bytes", "many", "its description cannot be read"),
         ("params_name", "../../x", "--params_file"),
-        ("class_names", ["one"], "4 classes and names for 1"),
+        ("class_names", ["one", 2], "its description cannot be read"),
+        ("class_names", list("abcde"), "its description cannot be read"),
+        ("class_dim", 5, "the model has 4 classes, and its description 5"),
         ("resize_short_size", 5, "--resize_short_size: 5 is smaller"),
     ],
 )

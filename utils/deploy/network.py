@@ -26,7 +26,7 @@ class Description:
 
     Attributes:
         network: its name, as in --model.
-        class_names: one per class.
+        class_names: by class number, None where a class has none; perhaps of the first classes only, or of none.
         image_shape: channels, height, width.
         resize_short_size, interpolation: as the flags; see `utils.reading.transforms.EvalTransform`.
         image_mean, image_std: per channel, in the order of `channel_order`, for pixels scaled to 0..1; see
@@ -39,10 +39,11 @@ class Description:
         params_name: name of the file of weights that belongs to the model file.
         params_bytes, params_sha256: its size and checksum.
         format: version of this description.
+        class_dim: number of classes; not given, the number of names.
     """
 
     network: str
-    class_names: list[str]
+    class_names: list[str | None]
     image_shape: list[int]
     resize_short_size: int
     interpolation: int
@@ -59,6 +60,10 @@ class Description:
     params_bytes: int = 0
     params_sha256: str = ""
     format: int = FORMAT
+    class_dim: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "class_dim", self.class_dim or len(self.class_names))
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -84,12 +89,18 @@ class Description:
                     "export the network again"
                 )
             values = {"multi_label": False, "threshold": None, **values, **checked_input(values)}
+            if "class_dim" not in values:
+                values["class_dim"] = len(values["class_names"])
+                if values["class_names"] == [str(number) for number in range(values["class_dim"])]:
+                    values["class_names"] = []  # numbers stood for names that were not known
             description = cls(**{field.name: values[field.name] for field in fields(cls)})
-            if type(description.params_bytes) is not int:
-                raise ValueError("not a number")
+            if type(description.params_bytes) is not int or type(description.class_dim) is not int:
+                raise ValueError("not numbers")
             if not _is_threshold(description):
                 raise ValueError("not thresholds")
-            if not description.class_names or not all(isinstance(name, str) for name in description.class_names):
+            if not len(description.class_names) <= description.class_dim or description.class_dim < 1:
+                raise ValueError("not as many names as classes")
+            if not all(isinstance(name, str | None) for name in description.class_names):
                 raise ValueError("not names")
         except ScaleError as error:
             raise UserError(f"--model_file {path}: {error}: export the network again") from None
@@ -100,7 +111,7 @@ class Description:
 
 def _is_threshold(description: Description) -> bool:
     """Whether a description's threshold and `multi_label` are what they should be."""
-    threshold, classes = description.threshold, len(description.class_names)
+    threshold, classes = description.threshold, description.class_dim
     if type(description.multi_label) is not bool or threshold is None:
         return type(description.multi_label) is bool
     counts = (1, classes) if description.multi_label else (1,)
@@ -142,10 +153,10 @@ class ExportedNetwork:
                 f"--model_file ({self.description.network}) is damaged: what it makes of {len(images)} images is of "
                 f"shape {list(logits.shape)}; export the network again"
             )
-        if logits.shape[1] != len(self.description.class_names):
+        if logits.shape[1] != self.description.class_dim:
             raise UserError(
-                f"--model_file ({self.description.network}): the model has {logits.shape[1]} classes and names for "
-                f"{len(self.description.class_names)}: export the network again"
+                f"--model_file ({self.description.network}): the model has {logits.shape[1]} classes, and its "
+                f"description {self.description.class_dim}: export the network again"
             )
         return logits
 

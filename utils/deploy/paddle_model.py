@@ -24,6 +24,7 @@ from utils.flags.parsing import as_typed
 from utils.formats.inference_model import InferenceModel, read_inference_model
 from utils.formats.inference_yml import InferenceSettings, PostProcess, read_inference_yml
 from utils.reading.class_names import imagenet_names
+from utils.weights.published import is_published
 
 # Of a program that takes images of any size, and of which nobody says more.
 USUAL_SIZE = 224
@@ -109,13 +110,15 @@ def read_paddle(
     output = choose_output(translation.outputs, output_name, features, model_file)
     post = None if settings is None else settings.post
     names: list[str] = []
+    classes = 0
     if not features:
         _check_scores(translation.outputs[output], post, model_file)
-        names = _class_names(translation.outputs[output].shape[1] or 0, post, model_file)
+        classes = translation.outputs[output].shape[1] or 0
+        names = _class_names(classes, post, model_file)
     values = {**usual_input(image_shape), **found, **given, "image_shape": image_shape}
     if assumed := {name: value for name, value in values.items() if name not in found and name not in given}:
         _report_assumed(model, assumed, model_file)
-    description = Description(_network_name(settings, model_file), names, **values)
+    description = Description(_network_name(settings, model_file), [*names], class_dim=classes, **values)
     topk = post.arguments.get("topk") if post is not None else None
     return PaddleModel(translation, description, output, topk if type(topk) is int and topk > 0 else None)
 
@@ -138,15 +141,15 @@ def _report_assumed(model: InferenceModel, assumed: Mapping[str, Any], model_fil
 
 
 def _class_names(classes: int, post: PostProcess | None, model_file: str) -> list[str]:
-    """One name per class: of inference.yml, ImageNet's for 1000 classes, or numbers."""
+    """The names of the classes: of inference.yml, or ImageNet's for a published model; nothing if none is known."""
     names = None if post is None else post.class_names
     if names is not None and len(names) == classes:
         return list(names)
     if names is not None:
         warn(f"{model_file}: inference.yml has {len(names)} names for {classes} classes, which are not used")
-    elif classes == 1000:
-        return imagenet_names()
-    return [str(number) for number in range(classes)]
+    path = Path(model_file).absolute()
+    published = names is None and any(is_published(name, classes) for name in (path, path.parent))
+    return imagenet_names() if published else []
 
 
 # ------------------------------------------------------------------------------------------------ inputs and outputs

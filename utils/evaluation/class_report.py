@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from utils.errors import UserError
+from utils.console import warn
+from utils.errors import UserError, one_line
 from utils.evaluation.metrics import Meter
+from utils.evaluation.tables import Cell, as_csv, share, write_table
 from utils.files import write_text, written_whole
+from utils.reading.class_names import Names, name_of
+from utils.reading.fonts import drawable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Classes up to which the confusion matrix is kept: it has a number for every pair.
 MAX_CONFUSION = 5000
+
+# Classes up to which the picture of the matrix names them.
+FEW_CLASSES = 40
+
+# Of --per_class_path and --confusion_path: the suffix chooses the form.
+TABLE_SUFFIXES = (".csv", ".json")
+MATRIX_SUFFIXES = (".png", ".pdf", ".svg", ".csv", ".json")
 
 
 class ClassMeter(Meter):
@@ -27,13 +40,14 @@ class ClassMeter(Meter):
         device, topk: as in `Meter`.
 
     Attributes:
-        counts: int64 (3, classes): images, those right, those right within the top k.
+        counts: int64 (4, classes): images, those right, those right within the top k, and images that were predicted to
+            be of the class.
         confusion: int64 (classes, classes), rows are labels and columns predictions; None with too many classes.
     """
 
     def __init__(self, classes: int, device: torch.device, topk: int = 5) -> None:
         super().__init__(device, topk)
-        self.counts = torch.zeros(3, classes, dtype=torch.int64, device=device)
+        self.counts = torch.zeros(4, classes, dtype=torch.int64, device=device)
         self.confusion: Tensor | None = None
         if classes <= MAX_CONFUSION:
             self.confusion = torch.zeros(classes, classes, dtype=torch.int64, device=device)
@@ -45,7 +59,8 @@ class ClassMeter(Meter):
         hits = best == labels[:, None]
         there = (labels >= 0).long()
         classes = labels.clamp_min(0)
-        self.counts.index_add_(1, classes, torch.stack((there, hits[:, 0].long(), hits.any(1).long())))
+        self.counts[:3].index_add_(1, classes, torch.stack((there, hits[:, 0].long(), hits.any(1).long())))
+        self.counts[3].index_add_(0, best[:, 0], there)
         if self.confusion is not None:
             self.confusion.index_put_((classes, best[:, 0]), there, accumulate=True)
 
@@ -60,60 +75,101 @@ class ClassMeter(Meter):
 
     def totals(self) -> tuple[int, int, int]:
         """Labelled images, those right, those right within the top k."""
-        images, right, right_k = self.counts.sum(1).tolist()
+        images, right, right_k = self.counts[:3].sum(1).tolist()
         return images, right, right_k
 
 
-def write_class_table(path: Path, meter: ClassMeter, names: Sequence[str]) -> None:
-    """Writes a CSV file with a line per class: counts, accuracies, and what it is most often taken for.
+def class_table(meter: ClassMeter, names: Names) -> list[dict[str, Cell]]:
+    """A row for each class: its counts, accuracies, precision, recall and F1, and what it is most often taken for.
 
-    Raises:
-        UserError: it cannot be written.
+    Precision is the share of its images among those that were predicted to be it, recall the share of its images that
+    were, and F1 their harmonic mean. A share of no images is None.
+
+    Args:
+        meter: of the evaluation, gathered.
+        names: of the classes, by number, as far as they are known.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     k = meter.topk
-    writer.writerow(["class", "name", "images", "top1", f"top{k}", "acc1", f"acc{k}", "taken_for", "taken_for_images"])
-    for number, (images, right, right_k) in enumerate(meter.counts.t().tolist()):
-        shares = [f"{right / images:.5f}", f"{right_k / images:.5f}"] if images else ["", ""]
-        mistaken = ["", ""]
+    rows: list[dict[str, Cell]] = []
+    for number, (images, right, right_k, predicted) in enumerate(meter.counts.t().tolist()):
+        row: dict[str, Cell] = {"class": number, "name": name_of(names, number)}
+        row |= {"images": images, "top1": right, f"top{k}": right_k}
+        row |= {"acc1": share(right, images), f"acc{k}": share(right_k, images)}
+        row |= {"taken_for": None, "taken_for_images": None}
         if meter.confusion is not None:
             others = meter.confusion[number].clone()
             others[number] = 0
             if others.any():
-                mistaken = [int(others.argmax()), int(others.max())]
-        writer.writerow([number, names[number], images, right, right_k, *shares, *mistaken])
-    write_text(path, text.getvalue(), "--per_class_path")
+                row |= {"taken_for": int(others.argmax()), "taken_for_images": int(others.max())}
+        row |= {"predicted": predicted, "precision": share(right, predicted), "recall": share(right, images)}
+        rows.append({**row, "f1": share(2 * right, images + predicted)})
+    return rows
 
 
-def draw_confusion(path: Path, confusion: Tensor, names: Sequence[str]) -> None:
-    """Draws the confusion matrix, each row as shares of the label's images, into a .png file.
+def write_class_table(path: Path, meter: ClassMeter, names: Names) -> None:
+    """Writes `class_table` as CSV or JSON, by the suffix of `path`; raises `UserError` if it cannot be written."""
+    write_table(path, class_table(meter, names), "--per_class_path")
+
+
+def write_confusion(path: Path, confusion: Tensor, names: Names) -> None:
+    """Writes the confusion matrix: the suffix of `path` chooses one of `MATRIX_SUFFIXES`.
+
+    CSV has a line for each label, with its number of images for each prediction; JSON the same as "confusion", with the
+    classes' "names". A picture that cannot be drawn is a warning.
 
     Args:
         path: the file.
         confusion: that of a `ClassMeter`.
-        names: one per class.
+        names: of the classes, by number, as far as they are known.
 
     Raises:
         UserError: it cannot be written.
     """
+    kind, classes = path.suffix.lower(), range(len(confusion))
+    if kind == ".json":
+        content = {"names": [name_of(names, number) for number in classes], "confusion": confusion.tolist()}
+        write_text(path, json.dumps(content, ensure_ascii=False) + "\n", "--confusion_path")
+    elif kind == ".csv":
+        known = [name_of(names, number) for number in classes]
+        # Names head lines and columns, unless two classes could be taken for one.
+        heads = known if None not in known and len(set(known)) == len(known) else list(classes)
+        counts = [[head, *row] for head, row in zip(heads, confusion.tolist(), strict=True)]
+        write_text(path, as_csv([["label", *heads], *counts]), "--confusion_path")
+    else:
+        try:
+            figure = draw_confusion(confusion, names)
+            with written_whole(path, "--confusion_path") as temporary:
+                figure.savefig(temporary, format=kind[1:], dpi=150 if len(confusion) <= FEW_CLASSES else 200)
+        except UserError:
+            raise
+        except Exception as error:  # whatever fonts and drawing libraries come up with: the figures are known
+            warn(f"--confusion_path {path}: the picture cannot be drawn ({one_line(error)}): give a name in .csv")
+
+
+def draw_confusion(confusion: Tensor, names: Names) -> Figure:
+    """The confusion matrix as a picture, each row as shares of the label's images; see `write_confusion`."""
     from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
 
     classes = len(confusion)
     shares = (confusion / confusion.sum(1, keepdim=True).clamp_min(1)).numpy()
-    few = classes <= 40
+    few = classes <= FEW_CLASSES
     side = min(16.0, 4 + 0.3 * classes) if few else 10.0
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
     axes.set(xlabel="prediction", ylabel="label")
     if few:
-        shown = [name.split(",")[0] for name in names]
-        axes.set_xticks(range(classes), shown, rotation=90)
-        axes.set_yticks(range(classes), shown)
+        numbers = [str(number) for number in range(classes)]
+        text = drawable([(name_of(names, int(number)) or number).split(",")[0] for number in numbers], numbers)
+        # What users call classes is no formula, whatever is between two dollar signs.
+        style: dict[str, Any] = {"parse_math": False}
+        if text.font is not None:
+            style["fontproperties"] = FontProperties(fname=text.font)
+        axes.set_xticks(range(classes), text.lines, rotation=90, **style)
+        axes.set_yticks(range(classes), text.lines, **style)
     figure.colorbar(image, shrink=0.7, label="share of the label's images")
-    with written_whole(path, "--confusion_path") as temporary:
-        figure.savefig(temporary, format="png", dpi=150 if few else 200)
+    return figure
 
 
 def looks_permuted(meter: ClassMeter) -> bool:

@@ -24,6 +24,7 @@ from utils.console import check_readable, is_main_process, log, progress, report
 from utils.evaluation.features import Features
 from utils.evaluation.predictions import Prediction, labels_found, not_finite, second_of_two, top_predictions
 from utils.processes import broadcast_object, gather_objects, gather_to_main, world_size
+from utils.reading.class_names import Names
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Batch, Loader
 
@@ -51,7 +52,7 @@ class Classifier:
     Attributes:
         network: inputs (N, 3, H, W) to logits (N, classes).
         prepare: pixels, uint8 (N, H, W, 3) RGB on the CPU, to inputs.
-        class_names: one per class.
+        class_names: by class number, as far as they are known.
         topk: classes per image.
         precision_flag: the flag by which the network computes in less than float32, for errors.
         thresholds: None: an image has the `topk` best classes. One per class: it has all that reach theirs, by
@@ -60,7 +61,7 @@ class Classifier:
 
     network: Callable[[Tensor], Tensor]
     prepare: Callable[[Tensor], Tensor]
-    class_names: Sequence[str]
+    class_names: Names
     topk: int = 1
     precision_flag: str | None = None
     thresholds: float | Sequence[float] | None = None

@@ -12,23 +12,27 @@ import torch
 from torch import Tensor
 
 from utils.console import is_main_process, log, report_unreadable, warn
-from utils.errors import FlagError
+from utils.errors import FlagError, UserError
 from utils.evaluation.class_report import (
     MAX_CONFUSION,
     ClassMeter,
-    draw_confusion,
     looks_permuted,
     read_label_map,
     write_class_table,
+    write_confusion,
 )
 from utils.evaluation.crops import AverageOverCrops
 from utils.evaluation.labels import LabelsMeter, write_label_table
 from utils.evaluation.meters import validation_meter
 from utils.evaluation.metrics import Meter, named
+from utils.evaluation.names import choose_names
 from utils.evaluation.validation import validate
 from utils.processes import check_agreement, gather_dict, rank, world_size
 from utils.reading.build import crop_loader, val_loader
-from utils.reading.class_names import read_class_names
+from utils.reading.class_names import Names
+from utils.reading.image_list import ImageList
+from utils.reading.loader import Loader
+from utils.reading.numbering import first_clash, known_names
 from utils.reading.transforms import normalize
 
 
@@ -38,18 +42,25 @@ class Subject(NamedTuple):
     Attributes:
         network: inputs (N, 3, H, W) to logits (N, classes).
         device, memory_format, dtype: of the inputs.
-        class_names: the names that it has for its classes; None: their numbers.
+        class_names: those of its classes, by number, as far as they are known.
     """
 
     network: Callable[[Tensor], Tensor]
     device: torch.device
     memory_format: torch.memory_format
     dtype: torch.dtype = torch.float32
-    class_names: list[str] | None = None
+    class_names: Names = ()
 
 
-def evaluate(args: argparse.Namespace, subject: Subject) -> dict[str, float]:
+def evaluate(
+    args: argparse.Namespace, subject: Subject, keep: Callable[[dict[str, float]], None] | None = None
+) -> dict[str, float]:
     """Evaluates by eval.py's flags and prints the figures.
+
+    Args:
+        args: the flags.
+        subject: what is evaluated.
+        keep: is given the figures before anything is drawn or written of them that may fail.
 
     Returns:
         "Test_loss", "test_acc1" and "test_acc5" (or whatever the top k is with fewer classes), and what --tpr_at_fpr
@@ -62,10 +73,9 @@ def evaluate(args: argparse.Namespace, subject: Subject) -> dict[str, float]:
     """
     device = subject.device
     many = args.crop_num > 1
-    loader = (crop_loader if many else val_loader)(args, rank(), world_size(), pin_memory=device.type == "cuda")
-    check_agreement({**args.values(), "data_dir": loader.images.summary()})
-    new_label = read_label_map(args.label_map, args.class_dim).to(device) if args.label_map else None
     names = _choose_names(args, subject)
+    loader = _open_loader(args, subject)
+    new_label = read_label_map(args.label_map, args.class_dim).to(device) if args.label_map else None
 
     def normalized(images: Tensor) -> Tensor:
         return normalize(images, args.image_mean, args.image_std, subject.memory_format, subject.dtype)
@@ -88,12 +98,24 @@ def evaluate(args: argparse.Namespace, subject: Subject) -> dict[str, float]:
         figures["hamming_distance"] = 1 - values["acc1"]
     results = {"Test_loss": values["loss"], **{f"test_{name}": value for name, value in figures.items()}}
     log(", ".join(f"{name} {value:.5f}" for name, value in results.items()))
+    if isinstance(meter, ClassMeter):
+        results |= dict(zip(("labelled", "top1", f"top{meter.topk}"), meter.totals(), strict=True))
+    results["images"] = int(values["images"])
+    if keep is not None:
+        keep(results)
     if is_main_process():
         report_classes(args, meter, names)
-    counts = {}
-    if isinstance(meter, ClassMeter):
-        counts = dict(zip(("labelled", "top1", f"top{meter.topk}"), meter.totals(), strict=True))
-    return {**results, **counts, "images": int(values["images"])}
+    return results
+
+
+def _open_loader(args: argparse.Namespace, subject: Subject) -> Loader:
+    """The loader of the validation images; raises `UserError` if they number the classes otherwise than the network."""
+    open_loader = crop_loader if args.crop_num > 1 else val_loader
+    loader = open_loader(args, rank(), world_size(), subject.device.type == "cuda", class_names=subject.class_names)
+    check_agreement({**args.values(), "data_dir": loader.images.summary()})
+    if not args.label_map:
+        check_numbering(args, loader.images, subject.class_names)
+    return loader
 
 
 def choose_meter(args: argparse.Namespace, device: torch.device) -> Meter:
@@ -103,8 +125,8 @@ def choose_meter(args: argparse.Namespace, device: torch.device) -> Meter:
     return ClassMeter(args.class_dim, device, min(5, args.class_dim))
 
 
-def _choose_names(args: argparse.Namespace, subject: Subject) -> list[str]:
-    """The names of the classes, by --class_map_path, as the network has them, or their numbers.
+def _choose_names(args: argparse.Namespace, subject: Subject) -> Names:
+    """The names of the classes, by --class_map_path or as the network has them, as far as they are known.
 
     Raises:
         FlagError: --confusion_path for too many classes.
@@ -115,12 +137,35 @@ def _choose_names(args: argparse.Namespace, subject: Subject) -> list[str]:
             f"--confusion_path: a picture of {args.class_dim} classes, more than {MAX_CONFUSION}, would show nothing: "
             "leave it out"
         )
-    if args.class_map_path:
-        return read_class_names(args.class_map_path, args.class_dim)
-    return subject.class_names or [str(number) for number in range(args.class_dim)]
+    return choose_names(args.class_map_path or None, args.class_dim, subject.class_names)
 
 
-def report_classes(args: argparse.Namespace, meter: Meter, names: list[str]) -> None:
+def check_numbering(args: argparse.Namespace, images: ImageList, class_names: Names) -> None:
+    """Compares the numbers of the validation images' classes with those of the network's.
+
+    Args:
+        args: eval.py's flags.
+        images: the validation images.
+        class_names: those that the network was trained with, by number, as far as they are known.
+
+    Raises:
+        UserError: a class has another number in the data.
+    """
+    data_names = known_names(images, args.data_dir, args.class_dim)
+    if clash := first_clash(class_names, data_names):
+        raise UserError(
+            f"{clash.name} is class {clash.first} of the network and class {clash.second} in {images.source}: number "
+            "the images as in the training, or give --label_map"
+        )
+    own = images.class_names
+    if own is not None and own != class_names and len(own) < args.class_dim:
+        warn(
+            f"{images.source} has {len(own)} class folders for the network's {args.class_dim} classes: they are taken "
+            "for the first ones, in the order of their names"
+        )
+
+
+def report_classes(args: argparse.Namespace, meter: Meter, names: Names) -> None:
     """Writes what was asked for class by class, and warns if the labels seem to be in another order."""
     if isinstance(meter, LabelsMeter) and args.per_class_path:
         write_label_table(Path(args.per_class_path), meter, names)
@@ -129,7 +174,7 @@ def report_classes(args: argparse.Namespace, meter: Meter, names: list[str]) -> 
     if args.per_class_path:
         write_class_table(Path(args.per_class_path), meter, names)
     if args.confusion_path and meter.confusion is not None:  # `_choose_names` refuses it for too many classes
-        draw_confusion(Path(args.confusion_path), meter.confusion, names)
+        write_confusion(Path(args.confusion_path), meter.confusion, names)
     if looks_permuted(meter):
         warn(
             "the accuracy is at chance, but each label's images mostly get one prediction of their own: the network "

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from utils.evaluation.metrics import Meter
-from utils.files import write_text
+from utils.evaluation.tables import Cell, share, write_table
 from utils.processes import gather_objects
+from utils.reading.class_names import Names, name_of
 
 # Of the counts per class: what they are of, in this order.
 _COUNTS = ("hits", "false_alarms", "misses", "rejections")
@@ -123,31 +122,26 @@ def average_precision(scores: np.ndarray, there: np.ndarray) -> float:
     return float((gains * hits[last] / (last + 1)).sum() / hits[-1])
 
 
-def write_label_table(path: Path, meter: LabelsMeter, names: Sequence[str]) -> None:
-    """Writes a CSV file with a line per class: the images that have the label, those found, and what came of them.
+def write_label_table(path: Path, meter: LabelsMeter, names: Names) -> None:
+    """Writes a line per class: the images that have the label, those found, and what came of them.
 
     Args:
-        path: the file.
+        path: the file, .csv or .json.
         meter: after `figures`.
-        names: one per class.
+        names: of the classes, by number, as far as they are known.
 
     Raises:
         UserError: it cannot be written.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["class", "name", "threshold", "images", "found", "right", "precision", "recall", "f1", "average_precision"]
-    )
+    rows: list[dict[str, Cell]] = []
     precisions = meter.average_precisions
     for number, (hits, false_alarms, misses, _) in enumerate(meter.counts.t().tolist()):
         images, found = hits + misses, hits + false_alarms
-        figures = [
-            f"{hits / found:.5f}" if found else "",
-            f"{hits / images:.5f}" if images else "",
-            f"{2 * hits / (found + images):.5f}" if images else "",
-            "" if precisions is None or np.isnan(precisions[number]) else f"{precisions[number]:.5f}",
-        ]
-        threshold = round(float(meter.thresholds[number]), 6)
-        writer.writerow([number, names[number], threshold, images, found, hits, *figures])
-    write_text(path, text.getvalue(), "--per_class_path")
+        row: dict[str, Cell] = {"class": number, "name": name_of(names, number)}
+        row |= {"threshold": round(float(meter.thresholds[number]), 6), "images": images, "found": found, "right": hits}
+        row |= {"precision": share(hits, found), "recall": share(hits, images)}
+        row["f1"] = share(2 * hits, found + images) if images else None
+        precision = float("nan") if precisions is None else float(precisions[number])
+        row["average_precision"] = None if np.isnan(precision) else round(precision, 5)
+        rows.append(row)
+    write_table(path, rows, "--per_class_path")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from utils.errors import FlagError, UserError
 from utils.evaluation.predictions import Prediction
+from utils.reading.fonts import drawable
 
 PANEL_WIDTH = 300
 ROW_HEIGHT = 44
@@ -89,10 +91,14 @@ def draw(pixels: np.ndarray, prediction: Prediction, heat: np.ndarray | None = N
         picture.paste(Image.fromarray(view), (left, 0))
         left += view.shape[1]
     pen = ImageDraw.Draw(picture)
-    font, small = ImageFont.load_default(15), ImageFont.load_default(12)
+    numbers = [f"class {number}" for number in prediction.classes]
+    names = [name or number for name, number in zip_longest(prediction.class_name or [], numbers)]
+    text = drawable(names, numbers)
+    title = drawable([prediction.image], [prediction.image.encode("ascii", "replace").decode()])
+    font, small = text.pillow_font(15), title.pillow_font(12)
     left, right = width + 12, width + PANEL_WIDTH - 12
-    pen.text((left, 8), _fitted(prediction.image, small, right - left), INK, small)
-    for row, (score, name) in enumerate(zip(prediction.score, prediction.class_name, strict=True)):
+    pen.text((left, 8), _fitted(title.lines[0], small, right - left), INK, small)
+    for row, (score, name) in enumerate(zip(prediction.score, text.lines, strict=True)):
         top = 30 + row * ROW_HEIGHT
         percent = f"{score:.1%}"
         room = right - left - font.getlength(percent) - 8
@@ -106,7 +112,6 @@ def draw(pixels: np.ndarray, prediction: Prediction, heat: np.ndarray | None = N
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
     """`text`, cut short if it is wider than `width` pixels."""
-    text = " ".join(text.split())
     while font.getlength(text) > width:
         text = text[:-2].rstrip(" ,") + "…"
     return text

@@ -14,12 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from utils.console import log
 from utils.errors import UserError, reason
+from utils.reading.class_names import Names, name_of
 
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 _UNESCAPES = {escape: character for character, escape in _ESCAPES.items()}
@@ -43,29 +45,31 @@ class Prediction:
         image: its file name.
         score: probabilities, best first.
         classes: their class numbers.
-        class_name: their names.
+        class_name: their names, None where one is not known; None if none of the network's is.
     """
 
     image: str
     score: list[float]
     classes: list[int]
-    class_name: list[str]
+    class_name: list[str | None] | None = None
 
     def line(self) -> str:
-        """`NAME<tab>{"score": [...], "class": [...], "class_name": [...]}`."""
-        result = {"score": self.score, "class": self.classes, "class_name": self.class_name}
+        """`NAME<tab>{"score": [...], "class": [...], "class_name": [...]}`, without class_name if no name is known."""
+        result: dict[str, list[Any]] = {"score": self.score, "class": self.classes}
+        if self.class_name is not None:
+            result["class_name"] = self.class_name
         return f"{escaped(self.image)}\t{json.dumps(result, ensure_ascii=False)}"
 
 
 def top_predictions(
-    logits: Tensor, images: Sequence[str], class_names: Sequence[str], topk: int, precision_flag: str | None = None
+    logits: Tensor, images: Sequence[str], class_names: Names, topk: int, precision_flag: str | None = None
 ) -> Iterator[Prediction]:
     """The `topk` best classes of each image of a batch.
 
     Args:
         logits: (N, classes).
         images: N file names.
-        class_names: one per class.
+        class_names: by class number, as far as they are known.
         topk: no more than there are classes.
         precision_flag: the flag by which the network computes in less than float32, for errors.
 
@@ -76,13 +80,18 @@ def top_predictions(
     for image, score, numbers in zip(images, scores.tolist(), classes.tolist(), strict=True):
         if not math.isfinite(score[0]):
             raise not_finite(image, "scores", precision_flag)
-        yield Prediction(image, [round(s, 8) for s in score], numbers, [class_names[int(number)] for number in numbers])
+        yield Prediction(image, [round(s, 8) for s in score], numbers, _named(numbers, class_names))
+
+
+def _named(numbers: Sequence[int], class_names: Names) -> list[str | None] | None:
+    """The names of classes; None if none is known of the network."""
+    return [name_of(class_names, number) for number in numbers] if class_names else None
 
 
 def labels_found(
     logits: Tensor,
     images: Sequence[str],
-    class_names: Sequence[str],
+    class_names: Names,
     thresholds: Sequence[float],
     precision_flag: str | None = None,
 ) -> Iterator[Prediction]:
@@ -102,19 +111,18 @@ def labels_found(
         if not math.isfinite(sum(score)):
             raise not_finite(image, "scores", precision_flag)
         found = [(round(s, 8), number) for s, number in zip(score, numbers, strict=True) if s >= thresholds[number]]
-        yield Prediction(
-            image, [s for s, _ in found], [n for _, n in found], [str(class_names[number]) for _, number in found]
-        )
+        numbers = [number for _, number in found]
+        yield Prediction(image, [s for s, _ in found], numbers, _named(numbers, class_names))
 
 
 def second_of_two(
-    logits: Tensor, images: Sequence[str], class_names: Sequence[str], threshold: float, precision_flag: str | None
+    logits: Tensor, images: Sequence[str], class_names: Names, threshold: float, precision_flag: str | None
 ) -> Iterator[Prediction]:
     """Of two classes the second where its probability reaches the threshold, else the first; as `top_predictions`."""
     for found in top_predictions(logits, images, class_names, 2, precision_flag):
         by_class = dict(zip(found.classes, found.score, strict=True))
         chosen = int(by_class[1] >= threshold)
-        yield Prediction(found.image, [by_class[chosen]], [chosen], [class_names[chosen]])
+        yield Prediction(found.image, [by_class[chosen]], [chosen], _named([chosen], class_names))
 
 
 def not_finite(image: str, what: str, precision_flag: str | None) -> UserError:

@@ -367,9 +367,11 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "NAME/model_int8.onnx; those that the network was trained on will do."),
         Flag("calibration_images", positive_int, 256, IC, "Images of --calibration_dir to use, evenly spread."),
         Flag("topk", positive_int, 1, IP, "Classes per image, best first."),
-        Flag("class_map_path", str, "./utils/tools/readable_label.txt", (*IP, "eval", "convert_model"),
-             "File of class names, one `number name` per line. predict: not given, the names stored at export.",
-             defaults={"predict": None, "eval": None, "convert_model": None}),
+        Flag("class_map_path", str, "./utils/tools/readable_label.txt", (*TEIPR, "convert_model"),
+             "File of the names of all classes, one `number name` per line, or one name per line in their order. Not "
+             "given: train, reader: what --data_dir says; eval, infer: what train.py noted in the weights, and "
+             "ImageNet's for published ones; predict: the names stored at export.",
+             defaults={"train": None, "reader": None, "predict": None, "eval": None, "convert_model": None}),
         Flag("image_path", str, None, IP,
              "The image, or images: a file, a folder, a list file (.txt), a pattern such as 'photos/*.jpg'. infer: not "
              "given, the folder --data_dir.", required=("predict",)),
@@ -426,8 +428,11 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "mean average precision; with --tpr_at_fpr tpr.", choices=("acc1", "map", "accuracy", "ma", "f1", "tpr")),
         Flag("label_map", str, None, ("eval",),
              "File that renumbers the classes of the list as the network has them, a line `old new` for each."),
-        Flag("per_class_path", str, None, ("eval",), "File for the accuracy of each class as CSV."),
-        Flag("confusion_path", str, None, ("eval",), "File for a picture of the confusion matrix, .png."),
+        Flag("per_class_path", str, None, ("eval",),
+             "File for a line per class, .csv or .json: its images, accuracy, precision, recall, F1, and what it is "
+             "taken for."),
+        Flag("confusion_path", str, None, ("eval",),
+             "File for the confusion matrix: a picture, .png, .pdf or .svg, or its numbers, .csv or .json."),
     ),
     "Averaged parameters": (
         Flag("ema_model_dir", str, None, ("ema_clean",), "Checkpoint with averaged parameters.",

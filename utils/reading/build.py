@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from utils.errors import FlagError
 from utils.flags.inputs import INPUT_FLAGS, check_short_size
 from utils.reading import augment
+from utils.reading.class_names import Names
 from utils.reading.crops import MultiCropTransform
 from utils.reading.dali_loader import DaliLoader
 from utils.reading.dataset import MissingPart, open_dataset
@@ -81,10 +82,10 @@ def training_images(args: Namespace) -> ImageList:
     )
 
 
-def validation_images(args: Namespace) -> ImageList:
-    """The validation list; raises `UserError` if there is none."""
+def validation_images(args: Namespace, class_names: Names = ()) -> ImageList:
+    """The validation list; raises `UserError` if there is none. For `class_names` see `val_loader`."""
     try:
-        return open_dataset(args.data_dir, "val", args.class_dim, args.multi_label)
+        return open_dataset(args.data_dir, "val", args.class_dim, args.multi_label, class_names)
     except MissingPart as error:
         if args.script != "train":
             raise
@@ -112,11 +113,16 @@ def train_loader(args: Namespace, seed: int, rank: int = 0, world_size: int = 1,
     )
 
 
-def val_loader(args: Namespace, rank: int = 0, world_size: int = 1, pin_memory: bool = False) -> Loader:
-    """The validation loader of train.py (--test_batch_size) and eval.py (--batch_size)."""
+def val_loader(
+    args: Namespace, rank: int = 0, world_size: int = 1, pin_memory: bool = False, class_names: Names = ()
+) -> Loader:
+    """The validation loader of train.py (--test_batch_size) and eval.py (--batch_size).
+
+    Class folders are numbered by the training's `class_names`, as far as they are known.
+    """
     flag = "test_batch_size" if args.script == "train" else "batch_size"
     return _pipeline(args)(
-        validation_images(args),
+        validation_images(args, class_names),
         eval_transform(args),
         share_of_batch(flag, getattr(args, flag), world_size),
         training=False,
@@ -128,10 +134,13 @@ def val_loader(args: Namespace, rank: int = 0, world_size: int = 1, pin_memory: 
     )
 
 
-def crop_loader(args: Namespace, rank: int = 0, world_size: int = 1, pin_memory: bool = False) -> Loader:
+def crop_loader(
+    args: Namespace, rank: int = 0, world_size: int = 1, pin_memory: bool = False, class_names: Names = ()
+) -> Loader:
     """The validation loader of eval.py for many crops per image, uint8 (images, crops, height, width, 3).
 
     --batch_size and --reader_buf_size count crops, so that they need the memory of as many single images.
+    For `class_names` see `val_loader`.
     """
     height, width = args.image_shape[1:]
     if height != width:
@@ -149,7 +158,7 @@ def crop_loader(args: Namespace, rank: int = 0, world_size: int = 1, pin_memory:
     )
     share = share_of_batch("batch_size", args.batch_size, world_size)
     return OpenCVLoader(
-        validation_images(args),
+        validation_images(args, class_names),
         transform,
         max(1, share // args.crop_num),
         training=False,

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
-from utils.errors import UserError, reason
+from utils.errors import UserError, cut, reason
 
-IMAGENET_NAMES = Path(__file__).resolve().parent.parent / "tools" / "readable_label.txt"
+# By class number; None, or missing at the end, where a class has no name that is known.
+Names = Sequence[str | None]
+
+TOOLS = Path(__file__).resolve().parent.parent / "tools"
+IMAGENET_NAMES = TOOLS / "readable_label.txt"
+IMAGENET_SYNSETS = TOOLS / "imagenet_synsets.txt"
+
+_NUMBER_FIRST = re.compile(r"(\d+)(?:\s*[,:;]\s*|\s+)(\S.*)")
+_NUMBER_LAST = re.compile(r"\S.*?[\s,:;]\s*(\d+)")
 
 
 def imagenet_names() -> list[str]:
@@ -14,35 +25,79 @@ def imagenet_names() -> list[str]:
     return read_class_names(str(IMAGENET_NAMES), 1000)
 
 
-def read_class_names(path: str, class_dim: int) -> list[str]:
-    """Reads a class map: one `number name` per line, or one name per line in the order of the classes.
+@cache
+def imagenet_synsets() -> tuple[str, ...]:
+    """WordNet's numbers of ImageNet's 1000 classes, which its folders are called by: n01440764 is class 0."""
+    return tuple(IMAGENET_SYNSETS.read_text(encoding="utf-8").split())
+
+
+def readable(names: Names) -> Names:
+    """ImageNet's names for its folders' names; any other names as they are."""
+    return imagenet_names() if tuple(names) == imagenet_synsets() else names
+
+
+def name_of(names: Names, number: int) -> str | None:
+    """The name of a class, None if it is not known."""
+    return names[number] if number < len(names) else None
+
+
+def label_of(names: Names, number: int) -> str:
+    """What a class is called in a picture: its name, or "class 3", which no class's name is taken for."""
+    return name_of(names, number) or f"class {number}"
+
+
+def read_class_names(path: str, class_dim: int, flag: str = "--class_map_path") -> list[str]:
+    """Reads a file of class names: one `number name` per line, or one name per line in the order of the classes.
 
     Args:
-        path: the file.
-        class_dim: number of classes; each must have a name.
+        path: the file; see `read_names`.
+        class_dim: number of classes, and of names.
+        flag: that names the file, for errors.
 
     Raises:
-        UserError: no such file, a line that cannot be read, or a class without a name.
+        UserError: no such file, one in another encoding, or one with more or fewer names.
+    """
+    names = read_names(path, flag)
+    if len(names) > class_dim:
+        surplus = len(names) - class_dim
+        raise UserError(
+            f"{flag} {path} names {len(names)} classes, {surplus} more than the network's {class_dim}: a line that is "
+            f"no class's shifts all names. The first line is {_shown(names[0])}, the last {_shown(names[-1])}; remove "
+            "what is too much, or give the file of the data it was trained on"
+        )
+    if len(names) < class_dim:
+        raise UserError(
+            f"{flag} {path} names {len(names)} classes, and none is class {len(names)} of the network's "
+            f"{class_dim}: give the file of the data it was trained on, or another number of classes"
+        )
+    return names
+
+
+def _shown(name: str) -> str:
+    return repr(cut(name, 60))
+
+
+def read_names(path: str, flag: str = "--class_map_path") -> list[str]:
+    """The names in a file, by class number.
+
+    A file is numbered (`0 cat`, `0,cat`, `0: cat`) if the numbers that its lines begin with are 0 to n - 1, each once,
+    in any order. Otherwise each line is a name, whole: `5 cent` is one. Empty lines do not count.
+
+    Raises:
+        UserError: no such file, one in another encoding, or one whose numbers come after the names, in another order.
     """
     try:
         with open(path, encoding="utf-8-sig") as file:
-            lines = [line.strip() for line in file.read().splitlines()]
+            lines = [line.strip() for line in file.read().splitlines() if line.strip()]
     except OSError as error:
-        raise UserError(f"--class_map_path {path}: {reason(error)}") from None
+        raise UserError(f"{flag} {path}: {reason(error)}") from None
     except UnicodeDecodeError:
-        raise UserError(f"--class_map_path {path}: not a text file in UTF-8") from None
-    numbered = [(number, line.split(None, 1)) for number, line in enumerate(lines, 1) if line]
-    if all(len(words) == 2 and words[0].isdigit() for _, words in numbered):
-        names: dict[int, str] = {}
-        for number, (label, name) in numbered:
-            if names.setdefault(int(label), name) != name:
-                raise UserError(f"--class_map_path {path}, line {number}: class {int(label)} has two names")
-    else:
-        names = dict(enumerate(" ".join(words) for _, words in numbered))
-    missing = next((label for label in range(class_dim) if label not in names), None)
-    if missing is not None:
-        raise UserError(
-            f"--class_map_path {path} names {len(names)} classes, and none is class {missing} of the network's "
-            f"{class_dim}: give the file of the data it was trained on"
-        )
-    return [names[label] for label in range(class_dim)]
+        raise UserError(f"{flag} {path}: not a text file in UTF-8") from None
+    numbered = [_NUMBER_FIRST.fullmatch(line) for line in lines]
+    names = {int(found[1]): found[2] for found in numbered if found}
+    if lines and names.keys() == set(range(len(lines))):
+        return [names[number] for number in range(len(lines))]
+    last = [int(found[1]) for line in lines if (found := _NUMBER_LAST.fullmatch(line))]
+    if sorted(last) == list(range(len(lines))) and last != sorted(last):
+        raise UserError(f"{flag} {path}: the numbers are behind the names: write `0 cat`, not `cat 0`")
+    return lines

@@ -6,9 +6,11 @@ import glob
 import os
 
 from utils.errors import UserError
+from utils.reading.class_names import Names
 from utils.reading.folders import class_folders, is_dropping
 from utils.reading.image_list import ImageList
 from utils.reading.list_paths import explain_missing
+from utils.reading.numbering import known_names, order_of_folders
 from utils.reading.tar_shards import TarShards
 
 
@@ -16,7 +18,9 @@ class MissingPart(UserError):
     """A dataset has no training or no validation images, in any form."""
 
 
-def open_dataset(data_dir: str, split: str, class_dim: int | None = None, multi_label: bool = False) -> ImageList:
+def open_dataset(
+    data_dir: str, split: str, class_dim: int | None = None, multi_label: bool = False, class_names: Names = ()
+) -> ImageList:
     """Opens a part of a dataset: data_dir/{split}_list.txt if it exists, else tar shards data_dir/{split}*.tar or
     data_dir/{split}/*.tar, else the class folders data_dir/{split}/NAME/.
 
@@ -27,42 +31,74 @@ def open_dataset(data_dir: str, split: str, class_dim: int | None = None, multi_
         split: "train" or "val".
         class_dim: number of classes; a label outside it is an error.
         multi_label: each image has several labels, which only a list can say.
+        class_names: by number, as far as they are known: class folders that are called so are numbered so.
 
     Raises:
         MissingPart: nothing is there.
-        UserError: no such folder, or a bad list.
+        UserError: no such folder, a bad list, or class folders of which nothing says how they are numbered.
     """
     if not os.path.isdir(data_dir):
         raise UserError(f"--data_dir {data_dir}: no such folder")
-    list_path = os.path.join(data_dir, f"{split}_list.txt")
-    folder = os.path.join(data_dir, split)
-    if os.path.isfile(list_path):
-        images = ImageList.from_list_file(list_path, data_dir, class_dim, multi_label)
-        # A few lines tell which folder the paths are relative to; a single one might name a missing file.
-        sample = [os.path.relpath(images.path(i), data_dir) for i in range(min(len(images), 16))]
-        if not any(os.path.exists(os.path.join(data_dir, name)) for name in sample) and any(
-            os.path.exists(os.path.join(folder, name)) for name in sample
-        ):
-            images.root = folder
-        explain_missing(images, (data_dir, folder), list_path)
-        return images
-    if multi_label:
+    where = _find(data_dir, split)
+    if multi_label and where != os.path.join(data_dir, f"{split}_list.txt"):
         raise MissingPart(
             f"--data_dir {data_dir} has no {split}_list.txt with lines `path 0,1,0,...`, which --multi_label needs"
         )
-    where = (glob.escape(data_dir), f"{split}*.tar"), (glob.escape(folder), "*.tar")
-    for shards in (sorted(glob.glob(os.path.join(*pattern))) for pattern in where):
-        if shards:
-            return TarShards(shards, class_dim)
-    if os.path.isdir(folder):
-        # Validation images have the training images' numbers, though a class may be without any.
-        training = os.path.join(data_dir, "train")
-        same = split != "train" and os.path.isdir(training) and not os.path.isfile(f"{data_dir}/train_list.txt")
-        return ImageList.from_class_folders(folder, class_dim, class_folders(training) if same else None)
-    raise MissingPart(
-        f"--data_dir {data_dir} has neither {split}_list.txt nor class folders {split}/NAME/ "
-        f"nor tar shards {split}*.tar{_near_miss(data_dir, split)}"
-    )
+    if where is None:
+        raise MissingPart(
+            f"--data_dir {data_dir} has neither {split}_list.txt nor class folders {split}/NAME/ "
+            f"nor tar shards {split}*.tar{_near_miss(data_dir, split)}"
+        )
+    if isinstance(where, list):
+        return TarShards(where, class_dim)
+    if os.path.isdir(where):
+        return ImageList.from_class_folders(where, class_dim, _folder_order(data_dir, split, class_names))
+    images = ImageList.from_list_file(where, data_dir, class_dim, multi_label)
+    folder = os.path.join(data_dir, split)
+    # A few lines tell which folder the paths are relative to; a single one might name a missing file.
+    sample = [os.path.relpath(images.path(i), data_dir) for i in range(min(len(images), 16))]
+    if not any(os.path.exists(os.path.join(data_dir, name)) for name in sample) and any(
+        os.path.exists(os.path.join(folder, name)) for name in sample
+    ):
+        images.root = folder
+    explain_missing(images, (data_dir, folder), where)
+    return images
+
+
+def _find(data_dir: str, split: str) -> str | list[str] | None:
+    """What a part is read from: its list, its tar shards, or its folder."""
+    list_path, folder = os.path.join(data_dir, f"{split}_list.txt"), os.path.join(data_dir, split)
+    if os.path.isfile(list_path):
+        return list_path
+    for pattern in ((glob.escape(data_dir), f"{split}*.tar"), (glob.escape(folder), "*.tar")):
+        if shards := sorted(glob.glob(os.path.join(*pattern))):
+            return shards
+    return folder if os.path.isdir(folder) else None
+
+
+def _folder_order(data_dir: str, split: str, class_names: Names) -> Names | None:
+    """The order that the class folders of a part are numbered in; None: that of their own names.
+
+    Validation images have the training images' numbers, though a class may be without any.
+
+    Raises:
+        UserError: training has a list or shards, which do not say what numbers the folders have.
+    """
+    found = class_folders(os.path.join(data_dir, split))
+    order = order_of_folders(found, class_names)
+    where = None if split == "train" else _find(data_dir, "train")
+    if order is not None or where is None:
+        return order
+    if isinstance(where, str) and os.path.isdir(where):
+        return class_folders(where)
+    training = open_dataset(data_dir, "train")
+    order = order_of_folders(found, known_names(training, data_dir))
+    if order is None:
+        raise UserError(
+            f"{os.path.join(data_dir, split)} has class folders and {training.source} has numbers: nothing says which "
+            f"number a folder has, such as {found[0] if found else 'NAME'}. Give {split}_list.txt, or folders for both"
+        )
+    return order
 
 
 # What others call the two parts, in small letters and without the ending of a list.

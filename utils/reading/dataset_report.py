@@ -10,13 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.reading.class_names import Names, name_of
 from utils.reading.decode import decode
 from utils.reading.grid import write_grid
 from utils.reading.image_list import ImageList
 
 
 def draw_batch(
-    path: str, inputs: Tensor, mean: Sequence[float], std: Sequence[float], channel_order: str, captions: list[str]
+    path: str,
+    inputs: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    channel_order: str,
+    captions: list[str],
+    instead: list[str],
 ) -> None:
     """Writes a batch, as the network gets it, to a picture.
 
@@ -25,6 +32,7 @@ def draw_batch(
         inputs: float (n, 3, height, width), normalised with `mean` and `std`.
         channel_order: of the channels, rgb or bgr.
         captions: a line below each image.
+        instead: those where this machine has no font for a caption.
 
     Raises:
         UserError: the picture cannot be written.
@@ -33,7 +41,7 @@ def draw_batch(
     pixels = ((inputs * stds + means) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
     if channel_order == "bgr":
         pixels = pixels[..., ::-1]
-    write_grid(path, [*pixels], captions, columns=math.ceil(math.sqrt(2 * len(pixels))))
+    write_grid(path, [*pixels], captions, columns=math.ceil(math.sqrt(2 * len(pixels))), instead=instead)
     print(f"{path}: {len(pixels)} images")
 
 
@@ -54,7 +62,7 @@ class Measure:
 
 
 def describe_dataset(
-    part: str, images: ImageList, class_dim: int, sizes: np.ndarray, unreadable: dict[str, str]
+    part: str, images: ImageList, class_dim: int, names: Names, sizes: np.ndarray, unreadable: dict[str, str]
 ) -> None:
     """Prints what there is in a part of a dataset.
 
@@ -62,6 +70,7 @@ def describe_dataset(
         part: train or val.
         images: its list.
         class_dim: number of classes.
+        names: of the classes, by number, as far as they are known.
         sizes: height and width, (n, 2), of the images that can be read; at least one.
         unreadable: path -> reason of the others.
     """
@@ -74,7 +83,8 @@ def describe_dataset(
     print(f"  classes: {np.count_nonzero(counts)} of {class_dim} have images{spread}")
     ranked = np.argsort(counts, kind="stable")
     for what, labels in (("fewest", ranked[:5]), ("most", ranked[::-1][:5])):
-        print(f"  {what} images: " + ", ".join(f"class {label} has {counts[label]}" for label in labels))
+        shown = ((label, f" ({name})" if (name := name_of(names, label)) else "") for label in labels.tolist())
+        print(f"  {what} images: " + ", ".join(f"class {label}{name} has {counts[label]}" for label, name in shown))
     for what, values in zip(("height", "width"), sizes.T, strict=True):
         print(f"  {what}: {_spread(values)} pixels")
 

@@ -7,27 +7,42 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw
 
 from utils.errors import UserError
+from utils.reading.fonts import drawable
 
 
-def write_grid(path: str, pictures: Sequence[np.ndarray], captions: Sequence[str], columns: int) -> None:
-    """Writes pictures of one size, uint8 (h, w, 3) RGB, in rows of `columns`, with a line of text below each."""
+def write_grid(
+    path: str,
+    pictures: Sequence[np.ndarray],
+    captions: Sequence[str],
+    columns: int,
+    instead: Sequence[str] | None = None,
+) -> None:
+    """Writes pictures of one size, uint8 (h, w, 3) RGB, in rows of `columns`, with a line of text below each.
+
+    Args:
+        path: of the file; its suffix tells the kind.
+        pictures, captions: as many.
+        instead: captions in Latin, where the machine has no font for the others.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     height, width = pictures[0].shape[:2]
     rows = -(-len(pictures) // columns)
-    grid = np.full((rows * (height + 24), columns * (width + 4), 3), 255, np.uint8)
-    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+    grid = Image.new("RGB", (columns * (width + 4), rows * (height + 24)), (255, 255, 255))
+    pen, text = ImageDraw.Draw(grid), drawable(captions, captions if instead is None else instead)
+    font = text.pillow_font(14)
+    for number, (picture, caption) in enumerate(zip(pictures, text.lines, strict=True)):
         top, left = number // columns * (height + 24), number % columns * (width + 4)
-        grid[top : top + height, left : left + width] = picture
-        # OpenCV's fonts know ASCII only.
-        text = caption.encode("ascii", "replace").decode()
-        cv2.putText(
-            grid, text, (left + 2, top + height + 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA
-        )
+        pen.text((left + 2, top + height + 3), caption, (0, 0, 0), font)
+        grid.paste(Image.fromarray(np.ascontiguousarray(picture)), (left, top))
     suffix = os.path.splitext(path)[1].lower() or ".png"
     options = [cv2.IMWRITE_JPEG_QUALITY, 85] if suffix in (".jpg", ".jpeg") else []
     try:
-        data = cv2.imencode(suffix, grid[..., ::-1], options)[1].tobytes()
+        data = cv2.imencode(suffix, np.asarray(grid)[..., ::-1], options)[1].tobytes()
         with open(path, "wb") as file:
             file.write(data)
     except (cv2.error, OSError) as error:

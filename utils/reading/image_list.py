@@ -6,7 +6,7 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -41,8 +41,9 @@ class ImageList:
 
     Attributes:
         root: folder that the paths are relative to.
+        source: the list file or folder that it was read from, for errors.
         labels: int32 (N,); -1 where there is no label. Of a list of several labels uint8 (N, classes), 0 or 1.
-        class_names: names of the class folders, in label order; None for a list file.
+        class_names: names of the class folders, in label order, None where one has no folder; None for a list file.
     """
 
     def __init__(
@@ -52,11 +53,11 @@ class ImageList:
         lengths: np.ndarray,
         labels: np.ndarray,
         root: str,
-        class_names: list[str] | None = None,
+        class_names: Sequence[str | None] | None = None,
     ) -> None:
         self._arrays = {"text": text, "starts": starts, "lengths": lengths, "labels": labels}
         self._shared: dict[str, SharedArray] = {}
-        self.root = root
+        self.root = self.source = root
         self.class_names = class_names
 
     @classmethod
@@ -77,8 +78,11 @@ class ImageList:
         text = list_text(list_path)
         if multi_label:
             assert class_dim is not None, "the number of labels is that of the classes"
-            return cls(text, *parse_label_list(text, list_path, class_dim), root)
-        return cls(text, *parse_list(text, list_path, class_dim), root)
+            images = cls(text, *parse_label_list(text, list_path, class_dim), root)
+        else:
+            images = cls(text, *parse_list(text, list_path, class_dim), root)
+        images.source = list_path
+        return images
 
     @classmethod
     def from_paths(
@@ -86,7 +90,7 @@ class ImageList:
         paths: Iterable[str],
         labels: Iterable[int] | None = None,
         root: str = "",
-        class_names: list[str] | None = None,
+        class_names: Sequence[str | None] | None = None,
     ) -> ImageList:
         """A list of the given paths, relative to `root`; without `labels` they are -1."""
         columns = packed(paths)
@@ -96,7 +100,7 @@ class ImageList:
 
     @classmethod
     def from_class_folders(
-        cls, folder: str, class_dim: int | None = None, class_names: list[str] | None = None
+        cls, folder: str, class_dim: int | None = None, class_names: Sequence[str | None] | None = None
     ) -> ImageList:
         """Reads folder/CLASS/**/image.jpg; the classes are numbered in the sorted order of their folders' names.
 
@@ -108,8 +112,9 @@ class ImageList:
         Raises:
             UserError: no image, more classes than `class_dim`, or a class folder that is not in `class_names`.
         """
-        names = class_names or class_folders(folder)
-        if unknown := set(class_folders(folder)) - set(names):
+        found = class_folders(folder)
+        names = class_names or found
+        if unknown := set(found) - set(names):
             raise UserError(
                 f"{folder} has a class folder {min(unknown)}, the training images have none of that name: rename it, "
                 "or number the classes in a list file"
@@ -118,7 +123,9 @@ class ImageList:
             raise UserError(f"{folder} has {len(names)} class folders, more than --class_dim {class_dim}")
         paths, labels, empty, left_out = [], [], [], LeftOut(folder)
         for label, name in enumerate(names):
-            files = image_files(os.path.join(folder, name), left_out)
+            if name is None:
+                continue
+            files = image_files(os.path.join(folder, name), left_out) if name in found else []
             paths += [os.path.join(name, file) for file in files]
             labels += [label] * len(files)
             empty += [name] * (not files)
@@ -218,6 +225,10 @@ class ImageList:
         """Path of an image, relative to `root`."""
         start = int(self._arrays["starts"][index])
         return os.fsdecode(self._arrays["text"][start : start + int(self._arrays["lengths"][index])].tobytes())
+
+    def folder(self, index: int) -> str:
+        """Name of the folder that an image is in; empty if its path says none."""
+        return os.path.basename(os.path.dirname(self.name(index)))
 
     def path(self, index: int) -> str:
         """Path of an image, `root` included."""

@@ -45,6 +45,7 @@ class TarShards(ImageList):
             raise UserError(f"{shards[0]} and {len(shards) - 1} more shards hold no image")
         names, offsets, sizes, labels = columns
         super().__init__(*packed(names), np.asarray(labels, np.int32), os.path.dirname(shards[0]))
+        self.source = shards[0] if len(shards) == 1 else f"{shards[0]} and {len(shards) - 1} more"
         self._arrays["offsets"] = np.asarray(offsets, np.int64)
         self._arrays["sizes"] = np.asarray(sizes, np.int64)
         # Where each shard's images begin, and the end.
@@ -52,6 +53,10 @@ class TarShards(ImageList):
         if class_dim is not None and self.labels.max() >= class_dim:
             index = int(self.labels.argmax())
             raise UserError(f"{self.path(index)}: label {self.label(index)} is not in 0..{class_dim - 1} (--class_dim)")
+
+    def folder(self, index: int) -> str:
+        member = self.name(index).partition(os.sep)[2]
+        return os.path.basename(os.path.dirname(member))
 
     def shuffled(self, seed: int, epoch: int) -> np.ndarray:
         rng = np.random.default_rng((seed, epoch))

@@ -144,15 +144,6 @@ def settle_total_images(args: argparse.Namespace, images: int) -> None:
         log(f"--total_images not given: {args.total_images}, {what}")
 
 
-def note_unused_classes(args: argparse.Namespace, class_names: list[str] | None) -> None:
-    """Says so where --class_dim was left at its default and there are fewer class folders: it trains all the same."""
-    if class_names and "class_dim" not in args.given and len(class_names) < args.class_dim:
-        warn(
-            f"--class_dim not given: {args.class_dim}, of which only {len(class_names)} have a folder in --data_dir "
-            f"{args.data_dir}; for a network of these alone give --class_dim={len(class_names)}"
-        )
-
-
 def build_schedule(args: argparse.Namespace) -> Schedule:
     """The learning-rate schedule by the flags; an epoch has --total_images / --batch_size steps, rounded up."""
     return Schedule(

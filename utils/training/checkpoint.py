@@ -182,7 +182,7 @@ class RunFolder:
             position: how far the run is.
             training: state of `utils.training.step.TrainStep`: optimizer, scaler, "step" (the number of steps done).
             ema_model: the averaged network, if there is one.
-            notes: "model", "class_dim" and `INPUT_FLAGS`, written into the weight files.
+            notes: "model", "class_dim", `INPUT_FLAGS` and perhaps the classes' names, written into the weight files.
 
         Returns:
             Whether it was written. If not (a full disk), a warning has said so, what was there before is untouched,

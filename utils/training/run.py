@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from torch import Tensor
 
@@ -28,6 +28,7 @@ class Run:
         start: where it starts.
         step: what trains the network; of a resumed run it is restored.
         images: the training list.
+        class_names: of its classes, by number, as far as they are known: they are noted in what is saved.
 
     Attributes:
         position: how far the run is.
@@ -38,7 +39,9 @@ class Run:
         UserError: the checkpoint does not go with the flags or the list, or the folder is not to be had.
     """
 
-    def __init__(self, start: RunStart, step: TrainStep, images: ImageList) -> None:
+    def __init__(
+        self, start: RunStart, step: TrainStep, images: ImageList, class_names: Sequence[str | None] = ()
+    ) -> None:
         args = start.args
         start.restore(step, len(images))
         folder, curves = start.take_folder(step.step)
@@ -52,7 +55,7 @@ class Run:
         self._step = step
         self._guards = Guards(args, step, self.position, images)
         self._journal = Journal(args, step, self.position, curves)
-        self._saver = Saver(args, step, self.position, folder, self._guards)
+        self._saver = Saver(args, step, self.position, folder, self._guards, class_names)
         self._profiler: StepProfiler | None = None
         if args.is_profiler:
             self._profiler = start.hold(StepProfiler(args.profiler_path, args.print_step))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from utils.errors import UserError
@@ -14,6 +16,7 @@ from utils.training.guards import Guards
 from utils.training.seed import random_state
 from utils.training.step import TrainStep
 from utils.training.tally import Tally
+from utils.weights.notes import CLASS_NAMES
 
 
 class Saver:
@@ -25,6 +28,7 @@ class Saver:
         position: how far the run is.
         folder: where to save; None in all processes but one.
         guards: say what must not be saved.
+        class_names: of the classes, by number, as far as they are known.
     """
 
     def __init__(
@@ -34,12 +38,14 @@ class Saver:
         position: Position,
         folder: RunFolder | None,
         guards: Guards,
+        class_names: Sequence[str | None] = (),
     ) -> None:
         self._args = args
         self._step = step
         self._position = position
         self._folder = folder
         self._guards = guards
+        self._class_names = list(class_names)
         self._device = next(step.model.parameters()).device
         self._best = BEST_FIELDS[best_metric(args)]
         self._saved = True
@@ -92,6 +98,8 @@ class Saver:
         position.sums = torch.stack([sums for _, sums in states]).sum(0) if position.step_in_epoch else None
         ema_model = step.ema.model if step.ema is not None else None
         notes = {name: getattr(self._args, name) for name in ("model", "class_dim", *INPUT_FLAGS)}
+        if self._class_names:
+            notes[CLASS_NAMES] = self._class_names
         self._saved = self._folder.save(names, step.model, position, step.state_dict(), ema_model, notes)
 
     def check_last(self) -> None:

@@ -55,13 +55,12 @@ def check_output(output: Path) -> None:
 
 
 def write_weights(
-    model: Network, output: Path, name: str, class_dim: int, input_notes: Mapping[str, Any] | None = None
+    model: Network, output: Path, name: str, class_dim: int, more_notes: Mapping[str, Any] | None = None
 ) -> None:
     """Writes `model` to a .pth, .pt or .safetensors file, a fluid .tar, or, for any other name, a fluid folder.
 
     Args:
-        name, class_dim, input_notes: of the network, noted in a .safetensors file; see
-            `utils.weights.read_input_notes`.
+        name, class_dim, more_notes: of the network, noted in a .safetensors file; see `utils.weights.notes`.
 
     Raises:
         UserError: it cannot be written, or PaddlePaddle has no such network.
@@ -70,7 +69,7 @@ def write_weights(
         if suffix(output) in (".pth", ".pt"):
             torch.save(model.state_dict(), temporary)
         elif suffix(output) == ".safetensors":
-            save_weights(model, temporary, {"model": name, "class_dim": class_dim, **(input_notes or {})})
+            save_weights(model, temporary, {"model": name, "class_dim": class_dim, **(more_notes or {})})
         elif suffix(output) == ".tar":
             write_tar(fluid_variables(model), temporary, output.stem)
         else:

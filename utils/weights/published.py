@@ -1,0 +1,48 @@
+"""Which files of weights are known to be ImageNet's: those that go by the name under which they were published."""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import cache
+
+import models
+
+IMAGENET_CLASSES = 1000
+
+# What comes after the name in PaddlePaddle's files and folders: ResNet50_vd_ssld_pretrained.tar, PPLCNet_x1_0_infer.
+_PADDLE = re.compile(r"(\w+)_(?:pretrained|infer)")
+# torch.hub puts the first digits of the checksum behind it: resnet50-0676ba61.pth.
+_HUB = re.compile(r"(\w+)-[0-9a-f]{8}")
+# The zoo of docs/caffe.md.
+_CAFFE = re.compile(
+    r"(resnet(101|152|269)[-_]v2|inception[-_](v3|v4|resnet[-_]v2)|resnext(50|101)[-_](32|64)x4d|wrn50[-_]2)", re.I
+)
+_ENDINGS = re.compile(
+    r"(\.(tar|gz|tgz|bz2|xz|zip|pdparams|pdmodel|pdiparams|params|model|json|pth|pt|bin|caffemodel|safetensors))+", re.I
+)
+
+
+def is_published(path: str | os.PathLike[str], class_dim: int) -> bool:
+    """Whether weights of `class_dim` classes are ImageNet's, by the name of their file or folder.
+
+    Weights of one's own may have 1000 classes, too: those of other names, and all that train.py wrote, are not known.
+    """
+    if class_dim != IMAGENET_CLASSES:
+        return False
+    stem = _ENDINGS.sub("", os.path.basename(os.path.normpath(path)))
+    if _CAFFE.fullmatch(stem):
+        return True
+    found = _PADDLE.fullmatch(stem) or _HUB.fullmatch(stem)
+    return found is not None and _letters(found[1]) in _first_letters()
+
+
+@cache
+def _first_letters() -> frozenset[str]:
+    """What the names of networks begin with, before the first digit: resnet, efficientnetb."""
+    return frozenset(_letters(name) for name in models.list_models())
+
+
+def _letters(name: str) -> str:
+    found = re.match(r"[a-z]+", name.lower())
+    return found[0] if found else ""
