@@ -124,7 +124,7 @@ def infer(args: argparse.Namespace, device: torch.device) -> None:
     extractor = Extractor(in_mixed_precision(model.forward_features, device, dtype), prepare, precision_flag)
     network = in_mixed_precision(model, device, dtype)
     thresholds = answer_thresholds(args, args.class_dim, args.multi_label)
-    classifier = Classifier(network, prepare, names, args.topk, precision_flag, thresholds)
+    classifier = Classifier(network, prepare, names, args.topk, precision_flag, thresholds, args.attributes)
 
     def classify_and_show(pixels: Tensor, names: Sequence[str]) -> list[Prediction]:
         predictions = classifier(pixels, names)

@@ -31,7 +31,7 @@ from utils.evaluation.predictions import ResultFile
 from utils.flags.inputs import given_input
 from utils.processes import check_agreement, process_group, rank, world_size
 from utils.reading.build import eval_transform, infer_loader
-from utils.reading.class_names import Names
+from utils.reading.class_names import Names, checked_names
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Loader
 from utils.reading.transforms import normalize
@@ -84,15 +84,18 @@ def predict(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) 
         args.topk = min(network.topk, about.class_dim)
     if "multi_label" not in args.given:
         args.multi_label = about.multi_label
+    if "attributes" not in args.given and args.multi_label:
+        args.attributes = network.attributes
     noted = about.threshold if args.multi_label == about.multi_label else None
     thresholds = answer_thresholds(args, about.class_dim, args.multi_label, noted)
-    classifier = Classifier(network, prepare, class_names(args, network), args.topk, precision_flag, thresholds)
+    names = class_names(args, network)
+    classifier = Classifier(network, prepare, names, args.topk, precision_flag, thresholds, args.attributes)
     scores = classifier.scores_per_image
     answer_images(images, classifier, open_loader, lambda: ResultFile(args.save_json_path, scores, args.resume))
 
 
 def class_names(args: argparse.Namespace, network: ExportedNetwork) -> Names:
-    """The names of --class_map_path, or those that the network was exported with, if it was with any.
+    """The names of --class_names or --class_map_path, or those that the network was exported with, if it was with any.
 
     Raises:
         FlagError: they are fewer than --topk.
@@ -100,6 +103,8 @@ def class_names(args: argparse.Namespace, network: ExportedNetwork) -> Names:
     about = network.description
     if args.topk > about.class_dim and not args.multi_label:
         raise FlagError(f"--topk {args.topk} is more than the {about.class_dim} classes of {about.network}")
+    if args.class_names:
+        return checked_names(args.class_names, about.class_dim)
     return choose_names(args.class_map_path or None, about.class_dim, about.class_names)
 
 

@@ -163,7 +163,12 @@ def _parse_python(words: list[str]) -> str | None:
 
 
 def _parse_flags(script: str, words: list[str]) -> str | None:
-    """Checks the flags of one of the scripts, and that the networks they name exist."""
+    """Checks the flags of one of the scripts, and that the networks they name exist.
+
+    A configuration is the user's: where it is named, there is nothing to check.
+    """
+    if "-c" in words:
+        return None
     with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
         try:
             args = parse_flags(script, words)

@@ -29,6 +29,7 @@ SCRIPTS = ("train", "eval", "infer", "reader")
 
 TITLE = """# Configurations of PaddleClas
 
+<!-- check-docs: the configurations are PaddleClas's -->
 ```bash
 python train.py -c ResNet50_vd.yaml -o Global.epochs=30 -o DataLoader.Train.dataset.image_root=my_data
 python eval.py -c ResNet50_vd.yaml -o Global.pretrained_model=output/ResNet50_vd/best_model
@@ -74,7 +75,10 @@ def refused(path: str, content: dict[str, Any]) -> list[str]:
     found: list[str] = []
     for script in ("predict",) if path.startswith("deploy/") else SCRIPTS:
         lines = translation(script, path, content).refusals
-        found += [line.removeprefix(f"{path}: ") for line in lines]
+        lines = [line.removeprefix(f"{path}: ") for line in lines]
+        found += [
+            re.sub(r"^what would be --([a-z0-9_]+)=.* is not supported", r"\1 is missing", line) for line in lines
+        ]
     return list(dict.fromkeys(found))
 
 

@@ -12,12 +12,12 @@ from paddle_programs import PPLCNET, example_files, write_example
 
 from utils.deploy.exported import load_exported
 from utils.deploy.network import ExportedNetwork
-from utils.deploy.paddle_model import choose_output
+from utils.deploy.paddle_model import _read_post, choose_output
 from utils.deploy.paddle_settings import described_input, usual_input
 from utils.deploy.paddle_translate import Output
 from utils.errors import FlagError, UserError
 from utils.flags.inputs import INPUT_FLAGS
-from utils.formats.inference_yml import read_inference_yml
+from utils.formats.inference_yml import PostProcess, read_inference_yml
 from utils.reading.class_names import imagenet_names
 
 FIRST_OF_WIDE = "save_infer_model/scale_0.tmp_0"
@@ -138,7 +138,11 @@ def test_what_is_not_supported_is_named(pplcnet, tmp_path):
         (folder / file.name).write_bytes(file.read_bytes())
     settings = (folder / "inference.yml").read_text()
     (folder / "inference.yml").write_text(settings.replace("  Topk:\n", "  MultiLabelThreshOutput:\n"))
-    with pytest.raises(UserError, match=r"PostProcess MultiLabelThreshOutput of inference.yml is not supported"):
+    with pytest.raises(UserError, match=r"PostProcess of inference.yml: MultiLabelThreshOutput.topk: unknown key"):
+        load_exported(str(folder))
+    several = settings.replace("  Topk:\n", "  MultiLabelThreshOutput:\n").replace("    topk: 5\n", "")
+    (folder / "inference.yml").write_text(several)
+    with pytest.raises(UserError, match=r"MultiLabelThreshOutput .* is for several classes .* is a softmax"):
         load_exported(str(folder))
     (folder / "inference.yml").write_text(settings.replace("size: 224", "size: 192"))
     with pytest.raises(FlagError, match=r"\[3, 224, 224\] and no others, not \[3, 192, 192\]"):
@@ -208,3 +212,19 @@ def test_imagenet_names():
     names = imagenet_names()
     assert len(names) == 1000
     assert "tench" in names[0]
+
+
+def test_what_is_made_of_a_sigmoid():
+    several = Output("p", (None, 19), torch.float32, "sigmoid")
+    assert _read_post(several, None, "m") == {"multi_label": True}
+    found = _read_post(several, PostProcess("VehicleAttribute", {"color_threshold": 0.25}), "m")
+    assert found == {"multi_label": True, "attributes": "vehicle", "threshold": [0.25] * 10 + [0.5] * 9}
+    two = Output("p", (None, 2), torch.float32, "softmax")
+    binary = PostProcess("ThreshOutput", {"threshold": 0.9, "label_0": "nobody", "label_1": "someone"})
+    assert _read_post(two, binary, "m") == {"threshold": [0.9], "class_names": ["nobody", "someone"]}
+    with pytest.raises(UserError, match="PostProcess ThreshOutput is not for 19 classes"):
+        _read_post(several, binary, "m")
+    with pytest.raises(
+        UserError, match=r"PostProcess of inference.yml: ScoreOutput.name: ScoreOutput is not supported"
+    ):
+        _read_post(several, PostProcess("ScoreOutput", {}), "m")

@@ -134,6 +134,7 @@ class ExportedNetwork:
         memory_format: of the images.
         run: what computes.
         topk: classes per image that its files ask for; None: they say nothing.
+        attributes: which attributes its files say that its classes are, as --attributes; None: they say nothing.
     """
 
     description: Description
@@ -143,6 +144,7 @@ class ExportedNetwork:
     memory_format: torch.memory_format
     run: Run
     topk: int | None = None
+    attributes: str | None = None
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from utils.deploy.network import Description, ExportedNetwork
 from utils.deploy.paddle_settings import described_input, usual_input
 from utils.deploy.paddle_translate import Input, Output, Translation, set_precision, translate
 from utils.errors import FlagError, FormatError, UserError, one_line
+from utils.flags.paddleclas.use import post_flags
 from utils.flags.parsing import as_typed
 from utils.formats.inference_model import InferenceModel, read_inference_model
 from utils.formats.inference_yml import InferenceSettings, PostProcess, read_inference_yml
@@ -45,6 +46,7 @@ class PaddleModel:
     description: Description
     output: int
     topk: int | None
+    attributes: str | None
 
     def module(self, before_activation: bool = True) -> fx.GraphModule:
         """From images (N, 3, H, W) to the output, or to what its last softmax is applied to."""
@@ -111,16 +113,23 @@ def read_paddle(
     post = None if settings is None else settings.post
     names: list[str] = []
     classes = 0
+    answers: dict[str, Any] = {}
     if not features:
-        _check_scores(translation.outputs[output], post, model_file)
+        answers = _read_post(translation.outputs[output], post, model_file)
         classes = translation.outputs[output].shape[1] or 0
-        names = _class_names(classes, post, model_file)
+        names = answers.get("class_names") or _class_names(classes, post, model_file)
     values = {**usual_input(image_shape), **found, **given, "image_shape": image_shape}
     if assumed := {name: value for name, value in values.items() if name not in found and name not in given}:
         _report_assumed(model, assumed, model_file)
-    description = Description(_network_name(settings, model_file), [*names], class_dim=classes, **values)
-    topk = post.arguments.get("topk") if post is not None else None
-    return PaddleModel(translation, description, output, topk if type(topk) is int and topk > 0 else None)
+    description = Description(
+        _network_name(settings, model_file),
+        [*names],
+        class_dim=classes,
+        **values,
+        multi_label=answers.get("multi_label", False),
+        threshold=answers.get("threshold"),
+    )
+    return PaddleModel(translation, description, output, answers.get("topk"), answers.get("attributes"))
 
 
 def _network_name(settings: InferenceSettings | None, model_file: str) -> str:
@@ -223,19 +232,31 @@ def choose_output(outputs: tuple[Output, ...], name: str | None, features: bool,
     return chosen[0]
 
 
-def _check_scores(output: Output, post: PostProcess | None, model_file: str) -> None:
-    """Refuses outputs of which a softmax would not make the scores that the original gives."""
-    kind = None if post is None else post.kind
-    if kind not in (None, "Topk"):
-        raise UserError(
-            f"--model_file {model_file}: PostProcess {kind} of inference.yml is not supported: write the output with "
-            "predict.py --features_path, or give inference.yml PostProcess: {Topk: {topk: 1}}"
-        )
+def _read_post(output: Output, post: PostProcess | None, model_file: str) -> dict[str, Any]:
+    """What is made of an output: topk, multi_label, threshold, attributes, class_names, as far as the files say them.
+
+    Raises:
+        UserError: they ask for what is not supported, or for several classes of a softmax.
+    """
+    found: dict[str, Any] = {}
+    if post is not None:
+        found, refused = post_flags(post)
+        if refused:
+            raise UserError(
+                f"--model_file {model_file}: PostProcess of inference.yml: {refused}: write the output with predict.py "
+                "--features_path, or give inference.yml PostProcess: {Topk: {topk: 1}}"
+            )
+    classes = output.shape[1]
+    if len(found.get("class_names", ())) not in (0, classes):
+        raise UserError(f"--model_file {model_file}: PostProcess {post and post.kind} is not for {classes} classes")
     if output.activation == "sigmoid":
+        found["multi_label"] = True
+    elif found.get("multi_label") and output.activation is not None:
         raise UserError(
-            f"--model_file {model_file}: its output {output.label[:100]} is a sigmoid, so an image may have "
-            "several classes: write the output with predict.py --features_path"
+            f"--model_file {model_file}: PostProcess {post and post.kind} of inference.yml is for several classes per "
+            f"image, and the output {output.label[:100]} is a {output.activation}, of one class"
         )
+    return found
 
 
 def _add_channel(module: fx.GraphModule) -> None:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from utils.console import check_readable, is_main_process, log, progress, report_unreadable
+from utils.evaluation.attributes import KINDS, attributes_found
 from utils.evaluation.features import Features
 from utils.evaluation.predictions import Prediction, labels_found, not_finite, second_of_two, top_predictions
 from utils.processes import broadcast_object, gather_objects, gather_to_main, world_size
@@ -57,6 +58,7 @@ class Classifier:
         precision_flag: the flag by which the network computes in less than float32, for errors.
         thresholds: None: an image has the `topk` best classes. One per class: it has all that reach theirs, by
             sigmoids. A single one: of two classes it has the second if that reaches it, else the first.
+        attributes: which attributes the labels are, a key of `utils.evaluation.attributes.KINDS`; None: none.
     """
 
     network: Callable[[Tensor], Tensor]
@@ -65,10 +67,13 @@ class Classifier:
     topk: int = 1
     precision_flag: str | None = None
     thresholds: float | Sequence[float] | None = None
+    attributes: str | None = None
 
     @property
     def scores_per_image(self) -> int | None:
         """How many classes each image gets; None: it depends."""
+        if self.attributes is not None:
+            return KINDS[self.attributes][0]
         if self.thresholds is None:
             return self.topk
         return 1 if isinstance(self.thresholds, float) else None
@@ -79,6 +84,8 @@ class Classifier:
         if isinstance(self.thresholds, float):
             return list(second_of_two(logits, names, self.class_names, self.thresholds, self.precision_flag))
         if not isinstance(self.thresholds, int | None):
+            if self.attributes is not None:
+                return list(attributes_found(logits, names, self.thresholds, self.attributes, self.precision_flag))
             return list(labels_found(logits, names, self.class_names, self.thresholds, self.precision_flag))
         return list(top_predictions(logits, names, self.class_names, self.topk, self.precision_flag))
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from utils.errors import FlagError
+from utils.evaluation.attributes import KINDS
 from utils.evaluation.labels import LabelsMeter
 from utils.evaluation.metrics import Meter
 from utils.evaluation.rates import RatesMeter
@@ -37,6 +38,13 @@ def answer_thresholds(
     Raises:
         FlagError: --threshold has another number of values, or the network no use for it.
     """
+    if args.attributes is not None:
+        outputs, _ = KINDS[args.attributes]
+        if not multi_label or classes != outputs:
+            raise FlagError(
+                f"--attributes={args.attributes} is of networks with --multi_label=True and {outputs} classes, and "
+                f"this one has {classes}{'' if multi_label else ', of which an image has one'}"
+            )
     values = args.threshold if "threshold" in args.given or noted is None else list(noted)
     if multi_label:
         return one_per_class(values, classes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from utils.console import log, warn
-from utils.reading.class_names import Names, imagenet_names, read_class_names
+from utils.reading.class_names import Names, checked_names, imagenet_names, read_class_names
 from utils.reading.numbering import first_clash
 from utils.weights.notes import read_class_notes
 from utils.weights.published import is_published
@@ -43,6 +43,8 @@ def choose_names(class_map_path: str | None, class_dim: int, noted: Names) -> Na
 
 def class_names(args: argparse.Namespace) -> Names:
     """The names of the classes of --pretrained_model, by infer.py's flags; says so if there are none."""
+    if args.class_names:
+        return checked_names(args.class_names, args.class_dim)
     given = args.class_map_path if "class_map_path" in args.given else None
     names = choose_names(given, args.class_dim, noted_names(args.pretrained_model, args.class_dim))
     if not names:

@@ -372,6 +372,12 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "given: train, reader: what --data_dir says; eval, infer: what train.py noted in the weights, and "
              "ImageNet's for published ones; predict: the names stored at export.",
              defaults={"train": None, "reader": None, "predict": None, "eval": None, "convert_model": None}),
+        Flag("class_names", str, None, IP,
+             "Names of the classes, in their order and without blanks, in place of --class_map_path.", length="+"),
+        Flag("attributes", str, None, IP,
+             "--multi_label: say what the labels of PaddleClas's PULC networks mean, of a person (26 classes), a "
+             "vehicle (19) or a photographed table (6). predict: not given, what inference.yml says.",
+             choices=("person", "vehicle", "table")),
         Flag("image_path", str, None, IP,
              "The image, or images: a file, a folder, a list file (.txt), a pattern such as 'photos/*.jpg'. infer: not "
              "given, the folder --data_dir.", required=("predict",)),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from utils.errors import UserError, cut, reason
+from utils.errors import FlagError, UserError, cut, reason
 
 # By class number; None, or missing at the end, where a class has no name that is known.
 Names = Sequence[str | None]
@@ -44,6 +44,13 @@ def name_of(names: Names, number: int) -> str | None:
 def label_of(names: Names, number: int) -> str:
     """What a class is called in a picture: its name, or "class 3", which no class's name is taken for."""
     return name_of(names, number) or f"class {number}"
+
+
+def checked_names(names: list[str], class_dim: int) -> list[str]:
+    """--class_names; raises `FlagError` if they are not one per class."""
+    if len(names) != class_dim:
+        raise FlagError(f"--class_names: {len(names)} names are given, and the network has {class_dim} classes")
+    return names
 
 
 def read_class_names(path: str, class_dim: int, flag: str = "--class_map_path") -> list[str]:

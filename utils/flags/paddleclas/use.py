@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
+from utils.flags.paddleclas.document import Document
 from utils.flags.paddleclas.inputs import read_evaluation
-from utils.flags.paddleclas.section import Section, boolean, fraction, integer, positive, shown, text
+from utils.flags.paddleclas.section import Reading, Section, boolean, fraction, integer, positive, shown, text
+from utils.formats.inference_yml import PostProcess
 
 # The list of ImageNet's classes, which is here too.
 _IMAGENET_LIST = "imagenet1k_label_list.txt"
@@ -80,6 +83,25 @@ def read_post(post: Section, name: str) -> None:
         post.refuse("name", f"{name} is not supported; there are {', '.join((*_POST, *_ATTRIBUTES))}")
         return
     post.finish()
+
+
+def post_flags(post: PostProcess) -> tuple[dict[str, Any], str]:
+    """The values of the flags that an inference.yml's PostProcess stands for, and what of it is refused.
+
+    Class names that it has itself are not among them.
+    """
+    arguments = {name: value for name, value in post.arguments.items() if name != "class_id_map_file"}
+    reading = Reading(Document("inference.yml", {}))
+    read_post(Section(reading, (post.kind,), arguments), post.kind)
+    found: dict[str, Any] = dict(reading.flags)
+    if "topk" in found:
+        found["topk"] = int(found["topk"])
+    if "multi_label" in found:
+        found["multi_label"] = True
+    if "threshold" in found:
+        texts = [found["threshold"]] if isinstance(found["threshold"], str) else found["threshold"]
+        found["threshold"] = [float(value) for value in texts]
+    return found, "; ".join(line.removeprefix("inference.yml: ") for line in reading.refusals)
 
 
 def _read_topk(post: Section) -> None:
