@@ -34,12 +34,21 @@ from utils.processes import (
     refuse_several,
     world_size,
 )
-from utils.reading.build import crop_loader, eval_transform, infer_loader, train_loader, train_transform, val_loader
+from utils.reading.build import (
+    crop_loader,
+    decoding,
+    eval_transform,
+    infer_loader,
+    train_loader,
+    train_transform,
+    val_loader,
+)
 from utils.reading.class_names import Names, name_of, read_class_names
 from utils.reading.crops import MultiCropTransform
 from utils.reading.dali_loader import DaliLoader
 from utils.reading.dataset import open_dataset
 from utils.reading.dataset_report import Measure, describe_dataset, draw_batch
+from utils.reading.file_report import report_files
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Batch, Loader
 from utils.reading.numbering import check_parts, known_names
@@ -112,7 +121,7 @@ def check(args: Namespace, part: str) -> ImageList:
     check_agreement({"data_dir": images.summary()})
     loader = OpenCVLoader(
         images,
-        Measure(),
+        Measure(**decoding(args)),
         64,
         training=False,
         workers=args.reader_thread,
@@ -125,6 +134,7 @@ def check(args: Namespace, part: str) -> ImageList:
     sizes = np.concatenate(gather_objects(np.concatenate(sizes)))
     unreadable = dict(sorted(gather_dict(loader.unreadable).items()))
     check_readable(unreadable, len(sizes))
+    report_files(loader)
     if is_main_process():
         describe_dataset(part, images, args.class_dim, class_names(args, images), sizes, unreadable)
     return images

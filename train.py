@@ -33,6 +33,7 @@ from utils.processes import (
     world_size,
 )
 from utils.reading.build import train_loader, val_loader
+from utils.reading.file_report import report_contents, report_files
 from utils.reading.loader import Loader
 from utils.reading.numbering import check_parts, known_names
 from utils.reading.to_device import copies_of_first, to_device
@@ -111,9 +112,11 @@ def train(args: argparse.Namespace, device: torch.device, start: RunStart) -> in
         results = {"train": training}
         if test_loader is not None:
             results |= validate_networks(args, device, test_loader, step, run)
+        report_contents(*loaders)
         run.after_epoch(results)
 
     report_unreadable(gather_dict({path: why for loader in loaders for path, why in loader.unreadable.items()}))
+    report_files(*loaders)
     if args.enable_ce and results:
         images = (step.step - steps_before) * (args.same_feed * world_size() or args.batch_size)
         speed = images / (time.perf_counter() - started)

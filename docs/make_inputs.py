@@ -35,8 +35,8 @@ Written by docs/make_inputs.py from the facts beside the networks (`INPUTS` in m
 
 Accuracies belong to pixels. Each network is evaluated, exported and, where nothing else is said, trained with the
 pixels that its published accuracy was measured with; `--image_shape`, `--resize_short_size`, `--interpolation`,
-`--resize_mode`, `--resize_backend`, `--decode_backend`, `--channel_order`, `--image_mean` and `--image_std` say
-otherwise. Checkpoints and exports note all nine.
+`--resize_mode`, `--resize_backend`, `--decode_backend`, `--channel_order`, `--background`, `--image_depth_range`,
+`--image_mean` and `--image_std` say otherwise. Checkpoints and exports note all of them.
 
 - OpenCV interpolates between the pixels next to a place; Pillow averages over all that become one. The two differ by up
   to 69 levels of 255. Resized by Pillow, an image is filtered along its rows first, whatever Pillow's version.

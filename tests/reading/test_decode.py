@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import sys
+import threading
 import types
 import zlib
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from utils.reading import decode as decode_module
-from utils.reading.decode import UnreadableImage, decode, decode_region, decode_rows, parse_jpeg, read_file
+from utils.reading.codec_messages import heard
+from utils.reading.decode import (
+    UnreadableImage,
+    decode,
+    decode_region,
+    decode_rows,
+    parse_jpeg,
+    read_file,
+    take_remarks,
+)
 
 
 def picture(height: int = 120, width: int = 160, seed: int = 0) -> np.ndarray:
@@ -111,9 +122,99 @@ def test_truncated_jpeg_with_a_thumbnail_is_unreadable():
     data = encoded(RGB, "JPEG")
     data = data[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + data[2:]
     assert difference(decode(data, "whole"), decode(encoded(RGB, "JPEG"), "plain")) == 0
-    for function in (decode, parse_jpeg):
-        with pytest.raises(UnreadableImage, match="truncated"):
-            function(data[:-100], "cut")
+    assert parse_jpeg(data[:-100], "cut") is None
+    with pytest.raises(UnreadableImage, match="truncated"):
+        decode(data[:-100], "cut")
+
+
+@pytest.mark.parametrize("kind", ["baseline", "progressive", "grey jpeg"])
+@pytest.mark.parametrize("backend", ["cv2", "pil"])
+def test_a_jpeg_without_its_end_marker_is_decoded_and_noted(kind, backend, capfd):
+    data = CONVERTED[kind][0]
+    take_remarks()
+    for missing in (1, 2):
+        np.testing.assert_array_equal(decode(data[:-missing], "cut", backend), decode(data, "whole", backend))
+        assert take_remarks() == [("cut", "its end marker is missing, and nothing else")]
+    for missing in (3, 10, 500):
+        with pytest.raises(UnreadableImage, match="cut: the JPEG is truncated"):
+            decode(data[:-missing], "cut", backend)
+    assert take_remarks() == [] and not capfd.readouterr().err
+
+
+def test_what_codecs_print_is_given_to_the_caller(capfd):
+    """libpng and libjpeg write to the terminal by themselves, without the name of the file."""
+    take_remarks()
+    jpeg = CONVERTED["baseline"][0]
+    tables = jpeg.index(b"\xff\xc4")
+    assert decode(jpeg[:tables] + bytes(3) + jpeg[tables:], "odd.jpg").shape == RGB.shape
+    assert take_remarks() == [("odd.jpg", "Corrupt JPEG data: 3 extraneous bytes before marker 0xc4")]
+    with pytest.raises(UnreadableImage, match=r"cut.png: not an image, .* \(libpng error: .*incomplete\)"):
+        decode(LOSSLESS["png"][:-12], "cut.png")
+    # Of what is beside the pixels nothing has to be said.
+    profile = png_chunk(b"iCCP", b"name\0\0" + zlib.compress(b"no profile"))
+    np.testing.assert_array_equal(decode(LOSSLESS["png"][:33] + profile + LOSSLESS["png"][33:], "odd.png"), RGB)
+    assert take_remarks() == []
+    print("said", file=sys.stderr)
+    assert capfd.readouterr().err == "said\n"
+
+
+def test_codecs_are_heard_in_threads_and_forked_processes(capfd):
+    """The descriptor leads to the terminal again when the last thread has left a codec, whichever came first."""
+    first, second = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        first.set()
+        assert second.wait(10)
+
+    thread = threading.Thread(target=heard, args=(slow,))
+    thread.start()
+    assert first.wait(10)
+    assert heard(lambda: os.write(2, b"of a codec\n")) == (11, "of a codec")
+    child = os.fork()
+    if not child:
+        os.write(2, b"of a child\n")  # forked while a thread is in a codec
+        os._exit(heard(lambda: os.write(2, b"x"))[1] != "x")
+    assert os.waitpid(child, 0)[1] == 0
+    second.set()
+    thread.join()
+    os.write(2, b"at the end\n")
+    assert capfd.readouterr().err == "of a child\nat the end\n"
+
+
+# ----------------------------------------------------------------------------------------------------------- AVIF, HEIC
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_avif_is_turned(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(RGB, "AVIF", quality=100, subsampling="4:4:4", exif=exif)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    assert upright.shape == (RGB.shape if orientation < 5 else (160, 120, 3))
+    assert difference(decode(data, "turned"), upright) <= 1
+    assert difference(decode(data, "turned", background=(0, 0, 0)), upright) <= 1
+
+
+def test_colours_of_avif_with_an_opacity():
+    opacity = np.full(RGB.shape[:2], 200, np.uint8)
+    data = encoded(np.dstack([RGB, opacity]), "AVIF", quality=100, subsampling="4:4:4")
+    assert difference(decode(data, "x"), RGB) <= 3
+
+
+def test_heic():
+    package = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    package.from_pillow(Image.fromarray(RGB)).save(file, quality=-1, chroma=444)
+    for backend in ("cv2", "pil"):
+        assert np.abs(decode(file.getvalue(), "x", backend).astype(int) - RGB).mean() < 3
+    with pytest.raises(UnreadableImage, match="x: cannot be decoded: "):
+        decode(file.getvalue()[:-500], "x")
+
+
+def test_heic_without_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(UnreadableImage, match="HEIC takes the package pillow-heif: pip install pillow-heif"):
+        decode(b"\0\0\0\x18ftypheic" + bytes(90), "x")
 
 
 @pytest.mark.parametrize(
@@ -214,12 +315,13 @@ def test_an_nvimgcodec_that_does_not_start_is_named_once(monkeypatch, capsys):
 # ----------------------------------------------------------------------------------------- what no decoder may be given
 
 
-def png(width: int, height: int, data: bytes = b"") -> bytes:
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+def png(width: int, height: int, data: bytes = b"") -> bytes:
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", data) + png_chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("kind", ["larger than allowed", "far larger", "no width", "PNM", "JPEG"])

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from utils.console import check_readable
 from utils.reading.build import eval_transform, infer_loader
+from utils.reading.file_report import report_files
 from utils.reading.image_list import ImageList
 from utils.reading.transforms import normalize
 
@@ -29,3 +30,4 @@ def prepared(args: argparse.Namespace, images: ImageList) -> Iterator[Tensor]:
         yield normalize(batch.images, args.image_mean, args.image_std)
         read += len(batch)
     check_readable(loader.unreadable, read)
+    report_files(loader)

@@ -31,7 +31,7 @@ class Description:
         resize_short_size, interpolation: as the flags; see `utils.reading.transforms.EvalTransform`.
         image_mean, image_std: per channel, in the order of `channel_order`, for pixels scaled to 0..1; see
             `utils.reading.transforms.normalize`.
-        resize_mode, resize_backend, decode_backend, channel_order: as the flags.
+        resize_mode, resize_backend, decode_backend, channel_order, background, image_depth_range: as the flags.
         multi_label: an image may have several of the classes, each by a sigmoid of its logit.
         threshold: probability from which on it has one, a number for all classes or one per class; of a network of one
             class per image and two classes, that from which on it is the second. None: nothing is said.
@@ -53,6 +53,8 @@ class Description:
     resize_backend: str = UNNOTED["resize_backend"]
     decode_backend: str = UNNOTED["decode_backend"]
     channel_order: str = UNNOTED["channel_order"]
+    background: list[int] | None = UNNOTED["background"]
+    image_depth_range: list[int] | None = UNNOTED["image_depth_range"]
     multi_label: bool = False
     threshold: list[float] | None = None
     precision: str = "float32"

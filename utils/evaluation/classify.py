@@ -26,6 +26,7 @@ from utils.evaluation.features import Features
 from utils.evaluation.predictions import Prediction, labels_found, not_finite, second_of_two, top_predictions
 from utils.processes import broadcast_object, gather_objects, gather_to_main, world_size
 from utils.reading.class_names import Names
+from utils.reading.file_report import report_files
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Batch, Loader
 
@@ -152,6 +153,7 @@ def answer_images(
         unreadable = dict(sorted(entry for _, part in shares for entry in part.items()))
         check_readable(unreadable, read + sum(count for count, _ in shares))
     report_unreadable(unreadable)
+    report_files(loader)
 
 
 def _rows_left(images: ImageList, done: Collection[str]) -> np.ndarray:

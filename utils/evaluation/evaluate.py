@@ -30,6 +30,7 @@ from utils.evaluation.validation import validate
 from utils.processes import check_agreement, gather_dict, rank, world_size
 from utils.reading.build import crop_loader, val_loader
 from utils.reading.class_names import Names
+from utils.reading.file_report import report_files
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Loader
 from utils.reading.numbering import first_clash, known_names
@@ -93,6 +94,7 @@ def evaluate(
     if isinstance(meter, ClassMeter):
         meter.gather()
     report_unreadable(gather_dict(loader.unreadable))
+    report_files(loader)
     figures = named(values, meter.names)
     if args.multi_label:
         figures["hamming_distance"] = 1 - values["acc1"]

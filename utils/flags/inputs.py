@@ -24,9 +24,18 @@ INPUT_FLAGS = (
     "resize_backend",
     "decode_backend",
     "channel_order",
+    "background",
+    "image_depth_range",
 )
 # What files mean that were written before these flags existed.
-UNNOTED = {"resize_mode": "short", "resize_backend": "cv2", "decode_backend": "cv2", "channel_order": "rgb"}
+UNNOTED: dict[str, Any] = {
+    "resize_mode": "short",
+    "resize_backend": "cv2",
+    "decode_backend": "cv2",
+    "channel_order": "rgb",
+    "background": None,
+    "image_depth_range": None,
+}
 # Of pixels scaled to 0..1. A deviation is no larger than 0.5, but 1 is often given for no scaling at all, and scales
 # may be rounded; one on the scale of 0..255 is never as small as 2.
 LARGEST_MEAN, LARGEST_STD = 1.0, 2.0
@@ -78,10 +87,24 @@ def checked_input(notes: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("not means and standard deviations")
     if scale := of_another_scale(means, stds):
         raise ScaleError(scale)
+    if noted["background"] is not None and not _whole(noted["background"], 3, 255):
+        raise ValueError("not a colour")
+    depth_range = noted["image_depth_range"]
+    if depth_range is not None and not (_whole(depth_range, 2, 65535) and depth_range[0] < depth_range[1]):
+        raise ValueError("not a range")
     for name, choices in _CHOICES.items():
         if noted[name] not in choices:
             raise ValueError(f"not a value of --{name}")
     return noted
+
+
+def _whole(values: Any, count: int, highest: int) -> bool:
+    """Whether something is a list of so many whole numbers from 0 to `highest`."""
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(type(value) is int and 0 <= value <= highest for value in values)
+    )
 
 
 def check_short_size(resize_short_size: int, image_size: tuple[int, int], resize_mode: str) -> None:

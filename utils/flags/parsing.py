@@ -56,6 +56,9 @@ class _Store(argparse.Action):
         flag = self.flag
         given = option_string.lstrip("-") if option_string else flag.name
         texts = [values] if flag.length in (None, "?") else [t for v in values for t in v.replace(",", " ").split()]
+        if len(texts) == 1 and texts[0].lower() in flag.words:
+            setattr(namespace, flag.name, flag.words[texts[0].lower()])
+            return
         if isinstance(flag.length, int) and len(texts) != flag.length:
             parser.error(f"--{given} takes {flag.length} values, got {len(texts)}: {' '.join(texts) or 'none'}")
         if not texts:

@@ -49,6 +49,7 @@ class Flag:
             then "*"; None for a single value.
         choices: allowed values, if they are few.
         defaults: scripts whose default is another.
+        words: for a list: words that stand for all of its values.
         required: scripts that do not work without it.
     """
 
@@ -61,6 +62,7 @@ class Flag:
     length: int | str | None = None
     choices: tuple[Any, ...] | None = None
     defaults: dict[str, Any] = field(default_factory=dict)
+    words: dict[str, Any] = field(default_factory=dict)
     required: tuple[str, ...] = ()
 
     def default_for(self, script: str) -> Any:
@@ -272,6 +274,14 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("channel_order", str, "rgb", TEIPRC,
              "Order of the channels of the network's input. Not given: as for --image_shape.",
              choices=CHANNEL_ORDERS),
+        Flag("background", number(int, 0, 255), None, TEIPRC,
+             "What transparent images lie on: a colour, three levels of RGB, or white or black; drop: nothing, they "
+             "show the colours under their transparency. Not given: as for --image_shape.",
+             length=3, words={"white": [255, 255, 255], "black": [0, 0, 0], "drop": None}),
+        Flag("image_depth_range", number(int, 0, 65535), None, TEIPRC,
+             "The two values of images of 16 bits that become 0 and 255, such as 0 4095 for 12 bits; full: the upper 8 "
+             "bits are kept. Not given: as for --image_shape.",
+             length=2, words={"full": None}),
         Flag("image_mean", of_pixels(LARGEST_MEAN), [0.485, 0.456, 0.406], TEIPRC,
              "Mean per channel, in --channel_order, for pixels scaled to 0..1. Not given: as for --image_shape.",
              length=3),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from collections.abc import Sequence
+from typing import Any
 
 from utils.errors import FlagError
 from utils.flags.inputs import INPUT_FLAGS, check_short_size
@@ -35,7 +36,20 @@ def eval_transform(settings: object) -> EvalTransform:
     values = {name: getattr(settings, name) for name in INPUT_FLAGS}
     fill = mean_colour(values.pop("image_mean"), values["channel_order"])
     del values["image_std"]
+    values |= decoding(settings)
     return EvalTransform(tuple(values.pop("image_shape")[1:]), fill=fill, **values)
+
+
+def decoding(settings: Any) -> dict[str, Any]:
+    """What transforms have to know of how files are decoded, by the flags."""
+    depth_range = settings.image_depth_range and tuple(settings.image_depth_range)
+    if depth_range and depth_range[0] >= depth_range[1]:
+        raise FlagError(f"--image_depth_range {depth_range[0]} {depth_range[1]}: the first is not below the second")
+    return {
+        "decode_backend": settings.decode_backend,
+        "background": settings.background and tuple(settings.background),
+        "image_depth_range": depth_range,
+    }
 
 
 def mean_colour(image_mean: Sequence[float], channel_order: str) -> Colour:
@@ -61,11 +75,11 @@ def train_transform(args: Namespace) -> TrainTransform | Pipeline:
         augment.image_operations(args, mean),
         resize_mode=args.resize_mode,
         resize_backend=args.resize_backend,
-        decode_backend=args.decode_backend,
         channel_order=args.channel_order,
         fill=mean,
         flip_prob=args.flip_prob,
         vertical_flip_prob=args.vertical_flip_prob,
+        **decoding(args),
     )
 
 
@@ -153,8 +167,8 @@ def crop_loader(
         height,
         args.resize_short_size,
         Resizer(args.interpolation, args.resize_backend),
-        args.decode_backend,
-        args.channel_order,
+        channel_order=args.channel_order,
+        **decoding(args),
     )
     share = share_of_batch("batch_size", args.batch_size, world_size)
     return OpenCVLoader(

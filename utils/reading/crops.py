@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.reading.decode import decode
-from utils.reading.resize import Resizer
+from utils.reading.resize import Colour, Resizer
 
 # Side of the crops -> short sides of the image, for 144 crops, as published.
 SHORT_SIDES = {
@@ -54,7 +54,7 @@ class MultiCropTransform:
         crop_size: side of the crops, which are square.
         base_size: side of the square that 12 crops are taken from, at least `crop_size`.
         resize: of all resizing.
-        decode_backend, channel_order: as in `utils.reading.transforms.EvalTransform`.
+        decode_backend, channel_order, background, image_depth_range: as in `utils.reading.transforms.EvalTransform`.
     """
 
     crop_num: int
@@ -63,6 +63,8 @@ class MultiCropTransform:
     resize: Resizer = RESIZE
     decode_backend: str = "cv2"
     channel_order: str = "rgb"
+    background: Colour | None = None
+    image_depth_range: tuple[int, int] | None = None
 
     @property
     def image_size(self) -> tuple[int, int, int]:
@@ -96,4 +98,4 @@ class MultiCropTransform:
 
     def decode(self, data: bytes, path: str, rng: np.random.Generator | None = None) -> np.ndarray:
         """The same from an encoded image; raises `UnreadableImage`."""
-        return self(decode(data, path, self.decode_backend))
+        return self(decode(data, path, self.decode_backend, self.background, self.image_depth_range))

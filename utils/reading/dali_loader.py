@@ -132,6 +132,15 @@ def _check(transform: Any, training: bool) -> None:
                 f"--{flag}={value}, given or as the network was published, is Pillow's, and DALI {does} as OpenCV "
                 f"does: give --{flag}=cv2, or leave --use_dali out"
             )
+    for flag, value, word in (
+        ("background", transform.background, "drop"),
+        ("image_depth_range", transform.image_depth_range, "full"),
+    ):
+        if value is not None:
+            raise FlagError(
+                f"--{flag}={' '.join(map(str, value))}, given or noted in the weights, is unknown to DALI: give "
+                f"--{flag}={word}, or leave --use_dali out"
+            )
     if transform.resize_mode != "short" and (not training or transform.whole):
         raise FlagError(f"--resize_mode={transform.resize_mode} cannot be had with --use_dali: leave one of them out")
     if transform.interpolation not in DALI_INTERPOLATIONS:

@@ -14,6 +14,7 @@ from utils.reading.class_names import Names, name_of
 from utils.reading.decode import decode
 from utils.reading.grid import write_grid
 from utils.reading.image_list import ImageList
+from utils.reading.resize import Colour
 
 
 def draw_batch(
@@ -47,12 +48,19 @@ def draw_batch(
 
 @dataclass(frozen=True)
 class Measure:
-    """In place of a transform: the size of the image, three bytes each for its height and its width."""
+    """In place of a transform: the size of the image, three bytes each for its height and its width.
+
+    Attributes:
+        decode_backend, background, image_depth_range: as in `utils.reading.transforms.EvalTransform`.
+    """
 
     image_size: tuple[int, int] = (1, 2)
+    decode_backend: str = "cv2"
+    background: Colour | None = None
+    image_depth_range: tuple[int, int] | None = None
 
     def decode(self, data: bytes, path: str, rng: np.random.Generator) -> np.ndarray:
-        height, width = decode(data, path).shape[:2]
+        height, width = decode(data, path, self.decode_backend, self.background, self.image_depth_range).shape[:2]
         return np.frombuffer(height.to_bytes(3, "big") + width.to_bytes(3, "big"), np.uint8).reshape(1, 2, 3)
 
     @staticmethod

@@ -3,11 +3,14 @@ training crop needs.
 
 Everything becomes uint8, (height, width, 3), RGB, as OpenCV has it:
 
-- JPEG (baseline, progressive), PNG, WebP, BMP, TIFF, PNM, GIF (first frame).
-- EXIF orientation is applied, as in the original.
+- JPEG (baseline, progressive), PNG, WebP, AVIF, BMP, TIFF, PNM, JPEG 2000, GIF (first frame), and HEIC with the package
+  pillow-heif.
+- EXIF orientation is applied, as in the original, and what AVIF and HEIC have in its place.
 - Grey and palette images are expanded, CMYK is converted, 16 bits become the upper 8.
-- Alpha is dropped: a transparent pixel shows the colour stored under it.
-- A truncated file is unreadable. Damage inside a JPEG's compressed data that the decoder bridges goes unnoticed.
+- Alpha is dropped: a transparent pixel shows the colour stored under it. --background puts a colour behind it, and
+  --image_depth_range chooses which values of 16 bits become 0 and 255.
+- A truncated file is unreadable. A JPEG that lacks its end marker alone is decoded, and so is one whose compressed data
+  is damaged in a way that the decoder bridges: what it says of them is kept, see `take_remarks`.
 
 Some networks were trained on what Pillow decodes (--decode_backend=pil): the same, but that EXIF orientation is not
 applied, and that CMYK is converted by another rule. The pixels of an upright photograph are those of OpenCV.
@@ -22,6 +25,7 @@ import os
 import re
 import struct
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +35,10 @@ import numpy as np
 
 from utils.console import warn
 from utils.errors import UserError, reason
+from utils.reading import heif
+from utils.reading.codec_messages import heard
+from utils.reading.content import on_background, revealed
+from utils.reading.resize import Colour
 
 # What is wrong with a file is said once, by our own error.
 set_level = getattr(cv2, "setLogLevel", None)
@@ -60,13 +68,22 @@ def read_file(path: str) -> bytes:
         raise UnreadableImage(path, str(error)) from None
 
 
-def decode(data: bytes, path: str, backend: str = "cv2") -> np.ndarray:
+def decode(
+    data: bytes,
+    path: str,
+    backend: str = "cv2",
+    background: Colour | None = None,
+    depth_range: tuple[int, int] | None = None,
+) -> np.ndarray:
     """Decodes an image file held in memory.
 
     Args:
         data: the file's bytes.
         path: its name, for the error.
         backend: cv2 or pil, as in --decode_backend.
+        background: the colour that transparent images lie on, as in --background; None: their opacity is dropped.
+        depth_range: the values of 16 bits that become 0 and 255, as in --image_depth_range; None: the upper 8 bits are
+            kept.
 
     Returns:
         uint8 (height, width, 3), RGB.
@@ -77,20 +94,76 @@ def decode(data: bytes, path: str, backend: str = "cv2") -> np.ndarray:
     if not data:
         raise UnreadableImage(path, "the file is empty")
     if data[:2] == _START_OF_IMAGE and _end_of_jpeg(data) < 0:
+        data = _with_end_marker(data, path)
+    if heif.is_heic(data):
+        return _decode_heic(data, path, background)
+    if background is not None or depth_range is not None:
+        pixels = revealed(data, background, depth_range, upright=backend == "cv2")
+        if pixels is not None:
+            return pixels
+    if backend == "pil":
+        return _decode_with_pillow(data, path)
+    return _decode_avif(data, path) if heif.is_avif(data) else _imdecode(data, path, cv2.IMREAD_COLOR_RGB)
+
+
+# What decoders said of files that they decode all the same: (path, text) of the last ones.
+_remarks: deque[tuple[str, str]] = deque(maxlen=1000)
+
+
+def take_remarks() -> list[tuple[str, str]]:
+    """What decoders have said, since this was last asked, of files that they decode all the same: (path, text)."""
+    if not _remarks:
+        return []
+    taken = list(_remarks)
+    _remarks.clear()
+    return taken
+
+
+def _with_end_marker(data: bytes, path: str) -> bytes:
+    """A JPEG that lacks its end marker, with one; raises `UnreadableImage` if more of it is missing."""
+    whole = data + _END_OF_IMAGE
+    try:
+        # At an eighth of the size all compressed data is gone through, and libjpeg says where it had to invent some.
+        pixels, said = heard(cv2.imdecode, np.frombuffer(whole, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
+    except cv2.error:
+        pixels, said = None, ""
+    if pixels is None or said:
         raise UnreadableImage(path, "the JPEG is truncated")
-    return _decode_with_pillow(data, path) if backend == "pil" else _imdecode(data, path, cv2.IMREAD_COLOR_RGB)
+    _remarks.append((path, "its end marker is missing, and nothing else"))
+    return whole
+
+
+def _decode_avif(data: bytes, path: str) -> np.ndarray:
+    # Asked for RGB, OpenCV gives BGR of those with an opacity, and it turns none as they say.
+    if heif.is_turned(data):
+        bgr = heif.turned(_imdecode(data, path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION), data)
+    else:
+        bgr = _imdecode(data, path, cv2.IMREAD_COLOR)
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def _decode_heic(data: bytes, path: str, background: Colour | None) -> np.ndarray:
+    try:
+        pixels = heif.decode_heic(data)
+    except ValueError as error:
+        raise UnreadableImage(path, str(error)) from None
+    colours = np.ascontiguousarray(pixels[..., :3])
+    return colours if background is None or pixels.shape[2] == 3 else on_background(colours, pixels[..., 3], background)
 
 
 def _decode_with_pillow(data: bytes, path: str) -> np.ndarray:
     from PIL import Image  # takes a while to import, and most networks do without
 
+    def convert() -> np.ndarray:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            return np.array(image.convert("RGB"))
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of metadata that is odd, and of large images, which OpenCV takes as well
         try:
-            with Image.open(io.BytesIO(data)) as image:
-                if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
-                    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-                return np.array(image.convert("RGB"))
+            return heard(convert)[0]
         except Image.UnidentifiedImageError:
             raise UnreadableImage(path, "not an image, or a damaged one") from None
         except Exception as error:  # whatever the codec of a damaged file raises
@@ -100,11 +173,13 @@ def _decode_with_pillow(data: bytes, path: str) -> np.ndarray:
 
 def _imdecode(data: bytes | bytearray, path: str, flags: int) -> np.ndarray:
     try:
-        rgb = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        rgb, said = heard(cv2.imdecode, np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise UnreadableImage(path, f"cannot be decoded: {error.err}") from None
     if rgb is None:
-        raise UnreadableImage(path, "not an image, or a damaged one")
+        raise UnreadableImage(path, f"not an image, or a damaged one{f' ({said})' if said else ''}")
+    if said:
+        _remarks.append((path, said))
     return rgb
 
 
@@ -164,15 +239,12 @@ def _end_of_jpeg(data: bytes) -> int:
     Before that scan another JPEG may have its end, an EXIF thumbnail. In compressed data the marker cannot occur.
     """
     scan = next((end for marker, _, end in _segments(data) if marker == 0xDA), None)
-    return -1 if scan is None else data.rfind(_END_OF_IMAGE, scan)
+    # With bytes between the segments no scan is found here; decoders pass over them, and see for themselves.
+    return data.rfind(_END_OF_IMAGE, scan or 2)
 
 
 def parse_jpeg(data: bytes, path: str) -> Jpeg | None:
-    """Reads a JPEG's headers; None if it is not of the kind that `Jpeg` describes.
-
-    Raises:
-        UnreadableImage: the JPEG is truncated.
-    """
+    """Reads a JPEG's headers; None if it is not of the kind that `Jpeg` describes, or truncated."""
     if data[:2] != _START_OF_IMAGE:
         return None
     frame = None
@@ -194,7 +266,7 @@ def parse_jpeg(data: bytes, path: str) -> Jpeg | None:
             row_height = 8 * max(data[frame + 7 + 3 * component] & 15 for component in range(components))
             end_of_image = data.rfind(_END_OF_IMAGE, end)
             if end_of_image < 0:
-                raise UnreadableImage(path, "the JPEG is truncated")
+                return None
             return Jpeg(data, path, height, width, frame + 1, end_of_image, row_height)
     return None
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from utils.errors import UserError
+from utils.reading.content import Content
 from utils.reading.image_list import ImageList
 from utils.reading.workers import Transform
 
@@ -64,6 +65,8 @@ class Loader:
 
     Attributes:
         unreadable: path -> reason of the unreadable images met so far in this process.
+        damaged: path -> what its decoder said, of those that could be decoded all the same.
+        contents: path -> what it has beside colours of 8 bits, of those that have; of the first epoch.
 
     Raises:
         UserError: the list is empty or, in training, smaller than a batch.
@@ -99,6 +102,8 @@ class Loader:
         self.world_size = world_size
         self.pin_memory = pin_memory and torch.cuda.is_available()
         self.unreadable: dict[str, str] = {}
+        self.damaged: dict[str, str] = {}
+        self.contents: dict[str, Content] = {}
 
     def __len__(self) -> int:
         """Steps per epoch in this process."""

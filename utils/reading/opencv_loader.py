@@ -18,7 +18,7 @@ from utils.console import warn
 from utils.errors import UserError
 from utils.reading.loader import Batch, Loader
 from utils.reading.shared_array import SharedArray
-from utils.reading.workers import Job, start_worker, terminate_with
+from utils.reading.workers import Job, Report, start_worker, terminate_with
 
 if TYPE_CHECKING:
     import multiprocessing.process
@@ -56,6 +56,8 @@ class OpenCVLoader(Loader):
         self._stop_workers = terminate_with(self, self._processes)
         self._tasks_left = [0] * slots
         self._page_locked = False
+        # Whether an epoch was gone through, and files were looked at; whether they are in this one.
+        self._looked = self._look = False
         # Slots whose batch the caller holds; those it freed; those freed whose copy to the GPU may be under way.
         self._lent: set[int] = set()
         self._returned: deque[int] = deque()
@@ -65,6 +67,7 @@ class OpenCVLoader(Loader):
         steps = self._steps(epoch, start_step)
         self._job.generation.array[0] += 1
         generation = int(self._job.generation.array[0])
+        self._look = not self._looked
         try:
             for images, indices in (self._made_by_workers if self.workers else self._made_here)(steps, epoch):
                 there = indices >= 0
@@ -75,6 +78,7 @@ class OpenCVLoader(Loader):
                 yield self._batch(images, indices)
                 if generation != self._job.generation.array[0]:
                     raise RuntimeError("this epoch's iterator was ended by a later call of epoch()")
+            self._looked = True
         except UserError:
             self.close()
             raise
@@ -92,7 +96,7 @@ class OpenCVLoader(Loader):
         pixels, indices = self._job.slots.array[0], self._job.indices.array[0]
         for rows in steps:
             indices[: len(rows)] = rows
-            self._note(self._job.fill(0, 0, len(rows), epoch))
+            self._note(self._job.fill(0, 0, len(rows), epoch, self._look))
             yield torch.from_numpy(pixels[: len(rows)].copy()), indices[: len(rows)].copy()
 
     def _made_by_workers(self, steps: Iterator[np.ndarray], epoch: int) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
@@ -153,7 +157,7 @@ class OpenCVLoader(Loader):
         self._job.indices.array[slot, : len(rows)] = rows
         generation = int(self._job.generation.array[0])
         for start in range(0, len(rows), self._task_size):
-            self._tasks.put((generation, slot, start, min(start + self._task_size, len(rows)), epoch))
+            self._tasks.put((generation, slot, start, min(start + self._task_size, len(rows)), epoch, self._look))
             self._tasks_left[slot] += 1
 
     def _receive(self) -> None:
@@ -165,15 +169,16 @@ class OpenCVLoader(Loader):
             code = dead.exitcode or 0
             how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
             raise UserError(f"a reader worker was {how}; if memory ran out, lower --reader_buf_size or --reader_thread")
-        slot, problems, failure = self._results.recv()
+        slot, report, failure = self._results.recv()
         self._tasks_left[slot] -= 1
-        self._note(problems)
+        self._note(report)
         if failure:
             raise failure
 
-    def _note(self, problems: list[tuple[int, str]]) -> None:
-        for index, reason in problems:
-            self.unreadable[self.images.path(index)] = reason
+    def _note(self, report: Report) -> None:
+        self.unreadable |= {self.images.path(index): why for index, why in report.unreadable}
+        self.damaged |= {self.images.path(index): said for index, said in report.damaged}
+        self.contents |= {self.images.path(index): content for index, content in report.contents}
 
     def _lend(self, slot: int, count: int) -> torch.Tensor:
         """The first `count` images of a slot, which comes back when the tensor is freed."""

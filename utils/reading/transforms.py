@@ -42,6 +42,7 @@ class EvalTransform:
         resize_backend, decode_backend: cv2 or pil; see `Resizer` and `utils.reading.decode`.
         channel_order: of the result, rgb or bgr.
         fill: colour of what is filled, RGB.
+        background, image_depth_range: see `utils.reading.decode.decode`.
     """
 
     image_size: tuple[int, int]
@@ -52,6 +53,8 @@ class EvalTransform:
     decode_backend: str = "cv2"
     channel_order: str = "rgb"
     fill: Colour = (0, 0, 0)
+    background: Colour | None = None
+    image_depth_range: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         check_short_size(self.resize_short_size, self.image_size, self.resize_mode)
@@ -73,7 +76,7 @@ class EvalTransform:
 
     def decode(self, data: bytes, path: str, rng: np.random.Generator | None = None) -> np.ndarray:
         """The same from an encoded image; raises `UnreadableImage`."""
-        return self(decode(data, path, self.decode_backend))
+        return self(decode(data, path, self.decode_backend, self.background, self.image_depth_range))
 
     def _short_side_resized(self, rgb: np.ndarray, resize: Resizer) -> np.ndarray:
         """The image, or the middle of a very long one, with a short side of `resize_short_size` or more."""
@@ -140,7 +143,7 @@ class TrainTransform:
         decoder: of JPEG regions; see `decode_region`.
         resize_mode: as in `EvalTransform`. With exact or pad and a `lower_scale` of 1 nothing is cut off: the whole
             image is resized as in evaluation.
-        resize_backend, decode_backend, channel_order, fill: as in `EvalTransform`.
+        resize_backend, decode_backend, channel_order, fill, background, image_depth_range: as in `EvalTransform`.
         log_ratio: see `random_crop_box`.
         flip_prob, vertical_flip_prob: how often an image is mirrored left to right, and top to bottom.
     """
@@ -160,6 +163,8 @@ class TrainTransform:
     log_ratio: bool = False
     flip_prob: float = 0.5
     vertical_flip_prob: float = 0.0
+    background: Colour | None = None
+    image_depth_range: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.lower_ratio > self.upper_ratio:
@@ -193,7 +198,8 @@ class TrainTransform:
         """
         jpeg = None if self.whole or self.decode_backend == "pil" else parse_jpeg(data, path)
         if jpeg is None:
-            return self(decode(data, path, self.decode_backend), rng)
+            whole = decode(data, path, self.decode_backend, self.background, self.image_depth_range)
+            return self(whole, rng)
         box = self._draw_box(jpeg.height, jpeg.width, rng)
         shrink = min(box[2] / self.image_size[0], box[3] / self.image_size[1])
         picks = self.resize_backend == "cv2" and self.interpolation in (None, 1, 2, 4)

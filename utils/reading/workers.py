@@ -17,7 +17,9 @@ import cv2
 import numpy as np
 
 from utils.errors import UserError
-from utils.reading.decode import UnreadableImage
+from utils.reading.codec_messages import LISTENING
+from utils.reading.content import Content, examine
+from utils.reading.decode import UnreadableImage, take_remarks
 from utils.reading.image_list import ImageList, SharedArray
 
 if TYPE_CHECKING:
@@ -63,6 +65,21 @@ class ImageRandom:
 
 
 @dataclasses.dataclass
+class Report:
+    """What is said of the files of a task, each by its place in the list.
+
+    Attributes:
+        unreadable: why a file was left out, or replaced.
+        damaged: what its decoder said of one that it decoded all the same.
+        contents: what one has beside colours of 8 bits.
+    """
+
+    unreadable: list[tuple[int, str]] = dataclasses.field(default_factory=list)
+    damaged: list[tuple[int, str]] = dataclasses.field(default_factory=list)
+    contents: list[tuple[int, Content]] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
 class Job:
     """What a worker needs to fill rows of batches; everything large in it is shared memory.
 
@@ -83,28 +100,36 @@ class Job:
     def __post_init__(self) -> None:
         self.random = ImageRandom(self.seed)
 
-    def fill(self, slot: int, start: int, stop: int, epoch: int) -> list[tuple[int, str]]:
-        """Makes rows start..stop of a batch; returns (index, reason) of each unreadable image met."""
-        problems: list[tuple[int, str]] = []
-        for row in range(start, stop):
-            wanted = int(self.indices.array[slot, row])
-            index, pixels = self._readable(wanted, self.random.of_image(epoch, wanted), problems)
-            self.indices.array[slot, row] = index
-            if pixels is not None:
-                self.slots.array[slot, row] = pixels
-        return problems
+    def fill(self, slot: int, start: int, stop: int, epoch: int, look: bool = False) -> Report:
+        """Makes rows start..stop of a batch; with `look`, what files have beside colours of 8 bits is looked at."""
+        report = Report()
+        with LISTENING:
+            for row in range(start, stop):
+                wanted = int(self.indices.array[slot, row])
+                index, pixels = self._readable(wanted, self.random.of_image(epoch, wanted), report, look)
+                self.indices.array[slot, row] = index
+                if pixels is not None:
+                    self.slots.array[slot, row] = pixels
+        return report
 
     def _readable(
-        self, wanted: int, rng: np.random.Generator, problems: list[tuple[int, str]]
+        self, wanted: int, rng: np.random.Generator, report: Report, look: bool
     ) -> tuple[int, np.ndarray | None]:
         """The wanted image; if it is unreadable: in training another one, in evaluation (-1, None)."""
+        problems = report.unreadable
         for index in self._candidates(wanted):
             try:
-                return index, self.transform.decode(self.images.read(index), self.images.path(index), rng)
+                data = self.images.read(index)
+                pixels = self.transform.decode(data, self.images.path(index), rng)
             except UnreadableImage as error:
                 problems.append((index, error.reason))
             except cv2.error as error:
                 problems.append((index, f"OpenCV cannot process it: {error.err}"))
+            else:
+                report.damaged += [(index, said) for _, said in take_remarks()]
+                if look and (content := examine(data)) is not None:
+                    report.contents.append((index, content))
+                return index, pixels
         if self.training:
             raise UserError(
                 f"no readable image among the {len(problems)} tried; "
@@ -143,17 +168,17 @@ def work(
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     cv2.setNumThreads(0)  # the workers are the parallelism
     while True:
-        generation, slot, start, stop, epoch = tasks.get()
-        problems, failure = [], None
+        generation, slot, start, stop, epoch, look = tasks.get()
+        report, failure = Report(), None
         if generation == job.generation.array[0]:
             try:
-                problems = job.fill(slot, start, stop, epoch)
+                report = job.fill(slot, start, stop, epoch, look)
             except UserError as error:
                 failure = error
             except Exception:
                 failure = RuntimeError("in a reader worker:\n" + traceback.format_exc())
         with results_lock:
-            results.send((slot, problems, failure))
+            results.send((slot, report, failure))
 
 
 def start_worker(

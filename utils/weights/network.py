@@ -83,6 +83,8 @@ def _flags_of(config: InputConfig) -> dict[str, Any]:
         "resize_backend": config.resize_backend,
         "decode_backend": config.decode_backend,
         "channel_order": config.channel_order,
+        "background": None,
+        "image_depth_range": None,
     }
 
 
