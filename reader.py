@@ -41,7 +41,9 @@ from utils.reading.build import (
     infer_loader,
     train_loader,
     train_transform,
+    training_images,
     val_loader,
+    validation_images,
 )
 from utils.reading.class_names import Names, name_of, read_class_names
 from utils.reading.crops import MultiCropTransform
@@ -117,7 +119,7 @@ def class_names(args: Namespace, images: ImageList) -> Names:
 
 def check(args: Namespace, part: str) -> ImageList:
     """Reads every image of a part of the dataset once, in one of the processes, and reports what is there."""
-    images = open_dataset(args.data_dir, part, args.class_dim, args.multi_label)
+    images = training_images(args) if part == "train" else validation_images(args)
     check_agreement({"data_dir": images.summary()})
     loader = OpenCVLoader(
         images,

@@ -110,7 +110,7 @@ def train(args: argparse.Namespace, device: torch.device, start: RunStart) -> in
             results = results or {"train": training}
             break
         results = {"train": training}
-        if test_loader is not None:
+        if test_loader is not None and is_validated(args, epoch):
             results |= validate_networks(args, device, test_loader, step, run)
         report_contents(*loaders)
         run.after_epoch(results)
@@ -123,6 +123,12 @@ def train(args: argparse.Namespace, device: torch.device, start: RunStart) -> in
         log_kpis(results, speed)
     run.finish()
     return run.signal
+
+
+def is_validated(args: argparse.Namespace, epoch: int) -> bool:
+    """Whether a validation follows an epoch, counted from 0."""
+    done = epoch + 1
+    return done == args.num_epochs or (done > args.start_eval_epoch and done % args.eval_interval == 0)
 
 
 def mix(args: argparse.Namespace, images: Tensor, labels: Tensor, seed: tuple[int, ...]) -> tuple[Tensor, Targets]:

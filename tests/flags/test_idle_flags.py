@@ -81,6 +81,9 @@ CASES = [
     ("--mixup_prob=0.2", [], ["--use_mixup=True"]),
     ("--cutmix_prob=0.2", [], ["--use_cutmix=True"]),
     ("--best_metric=acc1", ["--validate=False"], []),
+    ("--eval_interval=2", ["--validate=False"], []),
+    ("--start_eval_epoch=2", ["--validate=False"], []),
+    ("--eval_topk=2", ["--multi_label=True"], []),
 ]
 OTHERS = [
     ("eval", "--with_mem_opt=True", []),

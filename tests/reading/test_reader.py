@@ -11,7 +11,8 @@ import torch
 from loading import SIZE, contents, evaluation, numbered_images, save_picture, training
 
 from utils.errors import FlagError, UserError
-from utils.reading.build import share_of_batch
+from utils.flags import parse
+from utils.reading.build import share_of_batch, training_images, validation_images
 from utils.reading.decode import decode
 from utils.reading.loader import Batch, Loader, available_processors
 from utils.reading.transforms import EvalTransform
@@ -54,6 +55,38 @@ def test_training_order(folder):
         assert torch.cat([batch.labels for batch in batches]).tolist() == [index % 3 for index in indices]
         orders.append(indices)
     assert orders[0] != orders[1] != sorted(orders[1])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_images_left_over_make_a_smaller_batch(folder, workers):
+    loader = training(folder, workers=workers, drop_last=False)
+    sizes = [len(batch) for batch in loader.epoch(0)]
+    assert len(loader) == len(sizes) == 5 and sizes == [8, 8, 8, 8, 5]
+    indices = torch.cat([batch.indices for batch in loader.epoch(1)]).tolist()
+    assert sorted(indices) == list(range(37))
+    assert contents(loader, 1, 4) == contents(loader, 1)[4:]
+    shares = [training(folder, 4, 0, drop_last=False, rank=rank, world_size=2) for rank in range(2)]
+    both = [torch.cat([batch.indices for batch in share.epoch(1)]).tolist() for share in shares]
+    assert [len(part) for part in both] == [19, 19] and set(both[0] + both[1]) == set(range(37))
+    assert len(training(folder, 64, 0, drop_last=False)) == 1
+
+
+def test_training_in_the_order_of_the_list(folder):
+    loader = training(folder, shuffle=False)
+    assert torch.cat([batch.indices for batch in loader.epoch(3)]).tolist() == list(range(32))
+
+
+def test_lists_elsewhere(folder, tmp_path):
+    """Of other names, with a validation folder of its own; and a list that is not there."""
+    for part, count in (("train", 9), ("val", 3)):
+        lines = (folder / f"{part}_list.txt").read_text().splitlines(keepends=True)
+        (tmp_path / f"{part}.lst").write_text("".join(lines[:count]))
+    flags = [f"--{part}_list={tmp_path}/{part}.lst" for part in ("train", "val")]
+    args = parse("train", [f"--data_dir={folder}", f"--val_dir={folder}", "--class_dim=3", *flags])
+    assert (len(training_images(args)), len(validation_images(args))) == (9, 3)
+    args = parse("train", [f"--data_dir={folder}", "--train_list=nowhere.txt"])
+    with pytest.raises(UserError, match=r"--train_list nowhere\.txt: no such file"):
+        training_images(args)
 
 
 def test_global_batches_do_not_depend_on_the_number_of_processes(folder):

@@ -11,6 +11,7 @@ import torch
 from networks import network
 from torch import nn
 
+import train
 from models.layers import DropPath
 from utils.errors import FlagError
 from utils.flags import parse
@@ -341,3 +342,16 @@ def test_layer_decay_needs_layers():
         FlagError, match=r"^--layer_decay: MobileNetV1Net does not count its layers: leave the flag out"
     ):
         build_train_step(args, build_model(args), torch.device("cpu"))
+
+
+def test_an_epoch_of_the_schedule_has_the_smaller_batch():
+    args = parse("train", ["--batch_size=16", "--drop_last=False"])
+    settle_total_images(args, 50)
+    assert build_schedule(args).steps_per_epoch == 4
+
+
+def test_epochs_that_are_validated():
+    args = parse("train", ["--num_epochs=8", "--eval_interval=3", "--start_eval_epoch=4"])
+    assert [epoch for epoch in range(8) if train.is_validated(args, epoch)] == [5, 7]
+    args = parse("train", ["--num_epochs=3"])
+    assert [epoch for epoch in range(3) if train.is_validated(args, epoch)] == [0, 1, 2]

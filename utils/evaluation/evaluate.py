@@ -124,7 +124,7 @@ def choose_meter(args: argparse.Namespace, device: torch.device) -> Meter:
     """What counts by class as well, unless --tpr_at_fpr asks for something else."""
     if args.multi_label or args.tpr_at_fpr is not None:
         return validation_meter(args, device)
-    return ClassMeter(args.class_dim, device, min(5, args.class_dim))
+    return ClassMeter(args.class_dim, device, min(args.eval_topk, args.class_dim))
 
 
 def _choose_names(args: argparse.Namespace, subject: Subject) -> Names:

@@ -82,7 +82,7 @@ def training_meter(args: argparse.Namespace, device: torch.device) -> Meter:
     """What sums up the steps of an epoch."""
     if args.multi_label:
         return LabelsMeter(device, one_per_class(args.threshold, args.class_dim))
-    return Meter(device, min(5, args.class_dim))
+    return Meter(device, min(args.eval_topk, args.class_dim))
 
 
 def validation_meter(args: argparse.Namespace, device: torch.device) -> Meter:
@@ -91,7 +91,7 @@ def validation_meter(args: argparse.Namespace, device: torch.device) -> Meter:
         return LabelsMeter(device, one_per_class(args.threshold, args.class_dim), keep_scores=True)
     if args.tpr_at_fpr is not None:
         return RatesMeter(device, args.tpr_at_fpr)
-    return Meter(device, min(5, args.class_dim))
+    return Meter(device, min(args.eval_topk, args.class_dim))
 
 
 def best_metric(args: argparse.Namespace) -> str:

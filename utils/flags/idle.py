@@ -153,7 +153,12 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
         "it needs --multi_label=True",
     ),
     (("topk",), lambda args: not args.multi_label, "with --multi_label, --threshold says how many labels there are"),
-    (("best_metric",), lambda args: args.validate, "--validate=False validates nothing"),
+    (
+        ("best_metric", "eval_interval", "start_eval_epoch"),
+        lambda args: args.validate,
+        "--validate=False validates nothing",
+    ),
+    (("eval_topk",), lambda args: not args.multi_label, "with --multi_label there is no best class"),
     (("label_smoothing_epsilon",), lambda args: args.use_label_smoothing, "it needs --use_label_smoothing=True"),
     (
         ("use_label_smoothing",),

@@ -114,6 +114,11 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "Dataset root, with train_list.txt and val_list.txt, or with tar shards train*.tar and val*.tar, or with "
              "class folders train/NAME/ and val/NAME/. "
              "infer: a folder of images.", defaults={"infer": "./data/ILSVRC2012/val/"}),
+        Flag("train_list", str, None, TR,
+             "The training list, where it is not --data_dir's train_list.txt; its paths are relative to --data_dir."),
+        Flag("val_list", str, None, TER,
+             "The validation list, where it is not val_list.txt; its paths are relative to --val_dir."),
+        Flag("val_dir", str, None, TER, "Root of the validation images, where it is not --data_dir."),
         Flag("model_save_dir", str, "./output", T, "Root folder for checkpoints."),
         Flag("pretrained_model", str, None, TEI,
              "Weights to start from, in any supported format: a checkpoint of ours, a fluid folder of variables, "
@@ -297,6 +302,12 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     ),
     "Switches": (
         Flag("validate", boolean, True, T, "Validate after each epoch."),
+        Flag("eval_interval", positive_int, 1, T, "Epochs between validations; there is one after the last anyhow."),
+        Flag("start_eval_epoch", non_negative_int, 0, T, "Epochs at the beginning that are not validated."),
+        Flag("eval_topk", positive_int, 5, TE, "The second accuracy counts a hit among so many best classes."),
+        Flag("drop_last", boolean, True, T,
+             "Leave out the images at the end of an epoch that do not fill a batch; False: they make a smaller one."),
+        Flag("shuffle", boolean, True, T, "Train in another order in each epoch; False: in that of the list."),
         Flag("use_fp16", boolean, False, TEIP,
              "Mixed precision: float32 weights, operations of the type --amp_dtype. predict, and eval with "
              "--model_file: compute in that type altogether; predict: in float16.", aliases=("fp16",)),

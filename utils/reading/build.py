@@ -85,7 +85,7 @@ def train_transform(args: Namespace) -> TrainTransform | Pipeline:
 
 def training_images(args: Namespace) -> ImageList:
     """The training list, followed by that of --unlabeled_list if there is one."""
-    images = open_dataset(args.data_dir, "train", args.class_dim, args.multi_label)
+    images = open_dataset(args.data_dir, "train", args.class_dim, args.multi_label, list_path=args.train_list)
     if not args.unlabeled_list:
         return images
     unlabeled = ImageList.find(os.path.join(args.data_dir, args.unlabeled_list))
@@ -99,7 +99,8 @@ def training_images(args: Namespace) -> ImageList:
 def validation_images(args: Namespace, class_names: Names = ()) -> ImageList:
     """The validation list; raises `UserError` if there is none. For `class_names` see `val_loader`."""
     try:
-        return open_dataset(args.data_dir, "val", args.class_dim, args.multi_label, class_names)
+        root = args.val_dir or args.data_dir
+        return open_dataset(root, "val", args.class_dim, args.multi_label, class_names, args.val_list)
     except MissingPart as error:
         if args.script != "train":
             raise
@@ -113,6 +114,8 @@ def _pipeline(args: Namespace) -> type[Loader]:
 
 def train_loader(args: Namespace, seed: int, rank: int = 0, world_size: int = 1, pin_memory: bool = False) -> Loader:
     """The training loader that train.py's flags ask for."""
+    if args.use_dali and not args.drop_last:
+        raise FlagError("--drop_last=False is done by the readers of --use_dali=False: leave out one of them")
     return _pipeline(args)(
         training_images(args),
         train_transform(args),
@@ -124,6 +127,8 @@ def train_loader(args: Namespace, seed: int, rank: int = 0, world_size: int = 1,
         rank=rank,
         world_size=world_size,
         pin_memory=pin_memory,
+        drop_last=args.drop_last,
+        shuffle=args.shuffle,
     )
 
 

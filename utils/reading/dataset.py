@@ -19,7 +19,12 @@ class MissingPart(UserError):
 
 
 def open_dataset(
-    data_dir: str, split: str, class_dim: int | None = None, multi_label: bool = False, class_names: Names = ()
+    data_dir: str,
+    split: str,
+    class_dim: int | None = None,
+    multi_label: bool = False,
+    class_names: Names = (),
+    list_path: str | None = None,
 ) -> ImageList:
     """Opens a part of a dataset: data_dir/{split}_list.txt if it exists, else tar shards data_dir/{split}*.tar or
     data_dir/{split}/*.tar, else the class folders data_dir/{split}/NAME/.
@@ -32,6 +37,7 @@ def open_dataset(
         class_dim: number of classes; a label outside it is an error.
         multi_label: each image has several labels, which only a list can say.
         class_names: by number, as far as they are known: class folders that are called so are numbered so.
+        list_path: a list in place of data_dir/{split}_list.txt.
 
     Raises:
         MissingPart: nothing is there.
@@ -39,8 +45,10 @@ def open_dataset(
     """
     if not os.path.isdir(data_dir):
         raise UserError(f"--data_dir {data_dir}: no such folder")
-    where = _find(data_dir, split)
-    if multi_label and where != os.path.join(data_dir, f"{split}_list.txt"):
+    if list_path is not None and not os.path.isfile(list_path):
+        raise UserError(f"--{split}_list {list_path}: no such file")
+    where = list_path or _find(data_dir, split)
+    if multi_label and where != (list_path or os.path.join(data_dir, f"{split}_list.txt")):
         raise MissingPart(
             f"--data_dir {data_dir} has no {split}_list.txt with lines `path 0,1,0,...`, which --multi_label needs"
         )

@@ -46,7 +46,8 @@ class Loader:
     """The batches of a list of images. Here: which images they hold; the subclasses make the pixels.
 
     Training: shuffled by (seed, epoch); every process gets the same number of full batches, and the images left over
-    at the end of an epoch are left out, as in the original. The sequence of global batches depends on the seed, the
+    at the end of an epoch are left out, as in the original, or make a smaller batch, filled up with the first images so
+    that all processes get as many. The sequence of global batches depends on the seed, the
     epoch and batch_size * world_size, not on world_size, `workers` or the step that an epoch is resumed at.
 
     Evaluation: in order; over all processes each image is there exactly once. Processes may get different numbers of
@@ -62,6 +63,8 @@ class Loader:
         seed: of the shuffling and of everything random in `transform`.
         rank, world_size: this process among those that share the list.
         pin_memory: the batches are for a GPU.
+        drop_last: training: leave out the images that do not fill a batch.
+        shuffle: training: in an order that is drawn for each epoch, instead of the list's.
 
     Attributes:
         unreadable: path -> reason of the unreadable images met so far in this process.
@@ -84,10 +87,12 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         pin_memory: bool = False,
+        drop_last: bool = True,
+        shuffle: bool = True,
     ) -> None:
         if not len(images):
             raise UserError("the list of images is empty")
-        if training and len(images) < batch_size * world_size:
+        if training and drop_last and len(images) < batch_size * world_size:
             raise UserError(
                 f"--batch_size {batch_size * world_size} is larger than the {len(images)} training images: lower it"
             )
@@ -101,6 +106,8 @@ class Loader:
         self.rank = rank
         self.world_size = world_size
         self.pin_memory = pin_memory and torch.cuda.is_available()
+        self.drop_last = drop_last
+        self.shuffle = shuffle
         self.unreadable: dict[str, str] = {}
         self.damaged: dict[str, str] = {}
         self.contents: dict[str, Content] = {}
@@ -108,7 +115,8 @@ class Loader:
     def __len__(self) -> int:
         """Steps per epoch in this process."""
         if self.training:
-            return len(self.images) // (self.batch_size * self.world_size)
+            steps, rest = divmod(len(self.images), self.batch_size * self.world_size)
+            return steps + bool(rest and not self.drop_last)
         return -(-len(range(self.rank, len(self.images), self.world_size)) // self.batch_size)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
@@ -124,11 +132,15 @@ class Loader:
         """Ends the workers. A later epoch starts new ones."""
 
     def _steps(self, epoch: int, start_step: int) -> Iterator[np.ndarray]:
-        """The images of each step of this process, int (batch_size,) or, at the end of evaluation, fewer."""
+        """The images of each step of this process, int (batch_size,) or, at the end of an epoch, fewer."""
         count = len(self.images)
         if self.training:
-            order = self.images.shuffled(self.seed, epoch)[: len(self) * self.world_size * self.batch_size]
-            order = order.reshape(-1, self.world_size, self.batch_size)[:, self.rank].reshape(-1)
+            order = self.images.shuffled(self.seed, epoch) if self.shuffle else np.arange(count)
+            full = count - count % (self.world_size * self.batch_size)
+            rest = order[full:] if not self.drop_last else order[:0]
+            rest = np.concatenate((rest, np.resize(order, -len(rest) % self.world_size)))
+            order = order[:full].reshape(-1, self.world_size, self.batch_size)[:, self.rank].reshape(-1)
+            order = np.concatenate((order, rest.reshape(self.world_size, -1)[self.rank]))
         else:
             order = np.arange(self.rank, count, self.world_size)
         for step in range(start_step, len(self)):

@@ -137,7 +137,7 @@ def settle_total_images(args: argparse.Namespace, images: int) -> None:
             f"{args.data_dir} has {images}: leave the flag out for a schedule of these"
         )
     if "total_images" not in args.given and args.total_images != images:
-        args.total_images = images - images % args.batch_size
+        args.total_images = images - images % args.batch_size * args.drop_last
         what = "the length of the training list"
         if args.total_images != images:
             what = f"those of the {images} in the training list that fill whole batches"
