@@ -35,7 +35,7 @@ from utils.processes import (
 from utils.reading.build import train_loader, val_loader
 from utils.reading.file_report import report_contents, report_files
 from utils.reading.loader import Loader
-from utils.reading.numbering import check_parts, known_names
+from utils.reading.numbering import check_parts, classes_seen, known_names
 from utils.reading.to_device import copies_of_first, to_device
 from utils.reading.transforms import normalize
 from utils.training import mixing
@@ -75,7 +75,8 @@ def train(args: argparse.Namespace, device: torch.device, start: RunStart) -> in
     # Every process reads its rows of the same global batches.
     shares = {"rank": rank(), "world_size": world_size(), "pin_memory": device.type == "cuda"}
     loader = train_loader(args, position.seed, **shares)
-    known = known_names(loader.images, args.data_dir, args.class_dim if "class_dim" in args.given else None)
+    classes = args.class_dim if "class_dim" in args.given else classes_seen(loader.images)
+    known = known_names(loader.images, args.data_dir, classes)
     test_loader = val_loader(args, **shares, class_names=known) if args.validate else None
     if test_loader is not None:
         check_parts(loader.images, test_loader.images, args.data_dir)

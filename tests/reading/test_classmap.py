@@ -67,6 +67,38 @@ def test_files_that_are_refused(text, message, tmp_path):
         read_class_names(str(path), 3)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.json", '["fox", "owl"]'),
+        ("a.json", '{\n\t"1": "owl",\n\t"0": "fox"\n}\n'),
+        ("a.json", '{"owl": 1, "fox": 0}'),
+        ("a.json", '{"0": ["n02119789", "fox"], "1": ["n01621127", "owl"]}'),
+        ("data.yaml", "path: data\nnc: 2\nnames:\n  0: fox\n  1: owl\n"),
+        ("data.yml", "names: [fox, owl]\n"),
+    ],
+)
+def test_names_in_json_and_yaml(name, text, tmp_path):
+    (tmp_path / name).write_text(text)
+    assert read_class_names(str(tmp_path / name), 2) == ["fox", "owl"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{1: fox, 2: owl}", "its numbers are not 0 to 1, each once"),
+        ("[fox, no]", "False is no text: write names in quotes"),
+        ("fox", "it holds no list of names"),
+        ("[fox", "it is no YAML"),
+        ("[a, b, c]", "names 3 classes, 1 more than the network's 2"),
+    ],
+)
+def test_data_that_are_no_names(text, message, tmp_path):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_class_names(str(tmp_path / "x.yaml"), 2)
+
+
 def test_imagenet_by_the_numbers_of_its_folders():
     assert imagenet_synsets()[:2] == ("n01440764", "n01443537")
     assert list(imagenet_synsets()) == sorted(set(imagenet_synsets())) and len(imagenet_synsets()) == 1000

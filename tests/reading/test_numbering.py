@@ -14,7 +14,7 @@ from utils.errors import UserError
 from utils.reading.class_names import imagenet_names, imagenet_synsets
 from utils.reading.dataset import open_dataset
 from utils.reading.image_list import ImageList
-from utils.reading.numbering import Clash, check_parts, first_clash, folders_of_classes, known_names
+from utils.reading.numbering import Clash, check_parts, classes_seen, first_clash, folders_of_classes, known_names
 
 ANIMALS = ("cat", "dog", "fox")
 
@@ -83,6 +83,7 @@ def test_a_file_of_names_beside_a_list(tmp_path, capsys):
     images = open_dataset(str(tmp_path), "train")
     assert known_names(images, str(tmp_path)) == ["Katze", "Hund", "Fuchs"]
     assert known_names(images, str(tmp_path), 3) == ["Katze", "Hund", "Fuchs"]
+    assert classes_seen(images) == 3
     assert not capsys.readouterr().err
     assert known_names(images, str(tmp_path), 4) == ["cat", "dog", "fox"]
     assert "labels.txt has 3 names for 4 classes: they are not taken" in capsys.readouterr().err
@@ -217,6 +218,10 @@ def test_validation_folders_are_numbered_as_training_was(tmp_path):
     write_folders(tmp_path / "imagenet", "val", ("n02102040", "n03888257"))
     labels = open_dataset(str(tmp_path / "imagenet"), "val", 1000, class_names=imagenet_names()).labels.tolist()
     assert labels == [217, 701] == [imagenet_synsets().index(name) for name in ("n02102040", "n03888257")]
+    assert open_dataset(str(tmp_path / "imagenet"), "val", 1000).labels.tolist() == labels
+    assert open_dataset(str(tmp_path / "imagenet"), "val", 2).labels.tolist() == [0, 1]
     write_folders(tmp_path, "train", ("cat", "dog"))
     with pytest.raises(UserError, match="has a class folder fox, the training images have none of that name"):
         open_dataset(str(tmp_path), "val", 9)
+    with pytest.raises(UserError, match="has a class folder dog, and the training has no class of that name"):
+        open_dataset(str(tmp_path), "val", 9, class_names=["fox", "Dog"])

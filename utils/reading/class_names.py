@@ -6,8 +6,10 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from utils.errors import FlagError, UserError, cut, reason
+from utils.errors import FlagError, FormatError, UserError, cut, one_line, reason
+from utils.formats.yaml_data import read_yaml
 
 # By class number; None, or missing at the end, where a class has no name that is known.
 Names = Sequence[str | None]
@@ -88,23 +90,53 @@ def read_names(path: str, flag: str = "--class_map_path") -> list[str]:
     """The names in a file, by class number.
 
     A file is numbered (`0 cat`, `0,cat`, `0: cat`) if the numbers that its lines begin with are 0 to n - 1, each once,
-    in any order. Otherwise each line is a name, whole: `5 cent` is one. Empty lines do not count.
+    in any order. Otherwise each line is a name, whole: `5 cent` is one. Empty lines do not count. JSON and YAML hold a
+    list of names, or a mapping between numbers and names, perhaps as their `names`.
 
     Raises:
-        UserError: no such file, one in another encoding, or one whose numbers come after the names, in another order.
+        UserError: no such file, one in another encoding, one whose numbers come after the names, in another order, or
+            JSON or YAML that holds something else.
     """
     try:
         with open(path, encoding="utf-8-sig") as file:
-            lines = [line.strip() for line in file.read().splitlines() if line.strip()]
+            text = file.read()
     except OSError as error:
         raise UserError(f"{flag} {path}: {reason(error)}") from None
     except UnicodeDecodeError:
         raise UserError(f"{flag} {path}: not a text file in UTF-8") from None
+    try:
+        if path.lower().endswith((".json", ".yaml", ".yml")):
+            return _names_in_data(read_yaml(text.replace("\t", " ")))  # JSON is YAML, but for tabs
+        return _names_in_lines([line.strip() for line in text.splitlines() if line.strip()])
+    except FormatError as error:
+        raise UserError(f"{flag} {path}: {one_line(error)}") from None
+
+
+def _names_in_lines(lines: list[str]) -> list[str]:
     numbered = [_NUMBER_FIRST.fullmatch(line) for line in lines]
     names = {int(found[1]): found[2] for found in numbered if found}
     if lines and names.keys() == set(range(len(lines))):
         return [names[number] for number in range(len(lines))]
     last = [int(found[1]) for line in lines if (found := _NUMBER_LAST.fullmatch(line))]
     if sorted(last) == list(range(len(lines))) and last != sorted(last):
-        raise UserError(f"{flag} {path}: the numbers are behind the names: write `0 cat`, not `cat 0`")
+        raise FormatError("the numbers are behind the names: write `0 cat`, not `cat 0`")
     return lines
+
+
+def _names_in_data(data: Any) -> list[str]:
+    if isinstance(data, dict) and "names" in data:  # of a data set's file of YOLO
+        data = data["names"]
+    if isinstance(data, dict):
+        entries = {str(key): value for key, value in data.items()}
+        numbers = [str(number) for number in range(len(entries))]
+        if entries.keys() != set(numbers):  # the other way round: {"cat": 0}
+            entries = {str(value): key for key, value in data.items()}
+        if entries.keys() != set(numbers):
+            raise FormatError(f"its numbers are not 0 to {len(numbers) - 1}, each once")
+        data = [entries[number] for number in numbers]
+    if not isinstance(data, list):
+        raise FormatError("it holds no list of names, and no mapping between numbers and names")
+    names = [entry[-1] if isinstance(entry, list) and entry else entry for entry in data]  # [number of WordNet, name]
+    if wrong := [name for name in names if isinstance(name, bool) or not isinstance(name, str | int | float)]:
+        raise FormatError(f"{cut(str(wrong[0]), 60)} is no text: write names in quotes")
+    return [str(name) for name in names]

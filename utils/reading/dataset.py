@@ -6,11 +6,11 @@ import glob
 import os
 
 from utils.errors import UserError
-from utils.reading.class_names import Names
+from utils.reading.class_names import Names, imagenet_synsets
 from utils.reading.folders import class_folders, is_dropping
 from utils.reading.image_list import ImageList
 from utils.reading.list_paths import explain_missing
-from utils.reading.numbering import known_names, order_of_folders
+from utils.reading.numbering import classes_seen, known_names, order_of_folders
 from utils.reading.tar_shards import TarShards
 
 
@@ -60,7 +60,7 @@ def open_dataset(
     if isinstance(where, list):
         return TarShards(where, class_dim)
     if os.path.isdir(where):
-        return ImageList.from_class_folders(where, class_dim, _folder_order(data_dir, split, class_names))
+        return ImageList.from_class_folders(where, class_dim, _folder_order(data_dir, split, class_dim, class_names))
     images = ImageList.from_list_file(where, data_dir, class_dim, multi_label)
     folder = os.path.join(data_dir, split)
     # A few lines tell which folder the paths are relative to; a single one might name a missing file.
@@ -84,7 +84,7 @@ def _find(data_dir: str, split: str) -> str | list[str] | None:
     return folder if os.path.isdir(folder) else None
 
 
-def _folder_order(data_dir: str, split: str, class_names: Names) -> Names | None:
+def _folder_order(data_dir: str, split: str, class_dim: int | None, class_names: Names) -> Names | None:
     """The order that the class folders of a part are numbered in; None: that of their own names.
 
     Validation images have the training images' numbers, though a class may be without any.
@@ -92,19 +92,23 @@ def _folder_order(data_dir: str, split: str, class_names: Names) -> Names | None
     Raises:
         UserError: training has a list or shards, which do not say what numbers the folders have.
     """
-    found = class_folders(os.path.join(data_dir, split))
-    order = order_of_folders(found, class_names)
-    where = None if split == "train" else _find(data_dir, "train")
-    if order is not None or where is None:
+    folder = os.path.join(data_dir, split)
+    order = order_of_folders(folder, class_names)
+    if order is not None or split == "train":
         return order
+    where = _find(data_dir, "train")
+    if where is None:
+        synsets = imagenet_synsets()
+        some = class_dim == len(synsets) and set(class_folders(folder)) <= set(synsets)
+        return synsets if some else None  # some folders of ImageNet, for a network of all its classes
     if isinstance(where, str) and os.path.isdir(where):
         return class_folders(where)
     training = open_dataset(data_dir, "train")
-    order = order_of_folders(found, known_names(training, data_dir))
+    order = order_of_folders(folder, known_names(training, data_dir, classes_seen(training)))
     if order is None:
         raise UserError(
-            f"{os.path.join(data_dir, split)} has class folders and {training.source} has numbers: nothing says which "
-            f"number a folder has, such as {found[0] if found else 'NAME'}. Give {split}_list.txt, or folders for both"
+            f"{folder} has class folders and {training.source} has numbers: nothing says which number a folder has, "
+            f"such as {min(class_folders(folder), default='NAME')}. Give {split}_list.txt, or folders for both"
         )
     return order
 

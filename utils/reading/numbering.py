@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from utils.console import warn
 from utils.errors import UserError
 from utils.reading.class_names import Names, imagenet_names, imagenet_synsets, label_of, name_of, read_names
+from utils.reading.folders import class_folders
 from utils.reading.image_list import ImageList
 
 # Names beside a list or shards: as PaddleX, PaddleClas, webdataset and data/*/prepare.py call the file.
@@ -28,7 +30,7 @@ def known_names(images: ImageList, data_dir: str, class_dim: int | None = None) 
     Args:
         images: a part of the dataset.
         data_dir: its folder.
-        class_dim: number of classes, if it was given: a file of another number of names is not taken.
+        class_dim: number of classes, if it is known: a file of another number of names is not taken.
     """
     if images.class_names is not None:
         return images.class_names
@@ -57,6 +59,7 @@ def classes_seen(images: ImageList) -> int:
     return images.labels.shape[1] if images.labels.ndim == 2 else int(images.labels.max(initial=-1)) + 1
 
 
+@lru_cache(maxsize=2)  # of training and validation
 def folders_of_classes(images: ImageList) -> Names:
     """The names of the innermost folders of a list's images, by class; nothing unless each class has one of its own."""
     if images.labels.ndim == 2:  # several labels per image
@@ -102,10 +105,24 @@ def first_clash(first: Names, second: Names) -> Clash | None:
     return None
 
 
-def order_of_folders(folders: list[str], names: Names) -> Names | None:
-    """The order that class folders are numbered in by the names of the classes; None if they are called otherwise."""
+def order_of_folders(folder: str, names: Names) -> Names | None:
+    """The order that the class folders in `folder` are numbered in by the names of the classes.
+
+    Returns:
+        The order; None if the folders are called otherwise.
+
+    Raises:
+        UserError: some have names of classes, and others have not.
+    """
+    found = class_folders(folder)
     for order in (names, imagenet_synsets() if list(names) == imagenet_names() else ()):
-        if set(folders) <= set(order):
+        if unknown := set(found) - set(order):
+            if len(unknown) < len(found):
+                raise UserError(
+                    f"{folder} has a class folder {min(unknown)}, and the training has no class of that name: rename "
+                    "it, or number the classes in a list file"
+                )
+        elif found:
             return order
     return None
 
