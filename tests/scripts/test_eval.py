@@ -166,7 +166,7 @@ def test_an_exported_network_that_does_not_use_the_gpu(evaluate, network, tmp_pa
 
 @pytest.mark.parametrize("crop_num", [12, 144])
 def test_many_crops_of_different_batches(evaluate, crop_num):
-    results = [evaluate(crop_num=crop_num, batch_size=size, reader_buf_size=1) for size in (1, 30, 1000)]
+    results = [evaluate(crop_num=crop_num, batch_size=size, reader_buf_size=1) for size in (7, 1000)]
     for result in results[1:]:
         assert result["Test_loss"] == pytest.approx(results[0]["Test_loss"], rel=1e-5)
         assert result["top1"] == results[0]["top1"]

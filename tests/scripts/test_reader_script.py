@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -97,13 +96,11 @@ def test_check_reports_files_labels_and_sizes(folder, monkeypatch, capsys):
         (["--show=x.png", "--lower_ratio=2"], 2, "--lower_ratio 2"),
     ],
 )
-def test_mistakes_are_one_line(folder, flags, code, message):
-    flags = [f"--data_dir={folder}", "--batch_size=4", *flags]
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "reader.py"), *flags], capture_output=True, text=True, cwd=folder
-    )
-    assert result.returncode == code
-    assert message in result.stderr and result.stderr.count("\n") == 1 and not result.stdout
+def test_mistakes_are_one_line(launch, folder, flags, code, message):
+    result = launch("reader.py", 1, folder, f"--data_dir={folder}", "--batch_size=4", *flags)
+    assert (result.code, result.out) == (code, [])
+    (line,) = result.err
+    assert message in line
 
 
 def test_flags_reach_the_loaders(folder):

@@ -30,7 +30,7 @@ def test_killed_again_and_again(tiny_dataset, tmp_path):
     folder = tmp_path / "killed" / NETWORK
     rng = random.Random(7)
     step = 0
-    for _ in range(3):
+    for _ in range(2):
         step = min(step + rng.randint(1, 4), 11)
         process = start(tiny_dataset, tmp_path / "killed", **RESUMABLE)
         wait_for(process, rf"\[Pass {step // 6}, train batch {step % 6}\]")
