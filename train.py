@@ -53,9 +53,8 @@ from utils.weights.network import build_model, explained_sizes, paddleclas_input
 def main() -> None:
     args = parse("train")
     check_train_flags(args)
-    resolve_input(
-        args, args.pretrained_model and paddleclas_input(args.pretrained_model, args.model, args.pretrained_key)
-    )
+    weights = args.pretrained_model or (args.checkpoint if args.checkpoint != "auto" else None)
+    resolve_input(args, weights and paddleclas_input(weights, args.model, args.pretrained_key))
     device = choose_device(args)
     with process_group(device), explained_sizes(args.model), RunStart(args, device) as start:
         signal = train(args, device, start)

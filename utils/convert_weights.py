@@ -2,6 +2,8 @@
 
 python utils/convert_weights.py --model=ResNet50_vd --input=ResNet50_vd_pretrained.tar --output=ResNet50_vd.safetensors
 python utils/convert_weights.py --model=ResNet50_vd --input=output/ResNet50_vd/best_model --output=ResNet50_vd_fluid
+python utils/convert_weights.py --model=ResNet50_vd --input=output/ResNet50_vd/latest --training_state=PaddleClas \
+    --output=output/ResNet50_vd/epoch_7
 """
 
 from __future__ import annotations
@@ -14,14 +16,18 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from utils.errors import UserError, run_script
-from utils.flags import parse
+from utils.flags import Flags, parse
 
 if __name__ == "__main__":
     parse("convert_weights")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
 
 from utils.console import log, warn
 from utils.evaluation.names import noted_names
+from utils.formats.training_states import file_of
 from utils.processes import refuse_several
+from utils.training.checkpoint import MANIFEST, find_checkpoint
+from utils.training.paddle_states import ENDINGS, find_original
+from utils.training.to_paddle import write_original
 from utils.weights import TO_USE, load_pretrained
 from utils.weights.network import as_flags, build_model, check_model, noted_input, usual_input
 from utils.weights.notes import CLASS_NAMES
@@ -33,10 +39,13 @@ def main() -> None:
     args = parse("convert_weights")
     refuse_several("convert_weights.py")
     output = Path(args.output)
-    check_output(output)
     check_model(args.model)
     if "image_shape" not in args.given:
         args.image_shape = usual_input(args.model)["image_shape"]
+    if args.training_state:
+        convert_training(args, output)
+        return
+    check_output(output)
     model = build_model(args)
     published = dropout_mode(model)
     log(str(load_pretrained(model, args.input, key=args.pretrained_key, resize=False, remedies=TO_USE)))
@@ -53,6 +62,25 @@ def main() -> None:
         warn(f"only .safetensors notes the names of the classes: with {output} give infer.py --class_map_path")
     write_weights(model, output, args.model, args.class_dim, {**notes, **({CLASS_NAMES: names} if names else {})})
     log(f"wrote {output}")
+
+
+def convert_training(args: Flags, output: Path) -> None:
+    """Writes a checkpoint of train.py as a training state of PaddlePaddle's."""
+    checkpoint = Path(args.input)
+    if args.training_state == "fluid":
+        check_output(output)
+    elif existing := [file_of(output, ending) for ending in ENDINGS if file_of(output, ending).exists()]:
+        raise UserError(f"--output: {existing[0]} exists already: give another prefix")
+    if not (checkpoint / MANIFEST).is_file():
+        raise UserError(f"--input: {checkpoint} is no checkpoint of train.py, which --training_state writes")
+    find_checkpoint(str(checkpoint), checkpoint)  # which looks whether it is damaged
+    like = None
+    if args.names_from:
+        like = find_original(Path(args.names_from), args, "--names_from")
+        if like is None:
+            raise UserError(f"--names_from: {args.names_from} is no training state of PaddlePaddle's")
+    write_original(checkpoint, build_model(args), args.training_state, output, like)
+    log(f"wrote {output} for {args.training_state}")
 
 
 if __name__ == "__main__":

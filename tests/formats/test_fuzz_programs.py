@@ -23,8 +23,8 @@ from paddle_programs import PPLCNET, example_files
 from utils.errors import FormatError
 from utils.formats.inference_model import read_parameters, read_program
 from utils.formats.inference_yml import read_inference_yml
-from utils.formats.paddle import read_plain_pickle
 from utils.formats.paddle_program import Program
+from utils.formats.pickles import read_plain_pickle
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited on Linux only")
 

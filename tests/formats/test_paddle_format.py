@@ -16,12 +16,12 @@ from utils.formats.archives import decompress, tar_members
 from utils.formats.paddle import (
     DATA_TYPES,
     program_variables,
-    read_pickle,
     read_variable,
     read_variables,
     variable_header,
     write_variable,
 )
+from utils.formats.pickles import read_pickle
 
 # Written by PaddlePaddle 1.8.5 (the PaddleClas file by 3.3.1): MobileNetV1_x0_25 after three steps of training.
 FILES = Path(__file__).parents[1] / "fixtures" / "paddle"

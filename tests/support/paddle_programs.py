@@ -21,7 +21,8 @@ from pathlib import Path
 from zoo import weight
 
 from utils.formats.archives import decompress, tar_members
-from utils.formats.paddle import read_plain_pickle, variable_header
+from utils.formats.paddle import variable_header
+from utils.formats.pickles import read_plain_pickle
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "paddle" / "programs.tar.xz"
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from utils.errors import FormatError, UserError
-from utils.formats.paddle import program_variables, read_pickle, read_variables, variable_header
+from utils.formats.paddle import program_variables, read_variables, variable_header
+from utils.formats.pickles import read_pickle
 from utils.weights import read_weights
 
 # PyTorch's, of what a damaged pickle says of its protocol.

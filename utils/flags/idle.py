@@ -159,6 +159,11 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
         "--validate=False validates nothing",
     ),
     (("eval_topk",), lambda args: not args.multi_label, "with --multi_label there is no best class"),
+    (
+        ("start_epoch",),
+        lambda args: args.checkpoint and args.checkpoint != "auto",
+        "it needs --checkpoint, a training of PaddlePaddle's",
+    ),
     (("label_smoothing_epsilon",), lambda args: args.use_label_smoothing, "it needs --use_label_smoothing=True"),
     (
         ("use_label_smoothing",),

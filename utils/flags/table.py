@@ -134,7 +134,11 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "given: what fits, and of a network and its average the network itself."),
         Flag("checkpoint", str, None, T,
              "Saved training state to resume from: a checkpoint folder, or auto for the complete one of this run that "
-             "was written last; where there is none it starts afresh, from --pretrained_model if that is given."),
+             "was written last; where there is none it starts afresh, from --pretrained_model if that is given. Or "
+             "PaddlePaddle's: a folder of fluid's variables, or PREFIX of PaddleClas's PREFIX.pdparams and .pdopt."),
+        Flag("start_epoch", non_negative_int, None, T,
+             "--checkpoint of PaddlePaddle's: the epoch to go on with, from 0. Not given: what the state or its name "
+             "tells, else its counter of steps."),
         Flag("print_step", positive_int, 10, TE, "Steps between log lines.", defaults={"eval": 1}),
         Flag("save_step", positive_int, 1, T, "Epochs between checkpoints."),
         Flag("save_iter", non_negative_int, 0, T, "Steps between checkpoints within an epoch; 0: none."),
@@ -341,6 +345,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "is the label's share of the training images."),
         Flag("sum_over_labels", boolean, False, T,
              "--multi_label: the loss of an image is the sum over its labels instead of the mean."),
+        Flag("running_variance", str, None, T,
+             "Variance of a batch that batch-norms average: PyTorch's is unbiased, PaddlePaddle's biased. Not given: "
+             "that of --checkpoint, else unbiased.", choices=("biased", "unbiased")),
         Flag("use_label_smoothing", boolean, False, T, "Label smoothing."),
         Flag("label_smoothing_epsilon", part, 0.1, T, "Label smoothing: share spread over all classes."),
         Flag("use_ema", boolean, False, T, "Keep an exponential moving average of the parameters."),
@@ -474,6 +481,13 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "What to write: NAME.pth or NAME.safetensors, or, for PaddlePaddle, NAME.tar or a folder of variables. "
              "convert_model: a folder for an export of our own, or NAME.pt2 for torch.export.load.",
              required=(*CONVERSION, "convert_model")),
+        Flag("training_state", str, None, ("convert_weights",),
+             "Write the whole training of --input, a checkpoint of train.py, for PaddlePaddle to go on with: --output "
+             "is a folder of variables (fluid), or PREFIX of PREFIX.pdparams, .pdopt and .pdstates (PaddleClas).",
+             choices=("fluid", "PaddleClas")),
+        Flag("names_from", str, None, ("convert_weights",),
+             "--training_state of a training that began here: one that PaddlePaddle saved of the same network, for the "
+             "names that only its program knows."),
     ),
 }
 # fmt: on

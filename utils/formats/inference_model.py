@@ -22,8 +22,9 @@ import numpy as np
 from utils.errors import FormatError, UserError, one_line
 from utils.files import read_file
 from utils.formats.archives import decompress, is_compressed, is_tar, tar_members
-from utils.formats.paddle import DATA_TYPES, Buffer, read_plain_pickle, read_variable
+from utils.formats.paddle import DATA_TYPES, Buffer, read_variable
 from utils.formats.paddle_program import MAX_NAME, Program, Variable
+from utils.formats.pickles import read_plain_pickle
 from utils.formats.pir import read_pir
 from utils.formats.program_desc import read_program_desc
 

@@ -25,6 +25,7 @@ from utils.training.distillation import Distillation
 from utils.training.ema import ExponentialMovingAverage
 from utils.training.loss import Targets, classification_loss, label_weights, labels_loss
 from utils.training.optimizer import build_optimizer
+from utils.training.running_variance import BIASED, average_biased_variance
 from utils.training.schedule import Schedule
 from utils.training.step import TrainStep
 from utils.training.sync_batch_norm import synchronize_batch_norm
@@ -207,6 +208,8 @@ def build_train_step(
     place(model, device, memory_format(args, device))
     if args.sync_bn and world_size() > 1:
         synchronize_batch_norm(model, device)
+    if args.running_variance == BIASED:
+        average_biased_variance(model)
     if args.with_mem_opt and not checkpoint_activations(model):
         warn(f"--with_mem_opt does nothing here: {args.model} has no repeated blocks to compute again")
     if _compiles(args):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import math
 import os
@@ -93,14 +94,27 @@ def _checksum(path: Path) -> int:
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:
-    """Renames a finished folder to its name; one that is there already is moved aside first and deleted last."""
+    """Renames a finished folder to its name; one that is there already is moved aside first and deleted last.
+
+    What train.py has not written, such as a state of PaddlePaddle's of that epoch, is never deleted.
+    """
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
+    if _is_foreign(folder):
+        kept = next(path for n in itertools.count(1) if not (path := Path(f"{folder}.before_{n}")).exists())
+        warn(f"{folder} is not of train.py and is in the way of a checkpoint: it is {kept} from now on")
+        folder.rename(kept)
+    elif folder.exists():
         folder.rename(old)
     temporary.rename(folder)
     sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_foreign(folder: Path) -> bool:
+    """Whether there is something else than a checkpoint of ours under the name of one."""
+    ours = (MANIFEST, WEIGHTS)
+    return folder.is_dir() and any(folder.iterdir()) and not any((folder / name).exists() for name in ours)
 
 
 class RunFolder:

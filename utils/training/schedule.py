@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from utils.flags.idle import WARM_UP_STRATEGIES
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -46,6 +48,11 @@ class Schedule:
     values: tuple[float, ...] = ()
     power: float = 1.0
     cycle: bool = False
+
+    @property
+    def warm_up_steps(self) -> int:
+        """Length of the warm-up; 0 without one."""
+        return round(self.warm_up_epochs * self.steps_per_epoch) if self.strategy in WARM_UP_STRATEGIES else 0
 
     def __call__(self, step: int) -> float:
         """The learning rate of the step after `step` steps."""

@@ -12,11 +12,13 @@ from utils.console import is_main_process, log, warn
 from utils.errors import UserError
 from utils.evaluation.metrics import FIELDS
 from utils.flags import Flags
+from utils.formats.training_states import TrainingState
 from utils.processes import StopSignal, broadcast_module, broadcast_object, rank
 from utils.training.checkpoint import (
     BEST,
     BEST_EMA,
     EMA_WEIGHTS,
+    MANIFEST,
     WEIGHTS,
     Position,
     RunFolder,
@@ -26,7 +28,10 @@ from utils.training.checkpoint import (
     read_state,
 )
 from utils.training.curves import Curves
+from utils.training.from_paddle import find_place, restore_networks, restore_step
+from utils.training.paddle_states import find_original
 from utils.training.record import as_markdown, describe_run, note_changed_flags, write_record
+from utils.training.running_variance import BIASED, UNBIASED, average_biased_variance
 from utils.training.seed import set_random_state
 from utils.training.step import TrainStep
 from utils.weights import TO_RESUME, load_pretrained
@@ -69,6 +74,7 @@ class RunStart:
             self.position: Position = found["position"] if found else Position(args.batch_size)
             self.position.batch_size = args.batch_size
             self._training: dict[str, Any] | None = found["training"] if found else None
+            self._original: TrainingState | None = found["original"] if found else None
             self.stop = resources.enter_context(StopSignal())
             self._resources = resources.pop_all()
 
@@ -93,7 +99,10 @@ class RunStart:
             UserError: the run was saved with another optimizer, or in the middle of an epoch of another list.
         """
         position, training, self._training = self.position, self._training, None
-        if training is not None:
+        original, self._original = self._original, None
+        if original is not None:
+            self._restore_original(step, original, images)
+        elif training is not None:
             if position.step_in_epoch and position.images not in (None, images):
                 raise UserError(
                     f"--checkpoint: {self.resumed} is in the middle of an epoch of {position.images} images, "
@@ -101,6 +110,7 @@ class RunStart:
                     "the end of an epoch"
                 )
             self._restore_networks(step)
+            self._settle_variance(step, training.get("running_variance", UNBIASED))
             try:
                 step.load_state_dict(training)
                 if position.sums is not None and len(position.sums) != len(FIELDS):
@@ -111,6 +121,24 @@ class RunStart:
                 raise UserError(f"--checkpoint: {self.resumed} does not go with the flags given: {error}") from None
             log(f"resumed from {self.resumed}: epoch {position.epoch}, step {position.step_in_epoch} of it")
         position.images = images
+
+    def _restore_original(self, step: TrainStep, original: TrainingState, images: int) -> None:
+        """Takes up a training of PaddlePaddle's."""
+        names = restore_networks(step, original)
+        self._settle_variance(step, BIASED)
+        place = find_place(original, self.args.start_epoch, max(images // self.args.batch_size, 1))
+        restore_step(step, original, names, place)
+        position = self.position
+        position.epoch, position.step_in_epoch = place.epoch, place.step_in_epoch
+        log(
+            f"resumed from {self.resumed} ({original.form}): epoch {position.epoch}, step {position.step_in_epoch} of "
+            f"it, {step.step} steps in all, learning rate {step.rate(step.step):g}"
+        )
+
+    def _settle_variance(self, step: TrainStep, noted: str) -> None:
+        """Has batch-norms average the variance that --running_variance says, or else the training until now."""
+        if (self.args.running_variance or noted) == BIASED:
+            average_biased_variance(step.model)
 
     def _restore_networks(self, step: TrainStep) -> None:
         """The network and its average: read by one process, which gives them to the others."""
@@ -135,7 +163,7 @@ class RunStart:
         if self._folder is None:
             self._folder = self.hold(RunFolder(self.path, self.args.keep_checkpoints))
         curves = self.hold(Curves(self.path, self.position.history))
-        if self.resumed is not None:
+        if self.resumed is not None and (self.resumed / MANIFEST).exists():  # PaddlePaddle notes no flags
             note_changed_flags(self.args, self.resumed)
         record = describe_run(self.args, self.position.seed, self.device, self.resumed)
         self._folder.record = write_record(self.path, record)
@@ -155,7 +183,8 @@ class RunStart:
 
 
 def find_resumed(args: Flags, path: Path) -> dict[str, Any] | None:
-    """The training state that --checkpoint asks for, as `read_state` gives it, and its "folder".
+    """The training state that --checkpoint asks for, as `read_state` gives it, and its "folder"; for one of
+    PaddlePaddle's, "original" is what there is of it.
 
     Args:
         args: train.py's flags.
@@ -166,6 +195,9 @@ def find_resumed(args: Flags, path: Path) -> dict[str, Any] | None:
     """
     if not args.checkpoint:
         return None
+    if args.checkpoint != "auto" and (original := find_original(Path(args.checkpoint), args)) is not None:
+        position = Position(args.batch_size)
+        return {"folder": Path(original.path), "position": position, "training": None, "original": original}
     folder = find_checkpoint(args.checkpoint, path)
     if folder is None:
         log(f"--checkpoint auto: nothing to resume in {path}, starting afresh")
@@ -180,7 +212,7 @@ def find_resumed(args: Flags, path: Path) -> dict[str, Any] | None:
         position.best.pop(BEST_EMA, None)  # which does not tell when it was saved
         if not is_past(path / BEST, folder):
             position.best.pop(BEST, None)
-    return {**state, "folder": folder}
+    return {**state, "folder": folder, "original": None}
 
 
 def check_resumed(args: Flags, folder: Path, position: Position, notes: dict[str, Any]) -> None:
@@ -190,6 +222,8 @@ def check_resumed(args: Flags, folder: Path, position: Position, notes: dict[str
             raise UserError(f"--checkpoint: {folder} is of --{name}={notes[name]}, not {getattr(args, name)}")
     if args.use_ema and not (folder / EMA_WEIGHTS).exists():
         raise UserError(f"--use_ema: {folder} was saved without an average: leave the flag out, or start anew")
+    if args.start_epoch is not None:
+        warn("--start_epoch does nothing here: the checkpoint tells where the run is")
     if args.random_seed not in (None, position.seed):
         warn(f"--random_seed does nothing here: the run goes on with its own, {position.seed}")
     if position.step_in_epoch and position.batch_size != args.batch_size:

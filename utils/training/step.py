@@ -19,6 +19,7 @@ from utils.training.distillation import Distillation
 from utils.training.ema import ExponentialMovingAverage
 from utils.training.loss import Targets, classification_loss
 from utils.training.optimizer import set_lr
+from utils.training.running_variance import running_variance
 from utils.training.schedule import Schedule
 
 
@@ -43,6 +44,8 @@ class TrainStep:
     Attributes:
         step: steps done.
         shift: by how many steps the schedule is ahead of `step`; not 0 after a change of the steps per epoch.
+        origin: of a training that began in PaddlePaddle, what is needed to write it back there
+            (`utils.training.from_paddle`); else None.
         skipped: 1 if loss scaling skipped the last step, its gradients not being finite, else 0; a scalar on the
             device. 0.0 without loss scaling.
     """
@@ -85,6 +88,7 @@ class TrainStep:
         )
         self.step = 0
         self.shift = 0
+        self.origin: dict[str, Any] | None = None
         self.skipped: Tensor | float = 0.0
         optimizer.register_step_post_hook(self._note_skipped)
 
@@ -174,9 +178,23 @@ class TrainStep:
             "steps_per_epoch": self.schedule.steps_per_epoch,
             "optimizer": self.optimizer.state_dict(),
             "optimizer_kind": type(self.optimizer).__name__,
+            "parameters": self.parameter_names(),
+            "rate": self.rate(self.step),
+            "base_rate": self.schedule.lr,
+            "warm_up_steps": self.schedule.warm_up_steps,
+            "by_epoch": self.schedule.by_epoch,
             "scaler": self.scaler.state_dict(),
             "ema_step": self.ema.step if self.ema is not None else 0,
+            "ema_ramps": self.ema is None or self.ema.ramps,
+            "ema_decay": self.ema.decay if self.ema is not None else 0.0,
+            "running_variance": running_variance(self.model),
+            "origin": self.origin,
         }
+
+    def parameter_names(self) -> list[str]:
+        """State-dict keys of the parameters, in the order in which the optimizer numbers them."""
+        keys = {parameter: key for key, parameter in self.model.named_parameters()}
+        return [keys[parameter] for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up where the run that saved `state` was; options such as the weight decay are those of this run.
@@ -211,6 +229,8 @@ class TrainStep:
             self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema.step = state["ema_step"]
+            self.ema.ramps = state.get("ema_ramps", True)
+        self.origin = state.get("origin")
 
 
 def _parts(images: Tensor, targets: Targets, count: int) -> Iterator[tuple[Tensor, Targets]]:

@@ -18,7 +18,8 @@ from utils.errors import FormatError, UserError, one_line
 from utils.files import read_file
 from utils.formats.archives import MAX_FILES, decompress, is_compressed, is_tar, tar_members, zip_members, zip_names
 from utils.formats.caffe import looks_like_caffe, read_caffemodel
-from utils.formats.paddle import Buffer, program_variables, read_pickle, read_variables
+from utils.formats.paddle import Buffer, program_variables, read_variables
+from utils.formats.pickles import read_pickle
 from utils.weights.content import Weights, tensors_of
 from utils.weights.programs import has_program, read_exported
 from utils.weights.torch_files import read_safetensors, read_torch

@@ -168,7 +168,8 @@ def resolve_input(args: argparse.Namespace, noted: Mapping[str, Any] | None = No
         if name not in args.given and getattr(args, name) == value != usual[name]
     }
     if taken:
-        log(f"not given, and therefore as in the training of {args.pretrained_model}: {', '.join(as_flags(taken))}")
+        source = args.pretrained_model or args.checkpoint
+        log(f"not given, and therefore as in the training of {source}: {', '.join(as_flags(taken))}")
 
 
 def _strides(texts: list[str]) -> tuple[tuple[int, int], ...]:

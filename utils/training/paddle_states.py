@@ -1,0 +1,157 @@
+"""Finds the training state of PaddlePaddle that --checkpoint names, and reads it."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import models
+from models.names import published_names
+from utils.errors import FormatError, UserError, one_line
+from utils.flags import Flags
+from utils.formats.training_states import COUNTER, EMA_RATE, TrainingState, file_of, fluid_state, read_prefix
+from utils.training.checkpoint import MANIFEST
+from utils.weights import read_weights
+from utils.weights.matching import linear_weights
+
+ENDINGS = (".pdparams", ".pdopt", ".pdema", ".pdstates")
+
+# What fluid's optimizers remember of a parameter.
+_KINDS = (
+    ("velocity",),
+    ("momentum", "mean_square", "mean_grad"),
+    ("moment1", "moment2", "beta1_pow_acc", "beta2_pow_acc"),
+)
+
+
+def find_original(path: Path, args: Flags, flag: str = "--checkpoint") -> TrainingState | None:
+    """The training state of PaddlePaddle at a path: a folder, a combined file, or a prefix.
+
+    Args:
+        path: where it is; one of a prefix's files will do.
+        args: --model and --class_dim say what a combined file without its program holds.
+        flag: that named the path.
+
+    Returns:
+        None if there is none: a checkpoint of ours, weights alone, or nothing at all.
+
+    Raises:
+        UserError: there is one that is damaged or lacks a part.
+    """
+    prefix = path.with_suffix("") if path.suffix in ENDINGS else path
+    try:
+        if any(file_of(prefix, ending).is_file() for ending in ENDINGS):
+            return _read_prefix(prefix)
+        if path.is_dir() and not any(path.glob(f"**/{MANIFEST}")):
+            return _read_folder(path, args)
+        return _read_variables(path, args) if path.is_file() else None
+    except FormatError as error:
+        raise UserError(f"{flag}: {path}: {one_line(error)}") from None
+    except OSError as error:
+        raise UserError(f"{flag}: {path} cannot be read: {error.strerror or error}") from None
+
+
+def _read_prefix(prefix: Path) -> TrainingState:
+    for ending, has in ((".pdparams", "the network"), (".pdopt", "what the optimizer and the schedule remember")):
+        if not file_of(prefix, ending).is_file():
+            remedy = f"; to start from weights alone give --pretrained_model={prefix}.pdparams"
+            raise FormatError(
+                f"{file_of(prefix, ending).name} is missing, which has {has}: put it beside the others"
+                + (remedy if ending == ".pdopt" else "")
+            )
+    return read_prefix(prefix)
+
+
+def _read_folder(path: Path, args: Flags) -> TrainingState | None:
+    prefixes = sorted(file.with_suffix("") for file in path.glob("*.pdopt"))
+    if len(prefixes) == 1 and path.name.isdecimal():  # an epoch of fluid.save
+        return _read_prefix(prefixes[0])
+    if prefixes:
+        raise FormatError(
+            f"holds {len(prefixes)} states of PaddlePaddle: give one of them, without its ending, such as {prefixes[0]}"
+        )
+    return _read_variables(path, args)
+
+
+def _read_variables(path: Path, args: Flags) -> TrainingState | None:
+    """A folder of variables, or a combined file of them; None if it is something else, or of weights alone."""
+    try:
+        weights = read_weights(path)
+    except UserError:
+        return None
+    if not weights.paddle:
+        return None
+    arrays = {name: tensor.numpy() for name, tensor in weights.tensors.items()}
+    if weights.unnamed:
+        arrays = name_in_order([tensor.numpy() for tensor in weights.unnamed], args)
+    state = fluid_state(arrays, str(path))
+    if not state.memory and state.counter is None:
+        return None
+    if weights.damaged:
+        name, why = next(iter(weights.damaged.items()))
+        raise FormatError(f"{len(weights.damaged)} of its files are damaged, such as {name} ({why})")
+    return state
+
+
+def name_in_order(arrays: Sequence[np.ndarray], args: Flags) -> dict[str, np.ndarray]:
+    """Names the variables of a combined file without its program: they are in the order of their sorted names.
+
+    Args:
+        arrays: those of the network --model, of --class_dim classes, with what any optimizer here adds to them.
+        args: the flags that say so.
+
+    Raises:
+        FormatError: they are none of these.
+    """
+    with torch.device("meta"):
+        model = models.build(args.model, class_dim=args.class_dim)
+    state, transposed = model.state_dict(), linear_weights(model)
+    try:
+        names = published_names(model)
+    except ValueError:
+        names = {}
+    shapes = {
+        name: tuple(reversed(state[key].shape)) if key in transposed else tuple(state[key].shape)
+        for key, name in names.items()
+    }
+    parameters = [names[key] for key, _ in model.named_parameters() if key in names]
+    for expected in _expected(shapes, parameters):
+        if len(expected) == len(arrays):
+            named = dict(zip(sorted(expected), arrays, strict=True))
+            if all(named[name].shape == shape for name, shape in expected.items()):
+                return named
+    raise FormatError(
+        f"holds {len(arrays)} variables without names, which are no training of --model={args.model} with "
+        f"--class_dim={args.class_dim}: put the program beside it, as model or __model__, or give the right ones"
+    )
+
+
+def _expected(shapes: dict[str, tuple[int, ...]], parameters: Sequence[str]) -> Iterator[dict[str, tuple[int, ...]]]:
+    """The variables of a training by the optimizers, with and without an average, and their shapes."""
+    extras = ((), ("learning_rate",), ("learning_rate_0",), ("tmp_0",))
+    for kinds, average, counter, rates in itertools.product(_KINDS, (False, True), (False, True), extras):
+        expected = dict(shapes)
+        for name, kind in itertools.product(parameters, kinds):
+            expected[f"{name}_{kind}_0"] = (1,) if kind.endswith("pow_acc") else shapes[name]
+        if average:
+            expected |= {f"{name}_ema_0": shape for name, shape in shapes.items()} | {EMA_RATE: (1,)}
+        yield expected | dict.fromkeys((COUNTER,) if counter else (), (1,)) | dict.fromkeys(rates, (1,))
+
+
+def finished_epochs(state: TrainingState) -> tuple[int, str] | None:
+    """How many epochs a state has behind it, by its .pdstates or its name, and which of them says so."""
+    if state.epoch is not None:
+        return state.epoch, ".pdstates"
+    path = Path(state.path)
+    if state.form == "PaddleClas":
+        number = re.fullmatch(r"epoch_(\d{1,6})", path.name)
+        return (int(number[1]), "its name") if number else None
+    for name in (path.name, path.parent.name if not path.is_dir() else ""):
+        if re.fullmatch(r"\d{1,6}", name):  # fluid counts epochs from 0
+            return int(name) + 1, f"the folder's name, {name}"
+    return None

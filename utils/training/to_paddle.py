@@ -1,0 +1,207 @@
+"""The way back: a checkpoint of train.py as a training state of PaddlePaddle's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.names import paddleclas_names, published_names
+from models.network import Network
+from utils.errors import UserError
+from utils.files import written_together, written_whole
+from utils.formats.paddle import write_variable
+from utils.formats.pickles import write_pickle
+from utils.formats.training_states import (
+    COUNTER,
+    EMA_RATE,
+    MASTER_WEIGHTS,
+    NAME_TABLE,
+    SCHEDULER,
+    WARM_UP,
+    TrainingState,
+    file_of,
+)
+from utils.training.checkpoint import BEST, EMA_WEIGHTS, WEIGHTS, read_state
+from utils.training.from_paddle import MEMORY, POWERS, origin_of
+from utils.weights import load_pretrained
+from utils.weights.matching import linear_weights
+
+
+def write_original(checkpoint: Path, model: Network, form: str, output: Path, like: TrainingState | None) -> None:
+    """Writes a checkpoint of train.py as a training state of PaddlePaddle's.
+
+    Args:
+        checkpoint: its folder.
+        model: the network; its weights become the checkpoint's.
+        form: "fluid", a folder of variables; or "PaddleClas", PREFIX.pdparams, .pdopt, .pdstates and, with an average,
+            .pdema.
+        output: the folder, or PREFIX.
+        like: a state of PaddlePaddle's of the same network, for the names that only its program knows. None: of the one
+            that the training began with.
+
+    Raises:
+        UserError: the checkpoint cannot be read, names are not known, or the files cannot be written.
+    """
+    saved = read_state(checkpoint)
+    training: dict[str, Any] = saved["training"]
+    if "parameters" not in training:
+        raise UserError(f"--input: {checkpoint} is of an earlier version of train.py: resume it there for a step first")
+    origin = _origin(training, form, like)
+    names = _names(model, form)
+    averages = {}
+    if (checkpoint / EMA_WEIGHTS).is_file():
+        load_pretrained(model, checkpoint / EMA_WEIGHTS, resize=False)
+        averages = _arrays(model, names, model.state_dict())
+    load_pretrained(model, checkpoint / WEIGHTS, resize=False)
+    state = TrainingState(form, str(output), _arrays(model, names, model.state_dict()), averages)
+    state.memory = _memory(model, names, training)
+    steps = training["step"] + training["shift"]
+    if form == "fluid":
+        state.counter = steps - 1
+        _write_fluid(state, training, origin, output)
+        return
+    position = saved["position"]
+    if position.step_in_epoch:
+        raise UserError(
+            f"--input: {checkpoint} is within an epoch, and PaddleClas goes on after whole ones: give one of an epoch"
+        )
+    state.epoch = position.epoch
+    state.program_names = origin.get("program_names") or {}
+    if missing := [name for name in state.tensors if name not in state.program_names]:
+        raise UserError(
+            f"--training_state=PaddleClas: what its program calls {missing[0]} and {len(missing) - 1} others is not "
+            "known: give a state that PaddleClas saved of the network as --names_from"
+        )
+    state.schedule = _schedule(steps, position.epoch, training, origin)
+    _write_paddleclas(state, position.best.get(BEST, 0.0), origin, output)
+
+
+def _origin(training: dict[str, Any], form: str, like: TrainingState | None) -> dict[str, Any]:
+    """What only PaddlePaddle's program knows."""
+    if like is not None:
+        if like.form != form:
+            raise UserError(f"--names_from: {like.path} is a state of {like.form}, not of {form}")
+        return origin_of(like)
+    origin = training["origin"] or {}
+    return origin if origin.get("form") == form else {}
+
+
+def _names(model: Network, form: str) -> dict[str, str]:
+    """State-dict key -> name there."""
+    try:
+        return paddleclas_names(model) if form == "PaddleClas" else published_names(model)
+    except ValueError as error:
+        raise UserError(f"--training_state={form}: it has no names for the network ({error})") from None
+
+
+def _arrays(model: Network, names: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Tensors by state-dict key as arrays by name, linear weights as [in, out]."""
+    transposed = linear_weights(model)
+    return {
+        names[key]: (tensor.t() if key in transposed and tensor.dim() == 2 else tensor).contiguous().numpy().copy()
+        for key, tensor in tensors.items()
+        if key in names
+    }
+
+
+def _memory(model: Network, names: Mapping[str, str], training: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
+    """What the optimizer remembers, as PaddlePaddle calls it."""
+    optimizer, keys = training["optimizer"], training["parameters"]
+    kinds = MEMORY.get(training["optimizer_kind"])
+    if kinds is None:
+        raise UserError(f"--training_state: there is no optimizer {training['optimizer_kind']} in PaddlePaddle")
+    values = {keys[number]: values for number, values in optimizer["state"].items()}
+    memory = {
+        theirs: _arrays(model, names, {key: found[ours] for key, found in values.items() if ours in found})
+        for theirs, ours in kinds.items()
+    }
+    if "mean_square" in kinds:  # and of RMSProp that is not centred, this stays zero
+        memory["mean_grad"] = {name: np.zeros_like(array) for name, array in memory["mean_square"].items()}
+    if "moment1" in kinds:
+        betas = {keys[number]: group["betas"] for group in optimizer["param_groups"] for number in group["params"]}
+        for place, power in enumerate(POWERS):
+            memory[power] = {names[k]: _power(betas[k][place], int(found["step"])) for k, found in values.items()}
+    return memory
+
+
+def _power(beta: float, steps: int) -> np.ndarray:
+    """beta^(steps + 1) as PaddlePaddle has it, which multiplies in float32 at every step."""
+    return np.multiply.accumulate(np.full(steps + 1, beta, np.float32))[-1:]
+
+
+# ---------------------------------------------------------------------------------------------------------- fluid
+
+
+def _write_fluid(state: TrainingState, training: dict[str, Any], origin: dict[str, Any], folder: Path) -> None:
+    variables = dict(state.tensors)
+    for kind, arrays in state.memory.items():
+        variables |= {f"{name}_{kind}_0": array for name, array in arrays.items()}
+    variables |= {f"{name}_ema_0": array for name, array in state.averages.items()}
+    if origin.get("counted", True):
+        variables[COUNTER] = np.array([state.counter], np.int64)
+    groups = training["optimizer"]["param_groups"]
+    usual = "learning_rate_0" if training["optimizer_kind"] == "Adam" else "learning_rate"
+    rate = max(group["lr"] for group in groups)
+    variables[origin.get("rate_name") or usual] = np.array([rate], np.float32)
+    if state.averages:
+        step = max(training["ema_step"] - 1, 0)
+        variables[EMA_RATE] = np.array([min(training["ema_decay"], (1 + step) / (10 + step))], np.float32)
+    with written_whole(folder, "--output") as temporary:
+        for name, array in variables.items():
+            write_variable(array, temporary / name)
+
+
+# ----------------------------------------------------------------------------------------------------- PaddleClas
+
+
+def _schedule(steps: int, epochs: int, training: dict[str, Any], origin: dict[str, Any]) -> dict[str, Any]:
+    """LR_Scheduler: where it stands, and the rate of the step to come; with a warm-up, the schedule after that too."""
+    warm_up = training["warm_up_steps"]
+    if training["by_epoch"]:
+        steps, warm_up = epochs, round(warm_up / training["steps_per_epoch"])
+    schedule: dict[str, Any] = {"last_epoch": steps, "last_lr": training["rate"]}
+    if origin.get("warms_up", warm_up > 0):
+        rate = training["rate"] if steps >= warm_up else training["base_rate"]
+        schedule[WARM_UP] = {"last_epoch": max(steps - warm_up, 0), "last_lr": rate}
+    return schedule
+
+
+def _write_paddleclas(state: TrainingState, metric: float, origin: dict[str, Any], prefix: Path) -> None:
+    masters = set(origin.get("masters", ()))
+    table = {name: state.program_names[name] for name in state.tensors}
+    memory: dict[str, Any] = {}
+    for kind, arrays in state.memory.items():
+        for name, array in arrays.items():
+            master = "_fp32_master_0" if name in masters else ""
+            memory[f"{table[name]}{master}_{kind}_0"] = array
+    if masters:
+        memory[MASTER_WEIGHTS] = {table[name]: state.tensors[name] for name in state.tensors if name in masters}
+    memory[SCHEDULER] = state.schedule
+    trained = _stored(state.tensors, origin.get("half", {})) | {NAME_TABLE: table}
+    contents: dict[str, Any] = {
+        ".pdparams": state.averages | {NAME_TABLE: table} if state.averages else trained,
+        ".pdopt": [memory],
+        ".pdstates": {"metric": float(metric), "epoch": state.epoch},
+    }
+    if state.averages:
+        contents[".pdema"] = trained
+    with written_together(prefix.parent, "--output") as folder:
+        for ending, content in contents.items():
+            with open(file_of(folder / prefix.name, ending), "wb") as file:
+                write_pickle(content, file)
+
+
+def _stored(tensors: Mapping[str, np.ndarray], half: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Tensors as they are stored, those of `half` precision in 16 bits: bfloat16 is the upper half of float32."""
+    stored = dict(tensors)
+    for name, kind in half.items():
+        if name in stored and kind == "f2":
+            stored[name] = stored[name].astype(np.float16)
+        elif name in stored:
+            stored[name] = torch.from_numpy(stored[name]).bfloat16().view(torch.uint16).numpy()
+    return stored
