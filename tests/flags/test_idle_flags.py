@@ -53,6 +53,7 @@ CASES = [
     ("--scale_loss=128", [], ["--use_fp16=True"]),
     ("--scale_loss=128", ["--use_fp16=True", "--amp_dtype=bfloat16"], ["--use_fp16=True", "--amp_dtype=float16"]),
     ("--use_dynamic_loss_scaling=True", [], ["--use_fp16=True"]),
+    ("--start_epoch=3", ["--checkpoint=auto"], ["--checkpoint=output/ResNet50/2"]),
     ("--label_smoothing_epsilon=0.2", [], ["--use_label_smoothing=True"]),
     ("--use_label_smoothing=True", [TEACHER, "--distill_loss=js"], [TEACHER]),
     ("--ema_decay=0.9", [], ["--use_ema=True"]),

@@ -191,7 +191,7 @@ def half_precision_case(optimizer, average, folder):
         trainer = optimizer(0.01, network)
         trainer._multi_precision = True
         block = paddle.static.default_main_program().global_block()
-        trainer._create_accumulators(block, network.parameters())
+        trainer._create_accumulators(block, [tensor for tensor in network.parameters() if tensor.trainable])
     rng = np.random.RandomState(0)
     state = trainer.state_dict()
     for name, tensor in {**state, **state["master_weights"]}.items():

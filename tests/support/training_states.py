@@ -22,9 +22,10 @@ from utils.formats.archives import decompress, tar_members
 from utils.training.ema import ExponentialMovingAverage
 from utils.training.from_paddle import Place, find_place, restore_networks, restore_step
 from utils.training.loss import Targets
-from utils.training.optimizer import Schedule, build_optimizer
+from utils.training.optimizer import build_optimizer
 from utils.training.paddle_states import find_original
 from utils.training.running_variance import average_biased_variance
+from utils.training.schedule import Schedule
 from utils.training.step import TrainStep
 
 FILES = Path(__file__).parents[1] / "fixtures" / "paddle"

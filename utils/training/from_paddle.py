@@ -36,8 +36,8 @@ POWERS = ("beta1_pow_acc", "beta2_pow_acc")  # of Adam's betas, of the step to c
 # What an optimizer there remembers that no other does -> its name, and the flags that ask for it.
 OPTIMIZERS = {
     "velocity": ("Momentum", "--optimizer=momentum"),
-    "mean_square": ("RMSProp", "--lr_strategy=exponential_decay_warmup or cosine_decay_RMSProp without --optimizer"),
-    "moment1": ("Adam", "--optimizer=adamw, or --lr_strategy=adam_decay without --optimizer"),
+    "mean_square": ("RMSProp", "--optimizer=rmsprop, or the strategy that it was trained with"),
+    "moment1": ("Adam", "--optimizer=adam or adamw, or --lr_strategy=adam_decay"),
 }
 
 # A power below this has lost its last bits.
@@ -152,7 +152,7 @@ def optimizer_memory(
     parameters = dict(step.model.named_parameters())
     memory = step.optimizer.state_dict()["state"]
     left_out = []
-    for number, key in enumerate(keys):
+    for number, key in enumerate(keys if kinds else ()):
         found = {kind: state.memory[kind][names[key]] for kind in kinds if names[key] in state.memory.get(kind, {})}
         if len(found) < len(kinds):
             left_out.append(names[key])
@@ -182,6 +182,8 @@ def _kinds(step: TrainStep, state: TrainingState) -> dict[str, str]:
     """
     ours = type(step.optimizer).__name__
     kinds = MEMORY.get(ours, {})
+    if ours == "SGD" and not step.optimizer.defaults["momentum"]:
+        kinds = {}
     theirs = next((text for kind, text in OPTIMIZERS.items() if kind in state.memory), None)
     unknown = state.memory.keys() - set(POWERS) - {"mean_grad", *kinds}
     if state.memory and (unknown or not state.memory.keys() & kinds.keys()):

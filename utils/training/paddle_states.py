@@ -153,5 +153,5 @@ def finished_epochs(state: TrainingState) -> tuple[int, str] | None:
         return (int(number[1]), "its name") if number else None
     for name in (path.name, path.parent.name if not path.is_dir() else ""):
         if re.fullmatch(r"\d{1,6}", name):  # fluid counts epochs from 0
-            return int(name) + 1, f"the folder's name, {name}"
+            return int(name) + 1, "the folder's name"
     return None

@@ -120,6 +120,8 @@ class RunStart:
             except (ValueError, KeyError, RuntimeError) as error:
                 raise UserError(f"--checkpoint: {self.resumed} does not go with the flags given: {error}") from None
             log(f"resumed from {self.resumed}: epoch {position.epoch}, step {position.step_in_epoch} of it")
+        if step.ema is not None and "ema_warm_up" in self.args.given:
+            step.ema.ramps = self.args.ema_warm_up
         position.images = images
 
     def _restore_original(self, step: TrainStep, original: TrainingState, images: int) -> None:

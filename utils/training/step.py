@@ -229,7 +229,7 @@ class TrainStep:
             self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema.step = state["ema_step"]
-            self.ema.ramps = state.get("ema_ramps", True)
+            self.ema.ramps = state.get("ema_ramps", self.ema.ramps)
         self.origin = state.get("origin")
 
 

@@ -116,10 +116,10 @@ def _memory(model: Network, names: Mapping[str, str], training: dict[str, Any]) 
     if kinds is None:
         raise UserError(f"--training_state: there is no optimizer {training['optimizer_kind']} in PaddlePaddle")
     values = {keys[number]: values for number, values in optimizer["state"].items()}
-    memory = {
-        theirs: _arrays(model, names, {key: found[ours] for key, found in values.items() if ours in found})
-        for theirs, ours in kinds.items()
-    }
+    memory = {}
+    for theirs, ours in kinds.items():  # SGD without momentum has None for it
+        found = {key: kept[ours] for key, kept in values.items() if isinstance(kept.get(ours), Tensor)}
+        memory[theirs] = _arrays(model, names, found)
     if "mean_square" in kinds:  # and of RMSProp that is not centred, this stays zero
         memory["mean_grad"] = {name: np.zeros_like(array) for name, array in memory["mean_square"].items()}
     if "moment1" in kinds:
@@ -146,8 +146,8 @@ def _write_fluid(state: TrainingState, training: dict[str, Any], origin: dict[st
         variables[COUNTER] = np.array([state.counter], np.int64)
     groups = training["optimizer"]["param_groups"]
     usual = "learning_rate_0" if training["optimizer_kind"] == "Adam" else "learning_rate"
-    rate = max(group["lr"] for group in groups)
-    variables[origin.get("rate_name") or usual] = np.array([rate], np.float32)
+    if name := origin.get("rate_name", usual):
+        variables[name] = np.array([max(group["lr"] for group in groups)], np.float32)
     if state.averages:
         step = max(training["ema_step"] - 1, 0)
         variables[EMA_RATE] = np.array([min(training["ema_decay"], (1 + step) / (10 + step))], np.float32)
