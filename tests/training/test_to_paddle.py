@@ -64,7 +64,10 @@ def test_fluid(states, tmp_path, case):
     step = training_states.build(*FLUID[case])
     training_states.resume(step, states / case / "1")
     out = write_back(checkpoint(step, tmp_path / "run"), "fluid", tmp_path / "out")
-    assert_same(fluid(states / case / "1"), fluid(out))
+    theirs, ours = fluid(states / case / "1"), fluid(out)
+    if case == "rmsprop_average":  # that of the last step, since when the counter has gone on; it is computed anew
+        del theirs["scheduled_ema_decay_rate"], ours["scheduled_ema_decay_rate"]
+    assert_same(theirs, ours)
 
 
 @pytest.mark.parametrize("case", [*PADDLECLAS, "half"])
