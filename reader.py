@@ -49,7 +49,7 @@ from utils.reading.class_names import Names, name_of, read_class_names
 from utils.reading.crops import MultiCropTransform
 from utils.reading.dali_loader import DaliLoader
 from utils.reading.dataset import open_dataset
-from utils.reading.dataset_report import Measure, describe_dataset, draw_batch
+from utils.reading.dataset_report import Measure, describe_dataset, draw_batch, note_cut_off
 from utils.reading.file_report import report_files
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Batch, Loader
@@ -139,6 +139,7 @@ def check(args: Namespace, part: str) -> ImageList:
     report_files(loader)
     if is_main_process():
         describe_dataset(part, images, args.class_dim, class_names(args, images), sizes, unreadable)
+        note_cut_off(part, sizes, (args.image_shape[1], args.image_shape[2]), args.resize_mode)
     return images
 
 

@@ -227,6 +227,21 @@ def test_what_is_no_image_is_unreadable(data):
     assert parse_jpeg(data, "x") is None
 
 
+@pytest.mark.parametrize("backend", ["cv2", "pil"])
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS in place of the image"),
+        (b"\n<!DOCTYPE html><title>404</title>", "a web page, not an image"),
+        (bytes(5000), "nothing but zeros, not an image"),
+        (b"hello", "not an image, or a damaged one"),
+    ],
+)
+def test_what_is_there_in_place_of_an_image(data, said, backend):
+    with pytest.raises(UnreadableImage, match=f"x: {said}"):
+        decode(data, "x", backend)
+
+
 def test_files(tmp_path):
     path = tmp_path / "a file – 画像.png"
     path.write_bytes(LOSSLESS["png"])

@@ -108,6 +108,13 @@ def test_what_is_left_out_is_counted_and_classes_without_images_are_named(tmp_pa
     ]
 
 
+def test_files_that_are_still_in_the_cloud_are_counted(tmp_path, capsys):
+    save_picture(tmp_path / "1.jpg", 0)
+    (tmp_path / ".2.jpg.icloud").touch()
+    assert len(ImageList.from_folder(str(tmp_path))) == 1
+    assert "1 file is left out: 1 .icloud (.2.jpg.icloud: not downloaded yet)" in capsys.readouterr().err
+
+
 def test_folders_without_an_image_say_what_they_have(tmp_path, without_heif):
     (tmp_path / "train" / "a").mkdir(parents=True)
     (tmp_path / "train" / "a" / "1.heic").touch()
@@ -169,3 +176,9 @@ def test_a_data_set_one_folder_deeper(tmp_path):
     save_picture(tmp_path / "flowers" / "train" / "a" / "1.jpg", 0)
     with pytest.raises(UserError, match=f"flowers has it: give --data_dir={tmp_path}/flowers$"):
         open_dataset(str(tmp_path), "train", 3)
+
+
+def test_a_part_of_a_data_set_in_place_of_the_whole(tmp_path):
+    save_picture(tmp_path / "train" / "a" / "1.jpg", 0)
+    with pytest.raises(UserError, match=f"; it is itself a part of a data set: give --data_dir={tmp_path}$"):
+        open_dataset(str(tmp_path / "train"), "train", 3)

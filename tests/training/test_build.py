@@ -122,6 +122,10 @@ def test_a_short_side_for_what_the_shape_needs():
     args = parse("train", [*words, "--resize_short_size=32"])
     resolve_input(args)
     assert args.resize_short_size == 32
+    # Not given, it is in proportion to the short side: photographs as long as the shape are not cut to a sixth.
+    args = parse("train", words)
+    resolve_input(args)
+    assert args.resize_short_size == 37
     with pytest.raises(FlagError, match="--resize_short_size: 31 is smaller than the crop"):
         resolve_input(parse("train", [*words, "--resize_short_size=31"]))
     resolve_input(parse("train", [*words, "--resize_short_size=31", "--resize_mode=pad"]))

@@ -60,7 +60,8 @@ class _Store(argparse.Action):
             setattr(namespace, flag.name, flag.words[texts[0].lower()])
             return
         if isinstance(flag.length, int) and len(texts) != flag.length:
-            parser.error(f"--{given} takes {flag.length} values, got {len(texts)}: {' '.join(texts) or 'none'}")
+            words = f" or {', '.join(flag.words)}" if flag.words else ""
+            parser.error(f"--{given} takes {flag.length} values{words}, got {len(texts)}: {' '.join(texts) or 'none'}")
         if not texts:
             parser.error(f"--{given} takes at least one value")
         try:

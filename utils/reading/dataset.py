@@ -135,6 +135,10 @@ def _near_miss(data_dir: str, split: str) -> str:
         below = os.path.join(data_dir, name)
         if any(os.path.exists(os.path.join(below, part)) for part in (split, f"{split}_list.txt")):
             return f"; {below} has it: give --data_dir={below}"
+    whole = os.path.abspath(data_dir)
+    parent, own = os.path.split(whole)
+    if own.lower() in (*_OTHER_NAMES["train"], *_OTHER_NAMES["val"]) and os.path.exists(os.path.join(parent, split)):
+        return f"; it is itself a part of a data set: give --data_dir={parent}"
     if split == "train" and folders:
         return f"; if {', '.join(folders[:3])}{', ...' * (len(folders) > 3)} are classes, move them into train/"
     return ""

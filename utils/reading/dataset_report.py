@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.console import warn
 from utils.reading.class_names import Names, name_of
 from utils.reading.decode import decode
 from utils.reading.grid import write_grid
@@ -100,3 +101,23 @@ def describe_dataset(
 def _spread(values: np.ndarray) -> str:
     low, first, median, last, high = np.percentile(values, [0, 5, 50, 95, 100], method="nearest")
     return f"{low} to {high} (5%: {first}, median: {median}, 95%: {last})"
+
+
+def note_cut_off(part: str, sizes: np.ndarray, image_size: tuple[int, int], resize_mode: str) -> None:
+    """Warns where the centre crop of evaluation cannot show half of the usual image, which is too long for it.
+
+    Args:
+        part: train or val.
+        sizes: height and width, (n, 2), of the images.
+        image_size: height and width of the network's input.
+        resize_mode: as in `utils.reading.transforms.EvalTransform`.
+    """
+    if resize_mode not in ("short", "crop"):
+        return
+    scale = (np.array(image_size) / sizes).max(1)  # the smallest by which an image fills the crop
+    shown = float(np.median(np.prod(image_size) / (np.prod(sizes, 1) * scale**2)))
+    if shown < 0.5:
+        warn(
+            f"{part}: the images are long, and of the usual one the centre crop shows {shown:.0%} at most: "
+            "--resize_mode=exact or pad shows all of it, and so does an --image_shape that is as long"
+        )

@@ -165,10 +165,20 @@ def _decode_with_pillow(data: bytes, path: str) -> np.ndarray:
         try:
             return heard(convert)[0]
         except Image.UnidentifiedImageError:
-            raise UnreadableImage(path, "not an image, or a damaged one") from None
+            raise UnreadableImage(path, _what_it_is(data)) from None
         except Exception as error:  # whatever the codec of a damaged file raises
             why = " ".join(str(error).split()) or type(error).__name__
             raise UnreadableImage(path, f"cannot be decoded: {why[:200]}") from None
+
+
+def _what_it_is(data: bytes | bytearray) -> str:
+    """What a file is that no decoder takes for an image, as far as its beginning tells."""
+    start = bytes(data[:200]).lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS in place of the image: git lfs pull"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "a web page, not an image"
+    return "not an image, or a damaged one" if start.strip(b"\0") else "nothing but zeros, not an image"
 
 
 def _imdecode(data: bytes | bytearray, path: str, flags: int) -> np.ndarray:
@@ -177,7 +187,7 @@ def _imdecode(data: bytes | bytearray, path: str, flags: int) -> np.ndarray:
     except cv2.error as error:
         raise UnreadableImage(path, f"cannot be decoded: {error.err}") from None
     if rgb is None:
-        raise UnreadableImage(path, f"not an image, or a damaged one{f' ({said})' if said else ''}")
+        raise UnreadableImage(path, _what_it_is(data) + (f" ({said})" if said else ""))
     if said:
         _remarks.append((path, said))
     return rgb

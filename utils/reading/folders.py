@@ -30,6 +30,11 @@ _DROPPINGS = frozenset(
     ("__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "system volume information",
      "lost+found", "__pycache__")
 )  # fmt: skip
+# What can be done about files of some suffixes. (macOS keeps .NAME.icloud in place of a file that is not on the disk.)
+_REMEDIES = {
+    **dict.fromkeys(HEIF_SUFFIXES, f": pip install {HEIF_PACKAGE} reads them"),
+    ".icloud": ": not downloaded yet",
+}
 # Files that go with no data set, and need not be counted.
 _LITTER = frozenset(("thumbs.db", "desktop.ini", "icon\r"))
 
@@ -64,8 +69,8 @@ class LeftOut:
     def add(self, path: str) -> None:
         """Counts a file that is no image by its suffix."""
         name = os.path.basename(path).lower()
-        if name not in _LITTER and not is_dropping(name):
-            suffix = os.path.splitext(name)[1]
+        suffix = os.path.splitext(name)[1]
+        if name not in _LITTER and (not is_dropping(name) or suffix == ".icloud"):
             self.counts[suffix] += 1
             self._keep(suffix, path)
 
@@ -93,8 +98,7 @@ class LeftOut:
         parts = []
         shown = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))[:6]
         for suffix, count in shown:
-            remedy = f": pip install {HEIF_PACKAGE} reads them" if suffix in HEIF_SUFFIXES else ""
-            parts.append(f"{count} {suffix or 'without a suffix'} ({self._example(suffix)}{remedy})")
+            parts.append(f"{count} {suffix or 'without a suffix'} ({self._example(suffix)}{_REMEDIES.get(suffix, '')})")
         if others := self.counts.total() - sum(count for _, count in shown):
             parts.append(f"{others} of other suffixes")
         if self.loose:

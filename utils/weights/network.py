@@ -157,8 +157,10 @@ def resolve_input(args: argparse.Namespace, noted: Mapping[str, Any] | None = No
     if "resize_short_size" not in args.given:
         args.resize_short_size = own["resize_short_size"]
         if args.image_shape != own["image_shape"] and args.resize_mode in ("short", "crop"):
-            share = own["resize_short_size"] / max(own["image_shape"][1:])
-            args.resize_short_size = round(max(args.image_shape[1:]) * share)
+            # By the short sides: of images as long as the shape is, the crop then shows that share too. (Of squares it
+            # shows more, since what `short` resizes is never too small for the crop.)
+            share = own["resize_short_size"] / min(own["image_shape"][1:])
+            args.resize_short_size = round(min(args.image_shape[1:]) * share)
             shape = " ".join(map(str, args.image_shape))
             log(f"--resize_short_size not given: {args.resize_short_size} for --image_shape {shape}")
     check_short_size(args.resize_short_size, tuple(args.image_shape[1:]), args.resize_mode)
