@@ -135,7 +135,7 @@ def export(
     name: str, model: Network, image_size: int, precisions: list[str], wanted: list[str], folder: Path
 ) -> dict[str, Path]:
     """Exports a network in every form that is asked for and possible here: its files by engine and precision."""
-    names = [str(number) for number in range(1000)]
+    names: list[str | None] = [str(number) for number in range(1000)]
     description = Description(name, names, [3, image_size, image_size], image_size, 1, [0.5] * 3, [0.25] * 3)
     files = {}
     if "pytorch" in wanted:
