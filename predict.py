@@ -26,7 +26,6 @@ from utils.devices import gpu_of_process
 from utils.evaluation.classify import Classifier, Extractor, answer_images
 from utils.evaluation.features import FeatureFile
 from utils.evaluation.meters import answer_thresholds
-from utils.evaluation.names import choose_names
 from utils.evaluation.predictions import ResultFile
 from utils.flags.inputs import given_input
 from utils.processes import check_agreement, process_group, rank, world_size
@@ -34,6 +33,7 @@ from utils.reading.build import eval_transform, infer_loader
 from utils.reading.class_names import Names, checked_names
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Loader
+from utils.reading.numbering import choose_names
 from utils.reading.transforms import normalize
 
 

@@ -23,6 +23,7 @@ if __name__ == "__main__":
 
 from utils.console import log, warn
 from utils.evaluation.names import noted_names
+from utils.formats.published import is_published
 from utils.formats.training_states import file_of
 from utils.processes import refuse_several
 from utils.training.checkpoint import MANIFEST, find_checkpoint
@@ -31,7 +32,6 @@ from utils.training.to_paddle import write_original
 from utils.weights import TO_USE, load_pretrained
 from utils.weights.network import as_flags, build_model, check_model, noted_input, usual_input
 from utils.weights.notes import CLASS_NAMES
-from utils.weights.published import is_published
 from utils.weights.write import TORCH_SUFFIXES, check_output, dropout_mode, suffix, write_weights
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+import models
 from utils.evaluation.names import noted_names
+from utils.formats.published import FIRST_LETTERS, is_published
 from utils.reading.class_names import imagenet_names
-from utils.weights.published import is_published
 
 
 @pytest.mark.parametrize(
@@ -46,6 +49,10 @@ def test_published_weights_are_known_by_their_names(path):
 def test_what_may_be_weights_of_ones_own_has_no_names_of_imagenet(path):
     assert not is_published(path, 1000)
     assert not noted_names(path, 1000)
+
+
+def test_the_names_of_networks_begin_as_is_known():
+    assert {re.match("[a-z]+", name.lower())[0] for name in models.list_models()} == FIRST_LETTERS
 
 
 def test_names_of_published_weights():

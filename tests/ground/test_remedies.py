@@ -53,7 +53,11 @@ NEVER_PRINTED = (
     ("convert_model", "utils/deploy/export.py utils/deploy/quantize.py", "save_inference"),
     ("predict", "utils/devices.py", "use_gpu"),
     # Of the names of classes it takes ImageNet's, and those in notes.
-    ("convert_weights", "utils/evaluation/names.py utils/reading/class_names.py", "class_map_path"),
+    (
+        "convert_weights",
+        "utils/evaluation/names.py utils/reading/class_names.py utils/reading/numbering.py",
+        "class_map_path",
+    ),
     # infer.py loads no exports but those that it has just written.
     (
         "infer",
@@ -74,7 +78,7 @@ NEVER_PRINTED = (
     ("train eval reader", "utils/flags/paddleclas/use.py", "class_map_path"),
     # A batch-norm counts the images in training only, and only train.py can do without validation images.
     ("eval infer", "utils/weights/network.py", "accumulate_steps"),
-    ("eval", "utils/reading/build.py", "validate"),
+    ("eval reader", "utils/reading/build.py", "validate"),
 )
 
 FLAG = re.compile(r"--([a-z]\w*)")

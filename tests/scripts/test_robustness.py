@@ -236,8 +236,9 @@ def test_files_of_results_are_tried_first(command, weights, tiny_dataset, tmp_pa
     """Before the evaluation, not after it; folders are made."""
     flags = [*INPUT, f"--pretrained_model={weights}", f"--data_dir={tiny_dataset}", "--batch_size=16"]
     (tmp_path / "file").write_text("")
+    (tmp_path / "folder.csv").mkdir()
     for flag in ("save_json_path", "per_class_path", "confusion_path"):
-        for path in (tmp_path, tmp_path / "file" / "x"):
+        for path in (tmp_path / "folder.csv", tmp_path / "file" / "x.csv"):
             result = command("eval", *flags, f"--{flag}={path}")
             assert result.code == 1 and f"--{flag}: cannot write {path}" in result.err
             assert result.out == ""

@@ -24,8 +24,8 @@ from utils.flags.paddleclas.use import post_flags
 from utils.flags.parsing import as_typed
 from utils.formats.inference_model import InferenceModel, read_inference_model
 from utils.formats.inference_yml import InferenceSettings, PostProcess, read_inference_yml
+from utils.formats.published import is_published
 from utils.reading.class_names import imagenet_names
-from utils.weights.published import is_published
 
 # Of a program that takes images of any size, and of which nobody says more.
 USUAL_SIZE = 224

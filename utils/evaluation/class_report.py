@@ -140,7 +140,7 @@ def write_confusion(path: Path, confusion: Tensor, names: Names) -> None:
             figure = draw_confusion(confusion, names)
             with written_whole(path, "--confusion_path") as temporary:
                 figure.savefig(temporary, format=kind[1:], dpi=150 if len(confusion) <= FEW_CLASSES else 200)
-        except UserError:
+        except (UserError, ImportError):
             raise
         except Exception as error:  # whatever fonts and drawing libraries come up with: the figures are known
             warn(f"--confusion_path {path}: the picture cannot be drawn ({one_line(error)}): give a name in .csv")

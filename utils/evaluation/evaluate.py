@@ -25,7 +25,6 @@ from utils.evaluation.crops import AverageOverCrops
 from utils.evaluation.labels import LabelsMeter, write_label_table
 from utils.evaluation.meters import validation_meter
 from utils.evaluation.metrics import Meter, named
-from utils.evaluation.names import choose_names
 from utils.evaluation.validation import validate
 from utils.processes import check_agreement, gather_dict, rank, world_size
 from utils.reading.build import crop_loader, val_loader
@@ -33,7 +32,7 @@ from utils.reading.class_names import Names
 from utils.reading.file_report import report_files
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Loader
-from utils.reading.numbering import first_clash, known_names
+from utils.reading.numbering import choose_names, first_clash, known_names
 from utils.reading.transforms import normalize
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from utils.console import log, warn
-from utils.reading.class_names import Names, checked_names, imagenet_names, read_class_names
-from utils.reading.numbering import first_clash
+from utils.console import log
+from utils.formats.published import is_published
+from utils.reading.class_names import Names, checked_names, imagenet_names
+from utils.reading.numbering import choose_names
 from utils.weights.notes import read_class_notes
-from utils.weights.published import is_published
 
 
 def noted_names(weights: str, class_dim: int) -> Names:
@@ -22,23 +22,6 @@ def noted_names(weights: str, class_dim: int) -> Names:
         By class number, as far as they are known; nothing if none is.
     """
     return read_class_notes(weights) or (imagenet_names() if is_published(weights, class_dim) else ())
-
-
-def choose_names(class_map_path: str | None, class_dim: int, noted: Names) -> Names:
-    """The names to give the classes: those of --class_map_path, or else `noted` ones, of the network's training.
-
-    Raises:
-        UserError: --class_map_path is no file of as many names.
-    """
-    if class_map_path is None:
-        return noted
-    names = read_class_names(class_map_path, class_dim)
-    if clash := first_clash(names, noted):
-        warn(
-            f"--class_map_path {class_map_path} calls class {clash.first} {clash.name}, and {clash.name} was class "
-            f"{clash.second} in the training: is it in another order?"
-        )
-    return names
 
 
 def class_names(args: argparse.Namespace) -> Names:

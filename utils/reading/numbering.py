@@ -10,7 +10,15 @@ import numpy as np
 
 from utils.console import warn
 from utils.errors import UserError
-from utils.reading.class_names import Names, imagenet_names, imagenet_synsets, label_of, name_of, read_names
+from utils.reading.class_names import (
+    Names,
+    imagenet_names,
+    imagenet_synsets,
+    label_of,
+    name_of,
+    read_class_names,
+    read_names,
+)
 from utils.reading.folders import class_folders
 from utils.reading.image_list import ImageList
 
@@ -160,3 +168,20 @@ def check_parts(train: ImageList, val: ImageList, data_dir: str) -> None:
             f"{val.source} has images of {label_of(names, unknown[0])}, such as {path}, and {train.source} has none: "
             "number the classes of both by one rule, or use train.py --validate=False"
         )
+
+
+def choose_names(class_map_path: str | None, class_dim: int, noted: Names) -> Names:
+    """The names to give the classes: those of --class_map_path, or else `noted` ones, of the network's training.
+
+    Raises:
+        UserError: --class_map_path is no file of as many names.
+    """
+    if class_map_path is None:
+        return noted
+    names = read_class_names(class_map_path, class_dim)
+    if clash := first_clash(names, noted):
+        warn(
+            f"--class_map_path {class_map_path} calls class {clash.first} {clash.name}, and {clash.name} was class "
+            f"{clash.second} in the training: is it in another order?"
+        )
+    return names

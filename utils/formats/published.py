@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from functools import cache
-
-import models
 
 IMAGENET_CLASSES = 1000
 
@@ -22,6 +19,18 @@ _ENDINGS = re.compile(
     r"(\.(tar|gz|tgz|bz2|xz|zip|pdparams|pdmodel|pdiparams|params|model|json|pth|pt|bin|caffemodel|safetensors))+", re.I
 )
 
+# What the names of networks begin with, before the first digit. (predict.py has to do without models/.)
+FIRST_LETTERS = frozenset({
+    "alexnet", "alt", "beitv", "cae", "clip", "convnext", "cspdarknet", "cswintransformer", "cvt", "darknet",
+    "darts", "deit", "densenet", "dla", "dpn", "dsnet", "efficientnet", "efficientnetb", "efficientnetv", "esnet",
+    "eva", "fasternet", "fastimagenet", "fix", "ghostnet", "googlenet", "hardnet", "hrnet", "inceptionresnetv",
+    "inceptionv", "levit", "mae", "micronet", "mixnet", "mobilenetv", "mobilenext", "mobilevit", "mobilevitv",
+    "mocov", "nextvit", "pcpvt", "peleenet", "pphgnet", "pphgnetv", "pplcnet", "pplcnetv", "pvt", "rednet",
+    "regnetx", "repvgg", "res", "resnest", "resnet", "resnext", "rexnet", "se", "senet", "shufflenetv",
+    "squeezenet", "starnet", "swintransformer", "swintransformerv", "tinynet", "tnt", "uniformer", "van", "vgg",
+    "vit", "wideresnet", "xception",
+})  # fmt: skip
+
 
 def is_published(path: str | os.PathLike[str], class_dim: int) -> bool:
     """Whether weights of `class_dim` classes are ImageNet's, by the name of their file or folder.
@@ -34,13 +43,7 @@ def is_published(path: str | os.PathLike[str], class_dim: int) -> bool:
     if _CAFFE.fullmatch(stem):
         return True
     found = _PADDLE.fullmatch(stem) or _HUB.fullmatch(stem)
-    return found is not None and _letters(found[1]) in _first_letters()
-
-
-@cache
-def _first_letters() -> frozenset[str]:
-    """What the names of networks begin with, before the first digit: resnet, efficientnetb."""
-    return frozenset(_letters(name) for name in models.list_models())
+    return found is not None and _letters(found[1]) in FIRST_LETTERS
 
 
 def _letters(name: str) -> str:
