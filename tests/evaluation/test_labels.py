@@ -132,7 +132,6 @@ def test_thresholds():
 @pytest.mark.parametrize(
     ("script", "flags", "message"),
     [
-        ("train", ["--multi_label=1", "--use_distill=1"], "--use_distill is for images of one label each"),
         ("eval", ["--multi_label=1", "--label_map=x"], "--label_map is for images of one label each"),
         ("eval", ["--multi_label=1", "--crop_num=12"], "--crop_num=12 is for images of one label each"),
         ("train", ["--multi_label=1", "--class_dim=3", "--threshold=0.5,0.5"], "--threshold has 2 values"),

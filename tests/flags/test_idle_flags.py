@@ -62,6 +62,7 @@ CASES = [
     ("--distill_loss=soft", [], [TEACHER]),
     ("--distill_temperature=2", [], [TEACHER]),
     ("--distill_weight=0.2", [TEACHER, "--distill_loss=js"], [TEACHER]),
+    ("--distill_temperature=2", [TEACHER, "--distill_loss=kl:temperature=4"], [TEACHER]),
     ("--profiler_path=x", [], ["--is_profiler=True"]),
     ("--label_weights_by_ratio=True", [], ["--multi_label=True"]),
     ("--sum_over_labels=True", [], ["--multi_label=True"]),

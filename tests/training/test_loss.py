@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.network import main_output
-from utils.training.distillation import Distillation
+from utils.training.distillation import Distillation, terms_of_words
 from utils.training.loss import Targets, classification_loss, jensen_shannon_loss, soft_label_loss
 
 
@@ -69,8 +69,9 @@ def test_distillation_losses():
     # Side classifiers learn from the teacher too, with 0.3 each.
     outputs = student, teacher, 2 * student
     sides = jensen_shannon_loss(student, teacher) + 0.3 * jensen_shannon_loss(2 * student, teacher)
-    torch.testing.assert_close(Distillation(nn.Identity(), "js")(None, outputs, teacher), sides)
-    hard = torch.tensor(3.0, dtype=torch.float64)
+    labels = Targets(torch.tensor([0, 1, 2, 3, 4, 0]))
+    js, soft = (Distillation(nn.Identity(), terms_of_words([word], 2.0, 0.25)) for word in ("js", "soft"))
+    torch.testing.assert_close(js(outputs, teacher, labels), sides)
+    hard = classification_loss(outputs, labels)
     sides = sum(w * soft_label_loss(x, teacher, 2.0) for w, x in zip((1, 0.3, 0.3), outputs, strict=True))
-    loss = Distillation(nn.Identity(), "soft", 2.0, 0.25)(hard, outputs, teacher)
-    torch.testing.assert_close(loss, 0.75 * hard + 0.25 * sides)
+    torch.testing.assert_close(soft(outputs, teacher, labels), 0.75 * hard + 0.25 * sides, check_dtype=False)

@@ -70,8 +70,7 @@ def check_labels(args: argparse.Namespace) -> None:
     if not args.multi_label:
         return
     one_per_class(args.threshold, args.class_dim)
-    refused = ("use_distill",) if args.script == "train" else ("label_map", "confusion_path", "crop_sweep")
-    for flag in refused:
+    for flag in ("label_map", "confusion_path", "crop_sweep"):
         if getattr(args, flag):
             raise FlagError(f"--{flag} is for images of one label each: leave it out, or --multi_label")
     if args.crop_num > 1:

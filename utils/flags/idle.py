@@ -167,8 +167,8 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     (("label_smoothing_epsilon",), lambda args: args.use_label_smoothing, "it needs --use_label_smoothing=True"),
     (
         ("use_label_smoothing",),
-        lambda args: not (args.use_distill and args.distill_loss == "js"),
-        "--distill_loss=js has no hard labels",
+        lambda args: not args.use_distill or any(word.split(":")[0] in ("soft", "ce") for word in args.distill_loss),
+        "--distill_loss has no hard labels",
     ),
     (("ema_decay",), lambda args: args.use_ema, "it needs --use_ema=True"),
     (
@@ -178,8 +178,8 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     ),
     (
         ("distill_temperature", "distill_weight"),
-        lambda args: args.distill_loss == "soft",
-        "it is of --distill_loss=soft, and that is {distill_loss}",
+        lambda args: "soft" in args.distill_loss,
+        "it is of --distill_loss=soft",
     ),
     (("profiler_path",), lambda args: args.is_profiler, "it needs --is_profiler=True"),
     (("with_mem_opt",), lambda args: args.script == "train", "activations are only kept for training"),

@@ -363,13 +363,15 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("teacher_model", str, None, T, "The teacher's network name."),
         Flag("teacher_pretrained_model", str, None, T, "The teacher's weights, in any supported format."),
         Flag("teacher_strides", stride, None, T, "--strides of the teacher.", length=5),
-        Flag("distill_loss", str, "soft", T,
+        Flag("distill_loss", str, ["soft"], T,
              "soft: the teacher's softened labels beside the hard ones; js: the Jensen-Shannon divergence to the "
-             "teacher alone (SSLD).", choices=("soft", "js")),
+             "teacher alone (SSLD). Or losses that are summed, NAME or NAME:option=value:weight=W: ce, soft_ce, kl, "
+             "dml, dist, dkd, skd, wsl, multi_label (docs/training.md).", length="+"),
         Flag("distill_temperature", number(float, 0.01, 1000), 1.0, T, "soft: temperature on both sides."),
         Flag("distill_weight", fraction, 0.5, T, "soft: share of the teacher's loss; the hard labels have the rest."),
         Flag("unlabeled_list", str, None, TR,
-             "js: a second list of images, relative to --data_dir, whose labels (if any) are ignored."),
+             "js and other losses without labels: a second list of images, relative to --data_dir, whose labels (if "
+             "any) are ignored."),
     ),
     "Measuring and debugging": (
         Flag("enable_ce", boolean, False, T,

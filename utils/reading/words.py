@@ -8,7 +8,6 @@ An option without a value is a switch that is on. Several numbers are joined by 
 from __future__ import annotations
 
 import argparse
-import difflib
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,14 +15,13 @@ from typing import Any
 
 from utils.errors import FlagError
 from utils.flags.kinds import boolean, fraction, non_negative, number, positive, positive_int
+from utils.flags.words import Kind, nearest, options_of
 from utils.reading.augment import AutoAugment, ColorJitter, ImageOperation
 from utils.reading.masks import Cutout, ErasingInside, GridMask, HideAndSeek
 from utils.reading.pipeline import Crop, Flip, Lighting, Pad, Pipeline, RandomResizedCrop, Resize, Sometimes
 from utils.reading.policies import BICUBIC, BILINEAR, NEAREST, PaddleRandAugment, TimmAugment
 from utils.reading.resize import Colour, Resizer
 from utils.reading.transforms import TrainTransform
-
-Kind = Callable[[str], Any]
 
 # Largest side of an image, and count of operations or attempts, that a word may ask for.
 _LARGEST, _MOST = 8192, 1000
@@ -261,25 +259,6 @@ WORDS: dict[str, tuple[Callable[[Setting, dict[str, Any]], ImageOperation], dict
 _DECODE: dict[str, Kind] = {"backend": _backend, "order": _one_of("rgb", "bgr")}
 
 
-def _nearest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-
-
-def _parse(word: str, options: dict[str, Kind]) -> dict[str, Any]:
-    """The options of a word; raises `ArgumentTypeError`."""
-    values: dict[str, Any] = {}
-    for part in word.split(":")[1:]:
-        name, equals, text = part.partition("=")
-        if name not in options:
-            raise argparse.ArgumentTypeError(f"no option {name!r}; {_nearest(name, options) if options else 'none'}")
-        try:
-            values[name] = options[name](text if equals else "true")
-        except (argparse.ArgumentTypeError, ValueError) as error:
-            raise argparse.ArgumentTypeError(f"{name}: {error}") from None
-    return values
-
-
 def pipeline_of_words(words: list[str], args: Namespace) -> Pipeline:
     """The training pipeline that --train_transforms describes.
 
@@ -298,18 +277,18 @@ def pipeline_of_words(words: list[str], args: Namespace) -> Pipeline:
         name = word.split(":")[0]
         try:
             if name == "decode" and not position:
-                values = _parse(word, _DECODE)
+                values = options_of(word, _DECODE)
                 decode_backend, channel_order = (
                     values.get("backend", decode_backend),
                     values.get("order", channel_order),
                 )
                 continue
             if name not in WORDS:
-                raise argparse.ArgumentTypeError(f"no such operation: {_nearest(name, WORDS)}")
+                raise argparse.ArgumentTypeError(f"no such operation: {nearest(name, WORDS)}")
             build, options = WORDS[name]
             mean, std = tuple(args.image_mean[in_rgb]), tuple(args.image_std[in_rgb])
             setting = Setting(tuple(args.image_shape[1:]), mean, std, decode_backend)
-            operations.append(build(setting, _parse(word, options)))
+            operations.append(build(setting, options_of(word, options)))
             size = _size_after(operations[-1], size)
         except argparse.ArgumentTypeError as error:
             raise FlagError(f"--train_transforms: {word}: {error}") from None

@@ -21,7 +21,7 @@ from utils.errors import FlagError
 from utils.evaluation.meters import best_metric, check_labels
 from utils.flags.idle import WARM_UP_STRATEGIES, note_idle_flags
 from utils.processes import world_size
-from utils.training.distillation import Distillation
+from utils.training.distillation import HARD, OF_SEVERAL_LABELS, Distillation, terms_of_words
 from utils.training.ema import ExponentialMovingAverage
 from utils.training.loss import Targets, classification_loss, label_weights, labels_loss
 from utils.training.optimizer import build_optimizer
@@ -62,8 +62,7 @@ def check_train_flags(args: argparse.Namespace) -> None:
         check_model(args.teacher_model, "--teacher_model")
     if args.unlabeled_list and not args.unlabeled_list.endswith(".txt"):
         raise FlagError(f"--unlabeled_list: {args.unlabeled_list} is no list file (.txt)")
-    if args.unlabeled_list and not (args.use_distill and args.distill_loss == "js"):
-        raise FlagError("--unlabeled_list needs --use_distill=True --distill_loss=js: other losses need labels")
+    check_distillation(args)
     if args.use_mixup * (args.mixup_prob or 0) + args.use_cutmix * (args.cutmix_prob or 0) > 1:
         raise FlagError(
             f"--mixup_prob {args.mixup_prob:g} and --cutmix_prob {args.cutmix_prob:g} are more than 1 together"
@@ -172,14 +171,40 @@ def no_decay_names(args: argparse.Namespace) -> list[str] | None:
     return [] if args.no_weight_decay == ["none"] else args.no_weight_decay
 
 
-def build_distillation(args: argparse.Namespace, device: torch.device) -> Distillation | None:
-    """The teacher by the flags, None without --use_distill."""
+def build_distillation(
+    args: argparse.Namespace, label_shares: np.ndarray | None, device: torch.device
+) -> Distillation | None:
+    """The teacher and its losses by the flags, None without --use_distill; `label_shares` as in `build_train_step`."""
     if not args.use_distill:
         return None
     teacher = build_model(args, args.teacher_model)
     log(f"teacher: {load_pretrained(teacher, args.teacher_pretrained_model, remedies=OF_TEACHER)}")
     place(teacher, device, memory_format(args, device)).eval().requires_grad_(False)
-    return Distillation(teacher, args.distill_loss, args.distill_temperature, args.distill_weight)
+    terms = terms_of_words(args.distill_loss, args.distill_temperature, args.distill_weight)
+    smoothing = args.label_smoothing_epsilon if args.use_label_smoothing else 0.0
+    weights = None
+    if label_shares is not None:
+        weights = label_weights(torch.from_numpy(label_shares)).to(device, torch.float32)
+    return Distillation(teacher, terms, smoothing, weights)
+
+
+def check_distillation(args: argparse.Namespace) -> None:
+    """Raises `FlagError` if the images or the labels do not go with the losses of --distill_loss."""
+    names = [term.name for term in terms_of_words(args.distill_loss, args.distill_temperature, args.distill_weight)]
+    hard = [name for name in names if name in HARD]
+    if args.unlabeled_list and (hard or not args.use_distill):
+        wrong = f", and --distill_loss has {hard[0]}" if hard and args.use_distill else ""
+        raise FlagError(f"--unlabeled_list needs --use_distill=True and losses without labels, such as js{wrong}")
+    if not args.use_distill:
+        return
+    wrong = [name for name in names if (name != "dml" and (name in OF_SEVERAL_LABELS) != args.multi_label)]
+    if wrong and args.multi_label:
+        allowed = " and ".join(OF_SEVERAL_LABELS)
+        raise FlagError(
+            f"--distill_loss: {wrong[0]} is for images of one label each; with --multi_label give {allowed}"
+        )
+    if wrong:
+        raise FlagError(f"--distill_loss: {wrong[0]} is for images of several labels: give --multi_label=True")
 
 
 def build_criterion(
@@ -260,6 +285,6 @@ def build_train_step(
         clip_norm=args.clip_norm,
         clip_norm_each=args.clip_norm_each,
         ema=ExponentialMovingAverage(model, args.ema_decay, args.ema_warm_up) if args.use_ema else None,
-        distillation=build_distillation(args, device),
+        distillation=build_distillation(args, label_shares, device),
         accumulate_steps=args.accumulate_steps,
     )

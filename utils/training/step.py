@@ -149,8 +149,7 @@ class TrainStep:
             return self.criterion(outputs, targets, self.smoothing)
         with torch.no_grad():
             teacher = main_output(self.distillation.teacher(images))
-        hard = self.criterion(outputs, targets, self.smoothing) if self.distillation.loss != "js" else None
-        return self.distillation(hard, outputs, teacher)
+        return self.distillation(outputs, teacher, targets)
 
     def _clip(self) -> None:
         """Shortens gradients that are too long."""
