@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from utils.console import log, report_unreadable
-from utils.devices import choose_device, memory_format
+from utils.devices import amp_dtype, choose_device, in_mixed_precision, memory_format
 from utils.evaluation.meters import validation_meter
 from utils.evaluation.validation import validate
 from utils.processes import (
@@ -149,8 +149,9 @@ def validate_networks(
     results = {}
     for name, model in networks.items():
         broadcast_buffers(model)
+        dtype = amp_dtype(args, device) if args.use_fp16_test else None
         results[name] = validate(
-            model.eval(),
+            in_mixed_precision(model.eval(), device, dtype),
             loader,
             prepare,
             validation_meter(args, device),

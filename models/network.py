@@ -140,6 +140,14 @@ class Network(nn.Module):
         """
         raise OptionError("layer_decay", f"{type(self).__name__} does not count its layers: leave the flag out")
 
+    def stem_and_stages(self) -> tuple[tuple[str, ...], ...]:
+        """What the names of the parameters of the stem, and of each stage, begin with.
+
+        Raises:
+            OptionError: the network does not say which parameters are of a stage.
+        """
+        raise OptionError("lr_mult", f"{type(self).__name__} has no stages that learn at rates of their own")
+
     # ------------------------------------------------------------------------------------------ what its files hold
 
     def paddleclas_path(self, path: str) -> str:

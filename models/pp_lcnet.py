@@ -100,6 +100,10 @@ class PPLCNet(Network):
         """PaddleClas's path: se.conv1 and se.conv2 in the blocks."""
         return path.replace(".fc", ".conv")
 
+    def stem_and_stages(self) -> tuple[tuple[str, ...], ...]:
+        """What the names of the parameters of the stem, and of each stage, begin with."""
+        return (("conv1.",), *((f"blocks{number}.",) for number in STAGES))
+
     def trunk(self) -> list[Layer]:
         return [self.conv1, self.blocks2, self.blocks3, self.blocks4, self.blocks5, self.blocks6]
 

@@ -208,8 +208,11 @@ class ResNet(Network):
             out_channels = planes * block.expansion
             blocks = []
             for index in range(depth):
-                stride = strides[stage + 1] if stage > 0 and index == 0 else (1, 1)
-                downsample = projection(channels, out_channels, stride, average_shortcut) if index == 0 else None
+                vertical, horizontal = strides[stage + 1] if stage > 0 and index == 0 else (1, 1)
+                # Not every block takes two strides.
+                stride = vertical if vertical == horizontal else (vertical, horizontal)
+                step = vertical, horizontal
+                downsample = projection(channels, out_channels, step, average_shortcut) if index == 0 else None
                 blocks.append(block(channels, planes, stride, downsample, **block_options))
                 channels = out_channels
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
@@ -220,6 +223,10 @@ class ResNet(Network):
     def stages(self) -> list[nn.Sequential]:
         """The four stages, each a sequence of blocks."""
         return [cast(nn.Sequential, self.get_submodule(f"layer{stage + 1}")) for stage in range(len(self.depths))]
+
+    def stem_and_stages(self) -> tuple[tuple[str, ...], ...]:
+        """What the names of the parameters of the stem, and of each stage, begin with."""
+        return (("conv1.", "bn1."), *((f"layer{stage + 1}.",) for stage in range(len(self.depths))))
 
     def places(self) -> Iterator[tuple[Place, str, str]]:
         """Where every convolution and its batch-norm sit: their place and their two module paths, in order."""

@@ -114,7 +114,7 @@ def test_timm_policies_are_read():
     found = TimmAugment.parse("rand-m7-mstd0.5-inc1", (BICUBIC,), FILL)
     assert found == TimmAugment(7, 0.5, 2, True, (BICUBIC,), FILL)
     assert TimmAugment.parse("rand-n3-m8-mstd1.0", (BILINEAR,), FILL) == TimmAugment(8, 1, 3, False, (BILINEAR,), FILL)
-    for wrong, part in (("augmix-m3", "augmix"), ("rand-m9-w0", "w0"), ("rand-m30", "m is at most 10")):
+    for wrong, part in (("augmix-m3", "augmix"), ("rand-m9-w0", "w0"), ("rand-m31", "m is at most 30")):
         with pytest.raises(ValueError, match=part):
             TimmAugment.parse(wrong, (BICUBIC,), FILL)
 

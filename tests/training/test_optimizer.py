@@ -206,3 +206,50 @@ def test_what_paddleclas_does_not_decay():
     assert decayed(no_decay_names=words) == decayed(no_decay_names=words, decay_vectors=True) == expected
     assert decayed(no_decay_names=[], decay_vectors=True) == set(names.values())
     assert decayed(no_decay_names=[]) == {key for parameter, key in names.items() if parameter.dim() > 1}
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "rmsprop", "adam"])
+def test_what_other_optimizers_do_not_decay(optimizer):
+    model = models.build("PPLCNet_x0_25", class_dim=5)
+    names = {parameter: key for key, parameter in model.named_parameters()}
+
+    def decays(**options) -> dict[str, float]:
+        built = build_optimizer(model, "constant", 0.1, 0.25, optimizer=optimizer, **options)
+        return {names[p]: group["weight_decay"] for group in built.param_groups for p in group["params"]}
+
+    # Batch-norms have a decay of their own, 0.
+    assert {key for key, decay in decays().items() if not decay} == {key for key in names.values() if ".bn." in key}
+    spared = decays(no_decay_names=["blocks6.0.se.conv1", "fc.bias"])
+    assert {key for key in spared if spared[key] != decays()[key]} == {
+        "blocks6.0.se.fc1.weight", "blocks6.0.se.fc1.bias", "fc.bias"
+    }  # fmt: skip
+    assert {key for key, decay in decays(decay_vectors=False).items() if decay} == {
+        key for parameter, key in names.items() if parameter.dim() > 1
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "firsts"), [("PPLCNet_x0_25", ["conv1", "blocks2"]), ("ResNet18_vd", ["conv1", "bn1", "layer1"])]
+)
+def test_stages_learn_at_shares_of_the_rate(name, firsts):
+    model = models.build(name, class_dim=5)
+    names = {parameter: key for key, parameter in model.named_parameters()}
+    factors = [0.0, 0.25, *[0.5] * (len(model.stem_and_stages()) - 2)]
+    built = build_optimizer(model, "constant", 0.8, 1e-4, optimizer="momentum", lr_factors=factors)
+    set_lr(built, 0.8)
+    rates = {names[p]: group["lr"] for group in built.param_groups for p in group["params"]}
+    assert rates.keys() == set(names.values())
+    for key, rate in rates.items():
+        first = key.split(".")[0]
+        whole = first in ("fc", "last_conv")
+        stem = first in firsts[:-1]
+        assert rate == (0.8 if whole else 0.0 if stem else 0.2 if first == firsts[-1] else 0.4), key
+    before = model.conv1[0].weight.clone()
+    model.fc.weight.grad = torch.ones_like(model.fc.weight)
+    model.conv1[0].weight.grad = torch.ones_like(before)
+    built.step()
+    assert torch.equal(model.conv1[0].weight, before) and current_lr(built) == 0.8
+    with pytest.raises(OptionError, match="lr_mult: 2 factors, and"):
+        build_optimizer(model, "constant", 0.8, 0.0, optimizer="momentum", lr_factors=[1, 1])
+    with pytest.raises(OptionError, match="lr_mult: AlexNet has no stages"):
+        build_optimizer(models.build("AlexNet", class_dim=5), "constant", 0.8, 0.0, lr_factors=[1, 1])

@@ -99,7 +99,6 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
         "it is of --optimizer=adam, adamw and rmsprop",
     ),
     (("rmsprop_rho",), lambda args: args.optimizer == "rmsprop", "it is of --optimizer=rmsprop"),
-    (("no_weight_decay", "decay_vectors"), _uses_adamw, "it is of --optimizer=adamw"),
     (("momentum_rate",), lambda args: args.optimizer not in ("sgd", "adam"), "--optimizer={optimizer} has none"),
     (("ema_warm_up",), lambda args: args.use_ema, "it needs --use_ema=True"),
     (
@@ -128,7 +127,7 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     (("cutout_length",), lambda args: args.use_cutout, "it needs --use_cutout=True"),
     (("test_batch_size",), lambda args: args.validate, "--validate=False validates nothing"),
     (
-        ("amp_dtype", "scale_loss", "use_dynamic_loss_scaling"),
+        ("amp_dtype", "scale_loss", "use_dynamic_loss_scaling", "use_fp16_test"),
         lambda args: args.use_fp16,
         "it needs --use_fp16=True",
     ),

@@ -185,9 +185,13 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "adam, adamw, rmsprop: keeps what is divided by from 0. Not given: 1e-8, rmsprop 1e-6."),
         Flag("rmsprop_rho", part, 0.95, T, "--optimizer=rmsprop: how much the mean square keeps at a step."),
         Flag("no_weight_decay", str, None, T,
-             "--optimizer=adamw: parameters are not decayed whose name in PaddleClas's files contains one of these, or "
-             "none. Not given: class tokens and embeddings of positions.", length="+"),
-        Flag("decay_vectors", boolean, False, T, "--optimizer=adamw: decay norms and biases as well."),
+             "Parameters are not decayed whose name in PaddleClas's files contains one of these, or none. Not given: "
+             "adamw spares class tokens and embeddings of positions.", length="+"),
+        Flag("decay_vectors", boolean, None, T,
+             "Decay norms and biases as well. Not given: adamw spares them, the others do not."),
+        Flag("lr_mult", non_negative, None, T,
+             "PP-LCNet, ResNet: shares of the learning rate at which the stem and each stage learn, such as 0 0.4 0.4 "
+             "0.8 0.8 1.", length="+"),
         Flag("clip_norm", non_negative, 0.0, T,
              "Largest norm of all gradients together; longer ones are scaled down to it. 0: no limit."),
         Flag("clip_norm_each", non_negative, 0.0, T,
@@ -316,6 +320,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "Mixed precision: float32 weights, operations of the type --amp_dtype. predict, and eval with "
              "--model_file: compute in that type altogether; predict: in float16.", aliases=("fp16",)),
         Flag("use_bf16", boolean, False, ("predict",), "Compute in bfloat16."),
+        Flag("use_fp16_test", boolean, False, T, "Mixed precision: validate in it as well."),
         Flag("amp_dtype", str, "auto", TEI,
              "Mixed precision: type of the operations; auto is float16 on a GPU, bfloat16 on a CPU.",
              choices=("auto", "float16", "bfloat16")),

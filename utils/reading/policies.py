@@ -139,7 +139,7 @@ class TimmAugment:
     """RandAugment as timm has it, of which PaddleClas's TimmAutoAugment is a copy.
 
     Attributes:
-        magnitude: mean of each operation's, 0 to 10.
+        magnitude: mean of each operation's, 0 to 10; above that nearly all are 10.
         deviation: of the magnitudes, which are drawn from a normal distribution and kept within 0 to 10.
         count: operations drawn for each image; each is left out with probability 1/2.
         increasing: all grow stronger with the magnitude.
@@ -166,8 +166,8 @@ class TimmAugment:
             if match is None:
                 raise ValueError(f"{part!r} is none of m, mstd, n and inc with a number")
             found[match[1]] = float(match[2])
-        if not (found["m"] <= 10 and 1 <= found["n"] <= 100):
-            raise ValueError("m is at most 10, and n 1 to 100")
+        if not (found["m"] <= 30 and 1 <= found["n"] <= 100):
+            raise ValueError("m is at most 30, and n 1 to 100")
         return cls(found["m"], found["mstd"], int(found["n"]), bool(found["inc"]), resamples, fill)
 
     def __call__(self, rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -71,6 +71,15 @@ _byte = number(int, 0, 255)
 _backend = _one_of("cv2", "pil")
 
 
+def _colour(text: str) -> Colour:
+    """RED/GREEN/BLUE."""
+    levels = text.split("/")
+    if len(levels) != 3:
+        raise argparse.ArgumentTypeError(f"{text!r} is not RED/GREEN/BLUE")
+    red, green, blue = map(_byte, levels)
+    return red, green, blue
+
+
 @dataclass(frozen=True)
 class Setting:
     """What the words of a pipeline are for.
@@ -129,7 +138,8 @@ def _random_resized_crop(setting: Setting, values: dict[str, Any]) -> ImageOpera
 def _timm_augment(setting: Setting, values: dict[str, Any]) -> ImageOperation:
     resamples = _RESAMPLES[values.get("interpolation", "bicubic")]
     try:
-        operation = TimmAugment.parse(values.get("policy", "rand-m9-mstd0.5-inc1"), resamples, setting.fill)
+        policy, fill = values.get("policy", "rand-m9-mstd0.5-inc1"), values.get("fill", setting.fill)
+        operation = TimmAugment.parse(policy, resamples, fill)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"policy: {error}") from None
     return Sometimes(operation, values["p"]) if "p" in values else operation
@@ -236,7 +246,10 @@ WORDS: dict[str, tuple[Callable[[Setting, dict[str, Any]], ImageOperation], dict
     "rand_augment": (_rand_augment(1), _AUGMENTED),
     "rand_augment_v2": (_rand_augment(2), _AUGMENTED),
     "rand_augment_v3": (_rand_augment(3), _AUGMENTED),
-    "timm_augment": (_timm_augment, {"policy": str, "p": fraction, "interpolation": _one_of(*_RESAMPLES)}),
+    "timm_augment": (
+        _timm_augment,
+        {"policy": str, "p": fraction, "interpolation": _one_of(*_RESAMPLES), "fill": _colour},
+    ),
     "color_jitter": (
         _color_jitter,
         {"brightness": non_negative, "contrast": non_negative, "saturation": non_negative, "p": fraction}

@@ -271,6 +271,7 @@ def build_train_step(
             rho=args.rmsprop_rho,
             no_decay_names=no_decay_names(args),
             decay_vectors=args.decay_vectors,
+            lr_factors=args.lr_mult,
         )
     return TrainStep(
         model,

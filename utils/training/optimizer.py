@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.errors import OptionError
 from models.names import l2_overrides, paddleclas_names
 from models.network import Network
 from utils.console import warn
@@ -91,13 +92,29 @@ class RMSProp(torch.optim.Optimizer):
         return grads, keep, torch.where(skip, 1.0, group["momentum"]), torch.where(skip, 1.0, group["rho"])
 
 
-def parameter_groups(model: nn.Module, l2_decay: float) -> list[dict]:
-    """The parameters of `model` by their L2 decay: `l2_decay`, except where the network overrides it."""
-    overrides = l2_overrides(model)
+def parameter_groups(
+    model: Network, l2_decay: float, no_decay_names: Sequence[str] = (), decay_vectors: bool = True
+) -> list[dict]:
+    """The parameters of `model` by their L2 decay: `l2_decay`, except where the network overrides it.
+
+    Args:
+        model: the network.
+        l2_decay: of all that nothing else is said of.
+        no_decay_names: parameters are not decayed whose name in PaddleClas's files contains one of these.
+        decay_vectors: decay vectors and scalars as well.
+    """
+    overrides = l2_overrides(model) | dict.fromkeys(_named(model, no_decay_names), 0.0)
     by_decay: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        by_decay.setdefault(overrides.get(name, l2_decay), []).append(parameter)
+        decay = overrides.get(name, l2_decay) if decay_vectors or parameter.dim() > 1 else 0.0
+        by_decay.setdefault(decay, []).append(parameter)
     return [{"params": parameters, "weight_decay": decay} for decay, parameters in by_decay.items()]
+
+
+def _named(model: Network, words: Sequence[str]) -> set[str]:
+    """The parameters whose name in PaddleClas's files contains one of some words."""
+    published = paddleclas_names(model) if words else {}
+    return {name for name in published if any(word in published[name] for word in words)}
 
 
 def decoupled_groups(
@@ -118,8 +135,7 @@ def decoupled_groups(
     if no_decay_names is None:
         free = {name for name, decay in l2_overrides(model).items() if decay == 0.0}
     else:
-        published = paddleclas_names(model)
-        free = {name for name in published if any(word in published[name] for word in no_decay_names)}
+        free = _named(model, no_decay_names)
     decayed, kept = [], []
     for name, parameter in model.named_parameters():
         (kept if name in free or (parameter.dim() <= 1 and not decay_vectors) else decayed).append(parameter)
@@ -148,6 +164,35 @@ def split_by_layer(model: Network, groups: Iterable[dict], layer_decay: float) -
     return split
 
 
+def split_by_stage(model: Network, groups: Iterable[dict], factors: Sequence[float]) -> list[dict]:
+    """The parameter groups, apart by stages, each of which learns at a share of the rate; see `set_lr`.
+
+    Args:
+        model: the network.
+        groups: its parameters.
+        factors: of the stem and of each stage; all else learns at the full rate.
+
+    Raises:
+        OptionError: the network has no such stages, or another number of them.
+    """
+    stages = model.stem_and_stages()
+    if len(stages) != len(factors):
+        raise OptionError("lr_mult", f"{len(factors)} factors, and {type(model).__name__} has {len(stages)} stages")
+    shares = {
+        parameter: factor
+        for prefixes, factor in zip(stages, factors, strict=True)
+        for name, parameter in model.named_parameters()
+        if name.startswith(prefixes)
+    }
+    split = []
+    for group in groups:
+        by_share: dict[float, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            by_share.setdefault(shares.get(parameter, 1.0), []).append(parameter)
+        split += [{**group, "params": part, "lr_scale": share} for share, part in by_share.items()]
+    return split
+
+
 def build_optimizer(
     model: Network,
     strategy: str,
@@ -163,7 +208,8 @@ def build_optimizer(
     epsilon: float | None = None,
     rho: float = 0.95,
     no_decay_names: Sequence[str] | None = None,
-    decay_vectors: bool = False,
+    decay_vectors: bool | None = None,
+    lr_factors: Sequence[float] | None = None,
 ) -> torch.optim.Optimizer:
     """The optimizer of a name, or the one that belongs to a learning-rate strategy.
 
@@ -181,7 +227,9 @@ def build_optimizer(
         betas: of Adam and AdamW.
         epsilon: of Adam, AdamW and RMSProp; None: the usual one of each.
         rho: of RMSProp.
-        no_decay_names, decay_vectors: of AdamW, see `decoupled_groups`.
+        no_decay_names, decay_vectors: see `decoupled_groups` and `parameter_groups`; None: vectors are decayed, but not
+            by AdamW.
+        lr_factors: see `split_by_stage`; None: all stages learn at the same rate.
     """
     if strategy not in STRATEGIES:
         warn(f"--lr_strategy: unknown strategy {strategy!r}, the rate stays at {lr}; known: {', '.join(STRATEGIES)}")
@@ -190,14 +238,18 @@ def build_optimizer(
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     adam = {"lr": lr, "betas": betas, "eps": 1e-8 if epsilon is None else epsilon, "fused": fused}
     if optimizer == "adamw":
-        groups = decoupled_groups(model, weight_decay, no_decay_names, decay_vectors)
+        groups = decoupled_groups(model, weight_decay, no_decay_names, bool(decay_vectors))
         if layer_decay != 1.0:
             groups = split_by_layer(model, groups, layer_decay)
+    elif optimizer is None and strategy == "adam_decay":
+        groups = [{"params": list(model.parameters()), "weight_decay": 0.0}]
+    else:
+        groups = parameter_groups(model, l2_decay, no_decay_names or (), decay_vectors is not False)
+    if lr_factors is not None:
+        groups = split_by_stage(model, groups, lr_factors)
+    if optimizer == "adamw":
         return torch.optim.AdamW(groups, **adam)
-    if optimizer is None and strategy == "adam_decay":
-        return torch.optim.Adam(model.parameters(), **adam)
-    groups = parameter_groups(model, l2_decay)
-    if optimizer == "adam":
+    if optimizer == "adam" or (optimizer is None and strategy == "adam_decay"):
         return torch.optim.Adam(groups, **adam)
     if optimizer == "rmsprop":
         return RMSProp(groups, lr, rho=rho, epsilon=1e-6 if epsilon is None else epsilon, momentum=momentum)

@@ -14,6 +14,7 @@ from utils.flags.paddleclas.section import (
     list_of,
     number,
     positive,
+    processes,
     shown,
     text,
 )
@@ -105,6 +106,9 @@ def _read_options(arch: Section, name: str, options: dict[str, Any]) -> None:
     elif _matches(name, "PPLCNet_*", "MobileNetV3_*", "PPHGNet*"):
         if "dropout_prob" in arch.values:
             options["dropout"] = arch.take("dropout_prob", fraction, 0.0)
+    elif _matches(name, "MobileViTV3_x*"):
+        # Like MobileViT V2, they have none.
+        arch.only("classifier_dropout", 0, 0.0)
     elif _matches(name, "MobileViTV3_*"):
         for key, flag in (("classifier_dropout", "dropout"), ("dropout", "block_dropout")):
             if (rate := arch.take(key, fraction, None)) is not None:
@@ -180,7 +184,7 @@ def read_arch(arch: Section, script: str) -> None:
         return
     if "class_num" in arch:
         reading.set("class_dim", arch.take("class_num", positive, 1000))
-    if arch.take("use_sync_bn", boolean, False) and script == "train":
+    if arch.take("use_sync_bn", boolean, False) and script == "train" and processes() > 1:
         reading.set("sync_bn", True)
     kind = arch.values.get("name")
     if kind == "DistillationModel":

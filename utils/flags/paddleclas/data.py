@@ -6,18 +6,22 @@ import os
 from typing import Any
 
 from utils.flags.paddleclas.inputs import read_evaluation
-from utils.flags.paddleclas.section import Section, boolean, integer, list_of, positive, text, width_and_height
+from utils.flags.paddleclas.section import (
+    Section,
+    boolean,
+    integer,
+    list_of,
+    positive,
+    processes,
+    text,
+    width_and_height,
+)
 from utils.flags.paddleclas.transforms import read_mixing, read_training
 
 _DATASETS = ("ImageNetDataset", "MultiLabelDataset", "MultiScaleDataset", "CustomLabelDataset")
 _SAMPLERS = ("DistributedBatchSampler", "BatchSampler", "MultiScaleSampler", "RASampler")
 # CustomLabelDataset.label_key -> the operation of --label_from.
 _LABELS = {"blur_image": "blur", "random_rot90_orientation": "random_rot90"}
-
-
-def processes() -> int:
-    """Processes of this run, whose batches are counted together here and one by one in PaddleClas."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def read_training_data(loaders: Section) -> None:
@@ -72,7 +76,9 @@ def read_validation_data(loaders: Section, batch_flag: str) -> dict[str, Any]:
     dataset.finish()
     sampler = section.section("sampler")
     sampler.only("name", "DistributedBatchSampler", "BatchSampler")
-    loaders.reading.set(batch_flag, sampler.take("batch_size", positive, 1) * processes())
+    size = sampler.take("batch_size", positive, 1) * processes()
+    if batch_flag == "batch_size" or loaders.reading.flags.get("validate") != "False":
+        loaders.reading.set(batch_flag, size)
     sampler.only("drop_last", False)
     sampler.idle("shuffle")
     sampler.finish()
@@ -106,8 +112,9 @@ def _read_list(dataset: Section, part: str) -> None:
         dataset.refuse(key, "is missing")
     # In train.py the folder of the training images is the one that lists are relative to.
     if part == "train" or reading.flags.get("data_dir") is None:
-        if part == "train" and reading.flags.get("data_dir") not in (None, root):
-            reading.set("val_dir", reading.flags["data_dir"])
+        other = str(reading.flags.get("data_dir", root))
+        if os.path.normpath(other) != os.path.normpath(root):
+            reading.set("val_dir", other)
         reading.set("data_dir", root)
     if os.path.normpath(file) != os.path.normpath(os.path.join(root, f"{part}_list.txt")):
         reading.set(f"{part}_list", file)

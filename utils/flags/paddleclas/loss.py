@@ -41,13 +41,8 @@ def read_training_loss(section: Section) -> None:
     else:
         options.refuse(None, "the loss is not supported; there are CELoss, MixCELoss, GoogLeNetLoss, MultiLabelLoss")
         return
-    _read_weight(options)
+    options.only("weight", 1, 1.0)
     options.finish()
-
-
-def _read_weight(options: Section) -> None:
-    if (weight := options.take("weight", number, 1.0)) != 1.0:
-        options.reading.set("loss_weight", weight)
 
 
 def _read_cross_entropy(options: Section) -> None:
@@ -175,8 +170,8 @@ def read_metric(section: Section) -> None:
             continue
         if kind == "TopkAcc":
             counts = sorted(set(options.take("topk", list_of(positive), [1, 5])))
-            if counts != [1, 5]:
-                reading.set("eval_topk", counts)
+            if counts[-1] != 5:
+                reading.set("eval_topk", counts[-1])
             best = f"acc{counts[0]}"
         elif kind == "TprAtFpr":
             reading.set("tpr_at_fpr", options.take("max_fpr", fraction, 1e-3))

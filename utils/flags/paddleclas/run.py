@@ -73,8 +73,9 @@ def read_training_run(section: Section) -> None:
     if section.take("eval_during_train", boolean, True):
         if (interval := section.take("eval_interval", positive, 1)) != 1:
             set_flag("eval_interval", interval)
-        if start := section.take("start_eval_epoch", integer, 0):
-            set_flag("start_eval_epoch", start)
+        # The first epoch that is validated, there; how many are not, here.
+        if (start := section.take("start_eval_epoch", integer, 0)) > 1:
+            set_flag("start_eval_epoch", start - 1)
     else:
         set_flag("validate", False)
     if (batches := section.take("update_freq", positive, 1)) != 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -146,6 +147,11 @@ class Section:
 def shown(value: Any) -> str:
     """A value in a message."""
     return cut(ascii(value), 80)
+
+
+def processes() -> int:
+    """Processes of this run, whose batches are counted together here and one by one in PaddleClas."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 # ------------------------------------------------------------------------------------------------------ kinds of values

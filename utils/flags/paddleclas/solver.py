@@ -81,13 +81,10 @@ def _read_decay(section: Section, kind: str) -> None:
         set_flag("decay_vectors", False)
     regularizer = section.section("regularizer")
     if regularizer.values:
-        name = regularizer.take("name", choice("l1", "l2"), "l2")
-        coefficient = regularizer.take("coeff", number, 0.0)
+        regularizer.only("name", "L2")
+        set_flag("l2_decay", regularizer.take("coeff", number, 0.0))
         regularizer.finish()
         section.idle("weight_decay")
-        set_flag("l2_decay", coefficient if name == "l2" else 0.0)
-        if name == "l1":
-            set_flag("l1_decay", coefficient)
     else:
         set_flag("l2_decay", section.take("weight_decay", number, 0.0))
 
@@ -166,7 +163,10 @@ def read_amp(section: Section) -> None:
         set_flag("scale_loss", scale)
         set_flag("use_dynamic_loss_scaling", dynamic)
         if level == "o2":
-            set_flag("amp_level", "O2")
+            section.reading.note(
+                "AMP.level O2: weights are kept in float32 and used in float16, as by PaddleClas; norms and losses are "
+                "computed in float32"
+            )
         if in_evaluation:
             set_flag("use_fp16_test", True)
     section.asked.add("use_amp")

@@ -61,9 +61,12 @@ class Pipeline:
 
     def sized(self, size: tuple[int, int] | None) -> str | None:
         """A size, width and height, as it is written, HEIGHTxWIDTH; None for that of the network's input."""
-        if size is None or size[::-1] == self.size:
-            return None
-        return str(size[0]) if size[0] == size[1] else f"{size[1]}x{size[0]}"
+        return None if size is None or size[::-1] == self.size else _written(size)
+
+
+def _written(size: tuple[int, int]) -> str:
+    """Width and height as HEIGHTxWIDTH, or one number."""
+    return str(size[0]) if size[0] == size[1] else f"{size[1]}x{size[0]}"
 
 
 def _option(name: str, value: Any) -> str:
@@ -103,7 +106,9 @@ def _resize(options: Section, pipeline: Pipeline) -> None:
     if short:
         pipeline.add("resize", short=short, **_resizing(options))
     else:
-        pipeline.add("resize", size=pipeline.sized(size), **_resizing(options))
+        if size is None:
+            options.refuse("size", "is missing")
+        pipeline.add("resize", size=_written(size or (1, 1)), **_resizing(options))
     options.idle("return_numpy")
 
 
@@ -142,10 +147,7 @@ def _pad(options: Section, pipeline: Pipeline) -> None:
     if size is None:
         options.refuse("size", "is missing")
         return
-    fill = options.values.get("fill_value")
-    fill = [fill] if isinstance(fill, int | float) else fill
-    options.take("fill_value", lambda _: list_of(number)(fill), [127.5])
-    pipeline.add("pad", size=pipeline.sized(size), fill=fill if fill is not None else [127.5])
+    pipeline.add("pad", size=pipeline.sized(size), fill=options.take("fill_value", integer, 127))
 
 
 def _flip(options: Section, pipeline: Pipeline) -> None:
@@ -179,7 +181,8 @@ def _timm_augment(options: Section, pipeline: Pipeline) -> None:
     policy = options.take("config_str", text, "rand-m9-mstd0.5-inc1")
     probability = options.take("prob", fraction, 1.0)
     interpolation = options.take("interpolation", choice("random", *INTERPOLATIONS), "bicubic")
-    size = options.take("img_size", width_and_height, (224, 224))
+    # Shifts are shares of the image's own size.
+    options.take("img_size", width_and_height, (224, 224))
     mean = options.take("mean", numbers(3), _IMAGENET_FILL)
     without = "config_str" in options.values and options.values["config_str"] is None
     if without or not probability:
@@ -189,8 +192,7 @@ def _timm_augment(options: Section, pipeline: Pipeline) -> None:
         policy=policy,
         p=None if probability == 1 else probability,
         interpolation=None if interpolation == "bicubic" else interpolation,
-        size=pipeline.sized(size),
-        mean=None if mean == pipeline.evaluation.get("image_mean") else mean,
+        fill=None if mean == pipeline.evaluation.get("image_mean") else [round(255 * level) for level in mean],
     )
 
 
