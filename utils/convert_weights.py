@@ -58,7 +58,7 @@ def main() -> None:
     if notes and notes != usual_input(args.model) and suffix(output) != ".safetensors":
         warn(f"only .safetensors notes the network's input: with {output} give {' '.join(as_flags(notes))}")
     names = list(noted_names(args.input, args.class_dim))
-    if names and suffix(output) != ".safetensors" and not is_published(output, args.class_dim):
+    if names and suffix(output) != ".safetensors" and not is_published(args.input, args.class_dim):
         warn(f"only .safetensors notes the names of the classes: with {output} give infer.py --class_map_path")
     write_weights(model, output, args.model, args.class_dim, {**notes, **({CLASS_NAMES: names} if names else {})})
     log(f"wrote {output}")
