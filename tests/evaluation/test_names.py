@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 
 import pytest
 
 import models
+from utils.errors import UserError
+from utils.evaluation.evaluate import check_numbering
 from utils.evaluation.names import noted_names
 from utils.formats.published import FIRST_LETTERS, is_published
 from utils.reading.class_names import imagenet_names
+from utils.reading.image_list import ImageList
 
 
 @pytest.mark.parametrize(
@@ -42,6 +46,7 @@ def test_published_weights_are_known_by_their_names(path):
         "my_pretrained.pdparams",
         "model.safetensors",
         "resnet_iter_5000.caffemodel",
+        "inception_v3.caffemodel",  # it numbers the classes as the development kit of 2015
         "resnet50-final.pth",
         "epoch_120",
     ],
@@ -57,3 +62,18 @@ def test_the_names_of_networks_begin_as_is_known():
 
 def test_names_of_published_weights():
     assert noted_names("ResNet50_vd_pretrained.tar", 1000) == imagenet_names()
+
+
+def test_data_that_number_classes_otherwise_than_the_network(tmp_path, capsys):
+    """By the names of both; of ImageNet's weights by the names of its folders as well."""
+    args = argparse.Namespace(data_dir=str(tmp_path), class_dim=1000)
+    paths = ["n01440764/1.JPEG", "n03888257/2.JPEG"]
+    check_numbering(args, ImageList.from_paths(paths, [0, 701]), imagenet_names())
+    with pytest.raises(UserError, match=r"n03888257 is class 701 of the network and class 1 in .*give --label_map"):
+        check_numbering(args, ImageList.from_paths(paths, [0, 1]), imagenet_names())
+    args.class_dim = 3
+    images = ImageList.from_paths(["Katze/1.jpg", "Hund/2.jpg"], [0, 1], "val", ["Katze", "Hund"])
+    check_numbering(args, images, ["Katze", "Hund", "Fuchs"])
+    assert not capsys.readouterr().err
+    check_numbering(args, images, ["cat", "dog", "fox"])
+    assert "they are taken for the first 2 of 3; a list numbers them otherwise" in capsys.readouterr().err

@@ -28,7 +28,7 @@ from utils.evaluation.metrics import Meter, named
 from utils.evaluation.validation import validate
 from utils.processes import check_agreement, gather_dict, rank, world_size
 from utils.reading.build import crop_loader, val_loader
-from utils.reading.class_names import Names
+from utils.reading.class_names import Names, imagenet_names, imagenet_synsets
 from utils.reading.file_report import report_files
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Loader
@@ -153,7 +153,8 @@ def check_numbering(args: argparse.Namespace, images: ImageList, class_names: Na
         UserError: a class has another number in the data.
     """
     data_names = known_names(images, args.data_dir, args.class_dim)
-    if clash := first_clash(class_names, data_names):
+    folders = imagenet_synsets() if list(class_names) == imagenet_names() else ()
+    if clash := first_clash(class_names, data_names) or first_clash(folders, data_names):
         raise UserError(
             f"{clash.name} is class {clash.first} of the network and class {clash.second} in {images.source}: number "
             "the images as in the training, or give --label_map"

@@ -11,9 +11,9 @@ IMAGENET_CLASSES = 1000
 _PADDLE = re.compile(r"(\w+)_(?:pretrained|infer)")
 # torch.hub puts the first digits of the checksum behind it: resnet50-0676ba61.pth.
 _HUB = re.compile(r"(\w+)-[0-9a-f]{8}")
-# The zoo of docs/caffe.md.
+# The zoo of docs/caffe.md, but for its Inception V3, which numbers the classes otherwise.
 _CAFFE = re.compile(
-    r"(resnet(101|152|269)[-_]v2|inception[-_](v3|v4|resnet[-_]v2)|resnext(50|101)[-_](32|64)x4d|wrn50[-_]2)", re.I
+    r"(resnet(101|152|269)[-_]v2|inception[-_](v4|resnet[-_]v2)|resnext(50|101)[-_](32|64)x4d|wrn50[-_]2)", re.I
 )
 _ENDINGS = re.compile(
     r"(\.(tar|gz|tgz|bz2|xz|zip|pdparams|pdmodel|pdiparams|params|model|json|pth|pt|bin|caffemodel|safetensors))+", re.I
