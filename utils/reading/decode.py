@@ -95,7 +95,8 @@ def decode(
         raise UnreadableImage(path, "the file is empty")
     if data[:2] == _START_OF_IMAGE and _end_of_jpeg(data) < 0:
         data = _with_end_marker(data, path)
-    if heif.is_heic(data):
+    in_heif = data[4:8] == b"ftyp"
+    if in_heif and heif.is_heic(data):
         return _decode_heic(data, path, background)
     if background is not None or depth_range is not None:
         pixels = revealed(data, background, depth_range, upright=backend == "cv2")
@@ -103,7 +104,9 @@ def decode(
             return pixels
     if backend == "pil":
         return _decode_with_pillow(data, path)
-    return _decode_avif(data, path) if heif.is_avif(data) else _imdecode(data, path, cv2.IMREAD_COLOR_RGB)
+    if in_heif and heif.is_avif(data):
+        return _decode_avif(data, path)
+    return _imdecode(data, path, cv2.IMREAD_COLOR_RGB)
 
 
 # What decoders said of files that they decode all the same: (path, text) of the last ones.
