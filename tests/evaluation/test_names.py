@@ -12,7 +12,7 @@ from utils.errors import UserError
 from utils.evaluation.evaluate import check_numbering
 from utils.evaluation.names import noted_names
 from utils.formats.published import FIRST_LETTERS, is_published
-from utils.reading.class_names import imagenet_names
+from utils.reading.class_names import imagenet_names, imagenet_synsets
 from utils.reading.image_list import ImageList
 
 
@@ -71,6 +71,8 @@ def test_data_that_number_classes_otherwise_than_the_network(tmp_path, capsys):
     check_numbering(args, ImageList.from_paths(paths, [0, 701]), imagenet_names())
     with pytest.raises(UserError, match=r"n03888257 is class 701 of the network and class 1 in .*give --label_map"):
         check_numbering(args, ImageList.from_paths(paths, [0, 1]), imagenet_names())
+    folders = ImageList.from_paths(paths, [0, 701], "val", imagenet_synsets())
+    check_numbering(args, folders, imagenet_names())
     args.class_dim = 3
     images = ImageList.from_paths(["Katze/1.jpg", "Hund/2.jpg"], [0, 1], "val", ["Katze", "Hund"])
     check_numbering(args, images, ["Katze", "Hund", "Fuchs"])

@@ -160,7 +160,8 @@ def check_numbering(args: argparse.Namespace, images: ImageList, class_names: Na
             "the images as in the training, or give --label_map"
         )
     own = images.class_names
-    if own is not None and not set(own) & set(class_names) and (class_names or len(own) < args.class_dim):
+    called = {*class_names, *folders}
+    if own is not None and not called & set(own) and (class_names or len(own) < args.class_dim):
         warn(
             f"the class folders of {images.source} are not called as the network's classes, as far as their names are "
             f"known: in the order of their names they are taken for the first {len(own)} of {args.class_dim}; a list "
