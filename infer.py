@@ -28,6 +28,7 @@ from utils.console import log
 from utils.deploy.calibration import choose_images, prepared
 from utils.deploy.export import save_inference
 from utils.deploy.network import Description
+from utils.deploy.onnx_export import onnx_form
 from utils.deploy.quantize import quantize
 from utils.devices import amp_dtype, choose_device, in_mixed_precision, memory_format, place
 from utils.evaluation.classify import Classifier, Extractor, answer_images
@@ -95,7 +96,7 @@ def export(args: argparse.Namespace) -> None:
     description = Description(args.model, list(class_names(args)), **values, **labels)
     calibration_images = choose_images(args) if args.calibration_dir else None
     folder = Path(args.save_inference_dir or args.model)
-    model_file = save_inference(load_network(args), description, folder, args.inference_format)
+    model_file = save_inference(load_network(args), description, folder, args.inference_format, onnx_form(args))
     if calibration_images is not None:
         model_file = quantize(model_file, partial(prepared, args, calibration_images))
     log(f"{args.model} is exported: python predict.py --model_file={model_file} --image_path=IMAGE")

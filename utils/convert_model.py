@@ -36,6 +36,7 @@ from utils.deploy.export import (
     test_images,
     write_export,
 )
+from utils.deploy.onnx_export import onnx_form
 from utils.deploy.paddle_model import PaddleModel, read_paddle
 from utils.deploy.quantize import quantize
 from utils.files import written_together
@@ -64,7 +65,7 @@ def main() -> None:
 def check_flags(args: argparse.Namespace, output: Path) -> None:
     """Raises `UserError` for flags that do not go together, before there is any work to lose."""
     if output.suffix == PACKAGE:
-        for flag in ("inference_format", "calibration_dir", "class_map_path"):
+        for flag in ("inference_format", "onnx_opset", "onnx_external_data", "calibration_dir", "class_map_path"):
             if flag in args.given:
                 raise FlagError(
                     f"--output {output} is a plain package of torch.export: leave out --{flag}, or give a folder"
@@ -92,7 +93,9 @@ def convert(args: argparse.Namespace, model: PaddleModel, folder: Path) -> None:
     with torch.inference_mode():
         expected = module(images)
     program = export_program(module, images)
-    model_file = write_export(program, images, expected, about, folder, args.inference_format, "--output")
+    model_file = write_export(
+        program, images, expected, about, folder, args.inference_format, "--output", onnx_form(args)
+    )
     if chosen is not None:
         model_file = quantize(model_file, partial(prepared, args, chosen), "--output")
     log(f"{about.network} is converted: python predict.py --model_file={model_file} --image_path=IMAGE")

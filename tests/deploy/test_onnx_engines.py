@@ -16,6 +16,7 @@ from utils.deploy.export import save_inference
 from utils.deploy.exported import load_exported
 from utils.deploy.network import DESCRIPTION
 from utils.deploy.onnx_engines import NoGpuError, choose_engine, external_files, read_description
+from utils.deploy.onnx_export import OnnxForm
 from utils.errors import FlagError, UserError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -143,13 +144,16 @@ def test_a_missing_engine_is_named(monkeypatch):
 # ------------------------------------------------------------------------------------------------- with the engines
 
 
+TWO_FILES = OnnxForm(external_data=True)
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """The folder of a small ONNX model."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)
     folder = tmp_path_factory.mktemp("onnx")
-    save_inference(build("MobileNetV1_x0_25"), describe("MobileNetV1_x0_25", 64), folder, "onnx")
+    save_inference(build("MobileNetV1_x0_25"), describe("MobileNetV1_x0_25", 64), folder, "onnx", TWO_FILES)
     return folder
 
 

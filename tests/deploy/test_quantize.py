@@ -151,9 +151,9 @@ def test_a_new_export_leaves_no_int8_model_of_the_old_weights(exported, tmp_path
     folder = shutil.copytree(folder, tmp_path / "copy")
     description = load_exported(str(folder / "model.onnx")).description
     quantize(folder / "model.onnx", lambda: [images(8)])
-    assert sorted(os.listdir(folder)) == ["model.onnx", "model.onnx.data", "model_int8.onnx", "model_int8.onnx.data"]
+    assert sorted(os.listdir(folder)) == ["model.onnx", "model_int8.onnx"]
     save_inference(model, description, folder, "onnx")
-    assert sorted(os.listdir(folder)) == ["model.onnx", "model.onnx.data"]
+    assert sorted(os.listdir(folder)) == ["model.onnx"]
 
 
 def test_no_images(exported):

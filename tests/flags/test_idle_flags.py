@@ -93,6 +93,8 @@ OTHERS = [
     ("infer", "--inference_format=onnx", ["--save_inference=True"]),
     ("infer", "--calibration_images=9", ["--calibration_dir=x"]),
     ("reader", "--mixup_alpha=0.2", ["--use_mixup=True"]),
+    ("infer", "--onnx_opset=13", ["--save_inference=True", "--inference_format=onnx"]),
+    ("infer", "--onnx_external_data=True", ["--save_inference=True", "--inference_format=onnx"]),
     ("convert_model", "--batch_size=9", ["--calibration_dir=x", "--inference_format=onnx"]),
     ("convert_model", "--reader_thread=2", ["--calibration_dir=x", "--inference_format=onnx"]),
     ("convert_model", "--reader_buf_size=9", ["--calibration_dir=x", "--inference_format=onnx"]),

@@ -39,6 +39,7 @@ try:
     FORMATS = ["torch", "onnx"]
 except ImportError:
     FORMATS = ["torch"]
+TWO_FILES = {"onnx": ["--onnx_external_data=True"]}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def exported(tmp_path_factory, tiny_dataset):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for more in [[f"--data_dir={tiny_dataset}/val", "--topk=4", "--save_json_path=infer.txt"]] + [
-            ["--save_inference=True", f"--inference_format={name}"] for name in FORMATS
+            ["--save_inference=True", f"--inference_format={name}", *TWO_FILES.get(name, [])] for name in FORMATS
         ]:
             patch.setattr(sys, "argv", [*flags, *more])
             infer.main()

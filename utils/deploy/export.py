@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import importlib.util
+import os
 import warnings
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from models.network import Network
 from utils.console import warn
 from utils.deploy.exported import load_exported
 from utils.deploy.network import DESCRIPTION, Description, sha256
+from utils.deploy.onnx_export import USUAL_FORM, OnnxForm, require, write_onnx
 from utils.errors import UserError
 from utils.files import written_together
 
@@ -33,15 +34,22 @@ TOLERANCE = 1e-4
 QUANTIZED = "model_int8.onnx"
 
 
-def save_inference(model: Network, description: Description, folder: Path, inference_format: str = "torch") -> Path:
+def save_inference(
+    model: Network,
+    description: Description,
+    folder: Path,
+    inference_format: str = "torch",
+    form: OnnxForm = USUAL_FORM,
+) -> Path:
     """Exports a network and checks that what was written gives the same logits.
 
     Args:
         model: the network with its weights, float32, on the CPU. It is put into evaluation mode.
         description: of the network; what it says of the file of weights is filled in.
-        folder: where to write model and params, or model.onnx and model.onnx.data; what was there before is replaced
-            when the new files have been checked. (An int8 model goes, as it is of the old weights.)
+        folder: where to write model and params, or model.onnx; what was there before is replaced when the new files
+            have been checked. (An int8 model goes, as it is of the old weights.)
         inference_format: torch or onnx, as in --inference_format.
+        form: of an ONNX model.
 
     Returns:
         The model file.
@@ -55,7 +63,7 @@ def save_inference(model: Network, description: Description, folder: Path, infer
     program = export_program(fold_batch_norms(model, images), images)
     with torch.inference_mode():
         expected = model(images)
-    return write_export(program, images, expected, description, folder, inference_format, "--save_inference")
+    return write_export(program, images, expected, description, folder, inference_format, "--save_inference", form)
 
 
 def check_format(inference_format: str) -> None:
@@ -72,25 +80,27 @@ def write_export(
     folder: Path,
     inference_format: str,
     flag: str,
+    form: OnnxForm = USUAL_FORM,
 ) -> Path:
     """Writes a program, and puts it in place once it has answered as expected.
 
     Args:
         program: from images to logits; its weights are taken out of it.
         images, expected: to check with.
-        description, folder, inference_format: as in `save_inference`.
+        description, folder, inference_format, form: as in `save_inference`.
         flag: for errors.
 
     Returns:
         The model file.
     """
-    write = {"torch": _write_program, "onnx": _write_onnx}[inference_format]
+    write = {"torch": _write_program, "onnx": partial(write_onnx, form=form)}[inference_format]
     with written_together(folder, flag) as temporary:
         model_file = write(program, description, temporary)
         check_answers(load_exported(str(model_file))(images), expected, description, folder, flag)
+        written = set(os.listdir(temporary))
     if inference_format == "onnx":
-        # It was made of the model that has just been replaced.
-        for name in (QUANTIZED, f"{QUANTIZED}.data"):
+        # They are of the model that has just been replaced.
+        for name in {f"{model_file.name}.data", QUANTIZED, f"{QUANTIZED}.data"} - written:
             (folder / name).unlink(missing_ok=True)
     return folder / model_file.name
 
@@ -201,7 +211,8 @@ def _write_program(program: ExportedProgram, description: Description, folder: P
     forget_source(program)
     params, model_file = folder / "params", folder / "model"
     params.write_bytes(save(weights, {"format": "pt", "network": description.network}))
-    texts = {DESCRIPTION: _with_params(description, params).to_json()}
+    about = description.with_params(params.name, params.stat().st_size, sha256(str(params)))
+    texts = {DESCRIPTION: about.to_json()}
     with open(model_file, "wb") as file, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "No complete tensor found")
         torch.export.save(program, file, extra_files=texts)
@@ -227,52 +238,3 @@ def _take_weights(program: ExportedProgram) -> dict[str, Tensor]:
             is_parameter = isinstance(tensor, nn.Parameter)
             tensors[name] = nn.Parameter(empty, requires_grad=False) if is_parameter else empty
     return weights
-
-
-def _with_params(description: Description, params: Path) -> Description:
-    """The description, with what it says of the file of weights."""
-    return dataclasses.replace(
-        description, params_name=params.name, params_bytes=params.stat().st_size, params_sha256=sha256(str(params))
-    )
-
-
-def _write_onnx(program: ExportedProgram, description: Description, folder: Path) -> Path:
-    """Writes a program as an ONNX model to `folder`/model.onnx and its weights to `folder`/model.onnx.data."""
-    model_file = folder / "model.onnx"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            program,
-            (),
-            str(model_file),
-            input_names=["images"],
-            output_names=["logits"],
-            external_data=True,
-            verbose=False,
-        )
-    describe_onnx(model_file, description)
-    return model_file
-
-
-def require(*packages: str) -> None:
-    """Raises `UserError` if an optional package is not installed."""
-    for package in packages:
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"ONNX models need {package}: pip install -r requirements-onnx.txt")
-
-
-def describe_onnx(model_file: Path, description: Description) -> None:
-    """Stores a description in an ONNX model with external weights (MODEL_FILE.data), which it names and has the
-    checksum of, and leaves out what is nobody's business."""
-    import onnx
-
-    data = model_file.with_name(f"{model_file.name}.data")
-    data.touch()  # there is none if all weights are tiny
-    model = onnx.load(model_file, load_external_data=False)
-    onnx.helper.set_model_props(model, {DESCRIPTION: _with_params(description, data).to_json()})
-    for node in model.graph.node:
-        # Where the network's code lay on this machine.
-        node.ClearField("doc_string")
-        node.ClearField("metadata_props")
-    onnx.save(model, model_file)
-    data.chmod(model_file.stat().st_mode)  # some writers make files of their own user's only

@@ -5,7 +5,7 @@ What PaddlePaddle exported is loaded as well, by `utils.deploy.paddle_model`.
     NAME/model         a torch.export program without weights, which carries a `Description` of the network
     NAME/params        its weights, safetensors
     NAME/model.onnx    (--inference_format=onnx) an ONNX model, which carries the same description
-    NAME/model.onnx.data    its weights
+    NAME/model.onnx.data    its weights, if they are not in the model
 
 `torch.export.load` reads such a program too; its weights are then zeros, to be replaced in `state_dict`.
 """

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -36,8 +36,8 @@ class Description:
         threshold: probability from which on it has one, a number for all classes or one per class; of a network of one
             class per image and two classes, that from which on it is the second. None: nothing is said.
         precision: of its arithmetic as exported, float32 or int8.
-        params_name: name of the file of weights that belongs to the model file.
-        params_bytes, params_sha256: its size and checksum.
+        params_name: name of the file of weights that belongs to the model file; "" if the weights are in that.
+        params_bytes, params_sha256: its size and checksum, or those of the graph in the model file.
         format: version of this description.
         class_dim: number of classes; not given, the number of names.
     """
@@ -75,6 +75,10 @@ class Description:
     def to_json(self) -> str:
         """The description as `from_json` reads it."""
         return json.dumps(asdict(self), indent=1)
+
+    def with_params(self, name: str, size: int, checksum: str) -> Description:
+        """The description, with what it says of the file of weights; "" for its name: they are in the model file."""
+        return replace(self, params_name=name, params_bytes=size, params_sha256=checksum)
 
     @classmethod
     def from_json(cls, text: str, path: str) -> Description:

@@ -56,7 +56,7 @@ def load_onnx(
     providers = []
     if engine == "onnxruntime":
         providers = _providers(model, description, device, dtype, batch_size, use_tensorrt, gpu_mem)
-    params = checked_params(description, model_file, params_file)
+    params = _checked_weights(model, description, model_file, params_file)
     _check_external_files(model, model_file, description)
     with _one_line(model_file, engine):
         if engine == "openvino":
@@ -123,7 +123,7 @@ def _import(name: str) -> ModuleType:
 # ------------------------------------------------------------------------------------------------- ONNX Runtime
 
 
-def _onnxruntime(model: bytes, params: str, description: Description, providers: list[Provider]) -> Run:
+def _onnxruntime(model: bytes, params: str | None, description: Description, providers: list[Provider]) -> Run:
     ort = _import("onnxruntime")
     options = ort.SessionOptions()
     options.log_severity_level = SILENT
@@ -131,10 +131,11 @@ def _onnxruntime(model: bytes, params: str, description: Description, providers:
     # Processors without VNNI add the products of int8 in pairs, in 16 bits. Unless told not to, ONNX Runtime lets these
     # overflow; it then takes a tenth longer there, and nothing changes elsewhere.
     options.add_session_config_entry("session.x64quantprecision", "1")
-    with open(params, "rb") as file:
-        weights = file.read()
-    # From memory: whatever the model says of folders, only this file is read.
-    options.add_external_initializers_from_files_in_memory([description.params_name], [weights], [len(weights)])
+    if params is not None:
+        with open(params, "rb") as file:
+            weights = file.read()
+        # From memory: whatever the model says of folders, only this file is read.
+        options.add_external_initializers_from_files_in_memory([description.params_name], [weights], [len(weights)])
     wanted = providers[0][0]
     why = "does not load, for the reason that it gives above (docs/deployment.md, ONNX on a GPU)"
     try:
@@ -235,10 +236,10 @@ def _engine_folder(model: bytes, version: str) -> str:
 # ------------------------------------------------------------------------------------------------------ OpenVINO
 
 
-def _openvino(model_file: str, params: str, description: Description, dtype: torch.dtype) -> Run:
+def _openvino(model_file: str, params: str | None, description: Description, dtype: torch.dtype) -> Run:
     openvino = _import("openvino")
     beside = os.path.join(os.path.dirname(model_file), description.params_name)
-    if not os.path.exists(beside) or not os.path.samefile(params, beside):
+    if params is not None and not (os.path.exists(beside) and os.path.samefile(params, beside)):
         raise FlagError(f"--engine=openvino reads the weights beside the model, as {beside}: put {params} there")
     if description.precision == "int8":
         dtype = torch.bfloat16  # what is not quantized; ignored where the processor has no such arithmetic
@@ -259,7 +260,7 @@ def _openvino(model_file: str, params: str, description: Description, dtype: tor
 # --------------------------------------------------------------------------------------------------- model file
 
 # Field numbers of ONNX's protocol buffers (onnx/onnx.proto3).
-MODEL_IR_VERSION, MODEL_METADATA = 1, 14
+MODEL_IR_VERSION, MODEL_GRAPH, MODEL_METADATA = 1, 7, 14
 ENTRY_KEY, ENTRY_VALUE = 1, 2
 
 # The messages that lead from a model to its tensors: the fields that count, and the message in each.
@@ -304,6 +305,38 @@ def read_description(model: bytes, path: str) -> Description:
     return Description.from_json(texts[DESCRIPTION.encode()], path)
 
 
+def graph_checksum(model: bytes) -> tuple[int, str]:
+    """Size and checksum of the graph in an ONNX model, with the weights that are in it.
+
+    Raises:
+        FormatError: it is no model.
+    """
+    digest, size = hashlib.sha256(), 0
+    for number, value in read_fields(memoryview(model)):
+        if number == MODEL_GRAPH and isinstance(value, memoryview):
+            digest.update(value)
+            size += len(value)
+    return size, digest.hexdigest()
+
+
+def _checked_weights(model: bytes, description: Description, model_file: str, params_file: str | None) -> str | None:
+    """The file of a model's weights, checked to be the one that belongs to it; None if they are in the model.
+
+    Raises:
+        UserError: it is not, or what is in the model is damaged.
+        FlagError: a file is given, and the model has none.
+    """
+    if description.params_name:
+        return checked_params(description, model_file, params_file)
+    if params_file is not None:
+        raise FlagError(
+            f"--params_file {params_file}: the weights are in --model_file {model_file}: leave the flag out"
+        )
+    if graph_checksum(model) != (description.params_bytes, description.params_sha256):
+        raise UserError(f"--model_file {model_file} is damaged: it is not what was exported; export the network again")
+    return None
+
+
 def external_files(model: bytes) -> set[str]:
     """The files that an ONNX model's tensors are in, as it names them.
 
@@ -332,7 +365,7 @@ def _check_external_files(model: bytes, model_file: str, description: Descriptio
     """Raises `UserError` if a model names another file than its weights: OpenVINO would read it, checked by nobody."""
     name = description.params_name
     try:
-        if external_files(model) <= {name} and name == os.path.basename(name):
+        if external_files(model) <= {name} - {""} and name == os.path.basename(name):
             return
     except (ValueError, TypeError):
         pass

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from utils.deploy.export import QUANTIZED, describe_onnx, require
+from utils.deploy.export import QUANTIZED
 from utils.deploy.exported import load_exported
 from utils.deploy.network import Description
+from utils.deploy.onnx_export import describe_onnx, require
 from utils.errors import UserError
 from utils.files import written_together
 
@@ -60,6 +61,7 @@ def quantize(model_file: Path, read_batches: Callable[[], Iterable[Tensor]], fla
     from onnxruntime.quantization.registry import QDQRegistry
 
     description = load_exported(str(model_file), engine="onnxruntime").description
+    external = bool(description.params_name)
 
     def inputs() -> Iterator[np.ndarray]:
         batch = None
@@ -96,11 +98,11 @@ def quantize(model_file: Path, read_batches: Callable[[], Iterable[Tensor]], fla
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
-                use_external_data_format=True,
+                use_external_data_format=external,
             )
         finally:
             logging.disable(logging.NOTSET)
-        describe_onnx(target / QUANTIZED, dataclasses.replace(description, precision="int8"))
+        describe_onnx(target / QUANTIZED, dataclasses.replace(description, precision="int8"), external)
     return model_file.with_name(QUANTIZED)
 
 
@@ -143,8 +145,9 @@ def channel_ranges(model_file: Path, description: Description, inputs: Iterable[
     del model.graph.output[:]
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
     options = onnxruntime.SessionOptions()
-    weights = model_file.with_name(description.params_name).read_bytes()
-    options.add_external_initializers_from_files_in_memory([description.params_name], [weights], [len(weights)])
+    if name := description.params_name:
+        weights = model_file.with_name(name).read_bytes()
+        options.add_external_initializers_from_files_in_memory([name], [weights], [len(weights)])
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
     ranges: dict[str, np.ndarray] = {}
     for batch in inputs if names else ():

@@ -189,6 +189,11 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
         lambda args: args.save_inference or args.script != "infer",
         "it needs --save_inference=True",
     ),
+    (
+        ("onnx_opset", "onnx_external_data"),
+        lambda args: args.inference_format == "onnx",
+        "it is of --inference_format=onnx, and that is {inference_format}",
+    ),
     (("calibration_images",), lambda args: args.calibration_dir, "it needs --calibration_dir"),
     (
         ("batch_size", "reader_thread", "reader_buf_size"),

@@ -395,8 +395,13 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("save_inference_dir", str, None, ("infer",),
              "Folder for the export. Not given: one that is called like the network."),
         Flag("inference_format", str, "torch", IC,
-             "Format of the export: torch writes NAME/model and NAME/params, onnx NAME/model.onnx and "
-             "NAME/model.onnx.data (needs requirements-onnx.txt).", choices=("torch", "onnx")),
+             "Format of the export: torch writes NAME/model and NAME/params, onnx NAME/model.onnx (needs "
+             "requirements-onnx.txt).", choices=("torch", "onnx")),
+        Flag("onnx_opset", number(int, 11, 30), None, IC,
+             "Version of ONNX's operators in NAME/model.onnx, for what reads it. Not given: the one that PyTorch "
+             "prefers."),
+        Flag("onnx_external_data", boolean, False, IC,
+             "Write the weights of NAME/model.onnx to NAME/model.onnx.data, as it is done in any case from 2 GB on."),
         Flag("calibration_dir", str, None, IC,
              "Images, as for --image_path, by which an export to onnx is quantized to int8 as well, into "
              "NAME/model_int8.onnx; those that the network was trained on will do."),

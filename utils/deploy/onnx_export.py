@@ -1,0 +1,201 @@
+"""ONNX models: written in one file where that is possible, with the operators of the opset that is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from utils.deploy.network import DESCRIPTION, Description, sha256
+from utils.deploy.onnx_engines import graph_checksum
+from utils.errors import FlagError, UserError
+
+if TYPE_CHECKING:
+    import onnx
+
+# A protocol buffer is smaller than 2 GiB: so many bytes of weights leave room for the rest of a model.
+LARGEST_INSIDE = (1 << 31) - (1 << 26)
+
+# PyTorch writes no older operators than these; what networks need of them is written otherwise in older ones.
+OLDEST_WRITTEN = 18
+
+
+@dataclass(frozen=True)
+class OnnxForm:
+    """How an ONNX model is written.
+
+    Attributes:
+        opset: version of its operators; None: the one that PyTorch prefers.
+        external_data: weights in a file of their own, as they have to be from 2 GiB on.
+    """
+
+    opset: int | None = None
+    external_data: bool = False
+
+
+USUAL_FORM = OnnxForm()
+
+# What int8 weights with a scale for each channel need.
+OLDEST_QUANTIZED = 13
+
+
+def onnx_form(args: argparse.Namespace) -> OnnxForm:
+    """How an ONNX model is to be written, by the flags.
+
+    Raises:
+        FlagError: the opset is too old for int8.
+    """
+    if args.calibration_dir and args.onnx_opset is not None and args.onnx_opset < OLDEST_QUANTIZED:
+        raise FlagError(f"--onnx_opset {args.onnx_opset}: int8, by --calibration_dir, needs {OLDEST_QUANTIZED} or more")
+    return OnnxForm(args.onnx_opset, args.onnx_external_data)
+
+
+def require(*packages: str) -> None:
+    """Raises `UserError` if an optional package is not installed."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"ONNX models need {package}: pip install -r requirements-onnx.txt")
+
+
+def write_onnx(program: ExportedProgram, description: Description, folder: Path, form: OnnxForm) -> Path:
+    """Writes a program as an ONNX model to `folder`/model.onnx, and perhaps its weights to `folder`/model.onnx.data.
+
+    Raises:
+        FlagError: the operators of the opset cannot say what the network computes.
+    """
+    import onnx
+
+    model_file = folder / "model.onnx"
+    tensors = (
+        *cast(dict[str, Tensor], program.state_dict).values(),
+        *cast(dict[str, Tensor], program.constants).values(),
+    )
+    external = form.external_data or sum(tensor.nbytes for tensor in tensors) > LARGEST_INSIDE
+    with _quiet():
+        torch.onnx.export(
+            program,
+            (),
+            str(model_file),
+            input_names=["images"],
+            output_names=["logits"],
+            opset_version=form.opset and max(form.opset, OLDEST_WRITTEN),
+            external_data=external,
+            verbose=False,
+        )
+    if form.opset is not None:
+        model = onnx.load(model_file, load_external_data=False)
+        _set_opset(model, form.opset, model_file.parent, description.network)
+        onnx.save(model, model_file)
+    describe_onnx(model_file, description, external)
+    return model_file
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what PyTorch's exporter says of its own parts; the model is checked by its answers."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def describe_onnx(model_file: Path, description: Description, external: bool) -> None:
+    """Stores a description in an ONNX model, and leaves out what is nobody's business.
+
+    Args:
+        external: the weights are in MODEL_FILE.data, which the description names and has the checksum of. Otherwise it
+            has the checksum of the graph, in which they are.
+    """
+    import onnx
+
+    model = onnx.load(model_file, load_external_data=False)
+    for node in model.graph.node:
+        # Where the network's code lay on this machine.
+        node.ClearField("doc_string")
+        node.ClearField("metadata_props")
+    data = model_file.with_name(f"{model_file.name}.data")
+    if external:
+        data.touch()  # there is none if all weights are tiny
+        described = description.with_params(data.name, data.stat().st_size, sha256(str(data)))
+    else:
+        onnx.save(model, model_file)
+        described = description.with_params("", *graph_checksum(model_file.read_bytes()))
+    onnx.helper.set_model_props(model, {DESCRIPTION: described.to_json()})
+    onnx.save(model, model_file)
+    if external:
+        data.chmod(model_file.stat().st_mode)  # some writers make files of their own user's only
+
+
+# ------------------------------------------------------------------------------------------------------ older opsets
+
+
+def _set_opset(model: onnx.ModelProto, opset: int, folder: Path, network: str) -> None:
+    """Writes a model's nodes as the operators of an older opset have them.
+
+    Most have only learnt new types. Some took as attributes what are inputs now: constants go back there.
+
+    Args:
+        model: changed in place; its weights may be in a file in `folder`.
+
+    Raises:
+        FlagError: an operator is not there yet, or could less.
+    """
+    from onnx import defs, helper
+
+    found = next(entry for entry in model.opset_import if not entry.domain)
+    if found.version < opset:
+        raise FlagError(f"--onnx_opset {opset}: the newest that PyTorch writes here is {found.version}")
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        try:
+            old = defs.get_schema(node.op_type, opset, node.domain)
+            new = defs.get_schema(node.op_type, found.version, node.domain)
+            _rewrite(node, old, new, constants, folder)
+        except (defs.SchemaError, _Newer):
+            raise FlagError(
+                f"--onnx_opset {opset}: {network} needs {node.op_type} as later opsets have it: give more, up to "
+                f"{found.version}"
+            ) from None
+    found.version = opset
+    model.ir_version = min(model.ir_version, helper.find_min_ir_version_for(model.opset_import, True))
+    used = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+
+
+class _Newer(Exception):
+    """An operator does what its older version cannot."""
+
+
+def _rewrite(node: onnx.NodeProto, old: Any, new: Any, constants: dict[str, onnx.TensorProto], folder: Path) -> None:
+    """Writes a node as an older version of its operator has it; raises `_Newer` if that cannot do the same."""
+    from onnx import helper, numpy_helper
+
+    for attribute in [attribute for attribute in node.attribute if attribute.name not in old.attributes]:
+        usual = new.attributes[attribute.name].default_value
+        if helper.get_attribute_value(attribute) != helper.get_attribute_value(usual):
+            raise _Newer
+        node.attribute.remove(attribute)
+    while len(node.input) > old.max_input:
+        name = new.inputs[len(node.input) - 1].name
+        constant = node.input.pop()
+        if not constant:
+            continue
+        if name not in old.attributes or constant not in constants:
+            raise _Newer
+        values = numpy_helper.to_array(constants[constant], str(folder)).tolist()
+        node.attribute.append(helper.make_attribute(name, values))
