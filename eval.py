@@ -36,11 +36,20 @@ from utils.flags.idle import note_idle_flags
 from utils.flags.inputs import INPUT_FLAGS, given_input
 from utils.processes import process_group
 from utils.weights import TO_USE, load_pretrained
-from utils.weights.network import build_model, explained_sizes, noted_input, resolve_input
+from utils.weights.network import (
+    build_model,
+    explained_sizes,
+    note_unknown_input,
+    noted_input,
+    resolve_input,
+    settle_network,
+)
 
 
 def main() -> None:
     args = parse("eval")
+    if args.pretrained_model:
+        settle_network(args, args.pretrained_model)
     check_flags(args)
     if is_main_process():
         check_outputs(args)
@@ -52,7 +61,9 @@ def main() -> None:
         elif args.model_file:
             evaluate(args, load_exported_network(args, device), partial(save, args))
         else:
-            resolve_input(args, noted_input(args.pretrained_model, args.model, args.pretrained_key))
+            noted = noted_input(args.pretrained_model, args.model, args.pretrained_key)
+            resolve_input(args, noted)
+            note_unknown_input(args, noted)
             evaluate(args, load_network(args, device), partial(save, args))
 
 

@@ -45,14 +45,24 @@ from utils.reading.image_list import ImageList
 from utils.reading.loader import Loader
 from utils.reading.transforms import normalize
 from utils.weights import TO_USE, load_pretrained
-from utils.weights.network import build_model, explained_sizes, noted_input, resolve_input
+from utils.weights.network import (
+    build_model,
+    explained_sizes,
+    note_unknown_input,
+    noted_input,
+    resolve_input,
+    settle_network,
+)
 
 
 def main() -> None:
     args = parse("infer")
+    settle_network(args, args.pretrained_model)
     check_flags(args)
     note_idle_flags(args)
-    resolve_input(args, noted_input(args.pretrained_model, args.model, args.pretrained_key))
+    noted = noted_input(args.pretrained_model, args.model, args.pretrained_key)
+    resolve_input(args, noted)
+    note_unknown_input(args, noted)
     if args.save_inference:
         with explained_sizes(args.model):
             export(args)

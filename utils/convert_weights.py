@@ -15,13 +15,13 @@ if not __package__:
     # Run as a script: Python looks for modules beside it, and not in the project's root.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from utils.errors import UserError, run_script
+from utils.errors import FlagError, UserError, run_script
 from utils.flags import Flags, parse
 
 if __name__ == "__main__":
     parse("convert_weights")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
 
-from utils.console import log, warn
+from utils.console import log
 from utils.evaluation.names import noted_names
 from utils.formats.published import is_published
 from utils.formats.training_states import file_of
@@ -30,15 +30,29 @@ from utils.training.checkpoint import MANIFEST, find_checkpoint
 from utils.training.paddle_states import ENDINGS, find_original
 from utils.training.to_paddle import write_original
 from utils.weights import TO_USE, load_pretrained
-from utils.weights.network import as_flags, build_model, check_model, noted_input, usual_input
-from utils.weights.notes import CLASS_NAMES
-from utils.weights.write import TORCH_SUFFIXES, check_output, dropout_mode, suffix, write_weights
+from utils.weights.network import build_model, check_model, noted_input, settle_network, usual_input
+from utils.weights.notes import CLASS_NAMES, side_file
+from utils.weights.write import (
+    PADDLECLAS,
+    PDPARAMS,
+    TORCH_SUFFIXES,
+    check_output,
+    dropout_mode,
+    suffix,
+    usual_names,
+    write_weights,
+)
 
 
 def main() -> None:
     args = parse("convert_weights")
     refuse_several("convert_weights.py")
     output = Path(args.output)
+    if args.names and (args.training_state or suffix(output) != PDPARAMS):
+        raise FlagError(f"--names is of --output=NAME{PDPARAMS}, and that is {output}: leave it out")
+    noted = settle_network(args, args.input)
+    if "model" not in (*args.given, *noted):
+        raise FlagError(f"--model is required: {args.input} does not say which network it is of")
     check_model(args.model)
     if "image_shape" not in args.given:
         args.image_shape = usual_input(args.model)["image_shape"]
@@ -48,6 +62,8 @@ def main() -> None:
     check_output(output)
     model = build_model(args)
     published = dropout_mode(model)
+    if suffix(output) == PDPARAMS and (args.names or usual_names(model)) == PADDLECLAS:
+        published = model.paddleclas_dropout or published
     log(str(load_pretrained(model, args.input, key=args.pretrained_key, resize=False, remedies=TO_USE)))
     if suffix(output) not in TORCH_SUFFIXES and dropout_mode(model) != published:
         raise UserError(
@@ -55,13 +71,12 @@ def main() -> None:
             f"with {dropout_mode(model)} only: write .pth or .safetensors, which carry the kind"
         )
     notes = noted_input(args.input, args.model, args.pretrained_key)
-    if notes and notes != usual_input(args.model) and suffix(output) != ".safetensors":
-        warn(f"only .safetensors notes the network's input: with {output} give {' '.join(as_flags(notes))}")
     names = list(noted_names(args.input, args.class_dim))
-    if names and suffix(output) != ".safetensors" and not is_published(args.input, args.class_dim):
-        warn(f"only .safetensors notes the names of the classes: with {output} give infer.py --class_map_path")
-    write_weights(model, output, args.model, args.class_dim, {**notes, **({CLASS_NAMES: names} if names else {})})
-    log(f"wrote {output}")
+    known = not names or is_published(output, args.class_dim)  # by its name
+    more = {**notes, **({} if known else {CLASS_NAMES: names})}
+    write_weights(model, output, args.model, args.class_dim, more, args.names)
+    beside = f" and, of the training, {side_file(output)}" if side_file(output).exists() else ""
+    log(f"wrote {output}{beside}")
 
 
 def convert_training(args: Flags, output: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -15,12 +16,17 @@ from paddle_files import (
     fresh,
     write_folder,
 )
+from safetensors import safe_open
 
 import models
+from models.names import paddleclas_names, published_names
 from utils import convert_weights
 from utils.errors import FlagError, UserError
+from utils.formats.pickles import read_pickle
 from utils.torchvision_compat import import_torchvision
+from utils.weights import load_pretrained, read_input_notes
 from utils.weights.network import usual_input
+from utils.weights.notes import CLASS_NAMES, side_file
 from utils.weights.write import save_weights
 
 
@@ -40,23 +46,68 @@ def test_converted_files_load_without_this_project(trained, run_script_here, tmp
     assert_same(model, trained)
 
 
-@pytest.mark.parametrize(
-    ("size", "ending", "warned"), [(32, "x.pth", True), (32, "x.safetensors", False), (224, "x.pth", False)]
-)
-def test_notes_that_a_form_cannot_hold_are_said(trained, run_script_here, tmp_path, capsys, size, ending, warned):
-    notes = usual_input(NAME) | {"image_shape": [3, size, size]}
-    save_weights(trained, tmp_path / "weights.safetensors", {"model": NAME, **notes})
-    run_script_here(convert_weights, model=NAME, input=tmp_path, output=tmp_path / ending)
-    warning = f"with {tmp_path / ending} give --image_shape 3 32 32 --resize_short_size 256 "
-    assert (warning in capsys.readouterr().err) == warned
+NOTES = usual_input(NAME) | {"image_shape": [3, 32, 32], "resize_short_size": 40}
+
+
+@pytest.mark.parametrize("ending", ["folder", "x.tar", "x.pdparams", "x.pth"])
+def test_notes_go_to_other_forms_and_back(ending, trained, run_script_here, tmp_path, capsys):
+    """--model and --class_dim are noted as well, and need not be given."""
+    save_weights(trained, tmp_path / "0.safetensors", {"model": NAME, "class_dim": 1000, **NOTES, CLASS_NAMES: ["a"]})
+    run_script_here(convert_weights, input=tmp_path / "0.safetensors", output=tmp_path / ending)
+    assert f"wrote {tmp_path / ending} and, of the training, {side_file(tmp_path / ending)}" in capsys.readouterr().out
+    assert read_input_notes(tmp_path / ending) == NOTES
+    run_script_here(convert_weights, input=tmp_path / ending, output=tmp_path / "1.safetensors")
+    with safe_open(tmp_path / "0.safetensors", "pt") as before, safe_open(tmp_path / "1.safetensors", "pt") as after:
+        assert before.metadata() == after.metadata()
+    model = fresh()
+    assert load_pretrained(model, tmp_path / "1.safetensors").ignored == 0
+    assert_same(model, trained)
+
+
+def test_notes_of_an_older_file_do_not_stay(run_script_here, tmp_path):
+    path = tmp_path / "x.safetensors"
+    side_file(path).write_text('{"model": "ResNet50"}')
+    run_script_here(convert_weights, model=NAME, input=PUBLISHED, output=path)
+    assert not side_file(path).exists()
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", "[" * 100_000, "\ud800"], ids=["list", "cut", "deep", "bytes"])
+def test_notes_that_cannot_be_read(content, tmp_path, capsys):
+    side_file(tmp_path / "x.pth").write_bytes(content.encode(errors="surrogatepass"))
+    (tmp_path / "x.pth").touch()
+    assert read_input_notes(tmp_path / "x.pth") == {}
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("names", [None, "PaddleClas", "fluid"])
+def test_pdparams_in_either_vocabulary(names, trained, run_script_here, tmp_path):
+    path = tmp_path / "x.pdparams"
+    run_script_here(convert_weights, model=NAME, input=PUBLISHED, output=path, **({"names": names} if names else {}))
+    arrays, others = read_pickle(path.read_bytes())
+    wanted = set(published_names(trained).values()) if names == "fluid" else set(paddleclas_names(trained).values())
+    assert (set(arrays), others) == (wanted, 0)
+    fc = arrays["fc7_weights" if names == "fluid" else "fc.weight"]
+    assert torch.equal(torch.from_numpy(fc.copy()).t(), trained.fc.weight), "[in, out]"
+    model = fresh()
+    load_pretrained(model, path)
+    assert_same(model, trained)
+    with open(path, "rb") as file:  # what PaddlePaddle does
+        assert set(pickle.load(file)) == wanted
+
+
+def test_what_is_missing_or_superfluous(run_script_here, tmp_path):
+    with pytest.raises(FlagError, match=r"--model is required: .* does not say which network it is of"):
+        run_script_here(convert_weights, input=PUBLISHED, output=tmp_path / "x.pth")
+    with pytest.raises(FlagError, match=r"--names is of --output=NAME.pdparams"):
+        run_script_here(convert_weights, model=NAME, input=PUBLISHED, output=tmp_path / "x.pth", names="fluid")
 
 
 def test_conversion_does_not_overwrite(run_script_here, tmp_path):
     (tmp_path / "full" / "x").mkdir(parents=True)
     with pytest.raises(UserError, match="full exists already"):
         run_script_here(convert_weights, model=NAME, input=PUBLISHED, output=tmp_path / "full")
-    with pytest.raises(FlagError, match=r"cannot write .pdparams"):
-        run_script_here(convert_weights, model=NAME, input=PUBLISHED, output=tmp_path / "x.pdparams")
+    with pytest.raises(FlagError, match=r"cannot write .pdopt"):
+        run_script_here(convert_weights, model=NAME, input=PUBLISHED, output=tmp_path / "x.pdopt")
 
 
 def test_fluid_cannot_say_another_dropout(run_script_here, tmp_path):

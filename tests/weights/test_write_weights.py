@@ -22,7 +22,7 @@ def test_names_with_slashes(tmp_path):
     assert_same(model, trained)
 
 
-@pytest.mark.parametrize("ending", [".pth", ".pt", ".PTH", ".safetensors", ".Tar", ".v2", ""])
+@pytest.mark.parametrize("ending", [".pth", ".pt", ".PTH", ".safetensors", ".pdparams", ".Tar", ".v2", ""])
 def test_what_is_written_is_read_again(ending, tmp_path):
     """With linear weights the right way round; nothing is left beside the file."""
     ours, path = fresh(), tmp_path / f"x{ending}"
@@ -34,7 +34,7 @@ def test_what_is_written_is_read_again(ending, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["x.gz", "x.tar.xz", "x.tar.bz2", "x.PDPARAMS", "x.ckpt", "x.caffemodel", "x.bin", "x.pkl", "x.onnx"]
+    "name", ["x.gz", "x.tar.xz", "x.tar.bz2", "x.PDOPT", "x.ckpt", "x.caffemodel", "x.bin", "x.pkl", "x.onnx"]
 )
 def test_kinds_that_are_only_read(name, tmp_path):
     with pytest.raises(FlagError, match=f"--output: cannot write {Path(name).suffix}: give"):

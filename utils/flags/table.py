@@ -146,13 +146,16 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "Epoch checkpoints to keep, the last written first, beside best_model and latest; 0: all."),
     ),
     "Network and solver": (
-        Flag("model", str, "ResNet50", (*TEI, *CONVERSION), "Network name.", required=CONVERSION),
+        Flag("model", str, "ResNet50", (*TEI, *CONVERSION),
+             "Network name. eval, infer, convert_weights: not given, the one that the weights note.",
+             required=("weights_aggregator",)),
         Flag("list_models", str, None, T,
              "Print the networks, or those whose names match a pattern such as 'ResNet*_vd', and end.", length="?"),
         Flag("total_images", positive_int, 1281167, T,
              "Number of training images, for the schedule, whose epochs have that over --batch_size steps, rounded up. "
              "Not given and the list is not ImageNet's: the images that an epoch trains on."),
-        Flag("class_dim", number(int, 2), 1000, (*TEI, *CONVERSION, "reader"), "Number of classes."),
+        Flag("class_dim", number(int, 2), 1000, (*TEI, *CONVERSION, "reader"),
+             "Number of classes. eval, infer, convert_weights: not given, the one that the weights note."),
         Flag("image_shape", positive_int, [3, 224, 224], (*TEIPRC, "convert_weights"),
              "Channels, height, width of the network's input. Not given: in eval and infer what train.py noted in the "
              "weights, else the network's own size; in predict what the export says.", length=3),
@@ -490,8 +493,8 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("input", str, None, CONVERSION, "Weights, of any kind that --pretrained_model takes elsewhere.",
              required=CONVERSION),
         Flag("output", str, None, (*CONVERSION, "convert_model"),
-             "What to write: NAME.pth or NAME.safetensors, or, for PaddlePaddle, NAME.tar or a folder of variables. "
-             "convert_model: a folder for an export of our own, or NAME.pt2 for torch.export.load.",
+             "What to write: NAME.pth or NAME.safetensors, or, for PaddlePaddle, NAME.pdparams, NAME.tar or a folder "
+             "of variables. convert_model: a folder for an export of our own, or NAME.pt2 for torch.export.load.",
              required=(*CONVERSION, "convert_model")),
         Flag("training_state", str, None, ("convert_weights",),
              "Write the whole training of --input, a checkpoint of train.py, for PaddlePaddle to go on with: --output "
@@ -500,6 +503,10 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("names_from", str, None, ("convert_weights",),
              "--training_state of a training that began here: one that PaddlePaddle saved of the same network, for the "
              "names that only its program knows."),
+        Flag("names", str, None, ("convert_weights",),
+             "--output=NAME.pdparams: whose names the tensors get, fluid's (1.x) or PaddleClas's (2 and later). "
+             "Not given: PaddleClas's, but for a form of a network that is fluid's alone.",
+             choices=("fluid", "PaddleClas")),
     ),
 }
 # fmt: on

@@ -21,6 +21,7 @@ from utils.formats.caffe import looks_like_caffe, read_caffemodel
 from utils.formats.paddle import Buffer, program_variables, read_variables
 from utils.formats.pickles import read_pickle
 from utils.weights.content import Weights, tensors_of
+from utils.weights.notes import SIDE_NOTES
 from utils.weights.programs import has_program, read_exported
 from utils.weights.torch_files import read_safetensors, read_torch
 
@@ -55,11 +56,14 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
 def _read_folder(path: Path) -> Weights:
     if (path / "weights.safetensors").is_file():
         return _read_file(path / "weights.safetensors")
+    for name in ("best_model", "latest"):
+        if (path / name / "weights.safetensors").is_file():
+            raise UserError(f"{path} holds the checkpoints of a run: give one of them, {path / name}")
     files: dict[str, Buffer] = {}
     for folder, _, names in os.walk(path):
         for name in names:
             file = Path(folder, name)
-            if file.is_file():
+            if file.is_file() and name != SIDE_NOTES:
                 files[file.relative_to(path).as_posix()] = read_file(file)
             if len(files) > MAX_FILES:
                 raise FormatError(f"holds more than {MAX_FILES} files: not a folder of weights")

@@ -20,7 +20,8 @@ from utils.errors import FlagError, FormatError, UserError
 from utils.flags.inputs import INPUT_FLAGS, check_short_size
 from utils.weights.files import read_weights
 from utils.weights.matching import fit_names
-from utils.weights.notes import read_input_notes
+from utils.weights.notes import read_input_notes, read_network_notes
+from utils.formats.published import is_published
 
 # Flags that only some networks have; the constructors take them under the same names.
 NETWORK_OPTIONS = ("padding_type", "use_se", "drop_connect_rate", "deploy")
@@ -199,6 +200,35 @@ def _student_options(args: argparse.Namespace, name: str, accepted: Mapping[str,
                 raise FlagError(f"--{option}: {name} has no such option: leave the flag out")
             options[option] = _strides(args.strides) if option == "strides" else getattr(args, option)
     return options
+
+
+def settle_network(args: argparse.Namespace, path: str) -> Mapping[str, Any]:
+    """Takes --model and --class_dim, where they were not given, from what weights say of their network; says so.
+
+    Args:
+        args: the flags; changed in place.
+        path: the weights.
+
+    Returns:
+        What the weights say.
+    """
+    noted = read_network_notes(path)
+    taken = {name: value for name, value in noted.items() if name not in args.given and value != getattr(args, name)}
+    vars(args).update(taken)
+    if taken:
+        log(f"not given, and therefore as noted in {path}: {', '.join(as_flags(taken))}")
+    return noted
+
+
+def note_unknown_input(args: argparse.Namespace, noted: Mapping[str, Any]) -> None:
+    """Says what input is assumed for --pretrained_model, if it is neither noted, nor given, nor published."""
+    if noted or "image_shape" in args.given or is_published(args.pretrained_model, args.class_dim):
+        return
+    shown = as_flags({name: getattr(args, name) for name in ("image_shape", "resize_short_size")})
+    log(
+        f"{args.pretrained_model} does not say what input it was trained with: assumed is that of {args.model}'s "
+        f"published weights, {' '.join(shown)} and the like"
+    )
 
 
 def build_model(args: argparse.Namespace, name: str | None = None) -> Network:

@@ -1,19 +1,29 @@
-"""What weights say about the training of their network: its input, and the names of its classes."""
+"""What weights say about the training of their network: its name and classes, its input, the names of the classes.
+
+.safetensors files have such notes in them. Beside other files that are written with notes there is FILE.notes.json, and
+in a folder of variables notes.json.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+import models
 from utils.console import warn
+from utils.files import write_text
 from utils.flags.inputs import INPUT_FLAGS, UNNOTED, ScaleError, checked_input
 
 # The note that has the names of the classes.
 CLASS_NAMES = "class_names"
+
+# Of files that cannot hold notes; such a file is no larger than this.
+SIDE_NOTES, LARGEST_NOTES = "notes.json", 1 << 24
 
 
 def read_input_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -41,6 +51,17 @@ def read_input_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
     return noted
 
 
+def read_network_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The network that weights are of, as far as their file says it: "model", its name, and "class_dim"."""
+    notes = _read(path)
+    found = {name: _value(notes[name]) for name in ("model", "class_dim") if name in notes}
+    if type(found.get("class_dim")) is not int or found["class_dim"] < 2:
+        found.pop("class_dim", None)
+    if not isinstance(found.get("model"), str) or found["model"] not in models.list_models():
+        found.pop("model", None)
+    return found
+
+
 def read_class_notes(path: str | os.PathLike[str]) -> list[str | None]:
     """The names of the classes that weights were trained with, which train.py notes in its files.
 
@@ -61,6 +82,8 @@ def read_class_notes(path: str | os.PathLike[str]) -> list[str | None]:
 def _read(path: str | os.PathLike[str]) -> dict[str, str]:
     """All notes in a file of weights, as text; none in one of another kind."""
     file = Path(path, "weights.safetensors") if os.path.isdir(path) else Path(path)
+    if side := _side_notes(path):
+        return side
     if not file.is_file():
         return {}
     try:
@@ -68,6 +91,37 @@ def _read(path: str | os.PathLike[str]) -> dict[str, str]:
             return content.metadata() or {}
     except (SafetensorError, ValueError, OSError):
         return {}  # of another kind, or damaged: whoever reads its tensors says so
+
+
+def side_file(path: str | os.PathLike[str]) -> Path:
+    """Where the notes of a file or folder are that cannot hold them."""
+    return Path(path, SIDE_NOTES) if os.path.isdir(path) else Path(f"{os.fspath(path)}.{SIDE_NOTES}")
+
+
+def write_side_notes(path: Path, notes: Mapping[str, Any]) -> None:
+    """Writes notes beside a file of weights, or into a folder of variables.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    write_text(side_file(path), json.dumps(notes, indent=1, ensure_ascii=False) + "\n", "--output")
+
+
+def _side_notes(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The notes beside a file of weights, as text; none if there are none."""
+    if not os.path.exists(path):
+        path = f"{os.fspath(path)}.pdparams"  # which may be left out
+    file = side_file(path)
+    try:
+        if not file.is_file() or file.stat().st_size > LARGEST_NOTES:
+            return {}
+        notes = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(notes, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError, RecursionError):
+        warn(f"{file} cannot be read as notes on {path}, and is not used")
+        return {}
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in notes.items()}
 
 
 def _value(note: str) -> Any:

@@ -14,20 +14,26 @@ import torch
 from safetensors.torch import save_file
 
 from models.layers import UPSCALE_IN_TRAIN, Dropout
-from models.names import published_names
+from models.names import paddleclas_names, published_names
 from models.network import Network
 from utils.errors import FlagError, UserError
 from utils.files import written_whole
 from utils.formats.paddle import variable_header, write_variable
-from utils.weights.matching import linear_weights
+from utils.formats.pickles import write_pickle
+from utils.weights.matching import COUNTER, linear_weights
+from utils.weights.notes import side_file, write_side_notes
 
 TORCH_SUFFIXES = (".pth", ".pt", ".safetensors")
+PDPARAMS = ".pdparams"
+
+# Whose names the tensors of a .pdparams file have.
+FLUID, PADDLECLAS = "fluid", "PaddleClas"
 
 # Endings that a folder of variables is not called by: of files that are only read, here or elsewhere.
 _READ_ONLY_SUFFIXES = frozenset(
     (
         *(".gz", ".bz2", ".xz", ".tgz", ".tbz", ".tbz2", ".txz", ".zip", ".7z", ".zst"),
-        *(".pdparams", ".pdopt", ".pdmodel", ".pdiparams", ".params", ".caffemodel", ".prototxt"),
+        *(".pdopt", ".pdmodel", ".pdiparams", ".params", ".caffemodel", ".prototxt"),
         *(".ckpt", ".bin", ".pkl", ".pickle", ".onnx", ".npy", ".npz", ".h5", ".hdf5", ".msgpack", ".json"),
     )
 )
@@ -46,8 +52,8 @@ def check_output(output: Path) -> None:
         UserError: it is a folder that holds something already, or is in the way of one.
     """
     if suffix(output) in _READ_ONLY_SUFFIXES:
-        raise FlagError(f"--output: cannot write {output.suffix}: give .pth, .safetensors, .tar or a folder")
-    if suffix(output) in (*TORCH_SUFFIXES, ".tar"):
+        raise FlagError(f"--output: cannot write {output.suffix}: give .pth, .safetensors, .pdparams, .tar or a folder")
+    if suffix(output) in (*TORCH_SUFFIXES, PDPARAMS, ".tar"):
         if output.is_dir():
             raise UserError(f"--output: {output} is a folder: give the name of a file")
     elif output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -55,12 +61,19 @@ def check_output(output: Path) -> None:
 
 
 def write_weights(
-    model: Network, output: Path, name: str, class_dim: int, more_notes: Mapping[str, Any] | None = None
+    model: Network,
+    output: Path,
+    name: str,
+    class_dim: int,
+    more_notes: Mapping[str, Any] | None = None,
+    names: str | None = None,
 ) -> None:
-    """Writes `model` to a .pth, .pt or .safetensors file, a fluid .tar, or, for any other name, a fluid folder.
+    """Writes `model` to a .pth, .pt, .safetensors or .pdparams file, a fluid .tar, or else a fluid folder.
 
     Args:
-        name, class_dim, more_notes: of the network, noted in a .safetensors file; see `utils.weights.notes`.
+        name, class_dim, more_notes: of the network, noted in a .safetensors file, and beside others where there is more
+            to note than the network; see `utils.weights.notes`.
+        names: in a .pdparams file, fluid or PaddleClas: those that the tensors have; None: see `usual_names`.
 
     Raises:
         UserError: it cannot be written, or PaddlePaddle has no such network.
@@ -70,10 +83,33 @@ def write_weights(
             torch.save(model.state_dict(), temporary)
         elif suffix(output) == ".safetensors":
             save_weights(model, temporary, {"model": name, "class_dim": class_dim, **(more_notes or {})})
+        elif suffix(output) == PDPARAMS:
+            of_fluid = (names or usual_names(model)) == FLUID
+            with open(temporary, "wb") as file:
+                write_pickle(fluid_variables(model) if of_fluid else paddleclas_arrays(model), file)
         elif suffix(output) == ".tar":
             write_tar(fluid_variables(model), temporary, output.stem)
         else:
             write_folder(fluid_variables(model), temporary)
+    if more_notes and suffix(output) != ".safetensors":
+        write_side_notes(output, {"model": name, "class_dim": class_dim, **more_notes})
+    else:
+        side_file(output).unlink(missing_ok=True)  # of what was there before
+
+
+def usual_names(model: Network) -> str:
+    """Whose names a network's .pdparams has: PaddleClas publishes these, save for forms that are fluid's alone."""
+    return FLUID if model.published_by == FLUID else PADDLECLAS
+
+
+def paddleclas_arrays(model: Network) -> dict[str, np.ndarray]:
+    """The tensors of a network as PaddleClas has them: under its layers' names, linear weights as [in, out]."""
+    state, transposed = model.state_dict(), linear_weights(model)
+    return {
+        name: (state[key].t() if key in transposed else state[key]).numpy()
+        for key, name in paddleclas_names(model).items()
+        if not key.endswith(COUNTER)
+    }
 
 
 def fluid_variables(model: Network) -> dict[str, np.ndarray]:
