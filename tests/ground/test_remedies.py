@@ -58,6 +58,9 @@ NEVER_PRINTED = (
         "utils/evaluation/names.py utils/reading/class_names.py utils/reading/numbering.py",
         "class_map_path",
     ),
+    ("convert_weights", "utils/training/paddle_states.py", "checkpoint"),
+    # It runs in one process, whose memory is the machine's.
+    ("convert_weights", "utils/errors.py", "batch_size"),
     # infer.py loads no exports but those that it has just written.
     (
         "infer",

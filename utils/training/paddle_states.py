@@ -59,7 +59,7 @@ def find_original(path: Path, args: Flags, flag: str = "--checkpoint") -> Traini
 def _read_prefix(prefix: Path) -> TrainingState:
     for ending, has in ((".pdparams", "the network"), (".pdopt", "what the optimizer and the schedule remember")):
         if not file_of(prefix, ending).is_file():
-            remedy = f"; to start from weights alone give --pretrained_model={prefix}.pdparams"
+            remedy = f"; from the weights alone starts train.py --pretrained_model={prefix}.pdparams"
             raise FormatError(
                 f"{file_of(prefix, ending).name} is missing, which has {has}: put it beside the others"
                 + (remedy if ending == ".pdopt" else "")

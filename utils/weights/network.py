@@ -18,10 +18,10 @@ from models.network import Network
 from utils.console import log, warn
 from utils.errors import FlagError, FormatError, UserError
 from utils.flags.inputs import INPUT_FLAGS, check_short_size
+from utils.formats.published import is_published
 from utils.weights.files import read_weights
 from utils.weights.matching import fit_names
 from utils.weights.notes import read_input_notes, read_network_notes
-from utils.formats.published import is_published
 
 # Flags that only some networks have; the constructors take them under the same names.
 NETWORK_OPTIONS = ("padding_type", "use_se", "drop_connect_rate", "deploy")
