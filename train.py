@@ -39,7 +39,12 @@ from utils.reading.numbering import check_parts, classes_seen, known_names
 from utils.reading.to_device import copies_of_first, to_device
 from utils.reading.transforms import normalize
 from utils.training import mixing
-from utils.training.build import build_train_step, check_train_flags, settle_total_images
+from utils.training.build import (
+    build_train_step,
+    check_train_flags,
+    settle_total_images,
+    settle_update_freq,
+)
 from utils.training.classes import settle_names
 from utils.training.loss import Targets
 from utils.training.run import Run
@@ -52,6 +57,7 @@ from utils.weights.network import build_model, explained_sizes, paddleclas_input
 
 def main() -> None:
     args = parse("train")
+    settle_update_freq(args)
     check_train_flags(args)
     weights = args.pretrained_model or (args.checkpoint if args.checkpoint != "auto" else None)
     resolve_input(args, weights and paddleclas_input(weights, args.model, args.pretrained_key))
@@ -79,7 +85,7 @@ def train(args: argparse.Namespace, device: torch.device, start: RunStart) -> in
     test_loader = val_loader(args, **shares, class_names=known) if args.validate else None
     if test_loader is not None:
         check_parts(loader.images, test_loader.images, args.data_dir)
-    settle_total_images(args, len(loader.images))
+    settle_total_images(args, loader.count)
     class_names = settle_names(args, loader.images, known, start.resumed)
     loaders = [loader] if test_loader is None else [loader, test_loader]
     data = " and ".join(loader.images.summary() for loader in loaders)

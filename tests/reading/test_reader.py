@@ -71,6 +71,20 @@ def test_the_images_left_over_make_a_smaller_batch(folder, workers):
     assert len(training(folder, 64, 0, drop_last=False)) == 1
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_come_again_with_other_crops(folder, workers):
+    """DeiT's: three times in a row, spread over the processes, in an epoch that is no longer."""
+    loader = training(folder, 4, workers, repeats=3)
+    batches = list(loader.epoch(1))
+    indices = torch.cat([batch.indices for batch in batches]).tolist()
+    assert len(loader) == 9 and len(indices) == 36
+    assert all(len({*indices[start : start + 3]}) == 1 for start in range(0, 36, 3)) and len({*indices}) == 12
+    assert torch.cat([batch.labels for batch in batches]).tolist() == [index % 3 for index in indices]
+    pixels = torch.cat([batch.images for batch in batches])
+    assert not torch.equal(pixels[0], pixels[1]) and not torch.equal(pixels[1], pixels[2])
+    assert contents(loader, 1, 3) == contents(loader, 1)[3:]
+
+
 def test_training_in_the_order_of_the_list(folder):
     loader = training(folder, shuffle=False)
     assert torch.cat([batch.indices for batch in loader.epoch(3)]).tolist() == list(range(32))

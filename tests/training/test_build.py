@@ -16,7 +16,13 @@ from models.layers import DropPath
 from utils.errors import FlagError
 from utils.flags import parse
 from utils.reading.build import eval_transform, train_transform
-from utils.training.build import build_schedule, build_train_step, check_train_flags, settle_total_images
+from utils.training.build import (
+    build_schedule,
+    build_train_step,
+    check_train_flags,
+    settle_total_images,
+    settle_update_freq,
+)
 from utils.training.journal import shown_rate
 from utils.weights.network import build_model, resolve_input
 
@@ -359,3 +365,10 @@ def test_epochs_that_are_validated():
     assert [epoch for epoch in range(8) if train.is_validated(args, epoch)] == [5, 7]
     args = parse("train", ["--num_epochs=3"])
     assert [epoch for epoch in range(3) if train.is_validated(args, epoch)] == [0, 1, 2]
+
+
+def test_batches_whose_gradients_are_averaged(capsys):
+    args = parse("train", ["--batch_size=32", "--update_freq=4", "--accumulate_steps=2"])
+    settle_update_freq(args)
+    assert (args.batch_size, args.accumulate_steps, args.update_freq) == (128, 8, 1)
+    assert "--update_freq 4: --batch_size=128 in --accumulate_steps=8 parts" in capsys.readouterr().out

@@ -318,6 +318,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("eval_topk", positive_int, 5, TE, "The second accuracy counts a hit among so many best classes."),
         Flag("drop_last", boolean, True, T,
              "Leave out the images at the end of an epoch that do not fill a batch; False: they make a smaller one."),
+        Flag("augment_repeats", number(int, 1, 100), 1, T,
+             "Repeated augmentation: each image comes so often, each time augmented otherwise, in an epoch of as many "
+             "images as before (of whole 256s), and so of fewer different ones."),
         Flag("shuffle", boolean, True, T, "Train in another order in each epoch; False: in that of the list."),
         Flag("use_fp16", boolean, False, TEIP,
              "Mixed precision: float32 weights, operations of the type --amp_dtype. predict, and eval with "
@@ -338,6 +341,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("fuse_elewise_add_act_ops", boolean, False, T,
              "Fuse operations: what PyTorch has for it is compilation, so this turns on --use_compile."),
         Flag("fuse_bn_act_ops", boolean, False, T, "The same as --fuse_elewise_add_act_ops here."),
+        Flag("update_freq", positive_int, 1, T,
+             "Batches whose gradients are averaged before a step: the same as --batch_size and --accumulate_steps "
+             "times that."),
         Flag("accumulate_steps", positive_int, 1, T,
              "Parts of a batch that go through the network one after the other, for batches that do not fit."),
         Flag("sync_bn", boolean, False, T, "Batch-norm statistics over the batches of all processes together."),

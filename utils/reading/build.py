@@ -114,8 +114,9 @@ def _pipeline(args: Namespace) -> type[Loader]:
 
 def train_loader(args: Namespace, seed: int, rank: int = 0, world_size: int = 1, pin_memory: bool = False) -> Loader:
     """The training loader that train.py's flags ask for."""
-    if args.use_dali and not args.drop_last:
-        raise FlagError("--drop_last=False is done by the readers of --use_dali=False: leave out one of them")
+    if args.use_dali and (not args.drop_last or args.augment_repeats > 1):
+        flag = "augment_repeats" if args.drop_last else "drop_last=False"
+        raise FlagError(f"--{flag} is done by the readers of --use_dali=False: leave out one of them")
     return _pipeline(args)(
         training_images(args),
         train_transform(args),
@@ -129,6 +130,7 @@ def train_loader(args: Namespace, seed: int, rank: int = 0, world_size: int = 1,
         pin_memory=pin_memory,
         drop_last=args.drop_last,
         shuffle=args.shuffle,
+        repeats=args.augment_repeats,
     )
 
 

@@ -65,6 +65,8 @@ class Loader:
         pin_memory: the batches are for a GPU.
         drop_last: training: leave out the images that do not fill a batch.
         shuffle: training: in an order that is drawn for each epoch, instead of the list's.
+        repeats: training: how often an image comes, with other random numbers, in an epoch that is no longer for it
+            (repeated augmentation, Hoffer et al., arXiv:1901.09335, as DeiT has it: of whole 256s of images).
 
     Attributes:
         unreadable: path -> reason of the unreadable images met so far in this process.
@@ -89,13 +91,10 @@ class Loader:
         pin_memory: bool = False,
         drop_last: bool = True,
         shuffle: bool = True,
+        repeats: int = 1,
     ) -> None:
         if not len(images):
             raise UserError("the list of images is empty")
-        if training and drop_last and len(images) < batch_size * world_size:
-            raise UserError(
-                f"--batch_size {batch_size * world_size} is larger than the {len(images)} training images: lower it"
-            )
         self.images = images
         self.transform = transform
         self.batch_size = batch_size
@@ -108,14 +107,25 @@ class Loader:
         self.pin_memory = pin_memory and torch.cuda.is_available()
         self.drop_last = drop_last
         self.shuffle = shuffle
+        self.repeats = repeats
         self.unreadable: dict[str, str] = {}
         self.damaged: dict[str, str] = {}
         self.contents: dict[str, Content] = {}
+        if training and drop_last and self.count < batch_size * world_size:
+            raise UserError(
+                f"--batch_size {batch_size * world_size} is larger than the {self.count} training images: lower it"
+            )
+
+    @property
+    def count(self) -> int:
+        """Images of an epoch, over all processes."""
+        images = len(self.images)
+        return images // 256 * 256 or images if self.training and self.repeats > 1 else images
 
     def __len__(self) -> int:
         """Steps per epoch in this process."""
         if self.training:
-            steps, rest = divmod(len(self.images), self.batch_size * self.world_size)
+            steps, rest = divmod(self.count, self.batch_size * self.world_size)
             return steps + bool(rest and not self.drop_last)
         return -(-len(range(self.rank, len(self.images), self.world_size)) // self.batch_size)
 
@@ -133,9 +143,9 @@ class Loader:
 
     def _steps(self, epoch: int, start_step: int) -> Iterator[np.ndarray]:
         """The images of each step of this process, int (batch_size,) or, at the end of an epoch, fewer."""
-        count = len(self.images)
+        count = self.count
         if self.training:
-            order = self.images.shuffled(self.seed, epoch) if self.shuffle else np.arange(count)
+            order = self._order(epoch)
             full = count - count % (self.world_size * self.batch_size)
             rest = order[full:] if not self.drop_last else order[:0]
             rest = np.concatenate((rest, np.resize(order, -len(rest) % self.world_size)))
@@ -145,6 +155,16 @@ class Loader:
             order = np.arange(self.rank, count, self.world_size)
         for step in range(start_step, len(self)):
             yield order[step * self.batch_size : (step + 1) * self.batch_size]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """The images of a training epoch, as `Job.indices` has them. Those that come again follow each other, so that
+        the processes get them at the same time."""
+        images = len(self.images)
+        order = self.images.shuffled(self.seed, epoch) if self.shuffle else np.arange(images)
+        if self.repeats == 1:
+            return order
+        again = images * np.arange(self.repeats)
+        return (order.astype(np.int64)[:, None] + again).reshape(-1)[: self.count]
 
     def _batch(self, images: torch.Tensor, indices: np.ndarray) -> Batch:
         labels = torch.from_numpy(self.images.labels[indices].astype(np.int64))

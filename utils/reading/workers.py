@@ -85,7 +85,8 @@ class Job:
 
     Attributes:
         slots: uint8 (slots, batch, height, width, 3), the batches being made.
-        indices: int64 (slots, batch): the images wanted, and when the rows are done those that are there (-1: none).
+        indices: int64 (slots, batch): the images wanted, plus the length of the list for each time that one comes
+            again, with other random numbers; and when the rows are done those that are there (-1: none).
         generation: int64 (1,): tasks of another generation belong to an epoch that was given up, and are skipped.
     """
 
@@ -106,7 +107,8 @@ class Job:
         with LISTENING:
             for row in range(start, stop):
                 wanted = int(self.indices.array[slot, row])
-                index, pixels = self._readable(wanted, self.random.of_image(epoch, wanted), report, look)
+                rng = self.random.of_image(epoch, wanted)
+                index, pixels = self._readable(wanted % len(self.images), rng, report, look)
                 self.indices.array[slot, row] = index
                 if pixels is not None:
                     self.slots.array[slot, row] = pixels

@@ -121,6 +121,18 @@ def _compiles(args: argparse.Namespace) -> bool:
     return args.use_compile or args.fuse_elewise_add_act_ops or args.fuse_bn_act_ops
 
 
+def settle_update_freq(args: argparse.Namespace) -> None:
+    """Turns --update_freq into the larger batches, in parts, that it means."""
+    if args.update_freq > 1:
+        args.batch_size *= args.update_freq
+        args.accumulate_steps *= args.update_freq
+        log(
+            f"--update_freq {args.update_freq}: --batch_size={args.batch_size} in "
+            f"--accumulate_steps={args.accumulate_steps} parts"
+        )
+        args.update_freq = 1
+
+
 def settle_total_images(args: argparse.Namespace, images: int) -> None:
     """Settles --total_images, on which the schedule depends, if it was not given and the list is not ImageNet's.
 
