@@ -35,7 +35,7 @@ def write_text(path: Path, text: str, flag: str) -> None:
         UserError: naming `flag`, if it cannot be written.
     """
     with written_whole(path, flag) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")  # names of files in no encoding
 
 
 def check_can_write(path: Path, flag: str) -> None:

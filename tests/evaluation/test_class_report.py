@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 
 import pytest
 import torch
@@ -85,6 +86,14 @@ def test_the_matrix_as_numbers(names, heads, tmp_path):
     content = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
     assert content["confusion"] == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
     assert content["names"] == [*names, *[None] * (3 - len(names))]
+
+
+def test_names_in_no_encoding_are_written_as_they_are(tmp_path):
+    """Those of class folders may be any bytes."""
+    write_class_table(tmp_path / "x.csv", meter_of_three(), [os.fsdecode(b"caf\xe9")])
+    assert b"0,caf\xe9,2,1,1" in (tmp_path / "x.csv").read_bytes()
+    write_class_table(tmp_path / "x.json", meter_of_three(), [os.fsdecode(b"caf\xe9")])
+    assert json.loads((tmp_path / "x.json").read_text(errors="surrogateescape"))[0]["name"] == os.fsdecode(b"caf\xe9")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".PDF"])
