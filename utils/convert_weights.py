@@ -91,7 +91,7 @@ def convert_training(args: Flags, output: Path) -> None:
     find_checkpoint(str(checkpoint), checkpoint)  # which looks whether it is damaged
     like = None
     if args.names_from:
-        like = find_original(Path(args.names_from), args, "--names_from")
+        like = find_original(Path(args.names_from), args.model, args.class_dim, "--names_from")
         if like is None:
             raise UserError(f"--names_from: {args.names_from} is no training state of PaddlePaddle's")
     write_original(checkpoint, build_model(args), args.training_state, output, like)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from models.layers import ConvBNAct, linear
 from models.network import Network
 from utils.formats.archives import decompress, tar_members
 from utils.training.ema import ExponentialMovingAverage
-from utils.training.from_paddle import Place, find_place, restore_networks, restore_step
+from utils.training.from_paddle import Place, take_up
 from utils.training.loss import Targets
 from utils.training.optimizer import build_optimizer
 from utils.training.paddle_states import find_original
@@ -90,13 +89,10 @@ def build(strategy: str, optimizer: str | None, average: bool, class_dim: int = 
 
 def resume(step: TrainStep, path: Path, start_epoch: int | None = None, steps_per_epoch: int = PER_EPOCH) -> Place:
     """Takes up a state, as train.py does."""
-    state = find_original(path, SimpleNamespace(model="", class_dim=6))
+    state = find_original(path, "Tiny", 6)
     assert state is not None
-    names = restore_networks(step, state)
     average_biased_variance(step.model)
-    place = find_place(state, start_epoch, steps_per_epoch)
-    restore_step(step, state, names, place)
-    return place
+    return take_up(step, state, steps_per_epoch, start_epoch)
 
 
 def batch(number: int) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,6 @@ import os
 import pickle
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -158,6 +157,7 @@ def paddleclas(name: str, epoch: int | None, counter: int | None) -> TrainingSta
         (paddleclas("latest", 5, 5), None, Place(5, 0, 50), ""),  # a schedule by epochs
         (paddleclas("epoch_5", None, 50), None, Place(5, 0, 50), ""),
         (paddleclas("latest", None, 50), None, Place(5, 0, 50), ""),
+        (paddleclas("4/ppcls", None, 50), None, Place(5, 0, 50), ""),  # as PaddleClas 2.0 named them
         (paddleclas("epoch_3", 5, 50), None, Place(5, 0, 50), ""),
         (paddleclas("epoch_5", 5, 60), None, Place(5, 0, 50), "taken are the epochs"),
         (paddleclas("epoch_5", 5, 50), 0, Place(0, 0, 0), "--start_epoch says epoch 0, .pdstates epoch 5"),
@@ -172,7 +172,7 @@ def test_where_it_stands(state, start_epoch, place, line, capsys):
 
 
 def test_adam_without_a_counter_tells_its_steps(unpacked):
-    state = find_original(unpacked / "adam" / "1", SimpleNamespace(model="", class_dim=6))
+    state = find_original(unpacked / "adam" / "1")
     assert state.counter is None
     state.path = "output/best_model"
     assert find_place(state, None, 3) == Place(1, 1, 4)
@@ -220,6 +220,11 @@ def test_of_another_network(states):
     combined = states / "momentum_combined" / "1" / "params"
     combined.write_bytes(combined.read_bytes() + (states / "momentum" / "1" / "fc_offset").read_bytes())
     assert "holds 14 variables without names, which are no training of" in refused(combined)
+
+
+def test_a_combined_file_of_which_nothing_is_known(unpacked):
+    with pytest.raises(UserError, match="holds 13 variables without names: put its program beside it"):
+        find_original(unpacked / "momentum_combined" / "1" / "params")
 
 
 def path_of(states: Path, case: str) -> Path:
@@ -320,13 +325,12 @@ def test_a_damaged_variable(states):
 
 def test_what_is_no_training(states, tmp_path):
     """Weights alone, a checkpoint of ours and nothing at all are for others to tell."""
-    flags = SimpleNamespace(model="", class_dim=6)
     folder = states / "momentum" / "1"
     for path in [*folder.glob("*_velocity_0"), folder / COUNTER]:
         path.unlink()
-    assert find_original(folder, flags) is None
+    assert find_original(folder) is None
     assert read_variable((folder / "fc_offset").read_bytes())[0].shape == (6,)
-    assert find_original(tmp_path / "nothing", flags) is None
+    assert find_original(tmp_path / "nothing") is None
     (tmp_path / "ours" / "latest").mkdir(parents=True)
     (tmp_path / "ours" / "latest" / "manifest.json").write_text("{}")
-    assert find_original(tmp_path / "ours", flags) is None
+    assert find_original(tmp_path / "ours") is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ def checkpoint(step, folder: Path, **position: Any) -> Path:
 
 
 def write_back(saved: Path, form: str, output: Path, like: Path | None = None) -> Path:
-    example = find_original(like, SimpleNamespace(model="", class_dim=6)) if like else None
+    example = find_original(like) if like else None
     write_original(saved, training_states.Tiny(), form, output, example)
     return output
 

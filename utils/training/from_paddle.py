@@ -60,7 +60,29 @@ class Place:
     ahead: int = 0
 
 
-def restore_networks(step: TrainStep, state: TrainingState) -> dict[str, str]:
+def take_up(step: TrainStep, state: TrainingState, steps_per_epoch: int, start_epoch: int | None = None) -> Place:
+    """Goes on with a training of PaddlePaddle's. (Its batch-norms are as they are: `average_biased_variance`.)
+
+    Args:
+        step: what trains the network, with the optimizer, the schedule and, if it is to be kept, the average of the
+            training.
+        state: of the training, as `utils.training.paddle_states.find_original` reads it.
+        steps_per_epoch: of the list here.
+        start_epoch: the epoch to go on with; None: what the state tells.
+
+    Returns:
+        The step to do next.
+
+    Raises:
+        UserError: the state does not fit, or makes no sense.
+    """
+    names = _restore_networks(step, state)
+    place = find_place(state, start_epoch, steps_per_epoch)
+    _restore_step(step, state, names, place)
+    return place
+
+
+def _restore_networks(step: TrainStep, state: TrainingState) -> dict[str, str]:
     """Gives the network, and its average, their tensors: one process has the others take its own.
 
     Returns:
@@ -102,7 +124,7 @@ def _load(model: Network, arrays: dict[str, np.ndarray], state: TrainingState) -
     return fit.names
 
 
-def restore_step(step: TrainStep, state: TrainingState, names: dict[str, str], place: Place) -> None:
+def _restore_step(step: TrainStep, state: TrainingState, names: dict[str, str], place: Place) -> None:
     """Gives the optimizer its memory, and the schedule and the average their place.
 
     Args:
@@ -118,7 +140,7 @@ def restore_step(step: TrainStep, state: TrainingState, names: dict[str, str], p
     training |= {"step": place.step, "shift": place.ahead, "ema_step": place.step + place.ahead}
     training["ema_ramps"] = state.form == "fluid"
     training["origin"] = origin_of(state)
-    training["optimizer"] |= {"state": optimizer_memory(step, state, names, place.step + place.ahead)}
+    training["optimizer"] |= {"state": _optimizer_memory(step, state, names, place.step + place.ahead)}
     if step.scaling and "loss_scaling" in state.scaling:
         good_steps = int(state.scaling.get("num_good_steps", 0))
         training["scaler"] |= {"scale": state.scaling["loss_scaling"], "_growth_tracker": good_steps}
@@ -139,7 +161,7 @@ def origin_of(state: TrainingState) -> dict[str, Any]:
     }
 
 
-def optimizer_memory(
+def _optimizer_memory(
     step: TrainStep, state: TrainingState, names: dict[str, str], steps_done: int
 ) -> dict[int, dict[str, Tensor]]:
     """What the optimizer remembers, as its state dict has it: number of the parameter -> name -> values."""

@@ -13,7 +13,6 @@ import torch
 import models
 from models.names import published_names
 from utils.errors import FormatError, UserError, one_line
-from utils.flags import Flags
 from utils.formats.training_states import COUNTER, EMA_RATE, TrainingState, file_of, fluid_state, read_prefix
 from utils.training.checkpoint import MANIFEST
 from utils.weights import read_weights
@@ -29,12 +28,14 @@ _KINDS = (
 )
 
 
-def find_original(path: Path, args: Flags, flag: str = "--checkpoint") -> TrainingState | None:
+def find_original(
+    path: Path, model: str | None = None, class_dim: int = 1000, flag: str = "--checkpoint"
+) -> TrainingState | None:
     """The training state of PaddlePaddle at a path: a folder, a combined file, or a prefix.
 
     Args:
         path: where it is; one of a prefix's files will do.
-        args: --model and --class_dim say what a combined file without its program holds.
+        model, class_dim: the network's name and classes, which say what a combined file without its program holds.
         flag: that named the path.
 
     Returns:
@@ -47,9 +48,10 @@ def find_original(path: Path, args: Flags, flag: str = "--checkpoint") -> Traini
     try:
         if any(file_of(prefix, ending).is_file() for ending in ENDINGS):
             return _read_prefix(prefix)
-        if path.is_dir() and not any(path.glob(f"**/{MANIFEST}")):
-            return _read_folder(path, args)
-        return _read_variables(path, args) if path.is_file() else None
+        ours = (path / MANIFEST).exists() or any(path.glob(f"*/{MANIFEST}"))
+        if path.is_dir() and not ours:
+            return _read_folder(path, model, class_dim)
+        return _read_variables(path, model, class_dim) if path.is_file() else None
     except FormatError as error:
         raise UserError(f"{flag}: {path}: {one_line(error)}") from None
     except OSError as error:
@@ -67,7 +69,7 @@ def _read_prefix(prefix: Path) -> TrainingState:
     return read_prefix(prefix)
 
 
-def _read_folder(path: Path, args: Flags) -> TrainingState | None:
+def _read_folder(path: Path, model: str | None, class_dim: int) -> TrainingState | None:
     prefixes = sorted(file.with_suffix("") for file in path.glob("*.pdopt"))
     if len(prefixes) == 1 and path.name.isdecimal():  # an epoch of fluid.save
         return _read_prefix(prefixes[0])
@@ -75,10 +77,10 @@ def _read_folder(path: Path, args: Flags) -> TrainingState | None:
         raise FormatError(
             f"holds {len(prefixes)} states of PaddlePaddle: give one of them, without its ending, such as {prefixes[0]}"
         )
-    return _read_variables(path, args)
+    return _read_variables(path, model, class_dim)
 
 
-def _read_variables(path: Path, args: Flags) -> TrainingState | None:
+def _read_variables(path: Path, model: str | None, class_dim: int) -> TrainingState | None:
     """A folder of variables, or a combined file of them; None if it is something else, or of weights alone."""
     try:
         weights = read_weights(path)
@@ -88,7 +90,7 @@ def _read_variables(path: Path, args: Flags) -> TrainingState | None:
         return None
     arrays = {name: tensor.numpy() for name, tensor in weights.tensors.items()}
     if weights.unnamed:
-        arrays = name_in_order([tensor.numpy() for tensor in weights.unnamed], args)
+        arrays = name_in_order([tensor.numpy() for tensor in weights.unnamed], model, class_dim)
     state = fluid_state(arrays, str(path))
     if not state.memory and state.counter is None:
         return None
@@ -98,18 +100,20 @@ def _read_variables(path: Path, args: Flags) -> TrainingState | None:
     return state
 
 
-def name_in_order(arrays: Sequence[np.ndarray], args: Flags) -> dict[str, np.ndarray]:
+def name_in_order(arrays: Sequence[np.ndarray], name: str | None, class_dim: int) -> dict[str, np.ndarray]:
     """Names the variables of a combined file without its program: they are in the order of their sorted names.
 
     Args:
-        arrays: those of the network --model, of --class_dim classes, with what any optimizer here adds to them.
-        args: the flags that say so.
+        arrays: those of a network, with what any optimizer here adds to them.
+        name, class_dim: of the network.
 
     Raises:
         FormatError: they are none of these.
     """
+    if name is None:
+        raise FormatError(f"holds {len(arrays)} variables without names: put its program beside it, as __model__")
     with torch.device("meta"):
-        model = models.build(args.model, class_dim=args.class_dim)
+        model = models.build(name, class_dim=class_dim)
     state, transposed = model.state_dict(), linear_weights(model)
     try:
         names = published_names(model)
@@ -126,8 +130,8 @@ def name_in_order(arrays: Sequence[np.ndarray], args: Flags) -> dict[str, np.nda
             if all(named[name].shape == shape for name, shape in expected.items()):
                 return named
     raise FormatError(
-        f"holds {len(arrays)} variables without names, which are no training of --model={args.model} with "
-        f"--class_dim={args.class_dim}: put the program beside it, as model or __model__, or give the right ones"
+        f"holds {len(arrays)} variables without names, which are no training of --model={name} with "
+        f"--class_dim={class_dim}: put the program beside it, as model or __model__, or give the right ones"
     )
 
 
@@ -148,10 +152,9 @@ def finished_epochs(state: TrainingState) -> tuple[int, str] | None:
     if state.epoch is not None:
         return state.epoch, ".pdstates"
     path = Path(state.path)
-    if state.form == "PaddleClas":
-        number = re.fullmatch(r"epoch_(\d{1,6})", path.name)
-        return (int(number[1]), "its name") if number else None
+    if number := re.fullmatch(r"epoch_(\d{1,6})", path.name):
+        return int(number[1]), "its name"
     for name in (path.name, path.parent.name if not path.is_dir() else ""):
-        if re.fullmatch(r"\d{1,6}", name):  # fluid counts epochs from 0
+        if re.fullmatch(r"\d{1,6}", name):  # fluid, and PaddleClas 2.0, count epochs from 0
             return int(name) + 1, "the folder's name"
     return None

@@ -28,7 +28,7 @@ from utils.training.checkpoint import (
     read_state,
 )
 from utils.training.curves import Curves
-from utils.training.from_paddle import find_place, restore_networks, restore_step
+from utils.training.from_paddle import take_up
 from utils.training.paddle_states import find_original
 from utils.training.record import as_markdown, describe_run, note_changed_flags, write_record
 from utils.training.running_variance import BIASED, UNBIASED, average_biased_variance
@@ -126,10 +126,9 @@ class RunStart:
 
     def _restore_original(self, step: TrainStep, original: TrainingState, images: int) -> None:
         """Takes up a training of PaddlePaddle's."""
-        names = restore_networks(step, original)
+        steps_per_epoch = max(images // self.args.batch_size, 1)
+        place = take_up(step, original, steps_per_epoch, self.args.start_epoch)
         self._settle_variance(step, BIASED)
-        place = find_place(original, self.args.start_epoch, max(images // self.args.batch_size, 1))
-        restore_step(step, original, names, place)
         position = self.position
         position.epoch, position.step_in_epoch = place.epoch, place.step_in_epoch
         log(
@@ -197,7 +196,8 @@ def find_resumed(args: Flags, path: Path) -> dict[str, Any] | None:
     """
     if not args.checkpoint:
         return None
-    if args.checkpoint != "auto" and (original := find_original(Path(args.checkpoint), args)) is not None:
+    named = None if args.checkpoint == "auto" else Path(args.checkpoint)
+    if named and (original := find_original(named, args.model, args.class_dim)):
         position = Position(args.batch_size)
         return {"folder": Path(original.path), "position": position, "training": None, "original": original}
     folder = find_checkpoint(args.checkpoint, path)
