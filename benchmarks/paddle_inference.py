@@ -1,0 +1,115 @@
+"""How fast exported programs of PaddlePaddle are here, beside Paddle Inference and the engines of others.
+
+    python benchmarks/paddle_inference.py --model_file=ResNet50/inference.pdmodel,PPLCNet_x1_0/inference.json
+    python benchmarks/paddle_inference.py --model_file=ResNet50/model --paddle_python=paddle3/bin/python --threads=1
+
+From normalized images in memory to probabilities. Every contestant has a process of its own, and all but the one whose
+turn it is are stopped; each one's best time counts.
+
+    predict.py      the program, as predict.py --model_file=PROGRAM runs it
+    onnxruntime     what utils/convert_model.py --inference_format=onnx makes of it, in ONNX Runtime
+    openvino        the same in OpenVINO
+    paddle          the program in Paddle Inference, with oneDNN in float32
+    paddle, plain   the same without oneDNN
+
+PaddlePaddle 3 is wanted under --paddle_python, which may be another Python than this one. What is not installed is left
+out, with a line that says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from turns.race import Contestant, race
+
+from utils.deploy.export import export_program, test_images, write_export
+from utils.deploy.paddle_model import PaddleModel, read_paddle
+from utils.errors import UserError, run_script
+from utils.flags.line_parser import LineParser
+
+TURNS = Path(__file__).resolve().parent / "turns"
+
+
+def parameters_beside(program: Path) -> Path:
+    """The file of weights of a program, by the names that PaddlePaddle gives them.
+
+    Raises:
+        UserError: there is none.
+    """
+    for name in (f"{program.stem}.pdiparams", "params", "__params__"):
+        if (path := program.with_name(name)).is_file():
+            return path
+    raise UserError(f"--model_file {program}: there is no {program.stem}.pdiparams or params beside it")
+
+
+def write_onnx(model: PaddleModel, folder: Path) -> Path:
+    """Writes the ONNX model that utils/convert_model.py makes of a program."""
+    module, images = model.module(), test_images(model.description.image_shape)
+    with torch.inference_mode():
+        expected = module(images)
+    program = export_program(module, images)
+    return write_export(program, images, expected, model.description, folder, "onnx", "--model_file")
+
+
+def start(program: Path, onnx: Path | None, size: int, batch_size: int, args: argparse.Namespace) -> list[Contestant]:
+    """Starts all contestants for a program; says who cannot take part."""
+    numbers = [str(number) for number in (batch_size, size, args.threads)]
+    environment = {"OMP_NUM_THREADS": str(args.threads)}
+    ours = [sys.executable, str(TURNS / "exported_contestant.py")]
+    commands = {"predict.py": [*ours, str(program), "auto", *numbers, args.precision]}
+    for engine in ("onnxruntime", "openvino"):
+        if onnx is not None and importlib.util.find_spec(engine) is not None:
+            commands[engine] = [*ours, str(onnx), engine, *numbers, args.precision]
+    if args.precision == "float32":
+        theirs = [
+            args.paddle_python,
+            str(TURNS / "paddle_contestant.py"),
+            str(program),
+            str(parameters_beside(program)),
+        ]
+        commands |= {"paddle": [*theirs, *numbers, "1"], "paddle, plain": [*theirs, *numbers, "0"]}
+    contestants = []
+    for name, command in commands.items():
+        contestant = Contestant(name, command, environment)
+        if contestant.error is None:
+            contestants.append(contestant)
+        else:
+            print(f"  {name:<15} left out: {contestant.error}")
+    return contestants
+
+
+def main() -> None:
+    parser = LineParser(__doc__)
+    parser.add_argument("--model_file", type=lambda text: text.split(","), required=True, help="programs")
+    parser.add_argument("--paddle_python", default=sys.executable, help="a Python that has PaddlePaddle 3")
+    parser.add_argument("--batch_size", type=lambda text: [int(size) for size in text.split(",")], default=[1, 8])
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of a turn")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    args = parser.parse_args()
+    settings = f"PyTorch {torch.__version__}, {args.threads} threads, {args.precision}"
+    print(f"{settings}; images per second (milliseconds a batch)")
+    for file in map(Path, args.model_file):
+        model = read_paddle(str(file), None, {})
+        size = model.description.image_shape[-1]
+        with tempfile.TemporaryDirectory() as folder:
+            has_onnx = importlib.util.find_spec("onnxscript") and importlib.util.find_spec("onnxruntime")
+            onnx = write_onnx(model, Path(folder)) if has_onnx else None
+            for batch_size in args.batch_size:
+                print(f"\n{file}, batch size {batch_size}")
+                best = race(start(file, onnx, size, batch_size, args), args.rounds, args.seconds)
+                for name, seconds in sorted(best.items(), key=lambda item: item[1]):
+                    print(f"  {name:<15} {batch_size / seconds:8.1f} ({seconds * 1000:.1f})", flush=True)
+
+
+if __name__ == "__main__":
+    run_script(main)

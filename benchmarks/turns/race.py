@@ -1,0 +1,98 @@
+"""Contestants in processes of their own, of which all but one are stopped: what one leaves running slows no other.
+
+Threads of an engine may spin on after it has answered, waiting for its next call. With all contestants in one process
+whoever has the next turn pays for that. This module needs Python's standard library only, so that a contestant may run
+under another Python.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import IO
+
+
+class Contestant:
+    """A process that runs `serve`, stopped between its turns.
+
+    Attributes:
+        name: of it.
+        error: the last line that it wrote to stderr, if it could not start.
+    """
+
+    def __init__(self, name: str, command: list[str], environment: dict[str, str] | None = None) -> None:
+        """Starts it and waits until it has loaded its network."""
+        self.name = name
+        self.error: str | None = None
+        self._process = subprocess.Popen(
+            command,
+            text=True,
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        if "ready\n" in _stream(self._process.stdout):  # after what it says while it loads
+            self._process.send_signal(signal.SIGSTOP)
+        else:
+            lines = _stream(self._process.stderr).read().strip().splitlines()
+            self.error = lines[-1] if lines else f"exit code {self._process.wait()}"
+
+    def turn(self, seconds: float) -> float:
+        """Lets it run for so long, at least once; returns its best time, in seconds."""
+        self._process.send_signal(signal.SIGCONT)
+        print(seconds, file=self._process.stdin, flush=True)
+        best = float(_stream(self._process.stdout).readline())
+        self._process.send_signal(signal.SIGSTOP)
+        return best
+
+    def close(self) -> None:
+        """Ends it."""
+        self._process.kill()
+        self._process.communicate()
+
+
+def race(contestants: list[Contestant], rounds: int, seconds: float) -> dict[str, float]:
+    """The best time of each, in seconds: whatever else the machine does can only make a run slower.
+
+    Args:
+        contestants: those that started; they are ended.
+        rounds: turns of each, and one before them to warm up.
+        seconds: length of a turn.
+    """
+    best = {contestant.name: float("inf") for contestant in contestants}
+    try:
+        for number in range(rounds + 1):
+            for contestant in contestants:
+                taken = contestant.turn(seconds)
+                if number:
+                    best[contestant.name] = min(best[contestant.name], taken)
+    finally:
+        for contestant in contestants:
+            contestant.close()
+    return best
+
+
+def serve(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> None:
+    """A contestant's part: for every line with a number of seconds calls `run` for so long, and answers with the best
+    time of a call."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what engines print is no answer
+    run()
+    print("ready", file=answers, flush=True)
+    for line in sys.stdin:
+        end, best = time.perf_counter() + float(line), float("inf")
+        while best == float("inf") or time.perf_counter() < end:
+            start = clock()
+            run()
+            best = min(best, clock() - start)
+        print(best, file=answers, flush=True)
+
+
+def _stream(stream: IO[str] | None) -> IO[str]:
+    assert stream is not None
+    return stream
