@@ -27,6 +27,7 @@ import models
 from benchmarks.pictures import write_pictures
 from utils.devices import keep_freed_memory, place
 from utils.evaluation.crops import AverageOverCrops
+from utils.flags import parse
 from utils.flags.line_parser import LineParser
 from utils.reading.build import crop_loader
 from utils.reading.to_device import to_device
@@ -66,15 +67,16 @@ def make_data_set(folder: str) -> str:
 def measure(args: argparse.Namespace) -> dict[str, list[float]]:
     """Crops per second of each way, in each round."""
     about = models.input_config(args.model)
-    args.class_dim, args.crop_num, args.reader_buf_size = 1000, CROPS, 8192
-    args.given = frozenset()
-    vars(args).update(usual_input(args.model))
+    flags = {name: getattr(args, name) for name in ("model", "data_dir", "batch_size", "reader_thread")}
+    flags |= {"pretrained_model": "none", "crop_num": CROPS, "reader_buf_size": 8192}
+    evaluation = parse("eval", [f"--{name}={value}" for name, value in flags.items()])
+    vars(evaluation).update(usual_input(args.model))
 
     device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
     if device.type == "cpu":
         keep_freed_memory()  # as eval.py does
     model = place(models.build(args.model), device, torch.channels_last).eval()
-    loader = crop_loader(args, pin_memory=device.type == "cuda")
+    loader = crop_loader(evaluation, pin_memory=device.type == "cuda")
 
     def prepare(images: Tensor) -> Tensor:
         return normalize(images, about.mean, about.std, torch.channels_last)

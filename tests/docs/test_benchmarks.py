@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from networks import small_classifier
+from paddle_programs import example_files
 
 from benchmarks import inference
 from utils.deploy.export import save_inference
@@ -43,6 +45,22 @@ def test_benchmark_reports(name, tiny_dataset):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert re.search(report, done.stdout, re.MULTILINE), done.stdout
+
+
+def test_exported_programs_are_raced(tmp_path):
+    files = example_files()
+    for name in ("model", "params"):
+        (tmp_path / name).write_bytes(files[f"custom_net/{name}"])
+    missing = [sys.executable, "-c", "raise SystemExit('PaddlePaddle is not here')"]
+    paddle = tmp_path / "python"
+    paddle.write_text(f"#!/bin/sh\nexec {shlex.join(missing)}\n")
+    paddle.chmod(0o755)
+    command = [sys.executable, str(ROOT / "benchmarks" / "paddle_inference.py"), f"--model_file={tmp_path}/model"]
+    command += [f"--paddle_python={paddle}", "--batch_size=2", "--rounds=1", "--seconds=0.01", "--threads=1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^  predict\.py +\d", done.stdout, re.MULTILINE), done.stdout
+    assert done.stdout.count("left out: PaddlePaddle is not here") == 2
 
 
 def test_inference_without_openvino(tmp_path, monkeypatch):
