@@ -50,6 +50,7 @@ DATA_TYPES = {
 }
 _DATA_TYPE_NUMBERS = {dtype: number for number, dtype in DATA_TYPES.items()}
 
+_MAX_VARIABLES = 20_000  # of a combined file; far more than any network has, and a second's work
 _MAX_DIMENSIONS = 16
 _MAX_DESCRIPTION = 1000  # bytes; 16 dimensions take 180
 _MAX_LEVELS = 100  # of LoD; a tensor of parameters has none
@@ -126,6 +127,8 @@ def read_variables(buffer: Buffer) -> list[np.ndarray]:
     arrays = []
     offset = 0
     while offset < len(buffer):
+        if len(arrays) == _MAX_VARIABLES:
+            raise FormatError(f"it has more than {_MAX_VARIABLES} variables, which no network has")
         array, offset = read_variable(buffer, offset)
         arrays.append(array)
     return arrays

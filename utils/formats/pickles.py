@@ -16,7 +16,12 @@ from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 
-from utils.errors import FormatError
+from utils.errors import FormatError, cut
+
+# A file of PaddlePaddle's has about 40 opcodes per array, and 4,000 arrays at most; these are followed in 2 seconds.
+_MAX_OPCODES = 1_000_000
+_MAX_DIMENSIONS = 16
+_LONGEST_NAME = 200  # of a module, a function or a type
 
 
 class _Global(NamedTuple):
@@ -26,15 +31,22 @@ class _Global(NamedTuple):
     name: str
 
 
+def _name(value: Any) -> str:
+    """A text of a pickle that says what something is: anything else could be too large to be compared or printed."""
+    if not isinstance(value, str) or len(value) > _LONGEST_NAME:
+        raise FormatError(f"the pickle is damaged (a {type(value).__name__} in place of a name)")
+    return value
+
+
 class _DType:
     """A numpy data type being unpickled."""
 
-    def __init__(self, code: str) -> None:
-        self.code = code
+    def __init__(self, code: Any) -> None:
+        self.code = _name(code)
         self.byte_order = "<"
 
     def build(self, state: tuple) -> None:
-        self.byte_order = state[1]
+        self.byte_order = _name(state[1])
 
     def dtype(self) -> np.dtype:
         if not re.fullmatch(r"[fiub][1248]", self.code) or self.byte_order not in ("<", ">", "|", "="):
@@ -49,12 +61,17 @@ class Array:
 
     def build(self, state: tuple) -> None:
         shape, dtype, fortran_order, values = state[-4:]
+        if not isinstance(values, bytes):
+            raise FormatError(f"the pickle is damaged (an array made of a {type(values).__name__})")
+        if len(shape) > _MAX_DIMENSIONS:
+            raise FormatError(f"an array has more than {_MAX_DIMENSIONS} dimensions")
         if not all(isinstance(size, int) and 0 <= size <= len(values) for size in shape):
             raise FormatError("an array has no valid shape")
         array = np.frombuffer(values, dtype.dtype())
         if math.prod(shape) != array.size:
             raise FormatError(f"an array of shape {list(shape)} has {array.size} values")
-        self.array = array.reshape(shape, order="F" if fortran_order else "C")
+        array = array.reshape(shape, order="F" if fortran_order else "C")
+        self.array = array.astype(array.dtype.newbyteorder("="), copy=False)  # once, in however many places it stands
 
 
 _LITERALS = frozenset({
@@ -70,7 +87,7 @@ class _Unpickler:
     """Understands what pickle writes for containers, strings, numbers and numpy arrays, and nothing else.
 
     It follows the opcodes of protocols 2 to 4 and knows the meaning of the few functions that stand for arrays, so that
-    a file has no means to run anything, and every value it makes is no larger than the part of the file it is from.
+    a file has no means to run anything, and all that it makes is no larger than the file.
     """
 
     def __init__(self, buffer: bytes | mmap.mmap) -> None:
@@ -78,14 +95,18 @@ class _Unpickler:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
-        self.encodable = len(buffer)
+        # One text could be encoded, and one text of bytes be an array, over and over: not more than the file is long.
+        self.encodable = self.fillable = len(buffer)
 
     def load(self) -> Any:
         if isinstance(self.buffer, mmap.mmap):
             self.buffer.seek(0)
-        for opcode, argument, _ in pickletools.genops(cast(IO[bytes], self.buffer)):  # a mapped file can be read as one
+        # A mapped file can be read as one.
+        for number, (opcode, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], self.buffer))):
             if opcode.name == "STOP":
                 return self.stack.pop()
+            if number == _MAX_OPCODES:
+                raise FormatError(f"refused: it has more than {_MAX_OPCODES} opcodes, which no file of weights needs")
             self.step(opcode.name, argument)
         raise FormatError("the pickle does not end")
 
@@ -119,19 +140,27 @@ class _Unpickler:
         elif opcode == "SETITEMS":
             self.update(self.pop_to_mark())
         elif opcode == "GLOBAL":
-            stack.append(_Global(*argument.split(" ", 1)))
+            stack.append(_Global(*map(_name, argument.split(" ", 1))))
         elif opcode == "STACK_GLOBAL":
-            stack.append(_Global(*self.pop(2)))
+            stack.append(_Global(*map(_name, self.pop(2))))
         elif opcode == "REDUCE":
             function, arguments = self.pop(2)
+            if not isinstance(function, _Global) or not isinstance(arguments, tuple):
+                raise FormatError("the pickle is damaged (a call of what is no function)")
             stack.append(self.call(function, arguments))
         elif opcode == "BUILD":
-            (state,) = self.pop(1)
-            if not isinstance(stack[-1], Array | _DType):
-                raise FormatError(f"refused: it sets the state of a {type(stack[-1]).__name__}")
-            stack[-1].build(state)
+            self.build(stack[-2], stack.pop())
         elif opcode not in ("PROTO", "FRAME"):
             raise FormatError(f"refused: pickle opcode {opcode} has no place in a file of weights")
+
+    def build(self, target: Any, state: Any) -> None:
+        if not isinstance(target, Array | _DType) or not isinstance(state, tuple):
+            raise FormatError(f"refused: it sets the state of a {type(target).__name__}")
+        target.build(state)
+        if isinstance(target, Array) and target.array is not None:
+            self.fillable -= target.array.nbytes
+            if self.fillable < 0:
+                raise FormatError("refused: its arrays hold more bytes than the file is long")
 
     def pop(self, count: int) -> list[Any]:
         if count > len(self.stack) - (self.marks[-1] if self.marks else 0):
@@ -167,8 +196,8 @@ class _Unpickler:
             return _DType(arguments[0])
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "scalar":
             return np.frombuffer(arguments[1], arguments[0].dtype(), 1)[0].item()
-        if (module, name) == ("_codecs", "encode") and arguments[1:] == ("latin1",):
-            # How protocol 2 writes bytes. One string could be encoded over and over: not more than the file is long.
+        if (module, name) == ("_codecs", "encode") and len(arguments) == 2 and _name(arguments[1]) == "latin1":
+            # How protocol 2 writes bytes.
             self.encodable -= len(arguments[0])
             if self.encodable < 0:
                 raise FormatError("refused: it holds more bytes than the file is long")
@@ -177,7 +206,12 @@ class _Unpickler:
             # How PaddlePaddle 2 writes its tensors: tuple((name, array)), and eval("data", {"data": array}).
             if name == "tuple" and len(arguments) == 1 and isinstance(arguments[0], tuple):
                 return arguments[0]
-            if name == "eval" and len(arguments) == 2 and arguments[0] == "data" and list(arguments[1]) == ["data"]:
+            if (
+                name == "eval"
+                and len(arguments) == 2
+                and _name(arguments[0]) == "data"
+                and arguments[1].keys() == {"data"}
+            ):
                 return arguments[1]["data"]
         if (module, name) == ("collections", "OrderedDict") and not arguments:
             return {}
@@ -196,7 +230,7 @@ def read_plain_pickle(buffer: bytes | mmap.mmap) -> Any:
         raise
     # What a damaged pickle makes of the steps above: values of the wrong type, arguments missing, an empty stack.
     except (ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
-        raise FormatError(f"the pickle is damaged ({error})") from None
+        raise FormatError(f"the pickle is damaged ({cut(str(error), 200)})") from None
 
 
 def read_pickle(buffer: bytes | mmap.mmap) -> tuple[dict[str, np.ndarray], int]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from utils.formats.archives import ZIP_ERRORS
+from utils.formats.torch_archive import check_stored
 
 # Numbers that the programs' schema has for PyTorch's enumerations (torch/_export/serde/schema.py).
 SCHEMA_MAJOR = 8
@@ -71,13 +72,7 @@ def read_program(path: str, *extra_files: str) -> tuple[Program, dict[str, str]]
 
 
 def _read_stored(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    """A file of an archive of PyTorch's, which compresses nothing: the content cannot be longer than the archive.
-
-    Raises:
-        ValueError: it is compressed, or said to be longer.
-    """
-    if member.compress_type != zipfile.ZIP_STORED or member.file_size > archive.start_dir:
-        raise ValueError("not as PyTorch stores it")
+    check_stored(archive, member)
     return archive.read(member)
 
 

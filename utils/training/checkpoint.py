@@ -37,6 +37,7 @@ from models.network import Network
 from utils.console import warn
 from utils.errors import UserError
 from utils.files import sync
+from utils.formats.torch_archive import check_torch_file
 from utils.weights.write import save_weights
 
 BEST = "best_model"
@@ -362,6 +363,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     Only tensors and plain values are read, no code is run.
     """
     try:
+        check_torch_file(folder / STATE)
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         state["position"] = Position(**state["position"])
         if missing := {"training", "notes"} - state.keys():

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from models.layers import DOWNGRADE_IN_INFER, UPSCALE_IN_TRAIN
 from utils.errors import FormatError
+from utils.formats.torch_archive import check_torch_file
 from utils.weights.content import Weights
 
 # Of mappings, lists and their entries: training scripts keep a network's state dict a few keys deep.
@@ -46,6 +47,7 @@ _UNREAD: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 def read_torch(path: Path, legacy: bool = False) -> Weights:
     """A file of torch.save; `legacy` ones, of PyTorch before 1.6, cannot be mapped into memory."""
+    check_torch_file(path, legacy)
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_UNREAD):
             warnings.simplefilter("ignore", UserWarning)  # of forms of tensors that PyTorch is going to give up
