@@ -15,7 +15,10 @@ from torch import nn
 import models
 from models.fusion import fuse
 from models.names import published_names
+from utils.acnet import weights_aggregator
 from utils.weights import load_pretrained
+from utils.weights.network import usual_input
+from utils.weights.notes import CLASS_NAMES, read_class_notes, read_input_notes
 from utils.weights.write import write_weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,3 +78,12 @@ def test_convert_model_names_the_mistake(arguments, message):
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_the_fused_weights_have_the_notes_of_the_trained_ones(tmp_path, run_script_here):
+    notes = usual_input("ResNet18_ACNet") | {"image_shape": [3, 96, 96], "resize_short_size": 110}
+    trained_file, fused_file = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    names = [f"name {number}" for number in range(10)]
+    write_weights(trained("ResNet18_ACNet"), trained_file, "ResNet18_ACNet", 10, {**notes, CLASS_NAMES: names})
+    run_script_here(weights_aggregator, model="ResNet18_ACNet", class_dim=10, input=trained_file, output=fused_file)
+    assert (read_input_notes(fused_file), read_class_notes(fused_file)) == (notes, names)

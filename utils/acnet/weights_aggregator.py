@@ -21,9 +21,11 @@ if __name__ == "__main__":
 import models
 from models.fusion import fuse
 from utils.console import log
+from utils.evaluation.names import noted_names
 from utils.processes import refuse_several
 from utils.weights import TO_USE, load_pretrained
-from utils.weights.network import build_model, check_model
+from utils.weights.network import build_model, check_model, noted_input
+from utils.weights.notes import CLASS_NAMES
 from utils.weights.write import check_output, write_weights
 
 
@@ -38,7 +40,9 @@ def main() -> None:
         raise FlagError(f"--model: {args.model} has no asymmetric convolutions to fuse: choose one of {known}")
     model = build_model(args)
     log(str(load_pretrained(model, args.input, key=args.pretrained_key, remedies=TO_USE)))
-    write_weights(fuse(model), output, args.model, args.class_dim)
+    names = list(noted_names(args.input, args.class_dim))
+    notes = noted_input(args.input, args.model, args.pretrained_key) | ({CLASS_NAMES: names} if names else {})
+    write_weights(fuse(model), output, args.model, args.class_dim, notes)
     log(f"wrote {output}: use it with eval.py --model={args.model} --deploy=True")
 
 

@@ -115,7 +115,7 @@ def _side_notes(path: str | os.PathLike[str]) -> dict[str, str]:
     try:
         if not file.is_file() or file.stat().st_size > LARGEST_NOTES:
             return {}
-        notes = json.loads(file.read_text(encoding="utf-8"))
+        notes = json.loads(file.read_text(encoding="utf-8", errors="surrogateescape"))
         if not isinstance(notes, dict):
             raise ValueError("no object")
     except (OSError, ValueError, RecursionError):
