@@ -73,7 +73,8 @@ def main() -> None:
     notes = noted_input(args.input, args.model, args.pretrained_key)
     names = list(noted_names(args.input, args.class_dim))
     known = not names or is_published(output, args.class_dim)  # by its name
-    more = {**notes, **({} if known else {CLASS_NAMES: names})}
+    several = {"multi_label": True} if "multi_label" in noted else {}
+    more = {**notes, **({} if known else {CLASS_NAMES: names}), **several}
     write_weights(model, output, args.model, args.class_dim, more, args.names)
     beside = f" and, of the training, {side_file(output)}" if side_file(output).exists() else ""
     log(f"wrote {output}{beside}")

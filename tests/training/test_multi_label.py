@@ -59,7 +59,7 @@ def test_training_evaluating_answering(train_here, labelled, tmp_path, monkeypat
     assert re.search(r"best_model \(test_map [\d.]+\)", result.out)
 
     weights = f"--pretrained_model={tmp_path}/{NETWORK}/latest"
-    own = [f"--model={NETWORK}", weights, "--class_dim=3", "--multi_label=1", "--use_gpu=0", "--reader_thread=0"]
+    own = [weights, "--use_gpu=0", "--reader_thread=0"]  # the weights say the rest
     flags = ["--per_class_path=labels.csv", "--save_json_path=figures.json", "--batch_size=8"]
     assert run_here(monkeypatch, "eval", *own, f"--data_dir={labelled}", *flags) == 0
     figures = json.loads(Path("figures.json").read_text())

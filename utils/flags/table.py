@@ -349,7 +349,8 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("sync_bn", boolean, False, T, "Batch-norm statistics over the batches of all processes together."),
         Flag("multi_label", boolean, False, (*TEIR, "predict"),
              "Images have several labels: lines `path 0,1,0,...` of a list, a 0 or 1 for each class, and a sigmoid in "
-             "place of the softmax. predict: not given, what the export says."),
+             "place of the softmax. Not given: eval, infer: what train.py noted in the weights; predict: what the "
+             "export says."),
         Flag("threshold", fraction, [0.5], TEIP,
              "--multi_label: probability from which on an image has a label, one for all classes or one for each. "
              "infer, predict: of a network of two classes, the probability from which on an image is of the second.",

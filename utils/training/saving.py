@@ -98,6 +98,8 @@ class Saver:
         position.sums = torch.stack([sums for _, sums in states]).sum(0) if position.step_in_epoch else None
         ema_model = step.ema.model if step.ema is not None else None
         notes = {name: getattr(self._args, name) for name in ("model", "class_dim", *INPUT_FLAGS)}
+        if self._args.multi_label:
+            notes["multi_label"] = True
         if self._class_names:
             notes[CLASS_NAMES] = self._class_names
         self._saved = self._folder.save(names, step.model, position, step.state_dict(), ema_model, notes)

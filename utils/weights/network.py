@@ -203,7 +203,8 @@ def _student_options(args: argparse.Namespace, name: str, accepted: Mapping[str,
 
 
 def settle_network(args: argparse.Namespace, path: str) -> Mapping[str, Any]:
-    """Takes --model and --class_dim, where they were not given, from what weights say of their network; says so.
+    """Takes --model, --class_dim and --multi_label, where they were not given, from what weights say of their network;
+    says so.
 
     Args:
         args: the flags; changed in place.
@@ -213,7 +214,8 @@ def settle_network(args: argparse.Namespace, path: str) -> Mapping[str, Any]:
         What the weights say.
     """
     noted = read_network_notes(path)
-    taken = {name: value for name, value in noted.items() if name not in args.given and value != getattr(args, name)}
+    own = args.values()  # the flags that the script takes
+    taken = {name: value for name, value in noted.items() if name not in args.given and value != own.get(name, value)}
     vars(args).update(taken)
     if taken:
         log(f"not given, and therefore as noted in {path}: {', '.join(as_flags(taken))}")

@@ -52,13 +52,16 @@ def read_input_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def read_network_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The network that weights are of, as far as their file says it: "model", its name, and "class_dim"."""
+    """The network that weights are of, as far as their file says it: "model", its name, and "class_dim"; and
+    "multi_label", True, if its images had several labels."""
     notes = _read(path)
     found = {name: _value(notes[name]) for name in ("model", "class_dim") if name in notes}
     if type(found.get("class_dim")) is not int or found["class_dim"] < 2:
         found.pop("class_dim", None)
     if not isinstance(found.get("model"), str) or found["model"] not in models.list_models():
         found.pop("model", None)
+    if _value(notes.get("multi_label", "false")) is True:
+        found["multi_label"] = True
     return found
 
 
