@@ -98,7 +98,7 @@ def train(args: argparse.Namespace, device: torch.device, start: RunStart) -> in
         log(str(load_pretrained(model, args.pretrained_model, excluded, **choices, remedies=TO_TRAIN)))
     label_shares = loader.images.labels.mean(0) if args.multi_label else None
     step = build_train_step(args, model, device, label_shares)
-    run = Run(start, step, loader.images, class_names)
+    run = Run(start, step, loader.images, len(loader), class_names)
 
     started, steps_before, results = time.perf_counter(), step.step, {}
     for epoch in run.epochs():

@@ -28,6 +28,7 @@ class Run:
         start: where it starts.
         step: what trains the network; of a resumed run it is restored.
         images: the training list.
+        steps_per_epoch: that it is trained on in.
         class_names: of its classes, by number, as far as they are known: they are noted in what is saved.
 
     Attributes:
@@ -40,10 +41,15 @@ class Run:
     """
 
     def __init__(
-        self, start: RunStart, step: TrainStep, images: ImageList, class_names: Sequence[str | None] = ()
+        self,
+        start: RunStart,
+        step: TrainStep,
+        images: ImageList,
+        steps_per_epoch: int,
+        class_names: Sequence[str | None] = (),
     ) -> None:
         args = start.args
-        start.restore(step, len(images))
+        start.restore(step, len(images), steps_per_epoch)
         folder, curves = start.take_folder(step.step)
         self.position = start.position
         self.ended: str | None = None

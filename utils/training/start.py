@@ -88,12 +88,13 @@ class RunStart:
         """Enters a context manager that is left at the end of the block."""
         return self._resources.enter_context(resource)
 
-    def restore(self, step: TrainStep, images: int) -> None:
+    def restore(self, step: TrainStep, images: int, steps_per_epoch: int) -> None:
         """Gives a resumed run its network and training back.
 
         Args:
             step: what trains the network.
             images: length of the training list.
+            steps_per_epoch: of training on it.
 
         Raises:
             UserError: the run was saved with another optimizer, or in the middle of an epoch of another list.
@@ -101,7 +102,7 @@ class RunStart:
         position, training, self._training = self.position, self._training, None
         original, self._original = self._original, None
         if original is not None:
-            self._restore_original(step, original, images)
+            self._restore_original(step, original, steps_per_epoch)
         elif training is not None:
             if position.step_in_epoch and position.images not in (None, images):
                 raise UserError(
@@ -124,9 +125,8 @@ class RunStart:
             step.ema.ramps = self.args.ema_warm_up
         position.images = images
 
-    def _restore_original(self, step: TrainStep, original: TrainingState, images: int) -> None:
+    def _restore_original(self, step: TrainStep, original: TrainingState, steps_per_epoch: int) -> None:
         """Takes up a training of PaddlePaddle's."""
-        steps_per_epoch = max(images // self.args.batch_size, 1)
         place = take_up(step, original, steps_per_epoch, self.args.start_epoch)
         self._settle_variance(step, BIASED)
         position = self.position
