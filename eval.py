@@ -140,8 +140,8 @@ def load_exported_network(args: argparse.Namespace, device: torch.device) -> Sub
         device,
         amp_dtype(args, device) or torch.float32,
         batch_size=args.batch_size,
-        may_use_cpu="use_gpu" not in args.given,
-        cpu_flag="--use_gpu=False",
+        may_use_cpu=not {"use_gpu", "device"} & args.given,
+        cpu_flag="--device=cpu" if args.device else "--use_gpu=False",
         input_flags=given,
         output_name=args.output_name,
     )

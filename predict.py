@@ -22,7 +22,7 @@ from torch import Tensor
 
 from utils.deploy.exported import load_exported
 from utils.deploy.network import ExportedNetwork
-from utils.devices import gpu_of_process
+from utils.devices import gpu_of_process, named_device
 from utils.evaluation.classify import Classifier, Extractor, answer_images
 from utils.evaluation.features import FeatureFile
 from utils.evaluation.meters import answer_thresholds
@@ -60,8 +60,8 @@ def predict(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) 
         use_compile=args.use_compile,
         use_tensorrt=args.use_tensorrt,
         gpu_mem=args.gpu_mem and args.gpu_mem * 2**20,
-        may_use_cpu="gpu_id" not in args.given,
-        cpu_flag="--gpu_id=-1",
+        may_use_cpu=not {"gpu_id", "device"} & args.given,
+        cpu_flag="--device=cpu" if args.device else "--gpu_id=-1",
         input_flags=given_input(args),
         output_name=args.output_name,
         features=bool(args.features_path),
@@ -115,13 +115,15 @@ def check_features_path(args: argparse.Namespace) -> None:
 
 
 def choose_device(args: argparse.Namespace) -> torch.device:
-    """GPU --gpu_id, or this process's of several, with no more than --gpu_mem of its memory if that was given; the CPU
-    if --gpu_id is below 0 or there is no GPU.
+    """--device, or GPU --gpu_id, or this process's of several, with no more than --gpu_mem of its memory if that was
+    given; the CPU if --gpu_id is below 0 or there is no GPU.
 
     Raises:
         FlagError: a GPU was asked for that is not there, or one for several processes.
         UserError: there are more processes than GPUs on this machine.
     """
+    if args.device is not None:
+        return _limited(named_device(args.device), args.gpu_mem)
     count = torch.cuda.device_count()
     given = "gpu_id" in args.given
     if args.gpu_id >= count and given:
@@ -138,8 +140,13 @@ def choose_device(args: argparse.Namespace) -> torch.device:
         )
     else:
         device = gpu_of_process("--gpu_id=-1")
-    if args.gpu_mem:
-        share = args.gpu_mem * 2**20 / torch.cuda.get_device_properties(device).total_memory
+    return _limited(device, args.gpu_mem)
+
+
+def _limited(device: torch.device, gpu_mem: int | None) -> torch.device:
+    """The device, a GPU of which no more than `gpu_mem` MB may be used from now on."""
+    if gpu_mem and device.type == "cuda":
+        share = gpu_mem * 2**20 / torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
     return device
 

@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import models
 from utils.errors import FlagError
 from utils.flags import parse as parse_flags
+from utils.flags.habits import HABITS
 from utils.flags.line_parser import LineParser
 from utils.flags.table import GROUPS
 
@@ -111,6 +112,9 @@ def unknown_flags(document: Path) -> list[str]:
     known = {name for group in GROUPS.values() for flag in group for name in (flag.name, *flag.aliases)}
     for benchmark in (ROOT / "benchmarks").glob("*.py"):
         known.update(re.findall(r'add_argument\(\s*"--([\w-]+)"', benchmark.read_text(encoding="utf-8")))
+    if document.name == "other_programs.md":  # which names those of others
+        known.update(word.replace("_", mark) for words, _ in HABITS for word in words.split() for mark in "-_")
+        known |= {"config", "override"}
     named = re.findall(r"(?<![\w-])--([a-z][\w-]*)", document.read_text(encoding="utf-8"))
     return sorted(set(named) - known - FOREIGN)
 

@@ -1,5 +1,5 @@
 """Writes the tables of README.md and README_cn.md that come from the code, each between its markers: the series of
-networks, and all flags.
+networks, and all flags; and in docs/other_programs.md what flags and scripts of other programs are called here.
 
 python docs/make_readme.py
 """
@@ -14,11 +14,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models
 from models.catalogue import family
+from utils.flags import habits
 from utils.flags.line_parser import LineParser
 from utils.flags.parsing import as_typed
 from utils.flags.table import GROUPS, Flag
 
 ROOT = Path(__file__).resolve().parent.parent
+OTHER_PROGRAMS = "docs/other_programs.md"
 
 # README -> the columns of its tables of flags, and the words for a flag without default, for one that must be given,
 # for its choices and for its older names
@@ -103,9 +105,10 @@ def zoo_table(readme: str) -> str:
 
 
 def generated(readme: str) -> str:
-    """The text of `readme` with today's tables in it."""
+    """The text of `readme`, or of docs/other_programs.md, with today's tables in it."""
     text = (ROOT / readme).read_text(encoding="utf-8")
-    for what, table in (("zoo", zoo_table(readme)), ("flags", flag_tables(readme))):
+    tables = [("habits", habits.table())] if readme == OTHER_PROGRAMS else []
+    for what, table in tables or [("zoo", zoo_table(readme)), ("flags", flag_tables(readme))]:
         begin, end = f"<!-- {what}: written by docs/make_readme.py -->", f"<!-- end of {what} -->"
         before, rest = text.split(begin)
         text = f"{before}{begin}\n\n{table}\n\n{end}{rest.split(end)[1]}"
@@ -114,7 +117,7 @@ def generated(readme: str) -> str:
 
 def main() -> None:
     LineParser(__doc__).parse_args()
-    for readme in FLAG_WORDS:
+    for readme in (*FLAG_WORDS, OTHER_PROGRAMS):
         (ROOT / readme).write_text(generated(readme), encoding="utf-8")
 
 

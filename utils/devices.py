@@ -55,13 +55,50 @@ def gpu_of_process(cpu_flag: str) -> torch.device:
     return device
 
 
-def choose_device(args: argparse.Namespace) -> torch.device:
-    """The GPU of this process, or the CPU.
+def named_device(name: str) -> torch.device:
+    """The device --device=`name`, from now on PyTorch's current one.
 
     Raises:
-        FlagError: --use_gpu=True was given on a machine without a usable GPU.
+        FlagError: it is not there, or is one for several processes.
         UserError: there are more processes than GPUs on this machine.
     """
+    kind, _, number = name.partition(":")
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    if kind == "cpu":
+        keep_freed_memory()
+        return torch.device("cpu")
+    if kind == "mps":
+        if not torch.backends.mps.is_available():
+            raise FlagError("--device mps: PyTorch finds no GPU of Apple's here; give --device=cpu")
+        if several:
+            raise FlagError("--device mps: several processes have no GPU each there; give --device=cpu, or start one")
+        return torch.device("mps")
+    count = torch.cuda.device_count()
+    if int(number or 0) >= count:
+        raise FlagError(f"--device {name}: there are {count} usable GPUs here; give --device=cpu to use the CPU")
+    if number and several:
+        raise FlagError(f"--device {name}: each of several processes takes a GPU of its own; give --device=cuda")
+    if not number:
+        return gpu_of_process("--device=cpu")
+    device = torch.device("cuda", int(number))
+    torch.cuda.set_device(device)  # the reader's copies and events go to the current one
+    return device
+
+
+def sum_type(device: torch.device) -> torch.dtype:
+    """The type to sum figures in: float64, which GPUs of Apple's do not have."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def choose_device(args: argparse.Namespace) -> torch.device:
+    """What --device names, else the GPU of this process, or the CPU.
+
+    Raises:
+        FlagError: --device is not there, or --use_gpu=True was given on a machine without a usable GPU.
+        UserError: there are more processes than GPUs on this machine.
+    """
+    if args.device is not None:
+        return named_device(args.device)
     if args.use_gpu and torch.cuda.is_available():
         return gpu_of_process("--use_gpu=False")
     if args.use_gpu and "use_gpu" in args.given:

@@ -34,7 +34,7 @@ def test_links_lead_somewhere(document):
     assert [target for target in targets if not (document.parent / target).exists()] == []
 
 
-@pytest.mark.parametrize("readme", READMES)
+@pytest.mark.parametrize("readme", [*READMES, make_readme.OTHER_PROGRAMS])
 def test_tables_are_todays(readme):
     assert (ROOT / readme).read_text(encoding="utf-8") == make_readme.generated(readme), (
         "run: python docs/make_readme.py"

@@ -15,6 +15,7 @@ WORDS = "--train_transforms=random_resized_crop"
 
 # A flag of train.py, what makes it idle, what gives it an effect.
 CASES = [
+    ("--use_gpu=True", ["--device=cpu"], []),
     ("--min_lr=1e-5", [], ["--lr_strategy=cosine_decay"]),
     ("--step_epochs=3", ["--lr_strategy=cosine_decay"], []),
     ("--warm_up_epochs=2", ["--lr_strategy=cosine_decay"], ["--lr_strategy=cosine_decay_warmup"]),

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
+from utils.devices import sum_type
 from utils.evaluation.metrics import Meter
 from utils.evaluation.tables import Cell, share, write_table
 from utils.processes import gather_objects
@@ -41,7 +42,7 @@ class LabelsMeter(Meter):
         self.thresholds = torch.tensor(thresholds, device=device)
         self.counts = torch.zeros(len(_COUNTS), len(thresholds), dtype=torch.int64, device=device)
         # Sums over images: labels found and there, as shares of those found or there, of those found, of those there.
-        self.shares = torch.zeros(3, dtype=torch.float64, device=device)
+        self.shares = torch.zeros(3, dtype=sum_type(device), device=device)
         self.keep_scores = keep_scores
         self.average_precisions: np.ndarray | None = None
         self._scores: list[Tensor] = []
@@ -57,7 +58,9 @@ class LabelsMeter(Meter):
         found, there = scores >= self.thresholds, labels > 0
         right = found == there
         images = torch.full((), len(labels), device=labels.device)
-        self._count(loss, (right.double().mean(1).sum(), right.all(1).sum(), images), len(labels), number, skipped)
+        self._count(
+            loss, (right.to(self.sums.dtype).mean(1).sum(), right.all(1).sum(), images), len(labels), number, skipped
+        )
         pairs = (found & there, found & ~there, ~found & there, ~found & ~there)
         self.counts += torch.stack([pair.sum(0) for pair in pairs])
         hits = (found & there).sum(1)
@@ -76,7 +79,7 @@ class LabelsMeter(Meter):
             dist.all_reduce(self.counts)
             dist.all_reduce(self.shares)
         images = int(self.counts[:, 0].sum())
-        hits, false_alarms, misses, rejections = self.counts.double()
+        hits, false_alarms, misses, rejections = self.counts.cpu().double()
         sensitivity = hits / (hits + misses).clamp_min(1)
         specificity = rejections / (rejections + false_alarms).clamp_min(1)
         jaccard, precision, recall = (self.shares / max(1, images)).tolist()

@@ -7,6 +7,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
+from utils.devices import sum_type
+
 FIELDS = ("loss", "finite", "acc1", "acck", "labelled", "images", "bad", "skipped")
 
 
@@ -19,16 +21,16 @@ class Meter:
 
     Attributes:
         names: what the two accuracies are called in log lines.
-        sums: float64, one per name in `FIELDS`: loss times images of the batches whose loss is finite, and their
-            images; hits in the top 1 and the top k, and the images that have labels; images; batches whose loss is
-            not finite; steps that loss scaling skipped.
+        sums: of `utils.devices.sum_type`, one per name in `FIELDS`: loss times images of the batches whose loss is
+            finite, and their images; hits in the top 1 and the top k, and the images that have labels; images;
+            batches whose loss is not finite; steps that loss scaling skipped.
         first_bad: number of the first such batch since the last `take`, on the device; -1 without one.
     """
 
     def __init__(self, device: torch.device, topk: int = 5) -> None:
         self.topk = topk
         self.names = ("acc1", f"acc{topk}")
-        self.sums = torch.zeros(len(FIELDS), dtype=torch.float64, device=device)
+        self.sums = torch.zeros(len(FIELDS), dtype=sum_type(device), device=device)
         self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -80,6 +81,15 @@ def of_pixels(largest: float, above: bool = False) -> Callable[[str], float]:
             raise
 
     return parse_scaled
+
+
+def device_name(text: str) -> str:
+    """cpu, cuda, cuda:N or mps; gpu, gpu:N and N alone are other ways to write cuda."""
+    match = re.fullmatch(r"(cpu|mps)|(?:(?:cuda|gpu)(?::(\d{1,3}))?|(\d{1,3}))", text.strip().lower())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no device: use cpu, cuda, cuda:N or mps")
+    number = match[2] or match[3]
+    return match[1] or ("cuda" if number is None else f"cuda:{int(number)}")
 
 
 def size_range(text: str) -> list[int]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from utils.errors import report_once
+from utils.flags.habits import called_here
 
 
 class LineParser(argparse.ArgumentParser):
@@ -35,7 +36,10 @@ class LineParser(argparse.ArgumentParser):
 
     def _refuse(self, word: str) -> NoReturn:
         if not word.startswith("-"):
-            self.error(f"unexpected argument {word!r}: flags are written --name=value (see --help)")
+            hint = " (--data_dir=FOLDER for a data set)" if "--data_dir" in self._option_string_actions else ""
+            self.error(f"unexpected argument {word!r}: flags are written --name=value{hint} (see --help)")
         known = [option for action in self._actions for option in action.option_strings]
+        if meant := called_here(word, [option.removeprefix("--") for option in known if option.startswith("--")]):
+            self.error(f"unknown flag {word}: {meant}")
         near = difflib.get_close_matches(word, known, n=1)
         self.error(f"unknown flag {word}" + (f": did you mean {near[0]}?" if near else " (see --help)"))

@@ -9,6 +9,7 @@ from typing import Any
 from utils.flags.inputs import BACKENDS, CHANNEL_ORDERS, LARGEST_MEAN, LARGEST_STD, RESIZE_MODES
 from utils.flags.kinds import (
     boolean,
+    device_name,
     fraction,
     non_negative,
     non_negative_int,
@@ -110,6 +111,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("use_gpu", boolean, True, TEI,
              "Use the GPU. Left at its default on a machine without one, the CPU is used and the log says so; "
              "given as True without one, it is an error."),
+        Flag("device", device_name, None, TEIP,
+             "Where to compute: cpu, cuda, cuda:N (GPU number N) or mps (a GPU of Apple's). Counts for more than "
+             "--use_gpu and --gpu_id. Not given: as these say."),
         Flag("data_dir", str, "./data/ILSVRC2012/", TEIR,
              "Dataset root, with train_list.txt and val_list.txt, or with tar shards train*.tar and val*.tar, or with "
              "class folders train/NAME/ and val/NAME/. "

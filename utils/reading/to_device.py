@@ -18,7 +18,7 @@ def to_device(batches: Iterable[Batch], device: torch.device) -> Iterator[tuple[
     """
     if device.type != "cuda":
         for batch in batches:
-            yield batch.images, batch.labels, batch
+            yield batch.images.to(device), batch.labels.to(device), batch
         return
     copies = torch.cuda.Stream(device)
     compute = torch.cuda.current_stream(device)

@@ -46,7 +46,9 @@ def describe_run(args: Flags, seed: int | None, device: torch.device, resumed: P
         "resumed": str(resumed) if resumed is not None else None,
         "commit": project_commit(),
         "versions": versions(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})",
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{device.type.upper()} ({platform.machine()})",
         "processes": world_size(),
         "seed": seed,
         "given": sorted(args.given),

@@ -44,7 +44,9 @@ def read_input_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
         warn(f"{path}: {error}, and not taken: evaluate with infer.py --image_mean and --image_std as in training")
         return {}
     except (ValueError, TypeError):
-        warn(f"{path}: its notes on the network's input make no sense: give --image_shape and the like as in training")
+        warn(
+            f"{path}: its notes on the network's input make no sense: evaluate with infer.py --image_shape and the like as in training"
+        )
         return {}
     if "channel_order" not in notes:
         del noted["channel_order"]  # the network's own: before the flag, it was the network that turned channels round

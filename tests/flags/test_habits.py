@@ -1,0 +1,125 @@
+"""Flags as users of other programs type them, and --device."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+from utils import devices
+from utils.devices import choose_device
+from utils.errors import FlagError
+from utils.flags import habits, parse
+from utils.flags.table import GROUPS, SCRIPTS, flags_of
+
+REQUIRED = {"infer": ["--pretrained_model=w"], "predict": ["--model_file=m", "--image_path=i"]}
+NAMES = {flag.name for flags in GROUPS.values() for flag in flags} | {"config", "override"}
+
+
+@pytest.mark.parametrize(
+    ("script", "word", "said"),
+    [
+        ("train", "--num_classes=10", "unknown flag --num_classes: it is --class_dim here"),
+        ("train", "--arch=resnet50", "unknown flag --arch: it is --model here"),
+        ("train", "--img-size=224", "unknown flag --img-size: it is --image_shape here"),
+        ("train", "--batch-size=8", "unknown flag --batch-size: it is --batch_size here"),
+        ("train", "--seed=1", "it is --random_seed here"),
+        ("train", "--workers=1", "it is --reader_thread here"),
+        ("train", "-j", "it is --reader_thread here"),
+        ("train", "--output=x", "it is --model_save_dir here"),
+        ("infer", "--output=x", "it is --save_json_path here"),
+        ("train", "--resume=x", "it is --checkpoint here"),
+        ("train", "--epochs=3", "it is --num_epochs here"),
+        ("train", "--pretrained", "it is --pretrained_model here"),
+        ("train", "--patience=3", "nothing stops early, but best_model is the best epoch's"),
+        ("infer", "--source=x", "it is --image_path here"),
+        ("predict", "--use_gpu=1", "it is --device here"),
+        ("convert_weights", "--device=cpu", "this script computes on the CPU"),
+        ("train", "--lrr=1", "did you mean --lr?"),
+        ("train", "resnet50", "(--data_dir=FOLDER for a data set)"),
+    ],
+)
+def test_flags_of_other_programs(script, word, said, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(script, [*REQUIRED.get(script, []), word])
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and said in error and error.count("\n") == 1
+
+
+def test_every_flag_of_the_table_is_one_here():
+    for words, targets in habits.HABITS:
+        assert all(target.startswith("-> ") or target in NAMES for target in targets), (words, targets)
+    typed = [word for words, _ in habits.HABITS for word in words.split()]
+    assert len(typed) == len(set(typed)), "a word with two meanings"
+
+
+def test_scripts_that_are_named_exist():
+    root = Path(__file__).resolve().parents[2]
+    for _, here in habits.SCRIPTS_ELSEWHERE:
+        for word in here.replace(",", "").split():
+            if word.endswith(".py"):
+                assert (root / word).is_file(), word
+            elif word.startswith("--"):
+                flags = {flag.name for script in SCRIPTS for group in flags_of(script).values() for flag in group}
+                assert word[2:].split("=")[0] in flags, word
+
+
+# ------------------------------------------------------------------------------------------------------- --device
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [("cpu", "cpu"), ("CPU", "cpu"), ("cuda", "cuda"), ("gpu:1", "cuda:1"), ("0", "cuda:0"), ("mps", "mps")],
+)
+def test_ways_to_write_a_device(typed, name):
+    assert parse("train", [f"--device={typed}"]).device == name
+
+
+@pytest.mark.parametrize("typed", ["tpu", "cuda:x", "cuda:", "cpu:0", "-1"])
+def test_what_is_no_device(typed, capsys):
+    with pytest.raises(SystemExit):
+        parse("train", [f"--device={typed}"])
+    assert "is no device: use cpu, cuda, cuda:N or mps" in capsys.readouterr().err
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Has PyTorch find two GPUs, and keeps the one that is made current."""
+    current = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    return current
+
+
+def test_the_device_that_is_named(gpus, monkeypatch):
+    def chosen(name: str) -> torch.device:
+        return choose_device(Namespace(device=name, use_gpu=True, given=frozenset()))
+
+    assert chosen("cpu") == torch.device("cpu") and not gpus
+    assert chosen("cuda:1") == torch.device("cuda", 1) == gpus[-1]
+    assert chosen("cuda") == torch.device("cuda", 0) == gpus[-1]
+    with pytest.raises(FlagError, match="--device cuda:2: there are 2 usable GPUs here; give --device=cpu"):
+        chosen("cuda:2")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(FlagError, match="--device mps: PyTorch finds no GPU of Apple's here"):
+        chosen("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert chosen("mps") == torch.device("mps")
+    assert devices.sum_type(chosen("mps")) == torch.float32 and devices.sum_type(chosen("cpu")) == torch.float64
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("cuda:1", "mps"):
+        with pytest.raises(FlagError, match=f"--device {name}.* several processes"):
+            chosen(name)
+
+
+def test_a_gpu_that_predict_does_not_find(monkeypatch):
+    predict = pytest.importorskip("predict")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    args = parse("predict", ["--model_file=m", "--image_path=i", "--device=cuda"])
+    with pytest.raises(FlagError, match="--device cuda: there are 0 usable GPUs here"):
+        predict.choose_device(args)
+    args = parse("predict", ["--model_file=m", "--image_path=i", "--device=cpu", "--gpu_mem=5"])
+    assert predict.choose_device(args) == torch.device("cpu")

@@ -1,0 +1,135 @@
+"""What users of other programs type, and what it is called here: flags and scripts.
+
+A flag that a script does not know is looked up here before the nearest spelling is suggested: `--seed` is near to
+`--use_se`, and means --random_seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+# Flags as they are typed elsewhere (with _ for -) -> flags here; of several, the first that the script takes.
+# "-> text" stands for what is no flag here.
+HABITS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("num_classes nc class_num classes", ("class_dim",)),
+    ("arch a network net model_name backbone", ("model",)),
+    ("workers j num_workers loader_workers dataloader_workers", ("reader_thread",)),
+    ("output output_dir out save_dir project name work_dir checkpoint_dir", ("model_save_dir", "save_json_path")),
+    ("save_txt results_file results result_file infer_results", ("save_json_path",)),
+    ("epochs e max_epochs epoch", ("num_epochs",)),
+    ("b bs batch train_batch_size", ("batch_size",)),
+    ("validation_batch_size val_batch_size eval_batch_size", ("test_batch_size", "batch_size")),
+    ("resume start_from resume_from", ("checkpoint",)),
+    ("weights ckpt initial_checkpoint load_from pretrained finetune checkpoint_path", ("pretrained_model",)),
+    ("use_ema_weights model_key checkpoint_key state_dict_key", ("pretrained_key",)),
+    ("img_size imgsz image_size input_size img_shape size resolution train_crop_size val_crop_size", ("image_shape",)),
+    ("val_resize_size resize_size resize_short crop_pct crop_ratio", ("resize_short_size",)),
+    ("mean", ("image_mean",)),
+    ("std", ("image_std",)),
+    ("seed manual_seed", ("random_seed",)),
+    ("amp half fp16 use_amp mixed_precision", ("use_fp16",)),
+    ("bf16 bfloat16", ("use_bf16", "amp_dtype")),
+    ("opt optim", ("optimizer",)),
+    ("sched scheduler lr_scheduler schedule lr_schedule cos_lr", ("lr_strategy",)),
+    ("lr0 learning_rate base_lr blr", ("lr",)),
+    ("lrf lr_min warmup_min_lr", ("min_lr",)),
+    ("momentum", ("momentum_rate",)),
+    ("wd weight_decay regularizer", ("l2_decay",)),
+    ("warmup_epochs lr_warmup_epochs warmup warmup_epoch", ("warm_up_epochs",)),
+    ("decay_milestones milestones lr_steps lr_step_size", ("step_epochs",)),
+    ("lr_gamma gamma", ("decay_rate",)),
+    ("smoothing label_smoothing ls_epsilon", ("label_smoothing_epsilon", "use_label_smoothing")),
+    ("mixup", ("use_mixup", "mixup_alpha")),
+    ("cutmix", ("use_cutmix", "cutmix_alpha")),
+    ("aa auto_augment autoaugment", ("use_aa", "use_ra")),
+    ("ra randaugment rand_augment", ("use_ra",)),
+    ("reprob re_prob random_erase erasing", ("random_erasing",)),
+    ("hflip fliplr hflip_prob", ("flip_prob",)),
+    ("vflip flipud vflip_prob", ("vertical_flip_prob",)),
+    ("degrees rotation", ("random_rotation",)),
+    ("scale", ("lower_scale",)),
+    ("ratio", ("lower_ratio", "upper_ratio")),
+    ("drop_path_rate stochastic_depth drop_connect", ("drop_path", "drop_connect_rate")),
+    ("ema model_ema", ("use_ema",)),
+    ("model_ema_decay", ("ema_decay",)),
+    ("clip_grad clip_grad_norm max_grad_norm max_norm grad_clip", ("clip_norm",)),
+    ("accumulate grad_accum_steps gradient_accumulation_steps update_freq accum_iter", ("accumulate_steps",)),
+    ("channels_last", ("data_format",)),
+    ("torchcompile compile", ("use_compile",)),
+    ("sync_batchnorm dist_bn", ("sync_bn",)),
+    ("log_interval print_freq print_batch_step log_freq", ("print_step",)),
+    ("save_freq save_period save_interval checkpoint_interval", ("save_step",)),
+    ("checkpoint_hist save_total_limit keep", ("keep_checkpoints",)),
+    ("data data_path root dataset train_dir data_root dataset_dir image_root", ("data_dir", "image_path")),
+    ("source input image image_file infer_imgs images img infer_dir", ("image_path",)),
+    ("k top_k", ("topk",)),
+    ("conf conf_thres", ("threshold",)),
+    ("class_map label_map names label_list class_names class_id_map_file label_file", ("class_map_path",)),
+    ("gpu gpus gpu_ids cuda use_cuda no_cuda use_gpu gpu_id accelerator", ("device",)),
+    ("teacher teacher_arch", ("teacher_model",)),
+    ("teacher_path teacher_checkpoint teacher_weights", ("teacher_pretrained_model",)),
+    ("distillation kd", ("use_distill",)),
+    ("temperature t", ("distill_temperature",)),
+    ("model_path model_dir inference_model_dir onnx_model onnx engine_file", ("model_file", "pretrained_model")),
+    ("params_path", ("params_file",)),
+    ("use_trt trt tensorrt", ("use_tensorrt",)),
+    ("opset", ("onnx_opset",)),
+    ("format export_format", ("inference_format",)),
+    ("cfg config_file yaml", ("config",)),
+    ("set options opts cfg_options", ("override",)),
+    ("patience early_stopping early_stop", ("-> nothing stops early, but best_model is the best epoch's",)),
+    ("evaluate eval test_only eval_only", ("-> eval.py evaluates weights",)),
+    ("export save_model", ("-> infer.py --save_inference=True exports a network",)),
+    ("local_rank rank world_size dist_url distributed", ("-> python -m torch.distributed.run starts it",)),
+    ("freeze freeze_layers", ("-> no layers are frozen here",)),
+    ("device", ("-> this script computes on the CPU",)),
+)  # fmt: skip
+
+# Scripts elsewhere -> here.
+SCRIPTS_ELSEWHERE: tuple[tuple[str, str], ...] = (
+    ("PaddleClas: tools/train.py -c FILE.yaml", "train.py -c FILE.yaml"),
+    ("PaddleClas: tools/eval.py -c FILE.yaml", "eval.py -c FILE.yaml"),
+    ("PaddleClas: tools/infer.py -c FILE.yaml", "infer.py -c FILE.yaml"),
+    ("PaddleClas: tools/export_model.py", "infer.py --save_inference=True"),
+    ("PaddleClas: python/predict_cls.py", "predict.py"),
+    ("PaddleClas: paddleclas --infer_imgs", "predict.py --image_path"),
+    ("timm: train.py, validate.py, inference.py", "train.py, eval.py, infer.py"),
+    ("timm: clean_checkpoint.py, avg_checkpoints.py", "utils/convert_weights.py, ema_clean.py"),
+    ("timm: onnx_export.py", "infer.py --save_inference=True --inference_format=onnx"),
+    ("torchvision: references/classification/train.py", "train.py"),
+    ("torchvision: train.py --test-only", "eval.py"),
+    ("ultralytics: yolo classify train, val, predict", "train.py, eval.py, infer.py"),
+    ("ultralytics: yolo export format=onnx", "infer.py --save_inference=True --inference_format=onnx"),
+)
+
+
+def called_here(word: str, known: Iterable[str]) -> str | None:
+    """What a flag of another program is called here, for a script that takes the flags `known`; None: nothing.
+
+    Args:
+        word: as typed, such as --img-size.
+        known: names of flags, without dashes.
+    """
+    name, flags = word.lstrip("-").lower().replace("-", "_"), set(known)
+    if name in flags:
+        return f"it is --{name} here"
+    for words, targets in HABITS:
+        if name in words.split():
+            for target in targets:
+                if target.startswith("-> "):
+                    return target.removeprefix("-> ")
+                if target in flags:
+                    return f"it is --{target} here"
+    return None
+
+
+def table() -> str:
+    """Both tables, for docs/other_programs.md."""
+    lines = ["| elsewhere | here |", "|---|---|"]
+    lines += [f"| {there} | `{here}` |" for there, here in SCRIPTS_ELSEWHERE]
+    lines += ["", "| typed elsewhere | here |", "|---|---|"]
+    for words, targets in HABITS:
+        there = ", ".join(f"`--{word.replace('_', '-')}`" for word in words.split())
+        here = " or ".join(t.removeprefix("-> ") if t.startswith("-> ") else f"`--{t}`" for t in targets)
+        lines.append(f"| {there} | {here} |")
+    return "\n".join(lines)
