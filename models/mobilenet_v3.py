@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from models.layers import ConvBNAct, Dropout, conv2d, hard_swish, linear, make_divisible, relu
 from models.mobilenet_v2 import InvertedResidual
+from models.names import override_batch_norm_decay
 from models.network import Layer, Network
 
 
@@ -116,6 +117,8 @@ class MobileNetV3(Network):
         self.last_conv = conv2d(last_channels, 1280, 1, name="last_1x1_conv")
         self.dropout = Dropout(dropout)
         self.fc = linear(1280, class_dim, "fc", init=nn.init.xavier_uniform_)
+        if paddleclas:
+            override_batch_norm_decay(self)
 
     def paddleclas_path(self, path: str) -> str:
         """PaddleClas's path: mid_se.conv1 and mid_se.conv2 in the blocks."""

@@ -34,11 +34,13 @@ class Notes:
         published: its tensors -> their published names; automatic ones for those that are not here.
         fluid_type: the type that fluid counted the layer as, where it is not the layer's own.
         l2_decay: its parameters -> their L2 decay, for those that are published not to follow --l2_decay.
+        lr: its parameters -> their share of the learning rate, for those that are published to learn more slowly.
     """
 
     published: dict[str, str] = field(default_factory=dict)
     fluid_type: str | None = None
     l2_decay: dict[str, float] = field(default_factory=dict)
+    lr: dict[str, float] = field(default_factory=dict)
 
 
 def notes(module: nn.Module) -> Notes:
@@ -149,6 +151,20 @@ def l2_overrides(model: nn.Module) -> dict[str, float]:
         f"{path}.{parameter}" if path else parameter: coefficient
         for path, module in model.named_modules()
         for parameter, coefficient in notes(module).l2_decay.items()
+    }
+
+
+def share_learning_rate(module: nn.Module, **shares: float) -> None:
+    """Tells a layer which of its parameters are published to learn at a share of the rate, as in `scale=0.01`."""
+    notes(module).lr = shares
+
+
+def lr_shares(model: nn.Module) -> dict[str, float]:
+    """State-dict key -> share of the learning rate, for the parameters of `model` that have one."""
+    return {
+        f"{path}.{parameter}" if path else parameter: share
+        for path, module in model.named_modules()
+        for parameter, share in notes(module).lr.items()
     }
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from models.inputs import BICUBIC, InputConfig
 from models.layers import ConvBNAct, conv2d, linear, relu
-from models.names import override_batch_norm_decay, override_l2_decay
+from models.names import override_batch_norm_decay, share_learning_rate
 from models.network import Layer, Network
 
 
@@ -38,7 +38,7 @@ class LearnableAffine(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(1))
         self.bias = nn.Parameter(torch.zeros(1))
-        override_l2_decay(self, scale=0.0, bias=0.0)
+        share_learning_rate(self, scale=0.01, bias=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.scale * x + self.bias

@@ -54,7 +54,7 @@ def error(flags, capsys):
 def test_evaluation(flags, capsys):
     args = flags("eval", MOBILE, "-o", "Global.pretrained_model=weights", "-o", "DataLoader.Eval.sampler.batch_size=32")
     expected = {
-        "model": "MobileNetV3_large_x1_0", "class_dim": 102, "pretrained_model": "weights", "batch_size": 32,
+        "model": "MobileNetV3_large_x1_0_paddleclas", "class_dim": 102, "pretrained_model": "weights", "batch_size": 32,
         "data_dir": "./dataset/flowers102/", "image_shape": [3, 224, 224], "resize_short_size": 256,
         "interpolation": 1, "resize_mode": "short", "image_mean": [0.485, 0.456, 0.406], "reader_thread": 4,
     }  # fmt: skip

@@ -6,14 +6,15 @@ its decay is decoupled from the gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from models.errors import OptionError
-from models.names import l2_overrides, paddleclas_names
+from models.names import l2_overrides, lr_shares, paddleclas_names
 from models.network import Network
 from utils.console import warn
 from utils.training.schedule import STRATEGIES
@@ -164,13 +165,12 @@ def split_by_layer(model: Network, groups: Iterable[dict], layer_decay: float) -
     return split
 
 
-def split_by_stage(model: Network, groups: Iterable[dict], factors: Sequence[float]) -> list[dict]:
-    """The parameter groups, apart by stages, each of which learns at a share of the rate; see `set_lr`.
+def stage_shares(model: Network, factors: Sequence[float]) -> dict[str, float]:
+    """The parameters of the stem and of each stage -> their share of the learning rate.
 
     Args:
         model: the network.
-        groups: its parameters.
-        factors: of the stem and of each stage; all else learns at the full rate.
+        factors: of the stem and of each stage.
 
     Raises:
         OptionError: the network has no such stages, or another number of them.
@@ -178,17 +178,30 @@ def split_by_stage(model: Network, groups: Iterable[dict], factors: Sequence[flo
     stages = model.stem_and_stages()
     if len(stages) != len(factors):
         raise OptionError("lr_mult", f"{len(factors)} factors, and {type(model).__name__} has {len(stages)} stages")
-    shares = {
-        parameter: factor
+    return {
+        name: factor
         for prefixes, factor in zip(stages, factors, strict=True)
-        for name, parameter in model.named_parameters()
+        for name, _ in model.named_parameters()
         if name.startswith(prefixes)
+    }
+
+
+def split_by_share(model: nn.Module, groups: Iterable[dict], *shares: Mapping[str, float]) -> list[dict]:
+    """The parameter groups, apart by their shares of the learning rate; see `set_lr`.
+
+    Args:
+        model: the network.
+        groups: its parameters.
+        shares: parameters -> share, which are multiplied; 1 for what is in none.
+    """
+    share_of = {
+        parameter: math.prod(each.get(name, 1.0) for each in shares) for name, parameter in model.named_parameters()
     }
     split = []
     for group in groups:
         by_share: dict[float, list[nn.Parameter]] = {}
         for parameter in group["params"]:
-            by_share.setdefault(shares.get(parameter, 1.0), []).append(parameter)
+            by_share.setdefault(share_of[parameter], []).append(parameter)
         split += [{**group, "params": part, "lr_scale": share} for share, part in by_share.items()]
     return split
 
@@ -229,7 +242,7 @@ def build_optimizer(
         rho: of RMSProp.
         no_decay_names, decay_vectors: see `decoupled_groups` and `parameter_groups`; None: vectors are decayed, but not
             by AdamW.
-        lr_factors: see `split_by_stage`; None: all stages learn at the same rate.
+        lr_factors: see `stage_shares`; None: all stages learn at the same rate.
     """
     if strategy not in STRATEGIES:
         warn(f"--lr_strategy: unknown strategy {strategy!r}, the rate stays at {lr}; known: {', '.join(STRATEGIES)}")
@@ -245,8 +258,9 @@ def build_optimizer(
         groups = [{"params": list(model.parameters()), "weight_decay": 0.0}]
     else:
         groups = parameter_groups(model, l2_decay, no_decay_names or (), decay_vectors is not False)
-    if lr_factors is not None:
-        groups = split_by_stage(model, groups, lr_factors)
+    slow = lr_shares(model)
+    if lr_factors is not None or slow:
+        groups = split_by_share(model, groups, slow, stage_shares(model, lr_factors) if lr_factors else {})
     if optimizer == "adamw":
         return torch.optim.AdamW(groups, **adam)
     if optimizer == "adam" or (optimizer is None and strategy == "adam_decay"):

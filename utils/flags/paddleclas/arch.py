@@ -79,6 +79,9 @@ def read_network(arch: Section) -> Network | None:
     if "override_params" in arch and _matches(name, *_RECIPES):
         name = f"{name}_recipe"
     weights = _read_weights(arch, name)
+    if f"{name}_paddleclas" in models.list_models(f"{name}_paddleclas"):
+        # Fluid's network of this name is another one.
+        name = f"{name}_paddleclas"
     arch.idle("data_format", "use_fused_attn", "use_fused_linear", "return_patterns", "return_stages")
     arch.idle("infer_add_softmax", "infer_model_name")
     # Images of four channels have zeros in the last one.

@@ -128,6 +128,7 @@ def _read_list(dataset: Section, part: str) -> None:
 def _read_training_sampler(sampler: Section) -> None:
     """The flags of the sampler of training."""
     reading = sampler.reading
+    batches = processes() * int(str(reading.flags.get("accumulate_steps", 1)))
     name = sampler.take("name", text, "DistributedBatchSampler")
     if name not in _SAMPLERS:
         sampler.refuse("name", f"{name} is not supported; there are {', '.join(_SAMPLERS)}")
@@ -136,11 +137,11 @@ def _read_training_sampler(sampler: Section) -> None:
         sizes = sampler.take("scales", list_of(width_and_height), [])
         reading.set("multi_scale", [str(w) if w == h else f"{h}x{w}" for w, h in sizes])
         reading.set("multi_scale_factor", sampler.take("divided_factor", positive, 32))
-        reading.set("batch_size", sampler.take("first_bs", positive, 1) * processes())
+        reading.set("batch_size", sampler.take("first_bs", positive, 1) * batches)
         sampler.only("is_training", True)
         sampler.idle("seed")
     else:
-        reading.set("batch_size", sampler.take("batch_size", positive, 1) * processes())
+        reading.set("batch_size", sampler.take("batch_size", positive, 1) * batches)
         if not sampler.take("drop_last", boolean, False):
             reading.set("drop_last", False)
         if not sampler.take("shuffle", boolean, False):

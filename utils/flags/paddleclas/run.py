@@ -79,7 +79,8 @@ def read_training_run(section: Section) -> None:
     else:
         set_flag("validate", False)
     if (batches := section.take("update_freq", positive, 1)) != 1:
-        set_flag("update_freq", batches)
+        # Its batches are the parts of ours; see `data`.
+        set_flag("accumulate_steps", batches)
     if section.take("use_multilabel", boolean, False):
         set_flag("multi_label", True)
     if section.take("use_dali", boolean, False):

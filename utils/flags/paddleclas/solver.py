@@ -16,6 +16,7 @@ _OPTIMIZERS = {
 # Optimizer.lr.name -> --lr_strategy.
 _STRATEGIES = {
     "Constant": "constant",
+    "ConstLR": "constant",
     "Cosine": "cosine",
     "Linear": "linear",
     "Step": "step",
