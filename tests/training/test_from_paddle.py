@@ -209,6 +209,11 @@ def test_a_folder_of_prefixes(states):
     assert "give one of them, without its ending, such as" in refused(states / "adamw", "adamw")
 
 
+def test_a_folder_of_epochs(states):
+    shutil.copytree(states / "momentum" / "1", states / "momentum" / "10")
+    assert f"holds epochs: give one of them, such as {states / 'momentum' / '10'}" in refused(states / "momentum")
+
+
 @pytest.mark.parametrize("case", ["momentum", "momentum_average"])
 def test_of_other_classes(states, case):
     assert "has 6 classes, the network 9: give --class_dim=6" in refused(path_of(states, case), case, class_dim=9)

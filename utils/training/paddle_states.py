@@ -77,6 +77,9 @@ def _read_folder(path: Path, model: str | None, class_dim: int) -> TrainingState
         raise FormatError(
             f"holds {len(prefixes)} states of PaddlePaddle: give one of them, without its ending, such as {prefixes[0]}"
         )
+    epochs = [folder for folder in path.iterdir() if folder.is_dir() and re.fullmatch(r"\d{1,6}", folder.name)]
+    if epochs and not any(file.is_file() for file in path.iterdir()):
+        raise FormatError(f"holds epochs: give one of them, such as {max(epochs, key=lambda folder: int(folder.name))}")
     return _read_variables(path, model, class_dim)
 
 
