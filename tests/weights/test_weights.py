@@ -466,7 +466,19 @@ def test_large_tar_is_quick_and_lean(tmp_path):
 def test_notes_on_the_input(tmp_path, capsys):
     """What train.py notes beside weights; nothing from other files, whatever they are."""
     path = tmp_path / "weights.safetensors"
-    values = ([3, 32, 48], 50, None, [0.5, 0.25, 0.125], [0.1, 0.2, 0.3], "pad", "pil", "cv2", "bgr")
+    values = (
+        [3, 32, 48],
+        50,
+        None,
+        [0.5, 0.25, 0.125],
+        [0.1, 0.2, 0.3],
+        "pad",
+        "pil",
+        "cv2",
+        "bgr",
+        [0, 0, 9],
+        [0, 4095],
+    )
     noted = dict(zip(INPUT_FLAGS, values, strict=True))
     save_weights(fresh(), path, {"model": NAME, **noted})
     assert read_input_notes(path) == read_input_notes(tmp_path) == noted

@@ -45,7 +45,8 @@ def read_input_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
         return {}
     except (ValueError, TypeError):
         warn(
-            f"{path}: its notes on the network's input make no sense: evaluate with infer.py --image_shape and the like as in training"
+            f"{path}: its notes on the network's input make no sense: evaluate with infer.py --image_shape and the "
+            "like as in training"
         )
         return {}
     if "channel_order" not in notes:
