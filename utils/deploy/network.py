@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from utils.errors import UserError, reason
+from utils.errors import UserError, cut, of_the_machine, reason
 from utils.flags.inputs import UNNOTED, ScaleError, checked_input
 
 DESCRIPTION = "description.json"
@@ -90,9 +90,10 @@ class Description:
         try:
             values = json.loads(text)
             if values["format"] != FORMAT:
+                found = cut(str(values["format"]), 20)
                 raise UserError(
-                    f"--model_file {path} has format {values['format']}, and {FORMAT} is the one that can be read: "
-                    "export the network again"
+                    f"--model_file {path} has format {found}, and {FORMAT} is the one that can be read: export the "
+                    "network again"
                 )
             values = {"multi_label": False, "threshold": None, **values, **checked_input(values)}
             if "class_dim" not in values:
@@ -102,15 +103,20 @@ class Description:
             description = cls(**{field.name: values[field.name] for field in fields(cls)})
             if type(description.params_bytes) is not int or type(description.class_dim) is not int:
                 raise ValueError("not numbers")
+            texts = (description.network, description.precision, description.params_name, description.params_sha256)
+            if not all(isinstance(text, str) and len(text) <= 300 for text in texts):
+                raise ValueError("not texts")
             if not _is_threshold(description):
                 raise ValueError("not thresholds")
             if not len(description.class_names) <= description.class_dim or description.class_dim < 1:
                 raise ValueError("not as many names as classes")
             if not all(isinstance(name, str | None) for name in description.class_names):
                 raise ValueError("not names")
+            # Half a character, as JSON may have it, cannot be written anywhere: UnicodeEncodeError, a ValueError.
+            "".join(name or "" for name in (*description.class_names, *texts)).encode()
         except ScaleError as error:
             raise UserError(f"--model_file {path}: {error}: export the network again") from None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise UserError(f"--model_file {path} is damaged: its description cannot be read") from None
         return description
 
@@ -155,7 +161,7 @@ class ExportedNetwork:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """Normalized images (N, 3, H, W) to logits, float32 (N, classes)."""
-        logits = self.run(images).float()
+        logits = self._output(images)
         if logits.ndim != 2 or len(logits) != len(images):
             raise UserError(
                 f"--model_file ({self.description.network}) is damaged: what it makes of {len(images)} images is of "
@@ -168,10 +174,27 @@ class ExportedNetwork:
             )
         return logits
 
+    def _output(self, images: Tensor) -> Tensor:
+        """What the network computes, float32; raises `UserError` if it is none, or cannot compute."""
+        try:
+            output = self.run(images)
+        except UserError:
+            raise
+        except Exception as error:  # whatever an operator makes of arguments that a file has for it
+            if of_the_machine(error) is not None:
+                raise
+            text = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"--model_file ({self.description.network}) cannot be run: {cut(text, 300)}; export the network again"
+            ) from None
+        if not isinstance(output, Tensor):
+            raise UserError(f"--model_file ({self.description.network}) is damaged: its output is no tensor")
+        return output.float()
+
     @torch.inference_mode()
     def features(self, images: Tensor) -> Tensor:
         """Normalized images (N, 3, H, W) to an output that is no classes, float32 (N, all of it in a row)."""
-        rows = self.run(images).float()
+        rows = self._output(images)
         if not rows.ndim or len(rows) != len(images):
             raise UserError(
                 f"--features_path: what {self.description.network} makes of {len(images)} images is of shape "

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from utils.errors import UserError
+from utils.deploy.program_arguments import SIZE_BITS, bits_of_result, check_arguments, check_keyword, is_literal
+from utils.errors import UserError, cut
 from utils.formats.torch_program import DTYPES, Program, ProgramError, program_slots
 
 # Numbers that the programs' schema has for PyTorch's enumerations, as `DTYPES` (torch/_export/serde/schema.py).
@@ -85,8 +86,9 @@ def build_graph(program: Program, weights: Mapping[str, Tensor], device: torch.d
     """
     try:
         return _Builder(program, weights, device).module()
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
-        raise ProgramError(f"a program that cannot be run here ({error})") from None
+    # fx compiles the code that it writes: SyntaxError.
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError, SyntaxError) as error:
+        raise ProgramError(f"a program that cannot be run here ({cut(str(error), 300)})") from None
 
 
 class _Builder:
@@ -142,12 +144,20 @@ class _Builder:
         for given in node["inputs"]:
             value = self.argument(given["arg"])
             if given.get("kind") == KEYWORD_ARGUMENT:
-                if not given["name"].isidentifier():  # fx writes it into Python code
-                    raise ValueError(f"{given['name']!r} is no name of an argument")
+                check_keyword(given["name"])
                 kwargs[given["name"]] = value
             else:
                 args.append(value)
-        result = self.graph.call_function(_function(node["target"]), tuple(args), kwargs)
+        target = node["target"]
+        function = _function(target)
+        if target in PYTHON_FUNCTIONS:
+            bits = bits_of_result(target.removeprefix("_operator."), (*args, *kwargs.values()))
+        else:
+            bits = SIZE_BITS if target == "torch.ops.aten.sym_size.int" else None
+            check_arguments(operator_of(target)._schema, args, kwargs)
+        result = self.graph.call_function(function, tuple(args), kwargs)
+        if bits is not None:
+            result.meta["bits"] = bits
         outputs = node["outputs"]
         if len(outputs) == 1 and "as_tensors" in outputs[0]:
             names = [tensor["name"] for tensor in outputs[0]["as_tensors"]]
@@ -166,6 +176,8 @@ class _Builder:
             case "as_none":
                 return None
             case "as_int" | "as_bool" | "as_string" | "as_ints" | "as_floats" | "as_bools":
+                if not is_literal(kind, value):
+                    raise ValueError(f"an argument is no {kind.removeprefix('as_')}")
                 return value
             case "as_float":
                 return float(value)  # infinity is a text
@@ -201,6 +213,8 @@ def _function(target: str) -> Callable[..., Any]:
     Raises:
         ValueError: it is neither one of `OPERATORS` nor arithmetic on sizes.
     """
+    if not isinstance(target, str):
+        raise ValueError("it calls what is no name")
     if target in PYTHON_FUNCTIONS:
         return PYTHON_FUNCTIONS[target]
     name = target.removeprefix("torch.ops.aten.")
@@ -211,7 +225,12 @@ def _function(target: str) -> Callable[..., Any]:
         return torch.ops.aten.reshape.default
     if name == "scaled_dot_product_attention.default":
         return attention
-    packet, _, overload = name.partition(".")
+    return operator_of(target)
+
+
+def operator_of(target: str) -> torch._ops.OpOverload:
+    """One of `OPERATORS`."""
+    packet, _, overload = target.removeprefix("torch.ops.aten.").partition(".")
     return getattr(getattr(torch.ops.aten, packet), overload)
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from utils.errors import cut
 from utils.formats.archives import ZIP_ERRORS
 from utils.formats.torch_archive import check_stored
 
@@ -61,11 +62,12 @@ def read_program(path: str, *extra_files: str) -> tuple[Program, dict[str, str]]
             }
             program = json.loads(_read_stored(archive, members["models/model.json"]))
             major = program["schema_version"]["major"]
-    except (*ZIP_ERRORS, TypeError):
+    except (*ZIP_ERRORS, TypeError, RecursionError):
         raise ProgramError("not a program that torch.export wrote, or a damaged one") from None
     if major != SCHEMA_MAJOR:
         raise ProgramError(
-            f"written by PyTorch {program.get('torch_version')} in version {major} of its format, which is not "
+            f"written by PyTorch {cut(str(program.get('torch_version')), 40)} in version {cut(str(major), 20)} of its "
+            f"format, which is not "
             f"{SCHEMA_MAJOR}, the one that can be read"
         )
     return program, texts
