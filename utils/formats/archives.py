@@ -17,6 +17,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from utils.errors import FormatError
@@ -75,33 +76,45 @@ def _check_member(name: str, ordinary: bool) -> None:
         raise FormatError(f"refused: {name!r} in it points outside of the archive")
 
 
+# What tarfile raises at a damaged archive.
+TAR_ERRORS = (tarfile.TarError, ValueError, LookupError, OverflowError, RecursionError, EOFError)
+
+
+def tar_headers(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar archive in their order.
+
+    Raises:
+        FormatError: one has a negative size: tarfile would go back, and on for ever.
+    """
+    read_to = 0
+    while (member := archive.next()) is not None:
+        if archive.offset <= read_to or member.size < 0:
+            raise FormatError(f"the archive is damaged at byte {read_to} (a negative size)")
+        read_to = archive.offset
+        yield member
+
+
 def tar_members(buffer: bytes | mmap.mmap) -> dict[str, memoryview]:
     """The files of an uncompressed tar archive by name, as views of it."""
     members = {}
     view = memoryview(buffer)
     try:
         with tarfile.open(fileobj=io.BytesIO(buffer) if isinstance(buffer, bytes) else buffer, mode="r:") as archive:
-            read_to = 0
-            for _ in range(MAX_FILES):
-                if (member := archive.next()) is None:
-                    break
-                if archive.offset <= read_to:
-                    raise FormatError(f"the archive is damaged at byte {read_to} (a negative size)")
-                read_to = archive.offset
+            for number, member in enumerate(tar_headers(archive), 1):
+                if number == MAX_FILES:
+                    raise FormatError(f"holds {MAX_FILES} files or more: not an archive of weights")
                 _check_member(member.name, member.isfile() or member.isdir())
                 end = member.offset_data + member.size
                 if member.issparse() or end > len(view):
                     raise FormatError(f"the archive is cut short within {member.name!r}")
                 if member.isfile():
                     members[member.name.removeprefix("./")] = view[member.offset_data : end]
-            else:
-                raise FormatError(f"holds {MAX_FILES} files or more: not an archive of weights")
             # tarfile takes a header it cannot read for the end; the end of a whole archive is zeros.
             if bytes(view[archive.offset : archive.offset + tarfile.BLOCKSIZE]).strip(b"\0"):
                 raise FormatError(f"the archive is damaged at byte {archive.offset}")
     except FormatError:
         raise
-    except (tarfile.TarError, ValueError, LookupError, OverflowError, RecursionError, EOFError) as error:
+    except TAR_ERRORS as error:
         raise FormatError(f"the archive is damaged ({error})") from None
     return members
 

@@ -18,8 +18,9 @@ TOOLS = Path(__file__).resolve().parent.parent / "tools"
 IMAGENET_NAMES = TOOLS / "readable_label.txt"
 IMAGENET_SYNSETS = TOOLS / "imagenet_synsets.txt"
 
-_NUMBER_FIRST = re.compile(r"(\d+)(?:\s*[,:;]\s*|\s+)(\S.*)")
-_NUMBER_LAST = re.compile(r"\S.*?[\s,:;]\s*(\d+)")
+# At most nine digits: Python takes long to read a number of thousands, or refuses to.
+_NUMBER_FIRST = re.compile(r"([0-9]{1,9})(?:\s*[,:;]\s*|\s+)(\S.*)")
+_NUMBER_LAST = re.compile(r"\S.*?[\s,:;]\s*([0-9]{1,9})")
 
 
 def imagenet_names() -> list[str]:
@@ -139,4 +140,9 @@ def _names_in_data(data: Any) -> list[str]:
     names = [entry[-1] if isinstance(entry, list) and entry else entry for entry in data]  # [number of WordNet, name]
     if wrong := [name for name in names if isinstance(name, bool) or not isinstance(name, str | int | float)]:
         raise FormatError(f"{cut(str(wrong[0]), 60)} is no text: write names in quotes")
-    return [str(name) for name in names]
+    names = [str(name) for name in names]
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError:
+        raise FormatError("a name has half a character (\\ud800 to \\udfff), which is no text") from None
+    return names

@@ -19,13 +19,26 @@ def _is_one_of(characters: bytes) -> np.ndarray:
 _BLANK = _is_one_of(b" \t\r\v\f")
 _DIGIT = _is_one_of(b"0123456789")
 
+# Blanks at either end of a line that are taken off all lines at once.
+_MOST_BLANKS = 4
+
 
 def _strip(text: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
     """Moves the ends of the lines text[starts:ends] past blanks, in place."""
-    while (blank := (ends > starts) & _BLANK[text[ends - 1]]).any():
+    for _ in range(_MOST_BLANKS):
+        if not (blank := (ends > starts) & _BLANK[text[ends - 1]]).any():
+            break
         ends -= blank
-    while (blank := (ends > starts) & _BLANK[text[np.minimum(starts, len(text) - 1)]]).any():
+    for _ in range(_MOST_BLANKS):
+        if not (blank := (ends > starts) & _BLANK[text[np.minimum(starts, len(text) - 1)]]).any():
+            break
         starts += blank
+    # The lines that have more are gone through by themselves: each round above costs as much as all lines.
+    for line in np.flatnonzero((ends > starts) & (_BLANK[text[ends - 1]] | _BLANK[text[starts % len(text)]])):
+        content = text[starts[line] : ends[line]].tobytes()
+        stripped = content.lstrip(b" \t\r\v\f")
+        starts[line] += len(content) - len(stripped)
+        ends[line] = starts[line] + len(stripped.rstrip(b" \t\r\v\f"))
 
 
 def _bad_line(line: str, class_dim: int | None) -> str:
@@ -65,6 +78,7 @@ def list_text(list_path: str) -> np.ndarray:
 
 # Bytes of a list file that are parsed at a time, to keep the temporary arrays small.
 _BLOCK = 16 << 20
+_LONGEST_LINE = 1 << 20  # a path has at most 4,096 bytes
 
 
 def parse_list(text: np.ndarray, list_path: str, class_dim: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -86,8 +100,11 @@ def parse_list(text: np.ndarray, list_path: str, class_dim: int | None) -> tuple
     begin = 0
     while begin < len(text):
         end = min(begin + _BLOCK, len(text))
-        while end < len(text) and text[end - 1] != ord("\n"):
-            end += 1
+        if end < len(text) and text[end - 1] != ord("\n"):
+            newlines = np.flatnonzero(text[end : end + _LONGEST_LINE] == ord("\n"))
+            if not len(newlines) and len(text) - end > _LONGEST_LINE:
+                raise UserError(f"{list_path}: a line has more than {_LONGEST_LINE >> 20} MB: it is no list of images")
+            end = end + int(newlines[0]) + 1 if len(newlines) else len(text)
         block = text[begin:end]
         numbers, starts, ends, line_count = _lines(block)
         labels, label_starts = _last_numbers(block, starts, ends)

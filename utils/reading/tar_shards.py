@@ -11,7 +11,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from utils.errors import UserError, reason
+from utils.errors import UserError, one_line, reason
+from utils.formats.archives import TAR_ERRORS, tar_headers
 from utils.reading.decode import UnreadableImage
 from utils.reading.folders import image_suffixes, is_dropping
 from utils.reading.image_list import ImageList, packed
@@ -101,8 +102,12 @@ def _index_shard(shard: str) -> list[tuple[str, int, int, int]]:
 
     try:
         with tarfile.open(shard, "r:") as archive:
-            for member in archive:
-                if not member.isfile() or any(map(is_dropping, member.name.removeprefix("./").split("/"))):
+            for member in tar_headers(archive):
+                if (
+                    not member.isfile()
+                    or member.issparse()
+                    or any(map(is_dropping, member.name.removeprefix("./").split("/")))
+                ):
                     continue
                 folder, name = os.path.split(member.name)
                 # The key ends at the first dot of the file's name.
@@ -115,11 +120,13 @@ def _index_shard(shard: str) -> list[tuple[str, int, int, int]]:
                     image = place, member.offset_data, member.size
                 elif suffix == "cls":
                     file = archive.extractfile(member)
-                    text = file.read().strip() if file is not None else b""
+                    text = file.read(20).strip() if file is not None else b""
                     if not text.isdigit() or len(text) > 9:  # it has to fit in 32 bits
                         raise UserError(f"{shard}: {member.name} holds {text[:20]!r}, not the number of a class")
                     label = int(text)
             finish()
-    except (tarfile.TarError, OSError) as error:
-        raise UserError(f"{shard}: not a whole tar file ({error})") from None
+    except UserError:
+        raise
+    except (*TAR_ERRORS, OSError) as error:  # FormatError is a ValueError
+        raise UserError(f"{shard}: not a whole tar file ({one_line(error)})") from None
     return samples
