@@ -68,6 +68,8 @@ def check_stored(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
         FormatError: it is compressed, or said to be longer.
     """
     if member.compress_type != zipfile.ZIP_STORED or member.file_size > archive.start_dir:
+        if re.match(r"[^/]+/code/", member.filename):  # the one thing that is compressed
+            raise FormatError("a TorchScript archive, which holds code: save the network's state_dict")
         raise FormatError(f"refused: {cut(member.filename, 60)!r} in it is compressed, which PyTorch never does")
 
 
