@@ -14,6 +14,7 @@ import json
 import re
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ without meaning here are named in one line.
 """
 
 
+@cache
 def facts() -> dict[str, dict[str, Any]]:
     """The configurations by path."""
     return json.loads(gzip.decompress(FACTS.read_bytes()))
@@ -75,11 +77,14 @@ def refused(path: str, content: dict[str, Any]) -> list[str]:
     found: list[str] = []
     for script in ("predict",) if path.startswith("deploy/") else SCRIPTS:
         lines = translation(script, path, content).refusals
-        lines = [line.removeprefix(f"{path}: ") for line in lines]
-        found += [
-            re.sub(r"^what would be --([a-z0-9_]+)=.* is not supported", r"\1 is missing", line) for line in lines
-        ]
+        found += [line.removeprefix(f"{path}: ") for line in lines]
     return list(dict.fromkeys(found))
+
+
+@cache
+def answers() -> dict[str, list[str]]:
+    """What is refused of every configuration that is not aside."""
+    return {path: refused(path, content) for path, content in facts().items() if not is_aside(path, content)}
 
 
 def is_aside(path: str, content: dict[str, Any]) -> str | None:
@@ -102,7 +107,7 @@ def document() -> str:
     for path, content in sorted(facts().items()):
         folder, _, name = path.partition("/")
         aside = is_aside(path, content)
-        lines = [] if aside else refused(path, content)
+        lines = answers().get(path, [])
         answer = f"aside: {aside}" if aside else "; ".join(lines) or "accepted"
         folders.setdefault(folder, []).append((name, answer))
         counts.setdefault(folder, Counter())["aside" if aside else "refused" if lines else "accepted"] += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 import sys
 from pathlib import Path
 
@@ -13,7 +14,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs"))
 import make_configurations
 
 from utils.flags import parse
-from utils.flags.parsing import _announced
+from utils.flags.parsing import Flags, _announced, build_parser
+from utils.flags.table import GROUPS
+from utils.reading.build import train_transform
+from utils.training.build import check_train_flags
+from utils.weights.network import resolve_input
 
 FACTS = make_configurations.facts()
 MOBILE = "quick_start/MobileNetV3_large_x1_0.yaml"
@@ -69,8 +74,6 @@ def test_the_printed_command_is_the_same(flags, capsys):
     words = ["-o", "Global.pretrained_model=a b", "--class_map_path", "my names.txt", "--topk=3"]
     args = flags("infer", MOBILE, *words)
     line = next(line for line in capsys.readouterr().out.splitlines() if "is the same as" in line)
-    import shlex
-
     again = parse("infer", shlex.split(line.split("python infer.py ")[1]))
     assert again == args and again.topk == 3 and again.pretrained_model == "a b"
     assert line.endswith("--class_map_path 'my names.txt' --topk=3")
@@ -173,3 +176,31 @@ def test_class_names_that_are_not_there(flags, capsys, tmp_path):
     (tmp_path / "names.txt").touch()
     names = f"Infer.PostProcess.class_id_map_file={tmp_path / 'names.txt'}"
     assert flags("infer", MOBILE, *words, "-o", names).class_map_path == str(tmp_path / "names.txt")
+
+
+def test_the_document_is_of_today():
+    assert make_configurations.FILE.read_text(encoding="utf-8") == make_configurations.document(), (
+        "run: python docs/make_configurations.py"
+    )
+
+
+@pytest.mark.parametrize("folder", ["ImageNet", "PULC", "quick_start", "deploy"])
+def test_what_is_accepted_is_taken(folder):
+    """Every value that a configuration becomes is one of its flag's, and train.py finds no contradiction in them."""
+    scripts = ("predict",) if folder == "deploy" else make_configurations.SCRIPTS
+    parsers = {script: build_parser(script) for script in scripts}
+    defaults = {flag.name: flag.default_for("train") for flags in GROUPS.values() for flag in flags}
+    answers = {path: lines for path, lines in make_configurations.answers().items() if path.startswith(folder)}
+    accepted = [path for path, lines in answers.items() if not lines]
+    assert len(accepted) / len(answers) >= 0.94
+    # Most of those of ImageNet differ by the network's name.
+    for path in accepted[:: 5 if folder == "ImageNet" else 1]:
+        content = FACTS[path]
+        for script, parser in parsers.items():
+            found = make_configurations.translation(script, path, content)
+            typed = vars(parser.parse_args(found.words())) | dict.fromkeys(found.needed, "weights")
+            if script == "train":
+                args = Flags(script=script, given=frozenset(typed), **{**defaults, **typed})
+                check_train_flags(args)
+                resolve_input(args)
+                train_transform(args)

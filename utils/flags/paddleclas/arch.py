@@ -34,6 +34,8 @@ _STAGED = {
 }
 # Networks whose PaddleClas takes a rate of dropout and does nothing with it.
 _IDLE_DROPOUT = ("MobileNetV4_*", "StarNet_*")
+# Options that nothing but training has.
+_OF_TRAINING = ("drop_path", "dropout", "block_dropout", "drop_connect_rate", "lr_mult")
 # What another name stands for, where the networks differ by options that a recipe gives.
 _RECIPES = {"TinyNet_*": {"batch_norm_momentum": 0.9, "batch_norm_epsilon": 1e-5, "depth_trunc": "round"}}
 
@@ -205,7 +207,8 @@ def _use_network(arch: Section, network: Network, script: str) -> None:
     reading = arch.reading
     reading.set("model", network.name)
     for flag, value in network.options.items():
-        reading.set(flag, value)
+        if script == "train" or flag not in _OF_TRAINING:
+            reading.set(flag, value)
     given = "pretrained_model" in reading.flags or "checkpoint" in reading.flags
     if network.weights and not given and script in ("train", "eval", "infer"):
         use_weights(arch, "pretrained_model", network.weights)
@@ -244,26 +247,27 @@ def _read_distillation(arch: Section, script: str) -> None:
     if student:
         _use_network(sections[student_name], student, script)
     if teacher and script == "train":
-        _use_teacher(sections[teacher_name], teacher, frozen[names.index(teacher_name)])
+        if not frozen[names.index(teacher_name)]:
+            arch.refuse("freeze_params_list", "a teacher that learns beside its student is not supported")
+        _use_teacher(sections[teacher_name], teacher)
         if frozen[names.index(student_name)]:
             arch.refuse("freeze_params_list", f"{student_name} is to be trained and does not learn")
 
 
-def _use_teacher(section: Section, teacher: Network, frozen: bool) -> None:
+def _use_teacher(section: Section, teacher: Network) -> None:
     """The flags of the teacher."""
     reading = section.reading
     reading.set("use_distill", True)
     reading.set("teacher_model", teacher.name)
     for flag, value in teacher.options.items():
-        if flag in ("strides", "use_last_conv", "class_expand"):
-            reading.set(f"teacher_{flag}", value)
-        elif not frozen and reading.flags.get(flag) != value:
-            section.refuse(None, f"the teacher's --{flag} cannot be another than the student's")
-    if not frozen:
-        reading.set("teacher_learns", True)
+        # The others say how it would learn.
+        if flag == "strides":
+            reading.set("teacher_strides", value)
+        elif flag not in _OF_TRAINING:
+            section.refuse(None, f"a teacher with another {flag} is not supported")
     if teacher.weights:
         use_weights(section, "teacher_pretrained_model", teacher.weights)
-    elif frozen:
+    else:
         # Its weights come from elsewhere: PaddleClas's recipes name them on the command line.
         path = ".".join(map(str, section.path))
         reading.needed["teacher_pretrained_model"] = (

@@ -10,18 +10,14 @@ from utils.flags.paddleclas.section import (
     Section,
     boolean,
     integer,
-    list_of,
     positive,
     processes,
     text,
-    width_and_height,
 )
 from utils.flags.paddleclas.transforms import read_mixing, read_training
 
-_DATASETS = ("ImageNetDataset", "MultiLabelDataset", "MultiScaleDataset", "CustomLabelDataset")
-_SAMPLERS = ("DistributedBatchSampler", "BatchSampler", "MultiScaleSampler", "RASampler")
-# CustomLabelDataset.label_key -> the operation of --label_from.
-_LABELS = {"blur_image": "blur", "random_rot90_orientation": "random_rot90"}
+_DATASETS = ("ImageNetDataset", "MultiLabelDataset")
+_SAMPLERS = ("DistributedBatchSampler", "BatchSampler")
 
 
 def read_training_data(loaders: Section) -> None:
@@ -40,10 +36,6 @@ def read_training_data(loaders: Section) -> None:
     for flag, value in read_training(dataset, evaluation).items():
         reading.set(flag, value)
     read_mixing(dataset)
-    if (key := dataset.take("label_key", text, None)) is not None:
-        if key not in _LABELS:
-            dataset.refuse("label_key", f"{key} is not supported; there are {', '.join(_LABELS)}")
-        reading.set("label_from", _LABELS.get(key, key))
     dataset.finish(("transform_ops", "batch_transform_ops"))
     _read_training_sampler(train.section("sampler"))
     _read_workers(train.section("loader"))
@@ -106,7 +98,7 @@ def _read_list(dataset: Section, part: str) -> None:
     reading = dataset.reading
     dataset.asked.add("name")
     root = dataset.take("image_root", text, "./")
-    key = "sample_list_path" if "sample_list_path" in dataset else "cls_label_path"
+    key = "cls_label_path"
     file = dataset.take(key, text, "")
     if not file:
         dataset.refuse(key, "is missing")
@@ -133,22 +125,11 @@ def _read_training_sampler(sampler: Section) -> None:
     if name not in _SAMPLERS:
         sampler.refuse("name", f"{name} is not supported; there are {', '.join(_SAMPLERS)}")
         return
-    if name == "MultiScaleSampler":
-        sizes = sampler.take("scales", list_of(width_and_height), [])
-        reading.set("multi_scale", [str(w) if w == h else f"{h}x{w}" for w, h in sizes])
-        reading.set("multi_scale_factor", sampler.take("divided_factor", positive, 32))
-        reading.set("batch_size", sampler.take("first_bs", positive, 1) * batches)
-        sampler.only("is_training", True)
-        sampler.idle("seed")
-    else:
-        reading.set("batch_size", sampler.take("batch_size", positive, 1) * batches)
-        if not sampler.take("drop_last", boolean, False):
-            reading.set("drop_last", False)
-        if not sampler.take("shuffle", boolean, False):
-            reading.set("shuffle", False)
-    if name == "RASampler":
-        reading.set("augment_repeats", sampler.take("num_repeats", positive, 3))
-        sampler.only("selected_round", 256)
+    reading.set("batch_size", sampler.take("batch_size", positive, 1) * batches)
+    if not sampler.take("drop_last", boolean, False):
+        reading.set("drop_last", False)
+    if not sampler.take("shuffle", boolean, False):
+        reading.set("shuffle", False)
     sampler.finish(("batch_size",))
 
 

@@ -100,31 +100,16 @@ _DISTILLATION: dict[str, tuple[str, dict[str, tuple[Callable, object, str]]]] = 
         "multi_label",
         {"weight_ratio": (boolean, False, "weight_ratio"), "size_sum": (boolean, False, "sum")},
     ),
-    "DistillationDistanceLoss": ("distance", {"mode": (choice("l2", "l1", "smooth_l1"), "l2", "mode")}),
 }
-# DistillationPairLoss.base_loss_name -> its word.
-_PAIRS = {"MGDLoss": "mgd", "PEFDLoss": "pefd"}
 
 
 def _distillation_words(name: str, options: Section) -> list[str]:
     """The words of --distill_loss for a loss: none if it is refused, two if it is the teacher's as well."""
-    if name == "DistillationPairLoss":
-        base = options.take("base_loss_name", text, "")
-        if base not in _PAIRS:
-            options.refuse("base_loss_name", f"{base} is not supported; there are {', '.join(_PAIRS)}")
-            return []
-        # The layers are the last of the networks, with their channels.
-        options.idle("s_key", "t_key", "name", "student_channels", "teacher_channels")
-        options.idle("student_channel", "teacher_channel")
-        word, kinds = _PAIRS[base], {}
-    elif name in _DISTILLATION:
-        word, kinds = _DISTILLATION[name]
-    else:
-        options.refuse(None, f"the loss is not supported; there are {', '.join(_DISTILLATION)}, DistillationPairLoss")
+    if name not in _DISTILLATION:
+        options.refuse(None, f"the loss is not supported; there are {', '.join(_DISTILLATION)}")
         return []
+    word, kinds = _DISTILLATION[name]
     parts = []
-    if name == "DistillationDistanceLoss":
-        parts.append(f"stage={_stage(options)}")
     for key, (kind, default, called) in kinds.items():
         value = options.take(key, kind, default)
         if value != default:
@@ -133,33 +118,22 @@ def _distillation_words(name: str, options: Section) -> list[str]:
         parts.append(f"weight={typed(weight)}")
     if word == "multi_label":
         options.reading.set("multi_label", True)
-    options.only("key", "logits") if word != "distance" else options.asked.add("key")
+    options.only("key", "logits")
     options.only("model_name_pairs", [["Student", "Teacher"]])
     words = [word]
     if name in ("DistillationGTCELoss", "DistillationMultiLabelLoss"):
         names = options.take("model_names", list_of(text), ["Student"])
-        if name == "DistillationGTCELoss" and sorted(names) == ["Student", "Teacher"]:
-            words.append("teacher_ce")
-        elif names != ["Student"]:
+        if names != ["Student"]:
             options.refuse("model_names", f"{shown(names)} is not supported: [Student] is")
     options.finish(("weight", "model_names"))
     return [":".join([one, *parts]) for one in words]
 
 
-def _stage(options: Section) -> int:
-    """The stage of PP-LCNet that blocksN is, the first being 1."""
-    key = options.take("key", text, "")
-    if key[:6] != "blocks" or not key[6:].isdecimal() or not 2 <= int(key[6:]) <= 6:
-        options.refuse("key", f"{shown(key)} is not supported: blocks2 to blocks6 of PP-LCNet are")
-        return 1
-    return int(key[6:]) - 1
-
-
 # ------------------------------------------------------------------------------------------------------------- metrics
 
 
-def read_metric(section: Section) -> None:
-    """The flags of Metric.Eval; the first metric there is the one that best_model goes by."""
+def read_metric(section: Section, script: str) -> None:
+    """The flags of Metric.Eval; the first metric there is the one that train.py's best_model goes by."""
     # Those of training say how often the classes are among the best, which is printed anyway.
     section.asked.add("Train")
     reading = section.reading
@@ -181,6 +155,6 @@ def read_metric(section: Section) -> None:
             options.idle("map_type", "base")
         options.idle("model_key")
         options.finish()
-        if not number_of and best != "acc1":
+        if not number_of and best != "acc1" and script == "train":
             reading.set("best_metric", best)
     section.finish(("Eval",))

@@ -85,7 +85,8 @@ def read_training_run(section: Section) -> None:
         set_flag("multi_label", True)
     if section.take("use_dali", boolean, False):
         set_flag("use_dali", True)
-    section.only("train_mode", "progressive", "efficientnetv2")
+    if section.take("train_mode", text, ""):
+        section.refuse("train_mode", "training at growing sizes is not supported")
     if section.take("use_visualdl", boolean, False):
         reading.note("the curves are written for TensorBoard, where it is installed, in place of VisualDL")
     finish(section)

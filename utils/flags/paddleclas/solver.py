@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from utils.flags.paddleclas.section import Section, boolean, choice, integer, list_of, number, positive, text
+from utils.flags.paddleclas.section import Section, boolean, choice, list_of, number, positive, text
 
 # Optimizer.name -> --optimizer.
 _OPTIMIZERS = {
@@ -22,7 +22,6 @@ _STRATEGIES = {
     "Step": "step",
     "MultiStepDecay": "multi_step",
     "Piecewise": "piecewise",
-    "ReduceOnPlateau": "reduce_on_plateau",
 }
 
 
@@ -109,7 +108,7 @@ def read_schedule(lr: Section) -> None:
     set_flag("warm_up_epochs", lr.take("warmup_epoch", number, 0.0))
     if start := lr.take("warmup_start_lr", number, 0.0):
         set_flag("warm_up_start_lr", start)
-    if lr.take("by_epoch", boolean, strategy == "reduce_on_plateau"):
+    if lr.take("by_epoch", boolean, False):
         set_flag("lr_by_epoch", True)
     lr.only("last_epoch", -1)
     lr.idle("verbose", "step_each_epoch", "epochs")
@@ -141,14 +140,6 @@ def _read_steps(lr: Section, strategy: str, values: list[float]) -> None:
             set_flag("lr_values", values)
             if len(values) != len(lr.reading.flags["step_epochs"]) + 1:
                 lr.refuse("values", "there should be one more than decay_epochs")
-    elif strategy == "reduce_on_plateau":
-        set_flag("decay_rate", lr.take("factor", number, 0.1))
-        set_flag("plateau_patience", lr.take("patience", integer, 10))
-        set_flag("plateau_mode", lr.take("mode", choice("min", "max"), "min"))
-        lr.only("threshold", 1e-4)
-        lr.only("threshold_mode", "rel")
-        lr.only("cooldown", 0)
-        lr.only("min_lr", 0, 0.0)
 
 
 def read_amp(section: Section) -> None:

@@ -19,7 +19,6 @@ from utils.flags.paddleclas.section import (
     choice,
     fraction,
     integer,
-    list_of,
     number,
     numbers,
     positive,
@@ -41,14 +40,12 @@ class Pipeline:
         size: height and width of the network's input.
         evaluation: the `INPUT_FLAGS` of evaluation, from which training may differ.
         operations: of --train_transforms, with their options.
-        flags: other flags.
         normalized: whether NormalizeImage has been met.
     """
 
     size: tuple[int, int]
     evaluation: dict[str, Any]
     operations: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    flags: dict[str, Any] = field(default_factory=dict)
     normalized: bool = False
 
     def add(self, name: str, **options: Any) -> None:
@@ -116,9 +113,6 @@ def _random_resized_crop(options: Section, pipeline: Pipeline) -> None:
     size = options.take("size", width_and_height, None)
     scale = options.take("scale", numbers(2), [0.08, 1.0])
     ratio = options.take("ratio", numbers(2), _RATIO)
-    if sizes := options.take("progress_size", list_of(positive), None):
-        pipeline.flags["progressive_sizes"] = sizes
-        size = None
     pipeline.add(
         "random_resized_crop",
         size=pipeline.sized(size),
@@ -167,8 +161,6 @@ def _rand_augment(name: str) -> Callable[[Section, Pipeline], None]:
     def add(options: Section, pipeline: Pipeline) -> None:
         operations = options.take("num_layers", positive, 2)
         magnitude = None if name == "rand_augment_v3" else options.take("magnitude", number, 5.0)
-        if name == "rand_augment_v2" and (steps := options.take("progress_magnitude", list_of(number), None)):
-            pipeline.flags["progressive_magnitudes"] = steps
         interpolation = None
         if name == "rand_augment_v3":
             interpolation = options.take("interpolation", choice(*INTERPOLATIONS), "bicubic")
@@ -266,8 +258,6 @@ _OPERATIONS: dict[str, tuple[Callable[[Section, Pipeline], None], bool | None]] 
     "TimmAutoAugment": (_timm_augment, True),
     "ColorJitter": (_color_jitter, True),
     "PCALighting": (_plain("pca_lighting"), True),
-    "BlurImage": (_plain("blur"), True),
-    "RandomRot90": (_plain("random_rot90"), None),
     "RandomErasing": (_random_erasing, False),
     "Cutout": (_cutout, False),
     "GridMask": (_grid_mask, False),
@@ -298,7 +288,7 @@ def read_training(section: Section, evaluation: dict[str, Any]) -> dict[str, Any
             add(options, pipeline)
             options.finish()
     simple = _simple(pipeline)
-    return pipeline.flags | ({"train_transforms": pipeline.words()} if simple is None else simple)
+    return {"train_transforms": pipeline.words()} if simple is None else simple
 
 
 def _check_normalization(options: Section, evaluation: dict[str, Any]) -> None:
@@ -316,7 +306,7 @@ def _check_normalization(options: Section, evaluation: dict[str, Any]) -> None:
 
 def _simple(pipeline: Pipeline) -> dict[str, Any] | None:
     """The flags of a pipeline of a random crop and a flip, resized as in evaluation; None for any other."""
-    if [name for name, _ in pipeline.operations] != ["random_resized_crop", "flip"] or pipeline.flags:
+    if [name for name, _ in pipeline.operations] != ["random_resized_crop", "flip"]:
         return None
     (_, crop), (_, flip) = pipeline.operations
     scale, ratio = crop.get("scale", [0.08, 1.0]), crop.get("ratio", _RATIO)

@@ -73,11 +73,8 @@ def translate_document(script: str, document: Document) -> Translation:
     if script == "reader":
         # It shows what training reads, and knows nothing of what else there is.
         reading.flags = {name: value for name, value in reading.flags.items() if name in known}
-    refusals = list(reading.refusals)
-    for name in [name for name in reading.flags if name not in known]:
-        value = reading.flags.pop(name)
-        refusals.append(f"{document.file}: what would be --{name}={value} is not supported by {script}.py")
-    return Translation(reading.flags, refusals, reading.notes, reading.idle, reading.needed)
+    assert known >= reading.flags.keys(), f"{script}.py has no {reading.flags.keys() - known}"
+    return Translation(reading.flags, reading.refusals, reading.notes, reading.idle, reading.needed)
 
 
 def _read_deploy(top: Section) -> None:
@@ -104,7 +101,7 @@ def _read_sections(top: Section, script: str) -> None:
         loss.read_training_loss(top.section("Loss"))
         solver.read_amp(top.section("AMP"))
         solver.read_ema(top.section("EMA"))
-        loss.read_metric(top.section("Metric"))
+        loss.read_metric(top.section("Metric"), script)
     elif script == "reader":
         run.read_common(common, script)
         arch.read_arch(top.section("Arch"), script)
@@ -114,7 +111,7 @@ def _read_sections(top: Section, script: str) -> None:
         arch.read_arch(top.section("Arch"), script)
         if script == "eval":
             data.read_validation_data(loaders, "batch_size")
-            loss.read_metric(top.section("Metric"))
+            loss.read_metric(top.section("Metric"), script)
         else:
             use.read_infer(top.section("Infer"), loaders)
     top.asked.update(SECTIONS)
