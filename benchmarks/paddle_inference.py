@@ -28,14 +28,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from turns.race import Contestant, race
 
+from benchmarks.turns.contestants import command
+from benchmarks.turns.race import Contestant, race
 from utils.deploy.export import export_program, test_images, write_export
 from utils.deploy.paddle_model import PaddleModel, read_paddle
 from utils.errors import UserError, run_script
 from utils.flags.line_parser import LineParser
-
-TURNS = Path(__file__).resolve().parent / "turns"
 
 
 def parameters_beside(program: Path) -> Path:
@@ -61,24 +60,18 @@ def write_onnx(model: PaddleModel, folder: Path) -> Path:
 
 def start(program: Path, onnx: Path | None, size: int, batch_size: int, args: argparse.Namespace) -> list[Contestant]:
     """Starts all contestants for a program; says who cannot take part."""
-    numbers = [str(number) for number in (batch_size, size, args.threads)]
-    environment = {"OMP_NUM_THREADS": str(args.threads)}
-    ours = [sys.executable, str(TURNS / "exported_contestant.py")]
-    commands = {"predict.py": [*ours, str(program), "auto", *numbers, args.precision]}
+    numbers = batch_size, size, args.threads
+    commands = {"predict.py": command(sys.executable, "exported", program, "auto", args.precision, *numbers)}
     for engine in ("onnxruntime", "openvino"):
         if onnx is not None and importlib.util.find_spec(engine) is not None:
-            commands[engine] = [*ours, str(onnx), engine, *numbers, args.precision]
+            commands[engine] = command(sys.executable, "exported", onnx, engine, args.precision, *numbers)
     if args.precision == "float32":
-        theirs = [
-            args.paddle_python,
-            str(TURNS / "paddle_contestant.py"),
-            str(program),
-            str(parameters_beside(program)),
-        ]
-        commands |= {"paddle": [*theirs, *numbers, "1"], "paddle, plain": [*theirs, *numbers, "0"]}
+        files = program, parameters_beside(program)
+        for name, onednn in (("paddle", True), ("paddle, plain", False)):
+            commands[name] = command(args.paddle_python, "paddle", *files, onednn, *numbers)
     contestants = []
-    for name, command in commands.items():
-        contestant = Contestant(name, command, environment)
+    for name, words in commands.items():
+        contestant = Contestant(name, words, {"OMP_NUM_THREADS": str(args.threads)})
         if contestant.error is None:
             contestants.append(contestant)
         else:
@@ -88,7 +81,7 @@ def start(program: Path, onnx: Path | None, size: int, batch_size: int, args: ar
 
 def main() -> None:
     parser = LineParser(__doc__)
-    parser.add_argument("--model_file", type=lambda text: text.split(","), required=True, help="programs")
+    parser.add_argument("--model_file", type=lambda text: text.split(","), help="programs")
     parser.add_argument("--paddle_python", default=sys.executable, help="a Python that has PaddlePaddle 3")
     parser.add_argument("--batch_size", type=lambda text: [int(size) for size in text.split(",")], default=[1, 8])
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
@@ -96,6 +89,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a turn")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
+    if not args.model_file:
+        parser.error("--model_file is required: programs that PaddlePaddle exported, separated by commas")
     settings = f"PyTorch {torch.__version__}, {args.threads} threads, {args.precision}"
     print(f"{settings}; images per second (milliseconds a batch)")
     for file in map(Path, args.model_file):
