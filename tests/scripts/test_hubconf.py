@@ -77,7 +77,7 @@ def test_hub_takes_a_relative_folder():
 def test_hub_refuses_weights_that_do_not_fit(tmp_path):
     save_weights(models.build(NAME, class_dim=7), tmp_path / "weights.safetensors", {"model": NAME, "class_dim": 7})
     result = run(f"torch.hub.load(repo, {NAME!r}, source='local', weights='weights.safetensors')", tmp_path)
-    assert result.returncode and "--class_dim=7" in result.stderr.splitlines()[-1]
+    assert result.returncode and "class_dim=7" in result.stderr.splitlines()[-1]
 
 
 def test_hub_tells_of_another_package_named_models(tmp_path):

@@ -23,7 +23,7 @@ import torch
 from training import NETWORK, ROOT, Result, environment
 
 import models
-from utils.errors import run_script
+from utils.errors import LESS_MEMORY, run_script
 
 INPUT = ["--model=" + NETWORK, "--class_dim=4", "--image_shape=3,32,32", "--resize_short_size=32", "--reader_thread=0"]
 
@@ -36,7 +36,7 @@ def command(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, words)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
-            run_script(importlib.import_module(script).main)
+            run_script(importlib.import_module(script).main, LESS_MEMORY)
         captured = capsys.readouterr()
         return Result(end.value.code, captured.out, captured.err)
 

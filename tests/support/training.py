@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import train
-from utils.errors import run_script
+from utils.errors import LESS_MEMORY, run_script
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = "MobileNetV1_x0_25"
@@ -71,7 +71,7 @@ class InProcess:
         self.capsys.readouterr()
         try:
             with pytest.raises(SystemExit) as exit_:
-                run_script(train.main)
+                run_script(train.main, LESS_MEMORY)
         finally:
             torch.use_deterministic_algorithms(False)  # --enable_ce sets it for the process
         captured = self.capsys.readouterr()
