@@ -104,6 +104,14 @@ def test_deploy(flags, capsys):
     assert "Global.enable_mkldnn, Global.cpu_num_threads" in said
 
 
+def test_a_folder_that_infer_py_wrote(flags, tmp_path):
+    words = ["-o", f"Global.inference_model_dir={tmp_path / 'net'}"]
+    assert flags("predict", DEPLOY, *words).model_file == str(tmp_path / "net")
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "model").touch()
+    assert flags("predict", DEPLOY, *words).model_file == str(tmp_path / "net" / "model")
+
+
 def rename(section, old: str, new: str) -> None:
     section[new] = section.pop(old)
 

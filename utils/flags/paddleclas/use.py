@@ -206,7 +206,9 @@ def _read_deploy_global(section: Section) -> None:
     if path := section.take("infer_imgs", text, ""):
         reading.set("image_path", path)
     if path := section.take("inference_model_dir", text, ""):
-        reading.set("model_file", path)
+        # What infer.py writes into a folder is named by its file.
+        own = os.path.join(path, "model")
+        reading.set("model_file", own if os.path.isfile(own) else path)
     reading.set("batch_size", section.take("batch_size", positive, 1))
     if not section.take("use_gpu", boolean, True):
         reading.set("gpu_id", -1)
