@@ -14,6 +14,9 @@ from types import ModuleType
 # tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# As utils/__init__.py does for the scripts, which import it before OpenCV.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 27))
+
 # Started in the background of a script, this process ignores SIGINT, and what it starts would inherit that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

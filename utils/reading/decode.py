@@ -23,10 +23,10 @@ import io
 import mmap
 import os
 import re
+import stat
 import struct
 import warnings
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,7 @@ from utils.errors import UserError, reason
 from utils.reading import heif
 from utils.reading.codec_messages import heard
 from utils.reading.content import on_background, revealed
+from utils.reading.limits import MAX_PIXELS, segments, too_large, too_long, too_much
 from utils.reading.resize import Colour
 
 # What is wrong with a file is said once, by our own error.
@@ -60,7 +61,13 @@ class UnreadableImage(UserError):
 def read_file(path: str) -> bytes:
     """The bytes of a file; raises `UnreadableImage`."""
     try:
-        with open(path, "rb", buffering=0) as file:
+        # A pipe would keep its reader waiting for somebody who writes; the flag means nothing to a file.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise UnreadableImage(path, "not a file, but a folder, pipe or device")
+            if why := too_long(status.st_size):
+                raise UnreadableImage(path, why)
             return file.read()
     except OSError as error:
         raise UnreadableImage(path, reason(error)) from None
@@ -93,6 +100,8 @@ def decode(
     """
     if not data:
         raise UnreadableImage(path, "the file is empty")
+    if data[:2] == _START_OF_IMAGE and (why := too_much(data)):
+        raise UnreadableImage(path, why)
     if data[:2] == _START_OF_IMAGE and _end_of_jpeg(data) < 0:
         data = _with_end_marker(data, path)
     in_heif = data[4:8] == b"ftyp"
@@ -157,8 +166,12 @@ def _decode_heic(data: bytes, path: str, background: Colour | None) -> np.ndarra
 def _decode_with_pillow(data: bytes, path: str) -> np.ndarray:
     from PIL import Image  # takes a while to import, and most networks do without
 
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+
     def convert() -> np.ndarray:
         with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UnreadableImage(path, too_large(f"{image.width} x {image.height}"))
             if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             return np.array(image.convert("RGB"))
@@ -167,6 +180,10 @@ def _decode_with_pillow(data: bytes, path: str) -> np.ndarray:
         warnings.simplefilter("ignore")  # of metadata that is odd, and of large images, which OpenCV takes as well
         try:
             return heard(convert)[0]
+        except UnreadableImage:
+            raise
+        except Image.DecompressionBombError:  # from twice as many on
+            raise UnreadableImage(path, too_large("too many")) from None
         except Image.UnidentifiedImageError:
             raise UnreadableImage(path, _what_it_is(data)) from None
         except Exception as error:  # whatever the codec of a damaged file raises
@@ -188,6 +205,8 @@ def _imdecode(data: bytes | bytearray, path: str, flags: int) -> np.ndarray:
     try:
         rgb, said = heard(cv2.imdecode, np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
+        if "CV_IO_MAX_IMAGE" in error.err:
+            raise UnreadableImage(path, too_large("too many")) from None
         raise UnreadableImage(path, f"cannot be decoded: {error.err}") from None
     if rgb is None:
         raise UnreadableImage(path, _what_it_is(data) + (f" ({said})" if said else ""))
@@ -231,27 +250,12 @@ class Jpeg:
     row_height: int
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, start of its contents, end) of each segment up to the first start of scan (ITU-T T.81, annex B)."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-            continue
-        end = at + 2 + (data[at + 2] << 8 | data[at + 3])
-        yield marker, at + 4, end
-        if marker == 0xDA:
-            return
-        at = end
-
-
 def _end_of_jpeg(data: bytes) -> int:
     """Where the last end-of-image marker behind the start of the first scan is, -1 if none: the file is truncated.
 
     Before that scan another JPEG may have its end, an EXIF thumbnail. In compressed data the marker cannot occur.
     """
-    scan = next((end for marker, _, end in _segments(data) if marker == 0xDA), None)
+    scan = next((end for marker, _, end in segments(data) if marker == 0xDA), None)
     # With bytes between the segments no scan is found here; decoders pass over them, and see for themselves.
     return data.rfind(_END_OF_IMAGE, scan or 2)
 
@@ -261,7 +265,7 @@ def parse_jpeg(data: bytes, path: str) -> Jpeg | None:
     if data[:2] != _START_OF_IMAGE:
         return None
     frame = None
-    for marker, start, end in _segments(data):
+    for marker, start, end in segments(data):
         if marker in (0xC0, 0xC1):  # sequential, Huffman
             frame = start
         elif marker in _OTHER_KINDS or (marker == 0xE2 and data.startswith(b"MPF\0", start)):
@@ -275,6 +279,8 @@ def parse_jpeg(data: bytes, path: str) -> Jpeg | None:
                 return None
             precision, height, width, components = struct.unpack_from(">BHHB", data, frame)
             if precision != 8 or not height or not width or components not in (1, 3) or data[start] != components:
+                return None
+            if height * width > MAX_PIXELS:
                 return None
             row_height = 8 * max(data[frame + 7 + 3 * component] & 15 for component in range(components))
             end_of_image = data.rfind(_END_OF_IMAGE, end)

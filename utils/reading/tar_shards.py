@@ -16,6 +16,7 @@ from utils.formats.archives import TAR_ERRORS, tar_headers
 from utils.reading.decode import UnreadableImage
 from utils.reading.folders import image_suffixes, is_dropping
 from utils.reading.image_list import ImageList, packed
+from utils.reading.limits import too_long
 
 
 class TarShards(ImageList):
@@ -72,6 +73,8 @@ class TarShards(ImageList):
     def read(self, index: int) -> bytes:
         shard = self.shards[int(np.searchsorted(self._arrays["borders"], index, side="right")) - 1]
         size = int(self._arrays["sizes"][index])
+        if why := too_long(size):
+            raise UnreadableImage(self.path(index), why)
         try:
             data = os.pread(_open_shard(shard).fileno(), size, int(self._arrays["offsets"][index]))
         except OSError as error:

@@ -1,0 +1,59 @@
+"""How large an image may be: eight workers decode at a time, and each has to survive whatever lies in a folder."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+
+# An image of 2 ** 27 pixels takes up to 0.8 GB while it is decoded. The cameras of telephones make 108 million.
+# OpenCV reads the variable, which utils/__init__.py sets, when it is imported: it is the way to allow more.
+_VARIABLE = "OPENCV_IO_MAX_IMAGE_PIXELS"
+_given = os.environ.get(_VARIABLE, "")
+MAX_PIXELS = int(_given) if _given.isdecimal() and int(_given) else 1 << 27
+MAX_BYTES = max(1 << 29, 4 * MAX_PIXELS)  # an uncompressed one
+# Pixels of a progressive JPEG, counted in each of its scans. Cameras and programs make 10 scans.
+_MAX_SCANNED = 20 * MAX_PIXELS
+
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = 0xC2
+
+
+def too_long(length: int) -> str | None:
+    """Why a file of so many bytes is not decoded; None if it is."""
+    if length <= MAX_BYTES:
+        return None
+    return f"has {length >> 20} MB, more than the {MAX_BYTES >> 20} MB that an image may have"
+
+
+def too_large(size: str) -> str:
+    """Why an image of that size is not decoded."""
+    return f"has {size} pixels, and an image may have {MAX_PIXELS}: make it smaller, or set the variable {_VARIABLE}"
+
+
+def too_much(data: bytes) -> str | None:
+    """Why a JPEG is not decoded: it goes over too many pixels, in as many scans as it has. None if it is."""
+    for marker, start, _ in segments(data):
+        if marker in _FRAMES and start + 5 <= len(data):
+            height, width = struct.unpack_from(">HH", data, start + 1)
+            if height * width > MAX_PIXELS:
+                return too_large(f"{width} x {height}")
+            if marker == _PROGRESSIVE and height * width * (scans := data.count(b"\xff\xda")) > _MAX_SCANNED:
+                return f"has {width} x {height} pixels in {scans} scans, which would take minutes to decode"
+            return None
+    return None
+
+
+def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, start of its contents, end) of each segment up to the first start of scan (ITU-T T.81, annex B)."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        end = at + 2 + (data[at + 2] << 8 | data[at + 3])
+        yield marker, at + 4, end
+        if marker == 0xDA:
+            return
+        at = end
