@@ -213,3 +213,24 @@ def test_a_file_system_without_locks(train_here, tiny_dataset, tmp_path, monkeyp
     result = train_here(tiny_dataset, tmp_path)
     assert result.code == 0
     assert "cannot be locked" in result.err
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("position", "epoch", -1),
+        ("position", "epoch", "1"),
+        ("position", "step_in_epoch", None),
+        ("position", "seed", "x"),
+        ("position", "best", None),
+        ("training", "step", -5),
+        (None, "notes", None),
+        (None, "training", []),
+    ],
+)
+def test_a_state_of_values_that_none_has(folder, part, key, value):
+    state = torch.load(folder / "latest" / "state.pt", weights_only=True)
+    (state[part] if part else state)[key] = value
+    torch.save(state, folder / "latest" / "state.pt")
+    with pytest.raises(UserError, match=r"state\.pt (cannot be read|is of another version)"):
+        read_state(folder / "latest")

@@ -357,6 +357,20 @@ def find_checkpoint(checkpoint: str, run_folder: Path) -> Path | None:
     )
 
 
+def _check_state(state: dict[str, Any]) -> None:
+    """Raises `ValueError` if a state has the right checksum, and values that none could have."""
+    position, training, notes = state["position"], state["training"], state["notes"]
+    if not (isinstance(training, dict) and isinstance(notes, dict) and isinstance(position.best, dict)):
+        raise ValueError("it has something else in place of a dictionary")
+    if not (isinstance(position.random, list) and isinstance(position.history, list)):
+        raise ValueError("it has something else in place of a list")
+    counts = (position.batch_size, position.epoch, position.step_in_epoch, training["step"], position.images or 0)
+    if not all(type(count) is int and 0 <= count < 1 << 62 for count in counts):
+        raise ValueError("its place in the training is none")
+    if position.seed is not None and type(position.seed) is not int:
+        raise ValueError("its seed is no number")
+
+
 def read_state(folder: Path) -> dict[str, Any]:
     """The training state of a checkpoint, on the CPU: "position", "training" and "notes", as given to `save`.
 
@@ -368,6 +382,7 @@ def read_state(folder: Path) -> dict[str, Any]:
         state["position"] = Position(**state["position"])
         if missing := {"training", "notes"} - state.keys():
             raise KeyError(min(missing))
+        _check_state(state)
     except (KeyError, TypeError) as error:
         raise UserError(f"--checkpoint: {folder / STATE} is of another version of this program ({error})") from None
     except Exception as error:  # whatever a damaged file makes the unpickler raise
