@@ -8,6 +8,7 @@ import pytest
 
 from utils.errors import UserError
 from utils.reading.class_names import read_class_names
+from utils.reading.grid import write_grid
 from utils.reading.list_file import _LONGEST_LINE, list_text, parse_list
 from utils.reading.tar_shards import TarShards
 
@@ -74,3 +75,11 @@ def test_half_characters_are_no_names(tmp_path):
     path.write_text(r'["\ud800", "b"]')
     with pytest.raises(UserError, match="--class_map_path"):
         read_class_names(str(path), 2)
+
+
+def test_a_picture_of_no_kind(tmp_path):
+    pictures = [np.zeros((8, 8, 3), np.uint8)]
+    with pytest.raises(UserError, match=r"no kind of picture ends in \.xyz: call it grid\.xyz\.png$"):
+        write_grid(str(tmp_path / "grid.xyz"), pictures, [""], 1)
+    with pytest.raises(UserError, match=r"cannot be written \(no such file or directory\)"):
+        write_grid(str(tmp_path / "nowhere" / "grid.png"), pictures, [""], 1)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from utils.errors import UserError
+from utils.errors import UserError, reason
 from utils.reading.fonts import drawable
 
 
@@ -45,5 +45,7 @@ def write_grid(
         data = cv2.imencode(suffix, np.asarray(grid)[..., ::-1], options)[1].tobytes()
         with open(path, "wb") as file:
             file.write(data)
-    except (cv2.error, OSError) as error:
-        raise UserError(f"{path}: the picture cannot be written ({error})") from None
+    except cv2.error:  # which says it in two lines, with the place in its code
+        raise UserError(f"{path}: no kind of picture ends in {suffix}: call it {os.path.basename(path)}.png") from None
+    except OSError as error:
+        raise UserError(f"{path}: the picture cannot be written ({reason(error)})") from None
