@@ -102,7 +102,7 @@ def test_hrnets_weights_load_in_their_publishers_form_only(tmp_path, names, load
     file = tmp_path / "weights.pdparams"
     file.write_bytes(pickle.dumps(arrays, protocol=2))
     load_pretrained(models.build(loads_in, class_dim=7), file)
-    with pytest.raises(UserError, match=f"--model={loads_in}"):
+    with pytest.raises(UserError, match=f"give model={loads_in}$"):
         load_pretrained(models.build(not_in, class_dim=7), file)
 
 

@@ -219,7 +219,7 @@ def test_weights_of_tinynets_recipe_name_it(tmp_path):
     source = models.build("TinyNet_E_recipe")
     names = paddleclas_names(source)
     save_file({names[key]: value for key, value in source.state_dict().items() if key in names}, tmp_path / "x")
-    with pytest.raises(UserError, match=r"they fit --model=TinyNet_E_recipe$"):
+    with pytest.raises(UserError, match=r"they fit TinyNet_E_recipe$"):
         load_pretrained(models.build("TinyNet_E"), tmp_path / "x")
 
 
