@@ -72,7 +72,7 @@ def test_networks_that_differ_refuse_the_file(name, tmp_path):
     with torch.device("meta"):
         model = models.build(name)
         tensors = {blob.name: torch.empty(blob.shape) for blob in blobs(zoo_name) if blob.role != "sf"}
-    with pytest.raises(UserError, match=r"do not fit.*they fit --model=Inception[A-Za-z]*V._caffe"):
+    with pytest.raises(UserError, match=r"do not fit.*they fit Inception[A-Za-z]*V._caffe"):
         load_weights(model, Weights("Caffe", tensors, paddle=False), "file")
 
 
@@ -97,5 +97,5 @@ def test_files_of_torchvision(name, theirs_name, options, size, tmp_path):
 def test_inception_v3_refuses_torchvisions_file(tmp_path):
     theirs = torchvision_network("inception_v3", aux_logits=True, init_weights=False)
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
-    with pytest.raises(UserError, match="they fit --model=InceptionV3_torchvision"):
+    with pytest.raises(UserError, match="they fit InceptionV3_torchvision"):
         load_pretrained(models.InceptionV3(), tmp_path / "theirs.pth")
