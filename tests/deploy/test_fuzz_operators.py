@@ -23,7 +23,7 @@ from fuzzing import run_cases, run_from_the_command_line
 from utils.deploy.program_arguments import bits_of_result, check_arguments, check_keyword, is_literal
 from utils.deploy.program_graph import OPERATORS, operator_of
 
-SHORT, LONG = 600, 100_000
+SHORT, LONG = 150, 100_000
 NAMES = sorted(OPERATORS)
 NUMBERS = (0, 1, 2, 3, -1, -2, 4, 7, 1 << 15, 1 << 31, -(1 << 31), 1 << 62)
 SHAPES = ((1, 4, 6, 6), (4, 4, 3, 3), (4, 1, 3, 3), (4,), (4, 4), (2, 3, 4), (0, 4, 6, 6), (1, 0, 6, 6), ())
