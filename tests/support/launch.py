@@ -152,7 +152,9 @@ def watch_images(kill: tuple[str, int] | None) -> None:
 
     def note(event: str, arguments: tuple) -> None:
         nonlocal seen
-        if event != "open" or arguments[1] != "r" or not re.search(r"\.(jpg|png)$", str(arguments[0])):
+        if event != "open" or not re.search(r"\.(jpg|png)$", str(arguments[0])):
+            return
+        if arguments[2] & os.O_ACCMODE != os.O_RDONLY:
             return
         os.write(log, f"{arguments[0]}\n".encode())
         seen += 1
