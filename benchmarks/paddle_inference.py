@@ -36,6 +36,8 @@ from utils.deploy.paddle_model import PaddleModel, read_paddle
 from utils.errors import UserError, run_script
 from utils.flags.line_parser import LineParser
 
+CONTESTANTS = ("predict.py", "onnxruntime", "openvino", "paddle", "paddle, plain")
+
 
 def parameters_beside(program: Path) -> Path:
     """The file of weights of a program, by the names that PaddlePaddle gives them.
@@ -71,6 +73,8 @@ def start(program: Path, onnx: Path | None, size: int, batch_size: int, args: ar
             commands[name] = command(args.paddle_python, "paddle", *files, onednn, *numbers)
     contestants = []
     for name, words in commands.items():
+        if name not in args.contestant:
+            continue
         contestant = Contestant(name, words, {"OMP_NUM_THREADS": str(args.threads)})
         if contestant.error is None:
             contestants.append(contestant)
@@ -84,6 +88,9 @@ def main() -> None:
     parser.add_argument("--model_file", type=lambda text: text.split(","), help="programs")
     parser.add_argument("--paddle_python", default=sys.executable, help="a Python that has PaddlePaddle 3")
     parser.add_argument("--batch_size", type=lambda text: [int(size) for size in text.split(",")], default=[1, 8])
+    parser.add_argument(
+        "--contestant", type=lambda text: text.split(";"), default=CONTESTANTS, help="some of those above, between ;"
+    )
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a turn")
@@ -97,7 +104,8 @@ def main() -> None:
         model = read_paddle(str(file), None, {})
         size = model.description.image_shape[-1]
         with tempfile.TemporaryDirectory() as folder:
-            has_onnx = importlib.util.find_spec("onnxscript") and importlib.util.find_spec("onnxruntime")
+            wants_onnx = {"onnxruntime", "openvino"} & set(args.contestant)
+            has_onnx = wants_onnx and importlib.util.find_spec("onnxscript") and importlib.util.find_spec("onnxruntime")
             onnx = write_onnx(model, Path(folder)) if has_onnx else None
             for batch_size in args.batch_size:
                 print(f"\n{file}, batch size {batch_size}")
