@@ -27,6 +27,7 @@ from utils.evaluation.classify import Classifier, Extractor, answer_images
 from utils.evaluation.features import FeatureFile
 from utils.evaluation.meters import answer_thresholds
 from utils.evaluation.predictions import ResultFile
+from utils.flags.idle import note_idle_flags
 from utils.flags.inputs import given_input
 from utils.processes import check_agreement, process_group, rank, world_size
 from utils.reading.build import eval_transform, infer_loader
@@ -39,6 +40,7 @@ from utils.reading.transforms import normalize
 
 def main() -> None:
     args = parse("predict")
+    note_idle_flags(args)
     check_features_path(args)
     dtype = choose_dtype(args)
     device = choose_device(args)

@@ -10,7 +10,7 @@ turn it is are stopped; each one's best time counts.
     onnxruntime     what utils/convert_model.py --inference_format=onnx makes of it, in ONNX Runtime
     openvino        the same in OpenVINO
     paddle          the program in Paddle Inference, with oneDNN in float32
-    paddle, plain   the same without oneDNN
+    paddle_plain    the same without oneDNN
 
 PaddlePaddle 3 is wanted under --paddle_python, which may be another Python than this one. What is not installed is left
 out, with a line that says why.
@@ -36,7 +36,7 @@ from utils.deploy.paddle_model import PaddleModel, read_paddle
 from utils.errors import UserError, run_script
 from utils.flags.line_parser import LineParser
 
-CONTESTANTS = ("predict.py", "onnxruntime", "openvino", "paddle", "paddle, plain")
+CONTESTANTS = ("predict.py", "onnxruntime", "openvino", "paddle", "paddle_plain")
 
 
 def parameters_beside(program: Path) -> Path:
@@ -69,7 +69,7 @@ def start(program: Path, onnx: Path | None, size: int, batch_size: int, args: ar
             commands[engine] = command(sys.executable, "exported", onnx, engine, args.precision, *numbers)
     if args.precision == "float32":
         files = program, parameters_beside(program)
-        for name, onednn in (("paddle", True), ("paddle, plain", False)):
+        for name, onednn in (("paddle", True), ("paddle_plain", False)):
             commands[name] = command(args.paddle_python, "paddle", *files, onednn, *numbers)
     contestants = []
     for name, words in commands.items():
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--paddle_python", default=sys.executable, help="a Python that has PaddlePaddle 3")
     parser.add_argument("--batch_size", type=lambda text: [int(size) for size in text.split(",")], default=[1, 8])
     parser.add_argument(
-        "--contestant", type=lambda text: text.split(";"), default=CONTESTANTS, help="some of those above, between ;"
+        "--contestant", type=lambda text: text.split(","), default=CONTESTANTS, help="some of those above"
     )
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--rounds", type=int, default=5)

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import IO
@@ -29,19 +30,22 @@ class Contestant:
         """Starts it and waits until it has loaded its network."""
         self.name = name
         self.error: str | None = None
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (a pipe that nobody reads would fill)
         self._process = subprocess.Popen(
             command,
             text=True,
             env={**os.environ, **(environment or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._errors,
         )
         if "ready\n" in _stream(self._process.stdout):  # after what it says while it loads
             self._process.send_signal(signal.SIGSTOP)
         else:
-            lines = _stream(self._process.stderr).read().strip().splitlines()
-            self.error = lines[-1] if lines else f"exit code {self._process.wait()}"
+            code = self._process.wait()
+            self._errors.seek(0)
+            lines = self._errors.read().strip().splitlines()
+            self.error = lines[-1] if lines else f"exit code {code}"
 
     def turn(self, seconds: float) -> float:
         """Lets it run for so long, at least once; returns its best time, in seconds."""
@@ -55,6 +59,7 @@ class Contestant:
         """Ends it."""
         self._process.kill()
         self._process.communicate()
+        self._errors.close()
 
 
 def race(contestants: list[Contestant], rounds: int, seconds: float) -> dict[str, float]:

@@ -57,7 +57,7 @@ def test_exported_programs_are_raced(tmp_path):
     paddle.chmod(0o755)
     command = [sys.executable, str(ROOT / "benchmarks" / "paddle_inference.py"), f"--model_file={tmp_path}/model"]
     command += [f"--paddle_python={paddle}", "--batch_size=2", "--rounds=1", "--seconds=0.01", "--threads=1"]
-    command += ["--contestant=predict.py;paddle;paddle, plain"]
+    command += ["--contestant=predict.py,paddle,paddle_plain"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^  predict\.py +\d", done.stdout, re.MULTILINE), done.stdout

@@ -100,7 +100,11 @@ OTHERS = [
     ("convert_model", "--reader_thread=2", ["--calibration_dir=x", "--inference_format=onnx"]),
     ("convert_model", "--reader_buf_size=9", ["--calibration_dir=x", "--inference_format=onnx"]),
 ]
-REQUIRED = {"infer": ["--pretrained_model=w"], "convert_model": ["--model_file=m", "--output=o"]}
+REQUIRED = {
+    "predict": ["--model_file=m", "--image_path=i"],
+    "infer": ["--pretrained_model=w"],
+    "convert_model": ["--model_file=m", "--output=o"],
+}
 
 
 def named(capsys, script, words) -> list[str]:
@@ -126,6 +130,16 @@ def test_flags_of_other_scripts(script, flag, active, capsys):
         assert named(capsys, script, [flag, *active]) == []
 
 
+def test_the_device_counts_for_more_than_a_number_of_a_gpu(capsys):
+    assert named(capsys, "predict", ["--gpu_id=0"]) == []
+    assert named(capsys, "predict", ["--gpu_id=0", "--device=cpu"]) == ["gpu_id"]
+
+
+def test_predict_has_none_of_the_others(capsys):
+    words = ["--use_fp16=True", "--topk=3", "--batch_size=4", "--reader_thread=1", "--threshold=0.4"]
+    assert named(capsys, "predict", words) == []
+
+
 def test_statistics_over_one_process(capsys, monkeypatch):
     assert named(capsys, "train", ["--sync_bn=True"]) == ["sync_bn"]
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -149,4 +163,4 @@ def test_the_number_of_labels_is_not_asked_for(capsys):
 
 def test_every_condition_is_tested():
     tested = {flag.removeprefix("--").split("=")[0] for flag in (*(c[0] for c in CASES), *(o[1] for o in OTHERS))}
-    assert {name for names, *_ in CONDITIONS for name in names} == tested | {"sync_bn", "use_fp16", "topk"}
+    assert {name for names, *_ in CONDITIONS for name in names} == tested | {"sync_bn", "use_fp16", "topk", "gpu_id"}

@@ -47,7 +47,7 @@ def _uses_momentum(args: Namespace) -> bool:
 
 # Flags, when they have an effect, and else why not. (Those that only some networks have are `build_model`'s to name.)
 CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...] = (
-    (("use_gpu",), lambda args: args.device is None, "--device={device} says where to compute"),
+    (("use_gpu", "gpu_id"), lambda args: args.device is None, "--device={device} says where to compute"),
     (
         ("min_lr",),
         lambda args: args.lr_strategy in COSINE_STRATEGIES,
@@ -184,7 +184,11 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     (("profiler_path",), lambda args: args.is_profiler, "it needs --is_profiler=True"),
     (("with_mem_opt",), lambda args: args.script == "train", "activations are only kept for training"),
     (("crop_sweep_path",), lambda args: args.crop_sweep, "it needs --crop_sweep"),
-    (("use_fp16",), lambda args: not args.save_inference, "an export is in float32; predict.py takes --use_fp16"),
+    (
+        ("use_fp16",),
+        lambda args: args.script != "infer" or not args.save_inference,
+        "an export is in float32; predict.py takes --use_fp16",
+    ),
     (
         ("inference_format",),
         lambda args: args.save_inference or args.script != "infer",
