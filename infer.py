@@ -25,7 +25,7 @@ from torch import Tensor
 
 from models.network import Network
 from utils.console import log
-from utils.deploy.calibration import choose_images, prepared
+from utils.deploy.calibration import CalibrationBatches, choose_images
 from utils.deploy.export import save_inference
 from utils.deploy.network import Description
 from utils.deploy.onnx_export import onnx_form
@@ -39,7 +39,7 @@ from utils.evaluation.pictures import grad_cam, save_pictures
 from utils.evaluation.predictions import Prediction, ResultFile
 from utils.flags.idle import note_idle_flags
 from utils.flags.inputs import INPUT_FLAGS
-from utils.processes import check_agreement, process_group, rank, refuse_several, world_size
+from utils.processes import broadcast_object, check_agreement, process_group, rank, refuse_several, world_size
 from utils.reading.build import eval_transform, infer_loader
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Loader
@@ -64,7 +64,7 @@ def main() -> None:
     resolve_input(args, noted)
     note_unknown_input(args, noted)
     if args.save_inference:
-        with explained_sizes(args.model):
+        with process_group(torch.device("cpu")), explained_sizes(args.model):
             export(args)
         return
     device = choose_device(args)
@@ -77,7 +77,7 @@ def check_flags(args: argparse.Namespace) -> None:
     thresholds = answer_thresholds(args, args.class_dim, args.multi_label)
     if thresholds is None and args.topk > args.class_dim:
         raise FlagError(f"--topk {args.topk} is more than the {args.class_dim} classes of --class_dim")
-    if args.save_inference:
+    if args.save_inference and not args.calibration_dir:
         refuse_several("--save_inference=True")
     if args.calibration_dir and not (args.save_inference and args.inference_format == "onnx"):
         raise FlagError("--calibration_dir goes with --save_inference=True --inference_format=onnx")
@@ -99,16 +99,24 @@ def load_network(args: argparse.Namespace) -> Network:
 
 
 def export(args: argparse.Namespace) -> None:
-    """Writes the network into --save_inference_dir, or a folder of its name."""
+    """Writes the network into --save_inference_dir, or a folder of its name.
+
+    Several processes share out the images of --calibration_dir; the rest is the main process's work.
+    """
     values = {name: getattr(args, name) for name in INPUT_FLAGS}
     threshold = args.threshold if args.multi_label or "threshold" in args.given else None
     labels = {"class_dim": args.class_dim, "multi_label": args.multi_label, "threshold": threshold}
     description = Description(args.model, list(class_names(args)), **values, **labels)
     calibration_images = choose_images(args) if args.calibration_dir else None
     folder = Path(args.save_inference_dir or args.model)
-    model_file = save_inference(load_network(args), description, folder, args.inference_format, onnx_form(args))
     if calibration_images is not None:
-        model_file = quantize(model_file, partial(prepared, args, calibration_images))
+        check_agreement({**args.values(), "calibration_dir": calibration_images.summary()})
+    model_file = None
+    if rank() == 0:
+        model_file = save_inference(load_network(args), description, folder, args.inference_format, onnx_form(args))
+    model_file = broadcast_object(model_file)
+    if calibration_images is not None:
+        model_file = quantize(model_file, CalibrationBatches(args, calibration_images))
     log(f"{args.model} is exported: python predict.py --model_file={model_file} --image_path=IMAGE")
 
 

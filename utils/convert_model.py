@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 if not __package__:
@@ -27,7 +26,7 @@ if __name__ == "__main__":
 import torch
 
 from utils.console import log
-from utils.deploy.calibration import choose_images, prepared
+from utils.deploy.calibration import CalibrationBatches, choose_images
 from utils.deploy.export import (
     check_answers,
     check_format,
@@ -43,6 +42,7 @@ from utils.files import written_together
 from utils.flags.idle import note_idle_flags
 from utils.flags.inputs import INPUT_FLAGS, given_input
 from utils.formats.inference_model import is_inference_model
+from utils.processes import refuse_several
 from utils.reading.class_names import read_class_names
 
 PACKAGE = ".pt2"
@@ -50,6 +50,7 @@ PACKAGE = ".pt2"
 
 def main() -> None:
     args = parse("convert_model")
+    refuse_several("convert_model.py")
     output = Path(args.output)
     check_flags(args, output)
     note_idle_flags(args)
@@ -97,7 +98,7 @@ def convert(args: argparse.Namespace, model: PaddleModel, folder: Path) -> None:
         program, images, expected, about, folder, args.inference_format, "--output", onnx_form(args)
     )
     if chosen is not None:
-        model_file = quantize(model_file, partial(prepared, args, chosen), "--output")
+        model_file = quantize(model_file, CalibrationBatches(args, chosen), "--output")
     log(f"{about.network} is converted: python predict.py --model_file={model_file} --image_path=IMAGE")
 
 

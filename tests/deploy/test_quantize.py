@@ -92,12 +92,12 @@ def error(model: nn.Module, model_file) -> float:
 def test_int8_is_close_and_evening_out_is_why(exported, tmp_path, monkeypatch):
     model, folder = exported
     folder = shutil.copytree(folder, tmp_path / "copy")
-    quantized = quantize(folder / "model.onnx", lambda: [images(32), images(33)])
+    quantized = quantize(folder / "model.onnx", [images(32), images(33)])
     assert load_exported(str(quantized), engine="onnxruntime").description.precision == "int8"
     assert error(model, quantized) < 0.05
 
     monkeypatch.setattr(module, "equalize", lambda model, ranges: None)
-    assert error(model, quantize(folder / "model.onnx", lambda: [images(32), images(33)])) > 0.3
+    assert error(model, quantize(folder / "model.onnx", [images(32), images(33)])) > 0.3
 
 
 def test_evening_out_does_not_change_the_answers(exported):
@@ -121,7 +121,7 @@ def test_int8_in_openvino(exported, tmp_path):
     pytest.importorskip("openvino")
     model, folder = exported
     folder = shutil.copytree(folder, tmp_path / "copy")
-    quantized = quantize(folder / "model.onnx", lambda: [images(32)])
+    quantized = quantize(folder / "model.onnx", [images(32)])
     network = load_exported(str(quantized))
     assert network.engine == "openvino"
     with torch.inference_mode():
@@ -134,15 +134,16 @@ def test_images_are_read_again_rather_than_kept(exported, tmp_path):
     folder = shutil.copytree(folder, tmp_path / "copy")
     alive, most, passes = weakref.WeakSet(), [], []
 
-    def read():
-        passes.append(None)
-        for number in range(6):
-            batch = images(4 + number)
-            alive.add(batch)
-            most.append(len(alive))
-            yield batch
+    class Batches:
+        def __iter__(self):
+            passes.append(None)
+            for number in range(6):
+                batch = images(4 + number)
+                alive.add(batch)
+                most.append(len(alive))
+                yield batch
 
-    quantize(folder / "model.onnx", read)
+    quantize(folder / "model.onnx", Batches())
     assert len(passes) == 2 and max(most) <= 2
 
 
@@ -150,7 +151,7 @@ def test_a_new_export_leaves_no_int8_model_of_the_old_weights(exported, tmp_path
     model, folder = exported
     folder = shutil.copytree(folder, tmp_path / "copy")
     description = load_exported(str(folder / "model.onnx")).description
-    quantize(folder / "model.onnx", lambda: [images(8)])
+    quantize(folder / "model.onnx", [images(8)])
     assert sorted(os.listdir(folder)) == ["model.onnx", "model_int8.onnx"]
     save_inference(model, description, folder, "onnx")
     assert sorted(os.listdir(folder)) == ["model.onnx"]
@@ -159,5 +160,5 @@ def test_a_new_export_leaves_no_int8_model_of_the_old_weights(exported, tmp_path
 def test_no_images(exported):
     _, folder = exported
     with pytest.raises(UserError, match="calibration_dir"):
-        quantize(folder / "model.onnx", list)
+        quantize(folder / "model.onnx", [])
     assert not [name for name in os.listdir(folder) if "int8" in name or name.startswith(".")]

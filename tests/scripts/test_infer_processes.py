@@ -19,7 +19,7 @@ import infer
 import models
 import predict
 import reader
-from utils import convert_weights
+from utils import convert_model, convert_weights
 from utils.acnet import weights_aggregator
 from utils.deploy.export import save_inference
 from utils.deploy.network import Description
@@ -221,6 +221,7 @@ def test_a_dataset_is_checked_by_all(launch, data, tmp_path, count):
     [
         (reader, ["--show=x.png"], "--show"),
         (ema_clean, ["--ema_model_dir=x", "--cleaned_model_dir=y"], "ema_clean.py"),
+        (convert_model, ["--model_file=x", "--output=y"], "convert_model.py"),
         (convert_weights, ["--model=ResNet18", "--input=x", "--output=y.pth"], "convert_weights.py"),
         (weights_aggregator, ["--model=ResNet50_ACNet", "--input=x", "--output=y.pth"], "weights_aggregator.py"),
     ],
@@ -231,6 +232,32 @@ def test_what_one_process_does_is_refused_in_several(monkeypatch, script, flags,
     monkeypatch.setattr("sys.argv", ["script.py", *flags])
     with pytest.raises(FlagError, match=f"^{what} runs in one process: start it without torch.distributed.run$"):
         script.main()
+
+
+def test_the_images_of_calibration_are_shared(launch, flags_of, stage, tmp_path):
+    """Each process reads its part, twice; the int8 model is that of one process, but for the rounding of scales."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    flags = ["--save_inference=True", "--inference_format=onnx", f"--calibration_dir={stage}/photos"]
+    weights = []
+    for count in (1, 3):
+        (tmp_path / str(count)).mkdir()
+        result = launch("infer.py", count, tmp_path / str(count), *flags_of("infer.py"), *flags)
+        assert result.codes == [0] * count, result.err
+        assert sum("is exported" in line for line in result.out) == 1
+        opened = Counter(Path(path).name for path in result.opened if "/photos/" in path)
+        assert len(opened) == IMAGES and set(opened.values()) == {2}
+        assert sum("2 unreadable image files were left out" in line for line in result.err) == 1
+        model = onnx.load(tmp_path / str(count) / "MobileNetV1_x0_25" / "model_int8.onnx")
+        weights.append({tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer})
+    one, three = weights
+    assert one.keys() == three.keys()
+    for name, values in one.items():
+        if values.dtype == np.float32:
+            np.testing.assert_allclose(three[name], values, rtol=1e-4, atol=1e-7, err_msg=name)
+        else:
+            assert np.abs(three[name].astype(np.int64) - values).max() <= 1, name
 
 
 def test_an_export_is_not_shared(monkeypatch, flags_of):

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from utils.console import check_readable
+from utils.console import check_readable, report_unreadable
+from utils.processes import gather_dict, gather_objects, rank, world_size
 from utils.reading.build import eval_transform, infer_loader
 from utils.reading.file_report import report_files
 from utils.reading.image_list import ImageList
@@ -22,12 +23,25 @@ def choose_images(args: argparse.Namespace) -> ImageList:
     return ImageList.from_paths(chosen, root=images.root)
 
 
-def prepared(args: argparse.Namespace, images: ImageList) -> Iterator[Tensor]:
-    """Batches of the images, prepared for the network by the flags."""
-    loader = infer_loader(args, images, eval_transform(args))
-    read = 0
-    for batch in loader.epoch(0):
-        yield normalize(batch.images, args.image_mean, args.image_std)
-        read += len(batch)
-    check_readable(loader.unreadable, read)
-    report_files(loader)
+class CalibrationBatches:
+    """Batches of this process's share of some images, prepared for the network by the flags.
+
+    They are read whenever they are iterated over; what is wrong with files is said once. Every process has to iterate.
+    """
+
+    def __init__(self, args: argparse.Namespace, images: ImageList) -> None:
+        self._loader = infer_loader(args, images, eval_transform(args), rank(), world_size())
+        self._mean, self._std = args.image_mean, args.image_std
+        self._reported = False
+
+    def __iter__(self) -> Iterator[Tensor]:
+        read = 0
+        for batch in self._loader.epoch(0):
+            yield normalize(batch.images, self._mean, self._std)
+            read += len(batch)
+        if not self._reported:
+            self._reported = True
+            unreadable = gather_dict(self._loader.unreadable)
+            check_readable(unreadable, sum(gather_objects(read)))
+            report_unreadable(unreadable)
+            report_files(self._loader)

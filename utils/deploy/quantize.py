@@ -13,10 +13,10 @@ this and none with it.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,6 +29,7 @@ from utils.deploy.network import Description
 from utils.deploy.onnx_export import describe_onnx, require
 from utils.errors import UserError
 from utils.files import written_together
+from utils.processes import gather_objects, rank
 
 if TYPE_CHECKING:
     import onnx
@@ -40,13 +41,15 @@ KEPT_IN_FLOAT = frozenset({"Mul", "Sigmoid", "Softmax", "HardSigmoid", "LayerNor
 LARGEST_GAIN = 1000.0
 
 
-def quantize(model_file: Path, read_batches: Callable[[], Iterable[Tensor]], flag: str = "--save_inference") -> Path:
+def quantize(model_file: Path, batches: Iterable[Tensor], flag: str = "--save_inference") -> Path:
     """Writes the int8 form of NAME/model.onnx as NAME/model_int8.onnx.
+
+    Several processes share the images out; the main process writes.
 
     Args:
         model_file: an ONNX model that `utils.deploy.export.save_inference` wrote.
-        read_batches: returns images to find the activations' ranges with, normalized, float32 (N, 3, H, W); some
-            hundred will do. It is called twice, rather than to keep them all.
+        batches: this process's images to find the activations' ranges with, normalized, float32 (N, 3, H, W); some
+            hundred of all processes will do. They are iterated over twice, rather than kept.
         flag: for errors.
 
     Returns:
@@ -57,53 +60,102 @@ def quantize(model_file: Path, read_batches: Callable[[], Iterable[Tensor]], fla
     """
     require("onnx", "onnxruntime")
     import onnx
-    from onnxruntime import quantization
-    from onnxruntime.quantization.registry import QDQRegistry
 
     description = load_exported(str(model_file), engine="onnxruntime").description
     external = bool(description.params_name)
 
     def inputs() -> Iterator[np.ndarray]:
-        batch = None
-        for batch in read_batches():
+        count = 0
+        for batch in batches:
+            count += len(batch)
             yield batch.contiguous().numpy()
-        if batch is None:
+        if not sum(gather_objects(count)):
             raise UserError("--calibration_dir: no image could be read")
+
+    with tempfile.TemporaryDirectory() as folder:
+        equalized = Path(folder) / "equalized.onnx"
+        model = onnx.load(model_file)
+        equalize(model, channel_ranges(model_file, description, inputs()))
+        onnx.save(model, equalized, save_as_external_data=True, location="equalized.data")
+        ranges = activation_ranges(equalized, inputs())
+        if rank() == 0:
+            with written_together(model_file.parent, flag) as target:
+                write_quantized(equalized, ranges, target / QUANTIZED, external)
+                describe_onnx(target / QUANTIZED, dataclasses.replace(description, precision="int8"), external)
+    return model_file.with_name(QUANTIZED)
+
+
+def activation_ranges(model_file: Path, inputs: Iterator[np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Smallest and largest value of each activation over the images of all processes, by its name.
+
+    Args:
+        model_file: an ONNX model; files are written beside it.
+        inputs: of this process, which may have none.
+    """
+    from onnxruntime import quantization
 
     class Reader(quantization.CalibrationDataReader):
         """Feeds the images to ONNX Runtime's calibration."""
 
-        def __init__(self) -> None:
-            self.batches: Iterator[np.ndarray] = inputs()
+        def __init__(self, batches: Iterator[np.ndarray]) -> None:
+            self.batches = batches
 
         def get_next(self) -> Any:  # None at the end, which the base class does not say
             batch = next(self.batches, None)
             return None if batch is None else {"images": batch}
 
-    with (
-        written_together(model_file.parent, flag) as target,
-        tempfile.TemporaryDirectory() as folder,
-    ):
-        equalized = Path(folder) / "equalized.onnx"
-        model = onnx.load(model_file)
-        equalize(model, channel_ranges(model_file, description, inputs()))
-        onnx.save(model, equalized, save_as_external_data=True, location="equalized.data")
-        logging.disable(logging.WARNING)  # advice to prepare a model, which its export has done
-        try:
-            quantization.quantize_static(
-                str(equalized),
-                str(target / QUANTIZED),
-                Reader(),
-                op_types_to_quantize=[name for name in QDQRegistry if name not in KEPT_IN_FLOAT],
-                per_channel=True,
-                activation_type=quantization.QuantType.QUInt8,
-                weight_type=quantization.QuantType.QInt8,
-                use_external_data_format=external,
-            )
-        finally:
-            logging.disable(logging.NOTSET)
-        describe_onnx(target / QUANTIZED, dataclasses.replace(description, precision="int8"), external)
-    return model_file.with_name(QUANTIZED)
+    ranges: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    if (first := next(inputs, None)) is not None:
+        observed = str(model_file.with_name("observed.onnx"))
+        calibrator: Any = quantization.create_calibrator(
+            model_file, quantized_operators(), observed, use_external_data_format=True
+        )
+        calibrator.collect_data(Reader(chain([first], inputs)))
+        ranges = {name: data.range_value for name, data in calibrator.compute_data().items()}
+    merged: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for part in gather_objects(ranges):
+        for name, (low, high) in part.items():
+            lowest, highest = merged.get(name, (low, high))
+            merged[name] = np.minimum(low, lowest), np.maximum(high, highest)
+    return merged
+
+
+def quantized_operators() -> list[str]:
+    """ONNX's names of the operators whose inputs become int8."""
+    from onnxruntime.quantization.registry import QDQRegistry
+
+    return [name for name in QDQRegistry if name not in KEPT_IN_FLOAT]
+
+
+def write_quantized(
+    model_file: Path, ranges: dict[str, tuple[np.ndarray, np.ndarray]], target: Path, external: bool
+) -> None:
+    """Writes the int8 form of an ONNX model.
+
+    Args:
+        model_file: the model.
+        ranges: of `activation_ranges`.
+        target: the file to write.
+        external: whether the weights go into a file of their own.
+    """
+    from onnxruntime import quantization
+    from onnxruntime.quantization.calibrate import TensorsData
+    from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
+
+    quantizer = quantization.QDQQuantizer(
+        load_model_with_shape_infer(model_file),
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=quantization.QuantType.QInt8,
+        activation_qType=quantization.QuantType.QUInt8,
+        tensors_range=TensorsData(quantization.CalibrationMethod.MinMax, dict(ranges)),
+        nodes_to_quantize=[],
+        nodes_to_exclude=[],
+        op_types_to_quantize=quantized_operators(),
+        extra_options={},
+    )
+    quantizer.quantize_model()
+    quantizer.model.save_model_to_file(str(target), external)
 
 
 class Link(NamedTuple):
@@ -136,7 +188,12 @@ def links(graph: onnx.GraphProto) -> list[Link]:
 
 
 def channel_ranges(model_file: Path, description: Description, inputs: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
-    """Largest absolute value of each channel between linked convolutions, by the name of the value."""
+    """Largest absolute value of each channel between linked convolutions, by the name of the value.
+
+    Args:
+        model_file, description: of an ONNX model.
+        inputs: of this process; the values are those of all processes.
+    """
     import onnx
     import onnxruntime
 
@@ -154,7 +211,11 @@ def channel_ranges(model_file: Path, description: Description, inputs: Iterable[
         for name, value in zip(names, session.run(None, {"images": batch}), strict=True):
             largest = np.abs(np.asarray(value)).max((0, 2, 3))
             ranges[name] = np.maximum(ranges.get(name, 0.0), largest)
-    return ranges
+    merged: dict[str, np.ndarray] = {}
+    for part in gather_objects(ranges):
+        for name, largest in part.items():
+            merged[name] = np.maximum(merged.get(name, 0.0), largest)
+    return merged
 
 
 def equalize(model: onnx.ModelProto, ranges: dict[str, np.ndarray]) -> None:
