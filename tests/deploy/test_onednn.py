@@ -7,10 +7,11 @@ import io
 import pytest
 import torch
 from exports import images
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
 
 from utils.deploy.export import export_program, relative_difference
+from utils.deploy.fast import make_fast
 from utils.deploy.onednn import can_fuse, fuse_convolutions
 from utils.deploy.program_graph import build_graph
 from utils.formats.torch_program import read_program
@@ -104,3 +105,17 @@ def test_padding_goes_into_depthwise_convolutions(groups, padding, is_absorbed):
     torch.manual_seed(1)
     operators = operators_once_fused(Padded(groups, *padding))
     assert ("aten.pad.default" not in operators) == is_absorbed
+
+
+def test_weights_are_aligned():
+    """oneDNN's kernels for processors without AVX crash on a bias at an address that a mapped file may have."""
+    root, graph = nn.Module(), fx.Graph()
+    bias = torch.arange(9.0)[1:]
+    assert bias.data_ptr() % 16
+    root.register_buffer("bias", bias)
+    x = graph.placeholder("x")
+    graph.output(graph.call_function(torch.add, (x, graph.get_attr("bias"))))
+    module = fx.GraphModule(root, graph)
+    run = make_fast(module, torch.device("cpu"), torch.float32, 1, False, "Small")
+    assert module.bias.data_ptr() % 16 == 0
+    torch.testing.assert_close(run(torch.ones(8)), bias + 1)

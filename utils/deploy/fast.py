@@ -20,6 +20,8 @@ def make_fast(
     name: str,
 ) -> Run:
     """A program with its weights, made fast for the device. `name`: of the network, for errors."""
+    if device.type == "cpu":
+        align(module)
     if device.type == "cpu" and not use_compile:
         keep_freed_memory()
         if can_fuse(dtype):
@@ -29,3 +31,13 @@ def make_fast(
     if use_compile:
         return CompiledProgram(module, name, torch.finfo(dtype).eps)
     return module
+
+
+def align(module: fx.GraphModule) -> None:
+    """Copies the weights that lie at addresses which are no multiples of 16, as they may in a file that is mapped.
+
+    oneDNN's kernels for processors without AVX load 16 bytes at a time, and crash at other addresses.
+    """
+    for name, tensor in module.named_buffers():
+        if tensor.data_ptr() % 16:
+            module.register_buffer(name, tensor.clone())
