@@ -11,30 +11,30 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import utils.deploy.paddle_ops
-from utils.deploy.paddle_ops.registry import DESC, PIR, Operator
+import utils.programs.paddle_ops
 from utils.flags.line_parser import LineParser
+from utils.programs.paddle_ops.registry import DESC, PIR, Operator
 
 FILE = Path(__file__).with_name("paddle_models.md")
 BEGIN, END = "<!-- operators: written by docs/make_paddle_operators.py -->\n", "<!-- end of operators -->\n"
 
 
 def names(table: dict[str, Operator], topic: str) -> list[str]:
-    """The operators of a table that a module of utils/deploy/paddle_ops/ has; those that end in _ work in place."""
+    """The operators of a table that a module of utils/programs/paddle_ops/ has; those that end in _ work in place."""
     found = [kind for kind, entry in table.items() if entry.function.__module__.rpartition(".")[2] == topic]
     return sorted(kind for kind in found if not (kind.endswith("_") and kind.rstrip("_") in table))
 
 
 def table() -> str:
     """The operators by topic, as Markdown."""
-    counts = [sum(len(names(kinds, topic)) for topic in utils.deploy.paddle_ops.__all__) for kinds in (DESC, PIR)]
+    counts = [sum(len(names(kinds, topic)) for topic in utils.programs.paddle_ops.__all__) for kinds in (DESC, PIR)]
     lines = [
         f"{counts[0]} operators of ProgramDesc and {counts[1]} of PIR, not counting those that work in place.",
         "",
         "| topic | ProgramDesc | PIR |",
         "|---|---|---|",
     ]
-    for topic in utils.deploy.paddle_ops.__all__:
+    for topic in utils.programs.paddle_ops.__all__:
         lines.append(f"| {topic} | {', '.join(names(DESC, topic))} | {', '.join(names(PIR, topic))} |")
     return "\n".join(lines) + "\n"
 

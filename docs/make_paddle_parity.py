@@ -27,10 +27,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.deploy.paddle_translate import translate
 from utils.flags.line_parser import LineParser
 from utils.formats.inference_model import read_parameters, read_program
 from utils.formats.paddle_program import Program
+from utils.programs.paddle_translate import translate
 
 FILE = Path(__file__).with_name("paddle_parity.md")
 BAR = 1e-5

@@ -14,10 +14,10 @@ from utils.deploy.exported import load_exported
 from utils.deploy.network import ExportedNetwork
 from utils.deploy.paddle_model import _read_post, choose_output
 from utils.deploy.paddle_settings import described_input, usual_input
-from utils.deploy.paddle_translate import Output
 from utils.errors import FlagError, UserError
 from utils.flags.inputs import INPUT_FLAGS
 from utils.formats.inference_yml import PostProcess, read_inference_yml
+from utils.programs.paddle_translate import Output
 from utils.reading.class_names import imagenet_names
 
 FIRST_OF_WIDE = "save_infer_model/scale_0.tmp_0"

@@ -21,10 +21,11 @@ PLAN = {
     "flags": {"formats", "ground", "models"},
     "formats": {"ground"},
     "reading": {"formats", "flags", "ground"},
-    "weights": {"formats", "flags", "ground", "models"},
+    "programs": {"formats", "ground"},
+    "weights": {"programs", "formats", "flags", "ground", "models"},
     "evaluation": {"weights", "reading", "formats", "flags", "ground", "models"},
     "training": {"evaluation", "weights", "reading", "formats", "flags", "ground", "models"},
-    "deploy": {"evaluation", "weights", "reading", "formats", "flags", "ground", "models"},
+    "deploy": {"evaluation", "weights", "programs", "reading", "formats", "flags", "ground", "models"},
 }
 GROUND = {"errors", "files", "console", "processes", "devices", "torchvision_compat"}
 

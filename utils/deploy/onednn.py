@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from utils.deploy.operands import operands, tensor_name
+from utils.programs.operands import operands, tensor_name
 
 aten = torch.ops.aten
 mkldnn = torch.ops.mkldnn

@@ -18,13 +18,13 @@ from utils.console import log, warn
 from utils.deploy.fast import make_fast
 from utils.deploy.network import Description, ExportedNetwork
 from utils.deploy.paddle_settings import described_input, usual_input
-from utils.deploy.paddle_translate import Input, Output, Translation, set_precision, translate
 from utils.errors import FlagError, FormatError, UserError, one_line
 from utils.flags.paddleclas.use import post_flags
 from utils.flags.parsing import as_typed
 from utils.formats.inference_model import InferenceModel, read_inference_model
 from utils.formats.inference_yml import InferenceSettings, PostProcess, read_inference_yml
 from utils.formats.published import is_published
+from utils.programs.paddle_translate import Input, Output, Translation, set_precision, translate
 from utils.reading.class_names import imagenet_names
 
 # Of a program that takes images of any size, and of which nobody says more.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from utils.deploy.paddle_ops.builder import Builder, aten
-from utils.deploy.paddle_ops.registry import desc, pir
-from utils.deploy.paddle_ops.sizes import Size, TranslationError, product, show, static
-from utils.deploy.paddle_ops.values import Value, broadcast
+from utils.programs.paddle_ops.builder import Builder, aten
+from utils.programs.paddle_ops.registry import desc, pir
+from utils.programs.paddle_ops.sizes import Size, TranslationError, product, show, static
+from utils.programs.paddle_ops.values import Value, broadcast
 
 
 def multiply_matrices(b: Builder, x: Value, y: Value) -> Value:

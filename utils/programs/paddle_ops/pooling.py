@@ -6,12 +6,12 @@ import math
 
 import torch
 
-from utils.deploy.paddle_ops.builder import Builder, aten
-from utils.deploy.paddle_ops.convolution import Sides, positive, torch_sides, window_padding
-from utils.deploy.paddle_ops.layout import channels_first
-from utils.deploy.paddle_ops.registry import Ints, desc, pir
-from utils.deploy.paddle_ops.sizes import TranslationError, show, static
-from utils.deploy.paddle_ops.values import Value
+from utils.programs.paddle_ops.builder import Builder, aten
+from utils.programs.paddle_ops.convolution import Sides, positive, torch_sides, window_padding
+from utils.programs.paddle_ops.layout import channels_first
+from utils.programs.paddle_ops.registry import Ints, desc, pir
+from utils.programs.paddle_ops.sizes import TranslationError, show, static
+from utils.programs.paddle_ops.values import Value
 
 # By the number of dimensions that windows slide along.
 MAXIMA = {2: aten.max_pool2d.default, 3: aten.max_pool3d.default}

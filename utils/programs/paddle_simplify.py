@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from utils.deploy.operands import operands, tensor_name
+from utils.programs.operands import operands, tensor_name
 
 aten = torch.ops.aten
 

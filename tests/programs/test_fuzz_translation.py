@@ -1,7 +1,7 @@
 """Mutated programs of PaddlePaddle, translated and run: whatever they ask for, one line comes out, or numbers.
 
-python -m pytest --all tests/deploy/test_fuzz_translation.py      20,000 cases
-python tests/deploy/test_fuzz_translation.py --cases=CASES --start=FIRST --jobs=PROCESSES      any
+python -m pytest --all tests/programs/test_fuzz_translation.py      20,000 cases
+python tests/programs/test_fuzz_translation.py --cases=CASES --start=FIRST --jobs=PROCESSES      any
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from fuzzing import run_cases, run_from_the_command_line
 from mutations import NUMBERS, TEXTS, shortened
 from paddle_programs import PPLCNET, example_files
 
-from utils.deploy.paddle_ops.registry import DESC, PIR
-from utils.deploy.paddle_translate import translate
 from utils.errors import FormatError
 from utils.formats.inference_model import read_parameters, read_program
 from utils.formats.paddle_program import Operation, Program, check_program
+from utils.programs.paddle_ops.registry import DESC, PIR
+from utils.programs.paddle_translate import translate
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited on Linux only")
 

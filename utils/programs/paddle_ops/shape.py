@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from utils.deploy.paddle_ops.builder import Builder, aten
-from utils.deploy.paddle_ops.layout import channels_first, is_channels_last
-from utils.deploy.paddle_ops.registry import Ints, Sizes, desc, pir
-from utils.deploy.paddle_ops.sizes import Size, TranslationError, product, ratio, show, static
-from utils.deploy.paddle_ops.values import Value, broadcast
+from utils.programs.paddle_ops.builder import Builder, aten
+from utils.programs.paddle_ops.layout import channels_first, is_channels_last
+from utils.programs.paddle_ops.registry import Ints, Sizes, desc, pir
+from utils.programs.paddle_ops.sizes import Size, TranslationError, product, ratio, show, static
+from utils.programs.paddle_ops.values import Value, broadcast
 
 Parts = list[Value]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from utils.deploy.paddle_ops.builder import Builder, aten
-from utils.deploy.paddle_ops.registry import Ints, desc, pir
-from utils.deploy.paddle_ops.sizes import TranslationError, static
-from utils.deploy.paddle_ops.values import Value
+from utils.programs.paddle_ops.builder import Builder, aten
+from utils.programs.paddle_ops.registry import Ints, desc, pir
+from utils.programs.paddle_ops.sizes import TranslationError, static
+from utils.programs.paddle_ops.values import Value
 
 
 def _register(names: str, target: Callable[..., Any], dtype: torch.dtype | None = None) -> None:

@@ -6,10 +6,10 @@ import math
 
 import torch
 
-from utils.deploy.paddle_ops.builder import Builder, aten
-from utils.deploy.paddle_ops.registry import Ints, Sizes, desc, pir
-from utils.deploy.paddle_ops.sizes import Size, TranslationError, static
-from utils.deploy.paddle_ops.values import MAX_FOLDED, Value
+from utils.programs.paddle_ops.builder import Builder, aten
+from utils.programs.paddle_ops.registry import Ints, Sizes, desc, pir
+from utils.programs.paddle_ops.sizes import Size, TranslationError, static
+from utils.programs.paddle_ops.values import MAX_FOLDED, Value
 
 
 @pir("full_int_array", "")

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from utils.deploy.paddle_ops.sizes import BatchSize, Size, TranslationError
-from utils.deploy.paddle_ops.values import Value, known_sizes
 from utils.formats.paddle_program import DATA_TYPES, Operation
+from utils.programs.paddle_ops.sizes import BatchSize, Size, TranslationError
+from utils.programs.paddle_ops.values import Value, known_sizes
 
 Ints = list[int]
 Sizes = list[Size]

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from utils.deploy.paddle_ops.builder import Builder, aten
-from utils.deploy.paddle_ops.registry import Ints, Sizes, desc, pir
-from utils.deploy.paddle_ops.sizes import BatchSize, Size, TranslationError, product, show, static
-from utils.deploy.paddle_ops.values import Value, broadcast
+from utils.programs.paddle_ops.builder import Builder, aten
+from utils.programs.paddle_ops.registry import Ints, Sizes, desc, pir
+from utils.programs.paddle_ops.sizes import BatchSize, Size, TranslationError, product, show, static
+from utils.programs.paddle_ops.values import Value, broadcast
 
 
 def bounds(size: Size, start: Size, stop: Size, step: int) -> tuple[Size, Size]:

@@ -1,6 +1,6 @@
 """PaddlePaddle's operators in terms of PyTorch's, by topic. Importing the package fills `registry.DESC` and `PIR`."""
 
-from utils.deploy.paddle_ops import (
+from utils.programs.paddle_ops import (
     activation,
     convolution,
     creation,

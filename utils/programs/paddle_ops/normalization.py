@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from utils.deploy.paddle_ops.builder import Builder, aten
-from utils.deploy.paddle_ops.elementwise import power
-from utils.deploy.paddle_ops.layout import channels_first, is_channels_last
-from utils.deploy.paddle_ops.registry import desc, pir
-from utils.deploy.paddle_ops.sizes import Size, TranslationError, show, static
-from utils.deploy.paddle_ops.values import Value
+from utils.programs.paddle_ops.builder import Builder, aten
+from utils.programs.paddle_ops.elementwise import power
+from utils.programs.paddle_ops.layout import channels_first, is_channels_last
+from utils.programs.paddle_ops.registry import desc, pir
+from utils.programs.paddle_ops.sizes import Size, TranslationError, show, static
+from utils.programs.paddle_ops.values import Value
 
 
 def _flat(b: Builder, x: Value | None, count: int) -> Value | None:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from utils.deploy.paddle_ops.builder import Builder, aten
-from utils.deploy.paddle_ops.indexing import select
-from utils.deploy.paddle_ops.layout import channels_first
-from utils.deploy.paddle_ops.registry import Ints, desc, pir
-from utils.deploy.paddle_ops.sizes import TranslationError, show, static
-from utils.deploy.paddle_ops.values import Value
+from utils.programs.paddle_ops.builder import Builder, aten
+from utils.programs.paddle_ops.indexing import select
+from utils.programs.paddle_ops.layout import channels_first
+from utils.programs.paddle_ops.registry import Ints, desc, pir
+from utils.programs.paddle_ops.sizes import TranslationError, show, static
+from utils.programs.paddle_ops.values import Value
 
 
 def _target(

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from utils.deploy.paddle_ops.sizes import TranslationError
-from utils.deploy.paddle_ops.values import Value
+from utils.programs.paddle_ops.sizes import TranslationError
+from utils.programs.paddle_ops.values import Value
 
 aten = torch.ops.aten
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from utils.deploy.paddle_ops.builder import Builder
-from utils.deploy.paddle_ops.sizes import TranslationError
-from utils.deploy.paddle_ops.values import Value
+from utils.programs.paddle_ops.builder import Builder
+from utils.programs.paddle_ops.sizes import TranslationError
+from utils.programs.paddle_ops.values import Value
 
 CHANNELS_FIRST = ("NCHW", "NCL", "NC", "NCDHW", "AnyLayout", "ANYLAYOUT", "Undefined(AnyLayout)")
 CHANNELS_LAST = ("NHWC", "NLC", "NDHWC")

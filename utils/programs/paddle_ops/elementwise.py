@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from utils.deploy.paddle_ops.builder import Builder, aten
-from utils.deploy.paddle_ops.registry import desc, pir
-from utils.deploy.paddle_ops.sizes import TranslationError
-from utils.deploy.paddle_ops.values import Value, broadcast
+from utils.programs.paddle_ops.builder import Builder, aten
+from utils.programs.paddle_ops.registry import desc, pir
+from utils.programs.paddle_ops.sizes import TranslationError
+from utils.programs.paddle_ops.values import Value, broadcast
 
 INT64_MIN = -(2**63)
 

@@ -14,11 +14,11 @@ from paddle_operators import VERSIONS, ShapeCheck, cases
 from paddle_programs import EXAMPLES, PPLCNET, example_files, example_program
 
 from utils.deploy.onednn import can_fuse, fuse_convolutions
-from utils.deploy.paddle_ops.registry import DESC, PIR
-from utils.deploy.paddle_translate import Translation, translate
 from utils.errors import FormatError
 from utils.formats.inference_model import read_parameters, read_program
 from utils.formats.paddle_program import Operation, Program, Variable
+from utils.programs.paddle_ops.registry import DESC, PIR
+from utils.programs.paddle_translate import Translation, translate
 
 BAR = 1e-5
 aten = torch.ops.aten

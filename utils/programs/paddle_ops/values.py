@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from utils.deploy.paddle_ops.sizes import BATCHES, BatchSize, Size, TranslationError, at, from_values, product, show
+from utils.programs.paddle_ops.sizes import BATCHES, BatchSize, Size, TranslationError, at, from_values, product, show
 
 # Elements that a value may have per image. (The largest of the zoo's networks have 30 million.)
 MAX_ELEMENTS = 2**28

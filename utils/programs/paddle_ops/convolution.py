@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from utils.deploy.paddle_ops.builder import Builder, aten
-from utils.deploy.paddle_ops.layout import channels_first
-from utils.deploy.paddle_ops.registry import Ints, Sizes, desc, pir
-from utils.deploy.paddle_ops.sizes import TranslationError, product, show, static
-from utils.deploy.paddle_ops.values import Value
+from utils.programs.paddle_ops.builder import Builder, aten
+from utils.programs.paddle_ops.layout import channels_first
+from utils.programs.paddle_ops.registry import Ints, Sizes, desc, pir
+from utils.programs.paddle_ops.sizes import TranslationError, product, show, static
+from utils.programs.paddle_ops.values import Value
 
 Sides = list[tuple[int, int]]
 

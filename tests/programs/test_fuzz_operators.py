@@ -1,7 +1,7 @@
 """Operators of exported programs, called with arguments at random: none may end the process.
 
-python -m pytest --all tests/deploy/test_fuzz_operators.py      100,000 cases
-python tests/deploy/test_fuzz_operators.py --cases=CASES --start=FIRST --jobs=PROCESSES      any
+python -m pytest --all tests/programs/test_fuzz_operators.py      100,000 cases
+python tests/programs/test_fuzz_operators.py --cases=CASES --start=FIRST --jobs=PROCESSES      any
 """
 
 from __future__ import annotations

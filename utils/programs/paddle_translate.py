@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from utils.deploy.operands import operands
-from utils.deploy.paddle_ops.builder import Builder
-from utils.deploy.paddle_ops.registry import DESC, DTYPES, PIR, Operator, arguments
-from utils.deploy.paddle_ops.sizes import BatchSize, Size, TranslationError
-from utils.deploy.paddle_ops.values import Value
-from utils.deploy.paddle_simplify import remove_unused, simplify
 from utils.formats.paddle_program import Operation, Program
+from utils.programs.operands import operands
+from utils.programs.paddle_ops.builder import Builder
+from utils.programs.paddle_ops.registry import DESC, DTYPES, PIR, Operator, arguments
+from utils.programs.paddle_ops.sizes import BatchSize, Size, TranslationError
+from utils.programs.paddle_ops.values import Value
+from utils.programs.paddle_simplify import remove_unused, simplify
 
 CONTROL_FLOW = frozenset({
     "while", "while_loop", "conditional_block", "conditional_block_infer", "if", "select_input", "select_output",

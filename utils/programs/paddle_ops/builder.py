@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from utils.deploy.paddle_ops.operand_types import VIEWS, WITH_NUMBER, check_types
-from utils.deploy.paddle_ops.sizes import BATCHES, BatchSize, Size, TranslationError, at, product, show
-from utils.deploy.paddle_ops.values import (
+from utils.programs.paddle_ops.operand_types import VIEWS, WITH_NUMBER, check_types
+from utils.programs.paddle_ops.sizes import BATCHES, BatchSize, Size, TranslationError, at, product, show
+from utils.programs.paddle_ops.values import (
     MAX_FOLDED,
     MAX_SIZES,
     Value,

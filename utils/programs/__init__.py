@@ -1,0 +1,1 @@
+"""Programs of PaddlePaddle as graphs of PyTorch's operators."""
