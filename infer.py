@@ -43,7 +43,7 @@ from utils.processes import broadcast_object, check_agreement, process_group, ra
 from utils.reading.build import eval_transform, infer_loader
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Loader
-from utils.reading.transforms import normalize
+from utils.reading.normalize import normalize
 from utils.weights import TO_USE, load_pretrained
 from utils.weights.network import (
     build_model,

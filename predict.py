@@ -34,8 +34,8 @@ from utils.reading.build import eval_transform, infer_loader
 from utils.reading.class_names import Names, checked_names
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Loader
+from utils.reading.normalize import normalize
 from utils.reading.numbering import choose_names
-from utils.reading.transforms import normalize
 
 
 def main() -> None:

@@ -53,9 +53,10 @@ from utils.reading.dataset_report import Measure, describe_dataset, draw_batch, 
 from utils.reading.file_report import report_files
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Batch, Loader
+from utils.reading.normalize import normalize
 from utils.reading.numbering import check_parts, known_names
 from utils.reading.opencv_loader import OpenCVLoader
-from utils.reading.transforms import EvalTransform, TrainTransform, normalize
+from utils.reading.transforms import EvalTransform, TrainTransform
 from utils.training.loss import Targets
 from utils.training.mixing import mix
 

@@ -60,9 +60,18 @@ if tuple(map(int, re.findall(r"\d+", version)[:2])) >= (2, 11):
     print(version)'
 }
 
+# The interpreter of a virtual environment; on Windows (Git Bash) it has another place.
+interpreter() {
+    if [ -x "$1/Scripts/python.exe" ]; then
+        echo "$1/Scripts/python.exe"
+    else
+        echo "$1/bin/python"
+    fi
+}
+
 # Sets `python`, the interpreter of the environment that packages go to. Creates .venv if that is it and it is missing.
 choose_environment() {
-    local base=${PYTHON:-${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}} candidate
+    local base=${PYTHON:-${VIRTUAL_ENV:+$(interpreter "$VIRTUAL_ENV")}} candidate
     if [ -n "$base" ]; then
         is_supported "$base" || fail "$base (named by PYTHON or VIRTUAL_ENV) is no Python of 3.10 to 3.13"
         if is_virtual_environment "$base"; then
@@ -71,14 +80,14 @@ choose_environment() {
         fi
     fi
 
-    python=.venv/bin/python
+    python=$(interpreter .venv)
     if [ -x "$python" ]; then
         if [ -n "$base" ] && [ "$("$base" -V)" != "$("$python" -V)" ]; then
             fail ".venv has $("$python" -V), PYTHON=$base is $("$base" -V): remove .venv to change"
         fi
         return
     fi
-    for candidate in ${base:+"$base"} python3 python3.13 python3.12 python3.11 python3.10; do
+    for candidate in ${base:+"$base"} python3 python3.13 python3.12 python3.11 python3.10 python; do
         if is_supported "$candidate"; then
             base=$candidate
             break
@@ -94,6 +103,7 @@ choose_environment() {
         rm -rf .venv
         fail "$base could not create .venv (on Debian and Ubuntu: apt-get install python3-venv)"
     fi
+    python=$(interpreter .venv)
 }
 
 # The requirement files as one, with the torch that the environment has in place of ours.

@@ -35,9 +35,9 @@ from utils.processes import (
 from utils.reading.build import train_loader, val_loader
 from utils.reading.file_report import report_contents, report_files
 from utils.reading.loader import Loader
+from utils.reading.normalize import normalize
 from utils.reading.numbering import check_parts, classes_seen, known_names
 from utils.reading.to_device import copies_of_first, to_device
-from utils.reading.transforms import normalize
 from utils.training import mixing
 from utils.training.build import (
     build_train_step,

@@ -30,8 +30,8 @@ from utils.evaluation.crops import AverageOverCrops
 from utils.flags import parse
 from utils.flags.line_parser import LineParser
 from utils.reading.build import crop_loader
+from utils.reading.normalize import normalize
 from utils.reading.to_device import to_device
-from utils.reading.transforms import normalize
 from utils.weights.network import usual_input
 
 CROPS = 12

@@ -144,7 +144,7 @@ def export(
     if is_onnx_wanted and all(importlib.util.find_spec(package) for package in ("onnx", "onnxscript", "onnxruntime")):
         files["onnx"] = save_inference(model, description, folder, "onnx")
         if "int8" in precisions:
-            files["int8"] = quantize(files["onnx"], lambda: [torch.randn(16, 3, image_size, image_size)])
+            files["int8"] = quantize(files["onnx"], [torch.randn(16, 3, image_size, image_size)])
     return files
 
 

@@ -29,8 +29,8 @@ from utils.devices import keep_freed_memory, place
 from utils.evaluation.metrics import Meter, means
 from utils.flags.line_parser import LineParser
 from utils.reading.loader import Batch
+from utils.reading.normalize import normalize
 from utils.reading.to_device import to_device
-from utils.reading.transforms import normalize
 from utils.training.loss import Targets
 from utils.training.optimizer import build_optimizer
 from utils.training.schedule import Schedule

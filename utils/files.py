@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.system import replace, sync
 
 # Smaller files are read, not mapped: a mapped one stays open, and a process may have 1,024 open files.
 _SMALL = 1 << 20
@@ -52,15 +53,6 @@ def check_can_write(path: Path, flag: str) -> None:
             path.unlink()
     except OSError as error:
         raise UserError(f"{flag}: cannot write {path}: {error.strerror}") from None
-
-
-def sync(path: Path) -> None:
-    """Has the system write a file or folder out, so that a power cut cannot undo a rename that follows."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager
@@ -107,7 +99,7 @@ def _moved_into(folder: Path) -> Iterator[Path]:
             for path in temporary.rglob("*"):
                 sync(path)
             for path in sorted(temporary.iterdir()):
-                os.replace(path, folder / path.name)
+                replace(path, folder / path.name)
             with suppress(OSError):  # not all file systems do that
                 sync(folder)
     finally:

@@ -27,7 +27,7 @@ PLAN = {
     "training": {"evaluation", "weights", "reading", "formats", "flags", "ground", "models"},
     "deploy": {"evaluation", "weights", "programs", "reading", "formats", "flags", "ground", "models"},
 }
-GROUND = {"errors", "files", "console", "processes", "devices", "torchvision_compat"}
+GROUND = {"errors", "files", "console", "processes", "devices", "system", "torchvision_compat"}
 
 MAX_FILE, MAX_FUNCTION = 400, 60
 # Files that are a table in the main, however long.

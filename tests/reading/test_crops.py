@@ -9,7 +9,8 @@ from torch import nn
 import models
 from utils.evaluation.crops import AverageOverCrops
 from utils.reading.crops import SHORT_SIDES, MultiCropTransform, short_sides
-from utils.reading.transforms import EvalTransform, normalize
+from utils.reading.normalize import normalize
+from utils.reading.transforms import EvalTransform
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 

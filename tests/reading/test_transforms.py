@@ -10,7 +10,8 @@ from scipy import stats
 
 from utils.errors import FlagError
 from utils.reading.decode import decode
-from utils.reading.transforms import EvalTransform, TrainTransform, normalize, random_crop_box
+from utils.reading.normalize import normalize
+from utils.reading.transforms import EvalTransform, TrainTransform, random_crop_box
 
 
 def original_crop(height, width, rng):

@@ -21,7 +21,8 @@ from utils.deploy.exported import load_exported
 from utils.deploy.network import Description
 from utils.errors import UserError
 from utils.reading.dataset import open_dataset
-from utils.reading.transforms import EvalTransform, normalize
+from utils.reading.normalize import normalize
+from utils.reading.transforms import EvalTransform
 
 ROOT = Path(__file__).parents[2]
 NETWORK = "MobileNetV1_x0_25"

@@ -18,7 +18,8 @@ import infer
 import models
 from utils.errors import FlagError, UserError
 from utils.reading.decode import decode
-from utils.reading.transforms import EvalTransform, normalize
+from utils.reading.normalize import normalize
+from utils.reading.transforms import EvalTransform
 from utils.weights.write import save_weights
 
 REPOSITORY = Path(__file__).parents[2]

@@ -27,7 +27,7 @@ from utils.errors import FlagError, UserError
 from utils.flags import parse
 from utils.reading.build import eval_transform
 from utils.reading.decode import decode
-from utils.reading.transforms import normalize
+from utils.reading.normalize import normalize
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -135,3 +135,17 @@ def test_an_unusable_interpreter_is_one_line(house, tmp_path):
         result = setup(house, PYTHON=python)
         assert result.returncode == 1
         assert result.stderr.count("\n") == 1 and "3.10 to 3.13" in result.stderr
+
+
+def test_an_environment_of_windows(house):
+    """Git Bash finds the interpreter where Windows has it, active or not."""
+    (house / "eval.py").write_text("import sys; print('eval', *sys.argv[1:])")
+    setup(house)
+    scripts = house / ".venv" / "Scripts"
+    scripts.mkdir(parents=True)
+    (scripts / "python.exe").write_text(f'#!/bin/sh\nexec "{house}/env/bin/python" "$@"\n')
+    (scripts / "python.exe").chmod(0o755)
+    for variables in ({"VIRTUAL_ENV": ""}, {"VIRTUAL_ENV": str(house / ".venv")}):
+        result = run_sh("eval", "--topk=3", root=house, **{"PYTHON": "", **variables})
+        assert result.returncode == 0, result.stderr
+        assert result.stdout == "eval --topk=3\n"

@@ -67,17 +67,17 @@ def test_killed_during_a_save(folder, monkeypatch, function, call):
 
 
 def test_killed_between_the_renames(folder, monkeypatch):
-    rename = Path.rename
+    rename = os.replace
 
     class Killed(BaseException):
         pass
 
-    def killing(self, target):
-        if self.name == ".latest.tmp":
+    def killing(source, target):
+        if Path(source).name == ".latest.tmp":
             raise Killed
-        return rename(self, target)
+        rename(source, target)
 
-    monkeypatch.setattr(Path, "rename", killing)
+    monkeypatch.setattr(os, "replace", killing)
     with pytest.raises(Killed):
         save_again(folder)
     assert not (folder / "latest").exists()
@@ -141,7 +141,7 @@ def test_a_folder_that_is_being_deleted_is_no_checkpoint(tmp_path, monkeypatch):
         run_folder.save(["1"], model, Position(8), {"step": 6}, None, {})
     assert not (tmp_path / "0").exists() and (tmp_path / ".0.deleted" / "state.pt").exists()
     with RunFolder(tmp_path):
-        assert {path.name for path in tmp_path.iterdir()} == {".lock", "1"}
+        assert {path.name for path in tmp_path.iterdir()} == {".holder", ".lock", "1"}
 
 
 def test_what_was_saved_before(folder):

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from utils.evaluation.metrics import Meter, total
-from utils.reading.transforms import normalize
+from utils.reading.normalize import normalize
 from utils.training.distillation import Distillation, terms_of_words
 from utils.training.ema import ExponentialMovingAverage
 from utils.training.loss import Targets, soft_label_loss

@@ -12,7 +12,7 @@ from utils.processes import gather_dict, gather_objects, rank, world_size
 from utils.reading.build import eval_transform, infer_loader
 from utils.reading.file_report import report_files
 from utils.reading.image_list import ImageList
-from utils.reading.transforms import normalize
+from utils.reading.normalize import normalize
 
 
 def choose_images(args: argparse.Namespace) -> ImageList:

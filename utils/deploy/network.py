@@ -30,7 +30,7 @@ class Description:
         image_shape: channels, height, width.
         resize_short_size, interpolation: as the flags; see `utils.reading.transforms.EvalTransform`.
         image_mean, image_std: per channel, in the order of `channel_order`, for pixels scaled to 0..1; see
-            `utils.reading.transforms.normalize`.
+            `utils.reading.normalize.normalize`.
         resize_mode, resize_backend, decode_backend, channel_order, background, image_depth_range: as the flags.
         multi_label: an image may have several of the classes, each by a sigmoid of its logit.
         threshold: probability from which on it has one, a number for all classes or one per class; of a network of one

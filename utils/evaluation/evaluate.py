@@ -32,8 +32,8 @@ from utils.reading.class_names import Names, imagenet_names, imagenet_synsets
 from utils.reading.file_report import report_files
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Loader
+from utils.reading.normalize import normalize
 from utils.reading.numbering import choose_names, first_clash, known_names
-from utils.reading.transforms import normalize
 
 
 class Subject(NamedTuple):

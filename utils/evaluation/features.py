@@ -15,6 +15,7 @@ import numpy as np
 from utils.console import log
 from utils.errors import UserError, reason
 from utils.evaluation.predictions import escaped, unescaped
+from utils.system import replace
 
 UNFINISHED = ".unfinished"
 
@@ -86,7 +87,7 @@ class FeatureFile:
             self.done = frozenset(unescaped(name[:-1].decode(errors="surrogateescape")) for name in names)
             ends = start + 4 * self._channels * self._count, sum(map(len, names))
             for source, unfinished in zip(sources, self._unfinished, strict=True):
-                os.replace(source, unfinished)
+                replace(source, unfinished)
         log(f"{self._count} rows kept from {sources[0]}")
         return ends
 
@@ -152,7 +153,7 @@ class FeatureFile:
                 file.close()
         if complete:
             for unfinished, final in zip(reversed(self._unfinished), reversed(self._finals), strict=True):
-                os.replace(unfinished, final)
+                replace(unfinished, final)
             log(f"wrote {self.path}: {self._count} rows of {self._channels}, their images' names in {self._finals[1]}")
         elif not self._count:
             for unfinished in self._unfinished:

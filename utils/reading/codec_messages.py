@@ -6,12 +6,15 @@ whoever called the codec.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import tempfile
 import threading
 from collections.abc import Callable
 from typing import Any
+
+from utils.system import after_fork
 
 # How much of it is looked at.
 _LONGEST = 4096
@@ -70,7 +73,8 @@ class Listening:
             text = self._printed[:].rstrip(b"\0").decode(errors="replace")
             self._printed[:] = bytes(_LONGEST)
             os.lseek(self._file.fileno(), 0, os.SEEK_SET)
-            os.ftruncate(self._file.fileno(), _LONGEST)
+            with contextlib.suppress(OSError):  # Windows cuts no file that is mapped: it grows until the end
+                os.ftruncate(self._file.fileno(), _LONGEST)
         lines = [line.strip() for line in text.splitlines()]
         lines = [line for line in lines if line and not line.startswith("libpng warning:")]
         return "; ".join(dict.fromkeys(lines))
@@ -83,7 +87,7 @@ class Listening:
 
 
 LISTENING = Listening()
-os.register_at_fork(after_in_child=LISTENING.begin_anew)
+after_fork(LISTENING.begin_anew)
 
 
 def heard(function: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:

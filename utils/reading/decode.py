@@ -40,6 +40,7 @@ from utils.reading.codec_messages import heard
 from utils.reading.content import on_background, revealed
 from utils.reading.limits import MAX_PIXELS, segments, too_large, too_long, too_much
 from utils.reading.resize import Colour
+from utils.system import open_at_once
 
 # What is wrong with a file is said once, by our own error.
 set_level = getattr(cv2, "setLogLevel", None)
@@ -61,8 +62,7 @@ class UnreadableImage(UserError):
 def read_file(path: str) -> bytes:
     """The bytes of a file; raises `UnreadableImage`."""
     try:
-        # A pipe would keep its reader waiting for somebody who writes; the flag means nothing to a file.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+        with open(open_at_once(path), "rb", buffering=0) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise UnreadableImage(path, "not a file, but a folder, pipe or device")

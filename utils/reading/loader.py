@@ -13,6 +13,7 @@ from utils.errors import UserError
 from utils.reading.content import Content
 from utils.reading.image_list import ImageList
 from utils.reading.workers import Transform
+from utils.system import usable_processors
 
 
 @dataclasses.dataclass
@@ -35,11 +36,7 @@ class Batch:
 
 def available_processors() -> int:
     """Processors that this process may use, its share if several training processes are on this machine."""
-    try:
-        count = len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        count = os.cpu_count() or 1
-    return max(1, count // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return max(1, usable_processors() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 class Loader:

@@ -17,6 +17,7 @@ from utils.reading.decode import UnreadableImage
 from utils.reading.folders import image_suffixes, is_dropping
 from utils.reading.image_list import ImageList, packed
 from utils.reading.limits import too_long
+from utils.system import read_at
 
 
 class TarShards(ImageList):
@@ -76,7 +77,7 @@ class TarShards(ImageList):
         if why := too_long(size):
             raise UnreadableImage(self.path(index), why)
         try:
-            data = os.pread(_open_shard(shard).fileno(), size, int(self._arrays["offsets"][index]))
+            data = read_at(_open_shard(shard), size, int(self._arrays["offsets"][index]))
         except OSError as error:
             raise UnreadableImage(self.path(index), reason(error)) from None
         if len(data) < size:

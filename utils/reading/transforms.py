@@ -1,20 +1,17 @@
-"""From decoded pixels to what a network takes: crops and resizing on the processor, normalisation on the device.
+"""From decoded pixels to what a network takes: crops and resizing on the processor.
 
-Images are uint8, height x width x channels from the file to the device, where `normalize` turns a batch into the
-network's input. They are RGB; where a network wants BGR, that is the last step here. Nothing else touches pixel values,
-so training's validation, eval.py, infer.py and predict.py see the same numbers for the same image.
+Images are uint8, height x width x channels from the file to the device, where `utils.reading.normalize` turns a batch
+into the network's input. They are RGB; where a network wants BGR, that is the last step here. Nothing else touches
+pixel values, so training's validation, eval.py, infer.py and predict.py see the same numbers for the same image.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Sequence
 
 import cv2
 import numpy as np
-import torch
 
 from utils.errors import FlagError
 from utils.flags.inputs import check_short_size
@@ -235,35 +232,3 @@ class TrainTransform:
         for operation in self.operations:
             image = operation(image, rng)
         return in_order(image, self.channel_order)
-
-
-@functools.lru_cache(maxsize=32)
-def _scale_and_shift(
-    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`normalize` as one multiplication and one addition, for pixels in 0..255; each (1, 3, 1, 1) on `device`."""
-    mean64, std64 = (torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1) for values in (mean, std))
-    return (1 / (255 * std64)).to(device, torch.float32), (-mean64 / std64).to(device, torch.float32)
-
-
-def normalize(
-    images: torch.Tensor,
-    mean: Sequence[float],
-    std: Sequence[float],
-    memory_format: torch.memory_format = torch.contiguous_format,
-    dtype: torch.dtype = torch.float32,
-) -> torch.Tensor:
-    """Turns a batch of the reader's images into a network's input, on the device where the batch is.
-
-    Args:
-        images: uint8 (N, height, width, 3).
-        mean, std: per channel, in the images' order, for pixels scaled to 0..1.
-        memory_format: of the result; `torch.channels_last` costs no transposition.
-        dtype: of the result; the arithmetic is float32.
-
-    Returns:
-        (pixel / 255 - mean) / std as (N, 3, height, width).
-    """
-    scale, shift = _scale_and_shift(tuple(mean), tuple(std), images.device)
-    planes = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=memory_format)
-    return planes.mul_(scale).add_(shift).to(dtype)

@@ -21,6 +21,7 @@ from utils.reading.codec_messages import LISTENING
 from utils.reading.content import Content, examine
 from utils.reading.decode import UnreadableImage, take_remarks
 from utils.reading.image_list import ImageList, SharedArray
+from utils.system import ignore_interrupts, signals_kept_from_children, without_script
 
 if TYPE_CHECKING:
     import multiprocessing.context
@@ -165,6 +166,7 @@ def work(
     results_lock: multiprocessing.synchronize.Lock,
 ) -> None:
     """A worker process: says that it is up, takes tasks, fills rows, reports. Runs until it is killed."""
+    ignore_interrupts()
     if up is not None:
         up.release()
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
@@ -204,11 +206,8 @@ def start_worker(
         processes.append(process)  # before it starts: whatever comes in between, it will be ended
         # Who stops a run often tells its whole process group. What that means is the main process's to decide, and it
         # may need one more batch: the workers are deaf to it, from their first moment on.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
-        try:
+        with signals_kept_from_children(signal.SIGINT, signal.SIGTERM), without_script():
             process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         if up is None or up.acquire(timeout=PATIENCE):
             return
         terminate([process])

@@ -15,7 +15,7 @@ one than those before, whichever run it is of and whatever the clock says.
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import itertools
 import json
 import math
@@ -23,7 +23,6 @@ import os
 import re
 import shutil
 import socket
-import time
 import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -31,13 +30,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from models.network import Network
 from utils.console import warn
 from utils.errors import UserError
-from utils.files import sync
 from utils.formats.torch_archive import check_torch_file
+from utils.system import replace, sync
 from utils.weights.write import save_weights
 
 BEST = "best_model"
@@ -58,6 +58,8 @@ UNREADABLE = (-1, -1)
 
 # Seconds to wait for a folder: the reader workers of a run that was killed hold its lock until they notice.
 LOCK_PATIENCE = 3.0
+# What some network file systems, which have no locks, say.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 @dataclass
@@ -104,10 +106,10 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
     if _is_foreign(folder):
         kept = next(path for n in itertools.count(1) if not (path := Path(f"{folder}.before_{n}")).exists())
         warn(f"{folder} is not of train.py and is in the way of a checkpoint: it is {kept} from now on")
-        folder.rename(kept)
+        replace(folder, kept)
     elif folder.exists():
-        folder.rename(old)
-    temporary.rename(folder)
+        replace(folder, old)
+    replace(temporary, folder)
     sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
@@ -136,49 +138,49 @@ class RunFolder:
         self.path = path
         self.keep = keep
         self.record: str | None = None
+        self._lock = FileLock(path / ".lock", timeout=LOCK_PATIENCE)
+        self._holder = path / ".holder"
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(path / ".lock", "a+")  # noqa: SIM115 (held as long as the run lasts)
+            self._take_lock()
         except OSError as error:
             raise UserError(f"--model_save_dir: cannot write to {path}: {error.strerror}") from None
-        if not self._take_lock():
-            self._lock.seek(0)
-            holder = self._lock.read().strip() or "unknown process"
-            self._lock.close()
-            raise UserError(
-                f"--model_save_dir: another run ({holder}) is writing to {path}: end it or wait for it, or give "
-                "another folder"
-            )
         with contextlib.suppress(OSError):  # a full disk: the note is a courtesy to who comes second
-            self._lock.truncate(0)
-            self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            self._lock.flush()
+            self._holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
         self._saves = max((save for save, _ in _orders(path).values()), default=0)
         self._delete()
 
-    def _take_lock(self) -> bool:
-        """Takes the folder for this process, if need be after a short wait."""
-        deadline = time.monotonic() + LOCK_PATIENCE
-        while True:
+    def _take_lock(self) -> None:
+        """Takes the folder for this process, if need be after a short wait.
+
+        Raises:
+            UserError: another run has it.
+            OSError: nothing can be written into it.
+        """
+        try:
+            self._lock.acquire()
+        except Timeout:
             try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return True
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    return False
-                time.sleep(0.1)
-            except OSError as error:  # some network file systems have no locks
-                warn(f"{self.path} cannot be locked ({error.strerror}): see to it that no other run writes there")
-                return True
+                holder = self._holder.read_text().strip()
+            except (OSError, ValueError):
+                holder = ""
+            raise UserError(
+                f"--model_save_dir: another run ({holder or 'unknown process'}) is writing to {self.path}: end it or "
+                "wait for it, or give another folder"
+            ) from None
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+                raise
+            warn(f"{self.path} cannot be locked ({error}): see to it that no other run writes there")
 
     def __enter__(self) -> RunFolder:
         return self
 
     def __exit__(self, *exception: object) -> None:
         with contextlib.suppress(OSError):
-            fcntl.flock(self._lock, fcntl.LOCK_UN)  # at once, though forked reader workers may still have it open
+            self._holder.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
-            self._lock.close()
+            self._lock.release()
 
     def save(
         self,
@@ -257,7 +259,7 @@ class RunFolder:
         steps = [folder for folder in oldest_first if re.fullmatch(r"step_\d+", folder.name)]
         for folder in [*(epochs[: -self.keep] if self.keep else []), *steps[:-KEPT_STEPS]]:
             with contextlib.suppress(OSError):
-                folder.rename(folder.with_name(f".{folder.name}{DELETED}"))
+                replace(folder, folder.with_name(f".{folder.name}{DELETED}"))
         self._delete()
 
     def _delete(self) -> None:
