@@ -18,12 +18,16 @@ from __future__ import annotations
 
 from argparse import Namespace
 
+from utils.errors import LESS_MEMORY, FlagError, run_script
+from utils.flags import parse
+
+if __name__ == "__main__":
+    parse("reader")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
+
 import numpy as np
 import torch
 
 from utils.console import check_readable, is_main_process
-from utils.errors import LESS_MEMORY, FlagError, run_script
-from utils.flags import parse
 from utils.flags.idle import note_idle_flags
 from utils.processes import (
     check_agreement,

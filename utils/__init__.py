@@ -7,5 +7,8 @@ import os
 # when PyTorch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# OpenCV would decode images of 2 ** 30 pixels, for which eight workers need some 50 GB: utils/reading/limits.py.
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 27))
+# OpenCV would decode images of 2 ** 30 pixels, for which eight workers need some 50 GB: utils/reading/limits.py. It
+# reads the variable once, when it is imported; --max_image_pixels sets it before, and worker processes inherit it.
+PIXELS_VARIABLE = "OPENCV_IO_MAX_IMAGE_PIXELS"
+MAX_IMAGE_PIXELS = 1 << 27
+os.environ.setdefault(PIXELS_VARIABLE, str(MAX_IMAGE_PIXELS))

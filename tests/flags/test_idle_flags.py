@@ -86,6 +86,7 @@ CASES = [
     ("--eval_interval=2", ["--validate=False"], []),
     ("--start_eval_epoch=2", ["--validate=False"], []),
     ("--eval_topk=2", ["--multi_label=True"], []),
+    ("--max_image_pixels=9", ["--use_dali=True"], []),
 ]
 OTHERS = [
     ("eval", "--with_mem_opt=True", []),
@@ -99,6 +100,7 @@ OTHERS = [
     ("convert_model", "--batch_size=9", ["--calibration_dir=x", "--inference_format=onnx"]),
     ("convert_model", "--reader_thread=2", ["--calibration_dir=x", "--inference_format=onnx"]),
     ("convert_model", "--reader_buf_size=9", ["--calibration_dir=x", "--inference_format=onnx"]),
+    ("convert_model", "--max_image_pixels=9", ["--calibration_dir=x", "--inference_format=onnx"]),
 ]
 REQUIRED = {
     "predict": ["--model_file=m", "--image_path=i"],

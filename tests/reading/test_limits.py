@@ -1,8 +1,12 @@
 """Images that are too large, and what is called like an image and is none: one unreadable image each."""
 
+import importlib.util
 import io
 import os
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,6 +15,8 @@ from PIL import Image
 
 from utils.reading import limits
 from utils.reading.decode import UnreadableImage, decode, read_file
+
+ROOT = Path(__file__).parents[2]
 
 
 def bmp(width, height):
@@ -24,8 +30,40 @@ def gif(width, height):
 @pytest.mark.parametrize("backend", ["cv2", "pil"])
 @pytest.mark.parametrize("make", [bmp, gif])
 def test_images_of_a_billion_pixels(make, backend):
-    with pytest.raises(UnreadableImage, match=r"pixels, and an image may have 134217728.*OPENCV_IO_MAX_IMAGE_PIXELS"):
+    with pytest.raises(UnreadableImage, match=r"pixels, and an image may have 134217728.*--max_image_pixels"):
         decode(make(32_000, 32_000), "x", backend)
+
+
+DECODE_ALL = """
+import sys
+from utils.flags import parse
+parse("predict", ["--model_file=x", "--image_path=x", sys.argv[1]])
+from utils.reading.decode import UnreadableImage, decode, read_file
+for file in sys.argv[2:]:
+    try:
+        print(decode(read_file(file), file).shape)
+    except UnreadableImage as error:
+        print(error.reason)
+"""
+
+
+@pytest.mark.parametrize("largest", [4095, 4096])
+def test_the_limit_by_flag(largest, tmp_path):
+    """Of all decoders: OpenCV's is set when it is imported, so this takes a process of its own."""
+    image = Image.new("RGB", (64, 64))
+    files = [f"{tmp_path}/small.{kind}" for kind in ("jpg", "png", "gif", "bmp", "tif", "webp", "avif", "jp2", "ppm")]
+    for file in files:
+        image.save(file)
+    if importlib.util.find_spec("pillow_heif"):
+        pillow_heif = importlib.import_module("pillow_heif")
+        files.append(f"{tmp_path}/small.heic")
+        pillow_heif.from_pillow(image).save(files[-1])
+    command = [sys.executable, "-c", DECODE_ALL, f"--max_image_pixels={largest}", *files]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(files)
+    for line in lines:
+        assert line == "(64, 64, 3)" if largest == 4096 else "and an image may have 4095: make it smaller" in line
 
 
 def jpeg(**options):

@@ -200,8 +200,9 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
         "it is of --inference_format=onnx, and that is {inference_format}",
     ),
     (("calibration_images",), lambda args: args.calibration_dir, "it needs --calibration_dir"),
+    (("max_image_pixels",), lambda args: not args.use_dali, "DALI has no such limit"),
     (
-        ("batch_size", "reader_thread", "reader_buf_size"),
+        ("batch_size", "reader_thread", "reader_buf_size", "max_image_pixels"),
         lambda args: args.calibration_dir or args.script != "convert_model",
         "convert_model.py reads images for --calibration_dir only",
     ),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from utils import PIXELS_VARIABLE
 from utils.console import log
 from utils.errors import FlagError
 from utils.flags.line_parser import LineParser
@@ -215,5 +217,7 @@ def parse(script: str, argv: Sequence[str] | None = None) -> Flags:
         for flag in flags:
             if script in flag.required and not typed.get(flag.name):
                 parser.error(f"--{flag.name} is required (see --help)")
+    if "max_image_pixels" in typed:
+        os.environ[PIXELS_VARIABLE] = str(typed["max_image_pixels"])
     defaults = {flag.name: flag.default_for(script) for flags in GROUPS.values() for flag in flags}
     return Flags(script=script, given=frozenset(typed), **{**defaults, **typed})

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from utils import MAX_IMAGE_PIXELS
 from utils.flags.inputs import BACKENDS, CHANNEL_ORDERS, LARGEST_MEAN, LARGEST_STD, RESIZE_MODES
 from utils.flags.kinds import (
     boolean,
@@ -291,6 +292,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("decode_backend", str, "cv2", TEIPRC,
              "What decodes: cv2 (OpenCV), or pil (Pillow, without EXIF orientation). Not given: as for --image_shape.",
              choices=BACKENDS),
+        Flag("max_image_pixels", positive_int, MAX_IMAGE_PIXELS, TEIPRC,
+             "The pixels that an image may have; one of more is unreadable. Decoding takes up to 6 bytes for each, in "
+             "every reader worker."),
         Flag("channel_order", str, "rgb", TEIPRC,
              "Order of the channels of the network's input. Not given: as for --image_shape.",
              choices=CHANNEL_ORDERS),

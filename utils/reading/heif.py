@@ -8,6 +8,7 @@ import re
 import numpy as np
 
 from utils.reading.folders import HEIF_PACKAGE
+from utils.reading.limits import MAX_PIXELS, too_large
 
 # The properties that say how an image is to be turned and mirrored (ISO/IEC 23008-12, 6.5.10 and 6.5.12): a box of nine
 # bytes, the last of which holds quarters of a turn against the clock, or an axis.
@@ -15,6 +16,10 @@ _ROTATION = re.compile(rb"\0\0\0\x09irot(.)", re.DOTALL)
 _MIRROR = re.compile(rb"\0\0\0\x09imir(.)", re.DOTALL)
 # They are in the description of the file, ahead of its pixels.
 _DESCRIPTION = 1 << 16
+
+
+class TooLarge(ValueError):
+    """An image has more pixels than one may have."""
 
 
 def brands(data: bytes) -> set[bytes]:
@@ -58,14 +63,19 @@ def decode_heic(data: bytes) -> np.ndarray:
         uint8 (height, width, 3), RGB, or with 4 channels, the last of which is the opacity.
 
     Raises:
-        ValueError: with the reason: it is damaged, or the package that decodes it is not installed.
+        ValueError: with the reason: it is damaged, too large, or the package that decodes it is not installed.
     """
     try:
         import pillow_heif
     except ImportError:
         raise ValueError(f"HEIC takes the package {HEIF_PACKAGE}: pip install {HEIF_PACKAGE}") from None
     try:
-        picture = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=True).to_pillow()
+        file = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=True)
+        if file.size[0] * file.size[1] > MAX_PIXELS:
+            raise TooLarge(too_large(f"{file.size[0]} x {file.size[1]}"))
+        picture = file.to_pillow()
         return np.array(picture.convert("RGBA" if picture.has_transparency_data else "RGB"))
+    except TooLarge:
+        raise
     except Exception as error:  # whatever the codec of a damaged file raises
         raise ValueError(f"cannot be decoded: {' '.join(str(error).split())[:200] or type(error).__name__}") from None

@@ -6,11 +6,11 @@ import os
 import struct
 from collections.abc import Iterator
 
+from utils import MAX_IMAGE_PIXELS, PIXELS_VARIABLE
+
 # An image of 2 ** 27 pixels takes up to 0.8 GB while it is decoded. The cameras of telephones make 108 million.
-# OpenCV reads the variable, which utils/__init__.py sets, when it is imported: it is the way to allow more.
-_VARIABLE = "OPENCV_IO_MAX_IMAGE_PIXELS"
-_given = os.environ.get(_VARIABLE, "")
-MAX_PIXELS = int(_given) if _given.isdecimal() and int(_given) else 1 << 27
+_given = os.environ.get(PIXELS_VARIABLE, "")
+MAX_PIXELS = int(_given) if _given.isdecimal() and int(_given) else MAX_IMAGE_PIXELS
 MAX_BYTES = max(1 << 29, 4 * MAX_PIXELS)  # an uncompressed one
 # Pixels of a progressive JPEG, counted in each of its scans. Cameras and programs make 10 scans.
 _MAX_SCANNED = 20 * MAX_PIXELS
@@ -28,7 +28,7 @@ def too_long(length: int) -> str | None:
 
 def too_large(size: str) -> str:
     """Why an image of that size is not decoded."""
-    return f"has {size} pixels, and an image may have {MAX_PIXELS}: make it smaller, or set the variable {_VARIABLE}"
+    return f"has {size} pixels, and an image may have {MAX_PIXELS}: make it smaller, or raise --max_image_pixels"
 
 
 def too_much(data: bytes) -> str | None:

@@ -6,6 +6,7 @@ in a folder of variables notes.json.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -79,8 +80,10 @@ def read_class_notes(path: str | os.PathLike[str]) -> list[str | None]:
         not noted.
     """
     names = _value(_read(path).get(CLASS_NAMES, "[]"))
-    if isinstance(names, list) and all(isinstance(n, str | None) for n in names):
-        return names
+    if isinstance(names, list) and all(isinstance(name, str | None) for name in names):
+        with contextlib.suppress(UnicodeEncodeError):  # half a character, which no file of results can hold
+            "".join(filter(None, names)).encode(errors="surrogateescape")
+            return names
     warn(f"{path}: its notes on the names of the classes make no sense and are not used")
     return []
 
@@ -134,5 +137,5 @@ def _value(note: str) -> Any:
     """A note as it was before it was written: JSON, or text, which stands there as it is."""
     try:
         return json.loads(note)
-    except ValueError:
+    except (ValueError, RecursionError):  # brackets without end are text, too
         return note
