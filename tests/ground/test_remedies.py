@@ -59,6 +59,8 @@ NEVER_PRINTED = (
         "class_map_path",
     ),
     ("convert_weights", "utils/training/paddle_states.py", "checkpoint"),
+    # They read no images.
+    ("convert_weights weights_aggregator ema_clean", "utils/reading/limits.py", "max_image_pixels"),
     # It runs in one process, whose memory is the machine's.
     ("convert_weights", "utils/errors.py", "batch_size"),
     # infer.py loads no exports but those that it has just written.

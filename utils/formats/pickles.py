@@ -18,8 +18,8 @@ import numpy as np
 
 from utils.errors import FormatError, cut
 
-# A file of PaddlePaddle's has about 40 opcodes per array, and 4,000 arrays at most, or 10,000 with an optimizer's; these
-# are followed in less than a second.
+# A file of PaddlePaddle's has about 40 opcodes per array, and 4,000 arrays at most, 10,000 with those of an optimizer;
+# these are followed in less than a second.
 _MAX_OPCODES = 500_000
 _MAX_DIMENSIONS = 16
 _LONGEST_NAME = 200  # of a module, a function or a type
