@@ -161,7 +161,7 @@ def main() -> None:
     if args.check:
         with process_group(torch.device("cpu")):
             parts = [check(args, part) for part in (("train", "val") if args.check == "*" else (args.check,))]
-        if len(parts) == 2:
+        if len(parts) == 2 and args.label_from is None:
             check_parts(parts[0], parts[1], args.data_dir)
 
 

@@ -51,6 +51,7 @@ from utils.training.run import Run
 from utils.training.seed import seed_everything
 from utils.training.start import RunStart
 from utils.training.step import TrainStep
+from utils.training.varying import begin_epoch, check_stages, settle_plan
 from utils.weights import TO_TRAIN, load_pretrained
 from utils.weights.network import build_model, explained_sizes, paddleclas_input, resolve_input
 
@@ -83,15 +84,17 @@ def train(args: argparse.Namespace, device: torch.device, start: RunStart) -> in
     classes = args.class_dim if "class_dim" in args.given else classes_seen(loader.images)
     known = known_names(loader.images, args.data_dir, classes)
     test_loader = val_loader(args, **shares, class_names=known) if args.validate else None
-    if test_loader is not None:
+    if test_loader is not None and args.label_from is None:
         check_parts(loader.images, test_loader.images, args.data_dir)
-    settle_total_images(args, loader.count)
+    settle_total_images(args, loader.count, len(loader) if args.multi_scale else 0)
     class_names = settle_names(args, loader.images, known, start.resumed)
     loaders = [loader] if test_loader is None else [loader, test_loader]
     data = " and ".join(loader.images.summary() for loader in loaders)
     check_agreement({**args.values(), "data_dir": data})
 
+    settle_plan(position, loader, start.resumed)
     model = build_model(args)
+    check_stages(args, model)
     if args.pretrained_model and start.resumed is None:
         excluded = [name.strip() for name in (args.finetune_exclude_pretrained_params or "").split(",")]
         choices = {"key": args.pretrained_key, "skip_misfits": args.skip_misfits}
@@ -101,8 +104,10 @@ def train(args: argparse.Namespace, device: torch.device, start: RunStart) -> in
     run = Run(start, step, loader.images, len(loader), class_names)
 
     started, steps_before, results = time.perf_counter(), step.step, {}
+    first = position.epoch
     for epoch in run.epochs():
         model.train()
+        begin_epoch(args, model, epoch, epoch == first)
         batches = to_device(loader.epoch(epoch, position.step_in_epoch), device)
         if args.same_feed:
             batches = copies_of_first(batches, args.same_feed)

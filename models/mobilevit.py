@@ -10,11 +10,12 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.inputs import BILINEAR, ZERO_TO_ONE, InputConfig
 from models.layers import UPSCALE_IN_TRAIN, ConvBNAct, Dropout, conv2d, global_average, swish
 from models.network import Layer, Network
-from models.transformer import Mlp, SelfAttention, check_image_size, dense, init_convolutions
+from models.transformer import Mlp, SelfAttention, dense, init_convolutions
 
 
 class Residual(nn.Module):
@@ -88,14 +89,25 @@ class MobileViTBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         local = self.local_rep(x)
-        y = self.conv_proj(fold(self.global_rep(unfold(local)), *x.shape[2:]))
+        y = self.conv_proj(self._transformed(local))
         if self.third:
             return x + self.fusion(torch.cat([local, y], 1))
         return self.fusion(torch.cat([x, y], 1))
 
+    def _transformed(self, x: Tensor) -> Tensor:
+        """A map after the transformer blocks; one that is not made of whole patches is resized before and after."""
+        height, width = x.shape[2:]
+        whole = height + height % 2, width + width % 2
+        if whole == (height, width):
+            return fold(self.global_rep(unfold(x)), height, width)
+        x = F.interpolate(x, whole, mode="bilinear")
+        x = fold(self.global_rep(unfold(x)), *whole)
+        # PaddleClas's first MobileViT takes the nearest on the way back.
+        return F.interpolate(x, (height, width), mode="bilinear" if self.third else "nearest")
+
 
 class MobileViT(Network):
-    """MobileViT, or V3 (arXiv:2209.15159); it takes images whose size is a multiple of 64.
+    """MobileViT, or V3 (arXiv:2209.15159); it takes images of any size, and those of multiples of 64 as they are.
 
     The published weights of the first MobileViT were trained on BGR, as `INPUTS` says.
 
@@ -189,14 +201,7 @@ class MobileViT(Network):
         return path
 
     def trunk(self) -> list[Layer]:
-        return [self.checked, self.conv_1, self.layer_1, self.layer_2, self.layer_3, self.layer_4, self.layer_5]
-
-    @staticmethod
-    def checked(images: Tensor) -> Tensor:
-        """The images, if their size is a multiple of 64."""
-        for size in images.shape[2:]:
-            check_image_size(size, 64, "MobileViT")
-        return images
+        return [self.conv_1, self.layer_1, self.layer_2, self.layer_3, self.layer_4, self.layer_5]
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the pooled features, (N, C)."""

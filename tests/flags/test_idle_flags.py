@@ -23,6 +23,8 @@ CASES = [
     ("--decay_epochs=2", ["--lr_strategy=cosine_decay_warmup"], ["--lr_strategy=exponential_decay_warmup"]),
     ("--decay_rate=0.9", [], ["--lr_strategy=exponential_decay_warmup"]),
     ("--total_images=100", ["--lr_strategy=default_decay"], []),
+    ("--total_images=100", ["--multi_scale=64"], []),
+    ("--multi_scale_factor=16", [], ["--multi_scale=64"]),
     ("--l2_decay=1e-4", [ADAMW], []),
     ("--l2_decay=1e-4", [ADAM], [ADAM, "--optimizer=momentum"]),
     ("--momentum_rate=0.8", [ADAM], []),

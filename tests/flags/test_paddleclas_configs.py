@@ -16,7 +16,7 @@ import make_configurations
 from utils.flags import parse
 from utils.flags.parsing import Flags, _announced, build_parser
 from utils.flags.table import GROUPS
-from utils.reading.build import train_transform
+from utils.reading.build import train_transform, varying_transforms
 from utils.training.build import check_train_flags
 from utils.weights.network import resolve_input
 
@@ -112,6 +112,60 @@ def test_a_folder_that_infer_py_wrote(flags, tmp_path):
     assert flags("predict", DEPLOY, *words).model_file == str(tmp_path / "net" / "model")
 
 
+@pytest.mark.parametrize(
+    ("path", "expected", "absent"),
+    [
+        (
+            "ImageNet/MobileViTV3/MobileViTV3_XS.yaml",
+            {
+                "multi_scale": ["256", "160", "192", "224", "288", "320"], "batch_size": 48, "multi_scale_factor": 32,
+                "train_transforms": None, "interpolation": 1,
+            },
+            {"drop_last", "shuffle", "lower_scale"},
+        ),
+        (
+            "ImageNet/EfficientNetV2/EfficientNetV2_S.yaml",
+            {
+                "progressive_sizes": ["171", "214", "257", "300"],
+                "progressive_magnitudes": [5, 8.3333333333, 11.6666666667, 15],
+                "progressive_dropouts": pytest.approx([0.1, 1 / 6, 7 / 30, 0.3]), "image_shape": [3, 384, 384],
+                "train_transforms": ["random_resized_crop:scale=0.05/1", "flip", "rand_augment_v2:ops=2:magnitude=5"],
+            },
+            set(),
+        ),
+        (
+            "ImageNet/CvT/CvT_21_224.yaml",
+            {"augment_repeats": 3, "batch_size": 128, "accumulate_steps": 2, "drop_last": True},
+            {"shuffle"},
+        ),
+        (
+            "PULC/clarity_assessment/PPLCNet_x1_0.yaml",
+            {
+                "label_from": "blur", "class_dim": 2, "data_dir": "./dataset/", "val_dir": "./dataset/blur/",
+                "train_list": "./dataset/ImageNet_OCR_det.txt",
+                "train_transforms": ["blur", "resize:size=224", "flip"],
+            },
+            {"val_list"},
+        ),
+        (
+            "PULC/image_orientation/PPLCNet_x1_0.yaml",
+            {"label_from": "random_rot90", "class_dim": 4, "train_transforms": ["random_resized_crop", "random_rot90"]},
+            {"train_list", "val_list"},
+        ),
+    ],
+    ids=lambda value: value.split("/")[-2] if isinstance(value, str) else "",
+)  # fmt: skip
+def test_training_data(flags, path, expected, absent):
+    args = flags("train", path, "-o", "Arch.pretrained=False", "-o", "Arch.use_ssld=False")
+    assert {name: getattr(args, name) for name in expected} == expected
+    assert not absent & args.given
+
+
+def test_what_a_multi_scale_dataset_ignores(flags, capsys):
+    flags("train", "ImageNet/MobileViTV3/MobileViTV3_XS.yaml")
+    assert "PaddleClas's MultiScaleDataset takes no interpolation, use_log_aspect of it" in capsys.readouterr().out
+
+
 def rename(section, old: str, new: str) -> None:
     section[new] = section.pop(old)
 
@@ -144,6 +198,16 @@ def rename(section, old: str, new: str) -> None:
         ("train", MOBILE, ["-o", "DataLoader.Train.dataset.transform_ops.1.RandCropImage.sizes=9"],
          "RandCropImage.sizes: unknown key: did you mean size?"),
         ("train", MOBILE, ["-o", "Loss.Train.0.CELoss.epsilon=2"], "2 should be a number from 0 to 1"),
+        ("train", MOBILE, ["-o", "DataLoader.Train.dataset.delimiter=a"], "'a' should be one or a few signs, such as"),
+        ("train", MOBILE, ["-o", "DataLoader.Train.dataset.relabel=True"], "dataset.relabel: True is not supported"),
+        ("train", MOBILE, ["-o", "DataLoader.Train.sampler.name=MultiScaleSampler"],
+         "DataLoader.Train.sampler.name: MultiScaleDataset and MultiScaleSampler need each other"),
+        ("train", MOBILE, ["-o", "Global.train_mode=dino"], "Global.train_mode: 'dino' is not supported: progressive"),
+        ("train", MOBILE, ["-o", "Global.train_mode=progressive"], "needs RandCropImage with a progress_size"),
+        ("train", "ImageNet/PPLCNetV2/PPLCNetV2_base.yaml", ["-o", "DataLoader.Train.sampler.seed=1"],
+         "sampler.seed: sizes and order are drawn by Global.seed"),
+        ("train", "PULC/clarity_assessment/PPLCNet_x1_0.yaml", ["-o", "DataLoader.Train.dataset.label_key=blur"],
+         "label_key: 'blur' is not supported; there are blur_image, random_rot90_orientation"),
         ("train", MOBILE, ["-o", "Global.epochs=0"], "0 should be a whole number above 0"),
     ],
 )  # fmt: skip
@@ -212,3 +276,4 @@ def test_what_is_accepted_is_taken(folder):
                 check_train_flags(args)
                 resolve_input(args)
                 train_transform(args)
+                varying_transforms(args, args.batch_size)

@@ -10,6 +10,7 @@ from models.darts import FactorizedReduce
 from models.errors import OptionError
 from models.layers import DropPath, SameConv2d, conv2d, hard_sigmoid, make_divisible
 from models.mobilenet_v2 import InvertedResidual
+from models.mobilevit import MobileViTBlock
 from models.names import paddleclas_names, published_names
 from models.shufflenet_v2 import interleave
 from utils.errors import UserError
@@ -234,3 +235,21 @@ def test_only_the_first_mobilevit_takes_bgr():
     with torch.no_grad():
         model.forward_features(images)
     assert torch.equal(seen[0], images)
+
+
+@pytest.mark.parametrize(("third", "expected"), [(True, "bilinear"), (False, "nearest")])
+def test_mobilevit_resizes_maps_of_half_patches(third, expected, monkeypatch):
+    """As PaddleClas, which MobileViT V3 is trained in at 160, 224 and 288; its logits there are ours to 1e-5."""
+    resized = []
+    whole = F.interpolate
+
+    def noted(x, size, mode):
+        resized.append((size, mode))
+        return whole(x, size, mode=mode)
+
+    monkeypatch.setattr(F, "interpolate", noted)
+    block = MobileViTBlock(8, 4, 1, third=third, dropout=0.0).eval()
+    with torch.no_grad():
+        assert block(torch.rand(1, 8, 5, 6)).shape == (1, 8, 5, 6)
+        block(torch.rand(1, 8, 4, 6))
+    assert resized == [((6, 6), "bilinear"), ((5, 6), expected)]

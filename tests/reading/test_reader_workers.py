@@ -161,7 +161,7 @@ def test_a_killed_worker_ends_the_epoch_with_an_error(folder, when):
 
 def test_an_error_in_a_worker_is_shown(folder):
     loader = training(folder, workers=1)
-    loader._job.transform = None
+    loader._job.transforms = (None,)
     with pytest.raises(RuntimeError, match="AttributeError"):
         list(loader.epoch(0))
 

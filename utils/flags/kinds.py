@@ -62,6 +62,8 @@ part = number(float, 0, 1, below=True)  # of which a whole makes no sense: a mom
 
 # Of --crop_sweep.
 MOST_SIZES, LARGEST_SIZE = 1000, 65535
+# Of an image that is trained on.
+LARGEST_SIDE = 8192
 
 
 def of_pixels(largest: float, above: bool = False) -> Callable[[str], float]:
@@ -103,6 +105,30 @@ def size_range(text: str) -> list[int]:
     if last > LARGEST_SIZE or (last - first) // step >= MOST_SIZES:
         raise argparse.ArgumentTypeError(f"{text!r} is too much: at most {MOST_SIZES} sizes, up to {LARGEST_SIZE}")
     return list(range(first, last + 1, step))
+
+
+def image_size(text: str) -> str:
+    """The size of images: N, of a square, or HEIGHTxWIDTH."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and 1 <= int(part) <= LARGEST_SIDE for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no size of images: N or HEIGHTxWIDTH, such as 224 or 192x256, up to {LARGEST_SIDE}"
+        )
+    return "x".join(str(int(part)) for part in parts)
+
+
+def sides(size: str) -> tuple[int, int]:
+    """Height and width of an `image_size`."""
+    parts = size.split("x")
+    return int(parts[0]), int(parts[-1])
+
+
+def delimiter(text: str) -> str:
+    """What is between the parts of a line: a few signs, or tab or blank."""
+    named = {"tab": "\t", "\\t": "\t", "blank": " ", "space": " "}.get(text.lower(), text)
+    if not 1 <= len(named) <= 8 or any(sign.isalnum() or sign in "\r\n" for sign in named):
+        raise argparse.ArgumentTypeError(f"{text!r} is no delimiter: one or a few signs such as , or ;, tab, or blank")
+    return named
 
 
 def stride(text: str) -> str:

@@ -10,8 +10,10 @@ from utils import MAX_IMAGE_PIXELS
 from utils.flags.inputs import BACKENDS, CHANNEL_ORDERS, LARGEST_MEAN, LARGEST_STD, RESIZE_MODES
 from utils.flags.kinds import (
     boolean,
+    delimiter,
     device_name,
     fraction,
+    image_size,
     non_negative,
     non_negative_int,
     number,
@@ -124,6 +126,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("val_list", str, None, TER,
              "The validation list, where it is not val_list.txt; its paths are relative to --val_dir."),
         Flag("val_dir", str, None, TER, "Root of the validation images, where it is not --data_dir."),
+        Flag("list_delimiter", delimiter, None, TER,
+             "What is between path and label in the lines of lists, such as , or ; or tab; the first one counts, and "
+             "what follows a second one does not. Not given: the last blank or tab."),
         Flag("model_save_dir", str, "./output", T, "Root folder for checkpoints."),
         Flag("pretrained_model", str, None, TEI,
              "Weights to start from, in any supported format: a checkpoint of ours, a fluid folder of variables, "
@@ -242,6 +247,22 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "training crops, flips and augmentation: words NAME or NAME:option=value:option, such as "
              "'random_resized_crop:interpolation=bicubic:backend=pil flip timm_augment:policy=rand-m9-mstd0.5-inc1 "
              "random_erasing:p=0.25:mode=pixel' (docs/augmentation.md).", length="+"),
+        Flag("label_from", str, None, TR,
+             "--train_transforms: the label of a training image is what this word has drawn, in place of the list's: "
+             "blur (0 sharp, 1 blurred) or random_rot90 (quarter turns, 0 to 3).", choices=("blur", "random_rot90")),
+        Flag("multi_scale", image_size, None, TR,
+             "Train in batches of random sizes, N or HEIGHTxWIDTH, in place of --image_shape; --batch_size is of the "
+             "first, and the others have about as many pixels. The sizes of the batches are the same in each epoch. "
+             "Evaluation stays at --image_shape.", length="+"),
+        Flag("multi_scale_factor", number(int, 1, 1024), 32, TR,
+             "Heights and widths of --multi_scale are rounded down to multiples of this."),
+        Flag("progressive_sizes", image_size, None, TR,
+             "Train in as many parts of the run, one after the other, at these sizes, N or HEIGHTxWIDTH, in place of "
+             "--image_shape. Evaluation stays at --image_shape.", length="+"),
+        Flag("progressive_magnitudes", number(float, 0, 30), None, TR,
+             "--progressive_sizes: magnitude of RandAugment in each part.", length="+"),
+        Flag("progressive_dropouts", number(float, 0, 0.999), None, T,
+             "--progressive_sizes: rate of the dropout before the classifier in each part.", length="+"),
         Flag("lower_scale", number(float, 0, 1, above=True), 0.08, TR, "Smallest area of a training crop, as a share."),
         Flag("lower_ratio", number(float, 0.05, 20), 3 / 4, TR, "Smallest aspect ratio of a training crop."),
         Flag("upper_ratio", number(float, 0.05, 20), 4 / 3, TR, "Largest aspect ratio of a training crop."),

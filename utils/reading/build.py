@@ -9,6 +9,7 @@ from typing import Any
 
 from utils.errors import FlagError
 from utils.flags.inputs import INPUT_FLAGS, check_short_size
+from utils.flags.kinds import sides
 from utils.reading import augment
 from utils.reading.class_names import Names
 from utils.reading.crops import MultiCropTransform
@@ -20,7 +21,8 @@ from utils.reading.opencv_loader import OpenCVLoader
 from utils.reading.pipeline import Pipeline
 from utils.reading.resize import Colour, Resizer
 from utils.reading.transforms import EvalTransform, TrainTransform
-from utils.reading.words import pipeline_of_words
+from utils.reading.varying import Scales, Stages, Varying, scaled_batches
+from utils.reading.words import pipeline_of_words, words_of_magnitude
 
 
 def share_of_batch(flag: str, batch_size: int, world_size: int) -> int:
@@ -85,7 +87,15 @@ def train_transform(args: Namespace) -> TrainTransform | Pipeline:
 
 def training_images(args: Namespace) -> ImageList:
     """The training list, followed by that of --unlabeled_list if there is one."""
-    images = open_dataset(args.data_dir, "train", args.class_dim, args.multi_label, list_path=args.train_list)
+    images = open_dataset(
+        args.data_dir,
+        "train",
+        args.class_dim,
+        args.multi_label,
+        list_path=args.train_list,
+        delimiter=args.list_delimiter,
+        labelled=args.label_from is None,
+    )
     if not args.unlabeled_list:
         return images
     unlabeled = ImageList.find(os.path.join(args.data_dir, args.unlabeled_list))
@@ -100,7 +110,8 @@ def validation_images(args: Namespace, class_names: Names = ()) -> ImageList:
     """The validation list; raises `UserError` if there is none. For `class_names` see `val_loader`."""
     try:
         root = args.val_dir or args.data_dir
-        return open_dataset(root, "val", args.class_dim, args.multi_label, class_names, args.val_list)
+        delimiter = args.list_delimiter
+        return open_dataset(root, "val", args.class_dim, args.multi_label, class_names, args.val_list, delimiter)
     except MissingPart as error:
         if args.script != "train":
             raise
@@ -114,13 +125,12 @@ def _pipeline(args: Namespace) -> type[Loader]:
 
 def train_loader(args: Namespace, seed: int, rank: int = 0, world_size: int = 1, pin_memory: bool = False) -> Loader:
     """The training loader that train.py's flags ask for."""
-    if args.use_dali and (not args.drop_last or args.augment_repeats > 1):
-        flag = "augment_repeats" if args.drop_last else "drop_last=False"
-        raise FlagError(f"--{flag} is done by the readers of --use_dali=False: leave out one of them")
+    _check_training(args)
+    batch_size = share_of_batch("batch_size", args.batch_size, world_size)
     return _pipeline(args)(
         training_images(args),
         train_transform(args),
-        share_of_batch("batch_size", args.batch_size, world_size),
+        batch_size,
         training=True,
         workers=args.reader_thread,
         read_ahead_images=args.reader_buf_size,
@@ -131,7 +141,79 @@ def train_loader(args: Namespace, seed: int, rank: int = 0, world_size: int = 1,
         drop_last=args.drop_last,
         shuffle=args.shuffle,
         repeats=args.augment_repeats,
+        varying=varying_transforms(args, batch_size),
     )
+
+
+def _check_training(args: Namespace) -> None:
+    """Raises `FlagError` for flags of the training images that do not go together."""
+    opencv = {
+        "drop_last=False": not args.drop_last,
+        "augment_repeats": args.augment_repeats > 1,
+        "multi_scale": args.multi_scale,
+        "progressive_sizes": args.progressive_sizes,
+    }
+    if args.use_dali and (wrong := next((flag for flag, given in opencv.items() if given), None)):
+        raise FlagError(f"--{wrong} is done by the readers of --use_dali=False: leave out one of them")
+    if args.label_from and (args.multi_label or not args.train_transforms):
+        why = "draws one label" if args.multi_label else f"needs --train_transforms with the word {args.label_from}"
+        raise FlagError(f"--label_from={args.label_from} {why}" + (": leave out --multi_label" * args.multi_label))
+    if args.multi_scale and args.progressive_sizes:
+        raise FlagError("--multi_scale and --progressive_sizes both say at which sizes to train: leave out one of them")
+    for flag in ("progressive_magnitudes", "progressive_dropouts"):
+        values = getattr(args, flag)
+        if values and len(values) != len(args.progressive_sizes or ()):
+            raise FlagError(
+                f"--{flag} has {len(values)} values, and --progressive_sizes {len(args.progressive_sizes or ())}: give "
+                "one for each part of the run"
+            )
+
+
+def varying_transforms(args: Namespace, batch_size: int) -> Varying | None:
+    """The training transforms that take turns: of --multi_scale or --progressive_sizes; else None.
+
+    Args:
+        args: train.py's flags.
+        batch_size: images per batch of this process.
+    """
+    if args.multi_scale:
+        factor = args.multi_scale_factor
+        sizes = [sides(size) for size in args.multi_scale]
+        if small := next((size for size in sizes if min(size) < factor), None):
+            raise FlagError(f"--multi_scale {small[0]}x{small[1]} is below --multi_scale_factor {factor}: lower it")
+        scales = scaled_batches(sizes, factor, batch_size)
+        transforms = tuple(_transform_of_size(args, "multi_scale", size) for size, _ in scales)
+        return Scales(transforms, tuple(images for _, images in scales))
+    if args.progressive_sizes:
+        drawn = args.use_ra or any(word.startswith("rand_augment") for word in args.train_transforms or ())
+        if args.progressive_magnitudes and not drawn:
+            raise FlagError(
+                "--progressive_magnitudes: no RandAugment: give --use_ra=True or a word such as rand_augment"
+            )
+        magnitudes = args.progressive_magnitudes or [None] * len(args.progressive_sizes)
+        transforms = tuple(
+            _transform_of_size(args, "progressive_sizes", sides(size), magnitude)
+            for size, magnitude in zip(args.progressive_sizes, magnitudes, strict=True)
+        )
+        return Stages(transforms, batch_size, args.num_epochs, args.drop_last)
+    return None
+
+
+def _transform_of_size(
+    args: Namespace, flag: str, size: tuple[int, int], magnitude: float | None = None
+) -> TrainTransform | Pipeline:
+    """The training transform for images of another size than --image_shape, and another magnitude of RandAugment."""
+    values = vars(args) | {"image_shape": [3, *size]}
+    if magnitude is not None:
+        values["ra_magnitude"] = magnitude
+        values["train_transforms"] = words_of_magnitude(args.train_transforms, magnitude)
+    transform = train_transform(Namespace(**values))
+    if transform.image_size != size:
+        made = "x".join(map(str, transform.image_size))
+        raise FlagError(
+            f"--{flag} {size[0]}x{size[1]}: the words of --train_transforms make images of {made}: leave out size="
+        )
+    return transform
 
 
 def val_loader(

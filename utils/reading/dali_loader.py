@@ -44,7 +44,7 @@ class DaliLoader(Loader):
         self._steps_to_feed = iter(())
         while self._run() is not None:  # what is left of an unfinished epoch
             pass
-        steps = self._steps_to_feed = ((epoch, rows) for rows in self._steps(epoch, start_step))
+        steps = self._steps_to_feed = ((epoch, rows) for _, rows in self._steps(epoch, start_step))
         while (images := self._run()) is not None:
             yield self._batch(images, self._fed.popleft().astype(np.int64))
             if steps is not self._steps_to_feed:

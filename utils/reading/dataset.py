@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 
-from utils.errors import UserError
+from utils.errors import FlagError, UserError
 from utils.reading.class_names import Names, imagenet_synsets
 from utils.reading.folders import class_folders, is_dropping
 from utils.reading.image_list import ImageList
@@ -25,6 +25,8 @@ def open_dataset(
     multi_label: bool = False,
     class_names: Names = (),
     list_path: str | None = None,
+    delimiter: str | None = None,
+    labelled: bool = True,
 ) -> ImageList:
     """Opens a part of a dataset: data_dir/{split}_list.txt if it exists, else tar shards data_dir/{split}*.tar or
     data_dir/{split}/*.tar, else the class folders data_dir/{split}/NAME/.
@@ -38,6 +40,8 @@ def open_dataset(
         multi_label: each image has several labels, which only a list can say.
         class_names: by number, as far as they are known: class folders that are called so are numbered so.
         list_path: a list in place of data_dir/{split}_list.txt.
+        delimiter: see `ImageList.from_list_file`.
+        labelled: False: the labels are not of the dataset: they are all -1.
 
     Raises:
         MissingPart: nothing is there.
@@ -47,6 +51,8 @@ def open_dataset(
         raise UserError(f"--data_dir {data_dir}: no such folder")
     if list_path is not None and not os.path.isfile(list_path):
         raise UserError(f"--{split}_list {list_path}: no such file")
+    if multi_label and delimiter is not None:
+        raise FlagError("--list_delimiter is for lists of one label per image: leave it out, or --multi_label")
     where = list_path or _find(data_dir, split)
     if multi_label and where != (list_path or os.path.join(data_dir, f"{split}_list.txt")):
         raise MissingPart(
@@ -57,11 +63,31 @@ def open_dataset(
             f"--data_dir {data_dir} has neither {split}_list.txt nor class folders {split}/NAME/ "
             f"nor tar shards {split}*.tar{_near_miss(data_dir, split)}"
         )
+    if not labelled:
+        class_dim = None
     if isinstance(where, list):
-        return TarShards(where, class_dim)
-    if os.path.isdir(where):
-        return ImageList.from_class_folders(where, class_dim, _folder_order(data_dir, split, class_dim, class_names))
-    images = ImageList.from_list_file(where, data_dir, class_dim, multi_label)
+        images = TarShards(where, class_dim)
+    elif os.path.isdir(where):
+        order = _folder_order(data_dir, split, class_dim, class_names)
+        images = ImageList.from_class_folders(where, class_dim, order)
+    else:
+        images = _from_list(where, data_dir, split, class_dim, multi_label, delimiter, labelled)
+    if not labelled:
+        images.forget_labels()
+    return images
+
+
+def _from_list(
+    where: str,
+    data_dir: str,
+    split: str,
+    class_dim: int | None,
+    multi_label: bool,
+    delimiter: str | None,
+    labelled: bool,
+) -> ImageList:
+    """The images of a list, whose paths are relative to `data_dir` or to data_dir/{split}."""
+    images = ImageList.from_list_file(where, data_dir, class_dim, multi_label, delimiter, labelled)
     folder = os.path.join(data_dir, split)
     # A few lines tell which folder the paths are relative to; a single one might name a missing file.
     sample = [os.path.relpath(images.path(i), data_dir) for i in range(min(len(images), 16))]

@@ -22,7 +22,7 @@ from utils.reading.folders import (
     outside_of_classes,
     without_images,
 )
-from utils.reading.list_file import list_text, parse_label_list, parse_list
+from utils.reading.list_file import list_text, parse_label_list, parse_list, parse_parts
 from utils.reading.list_paths import explain_missing
 from utils.reading.shared_array import SharedArray
 
@@ -62,7 +62,13 @@ class ImageList:
 
     @classmethod
     def from_list_file(
-        cls, list_path: str, root: str, class_dim: int | None = None, multi_label: bool = False
+        cls,
+        list_path: str,
+        root: str,
+        class_dim: int | None = None,
+        multi_label: bool = False,
+        delimiter: str | None = None,
+        labelled: bool = True,
     ) -> ImageList:
         """Reads a file of lines `relative/path label`; the path may contain blanks.
 
@@ -71,6 +77,8 @@ class ImageList:
             root: folder that its paths are relative to.
             class_dim: number of classes; a label outside 0..class_dim - 1 is an error.
             multi_label: the lines are `relative/path 0,1,0,...` instead, with a label for each class.
+            delimiter: what is between path and label, the first of its kind in a line; None: the last blank or tab.
+            labelled: False: a label may be left out, and is ignored.
 
         Raises:
             UserError: no such file, an empty one, one in UTF-16, or a line that is wrong (named with its number).
@@ -79,6 +87,8 @@ class ImageList:
         if multi_label:
             assert class_dim is not None, "the number of labels is that of the classes"
             images = cls(text, *parse_label_list(text, list_path, class_dim), root)
+        elif delimiter is not None or not labelled:
+            images = cls(text, *parse_parts(text, list_path, class_dim, delimiter, labelled), root)
         else:
             images = cls(text, *parse_list(text, list_path, class_dim), root)
         images.source = list_path
@@ -213,6 +223,11 @@ class ImageList:
         others["starts"] = others["starts"] + len(self._arrays["text"])
         joined = {name: np.concatenate((array, others[name])) for name, array in self._arrays.items()}
         return ImageList(**joined, root=self.root, class_names=self.class_names)
+
+    def forget_labels(self) -> None:
+        """Has all labels be -1, and the classes no names."""
+        self._arrays["labels"] = np.full(len(self), -1, np.int32)
+        self.class_names = None
 
     def __len__(self) -> int:
         return len(self._arrays["starts"])

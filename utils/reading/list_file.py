@@ -158,6 +158,63 @@ def parse_label_list(text: np.ndarray, list_path: str, classes: int) -> tuple[np
     return np.array(starts, np.int64), np.array(lengths, np.int32), table
 
 
+def parse_parts(
+    text: np.ndarray, list_path: str, class_dim: int | None, delimiter: str | None, labelled: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Parses lines `path DELIMITER label`, or lines of which only the path counts.
+
+    Args:
+        text: the file, uint8.
+        list_path: its name, for errors.
+        class_dim: labels must be below it.
+        delimiter: what is between the parts of a line, of which the first two count; None: a blank or tab before a
+            label at the end, if there is one.
+        labelled: there are labels; else they are all -1, and what a line has beside its path is ignored.
+
+    Returns:
+        As `parse_list`.
+
+    Raises:
+        UserError: a line that is wrong, named with its number, or no line at all.
+    """
+    starts, lengths, labels = [], [], []
+    begin = 0
+    for number, line in enumerate(text.tobytes().split(b"\n"), 1):
+        whole = line.strip(b" \r\v\f")
+        if delimiter is None:
+            path, found = re.sub(rb"(?<=\S)\s+\d+(,[01])*$", b"", whole).strip(), b""
+        else:
+            path, _, rest = whole.partition(delimiter.encode())
+            path, found = path.strip(), rest.split(delimiter.encode())[0].strip()
+        if whole:
+            if not path or (labelled and not _is_label(found, class_dim)):
+                raise UserError(f"{list_path} line {number}: {_bad_parts(os.fsdecode(whole), delimiter, class_dim)}")
+            starts.append(begin + line.index(path))
+            lengths.append(len(path))
+            labels.append(int(found) if labelled else -1)
+        begin += len(line) + 1
+    if not starts:
+        raise UserError(f"{list_path} is empty: a line is `relative/path label`")
+    return np.array(starts, np.int64), np.array(lengths, np.int32), np.array(labels, np.int32)
+
+
+def _is_label(text: bytes, class_dim: int | None) -> bool:
+    return text.isdigit() and len(text) < 10 and (class_dim is None or int(text) < class_dim)
+
+
+def _bad_parts(line: str, delimiter: str | None, class_dim: int | None) -> str:
+    """What is wrong with a line whose parts have a delimiter between them."""
+    sign = {"\t": "tab", " ": "blank"}.get(delimiter or "", delimiter)
+    shown = f"{line[:300]}..." if len(line) > 300 else line
+    allowed = f"0..{class_dim - 1} (--class_dim {class_dim})" if class_dim else "0 or more"
+    if delimiter is not None and delimiter not in line:
+        return f"{shown!r} has no {sign} in it, which is the --list_delimiter: a line is `relative/path{sign}label`"
+    label = line.split(delimiter)[1].strip() if delimiter else ""
+    return (
+        f"{shown!r} has the label {label[:100]!r}, and labels are {allowed}: a line is `path label` with {sign} between"
+    )
+
+
 def _bad_labels(line: str, classes: int) -> str:
     """What is wrong with a line of a list of several labels."""
     values = line.rsplit(None, 1)[-1].split(",")

@@ -12,7 +12,8 @@ import torch
 from utils.errors import UserError
 from utils.reading.content import Content
 from utils.reading.image_list import ImageList
-from utils.reading.workers import Transform
+from utils.reading.varying import Varying
+from utils.reading.workers import LabellingTransform, Transform
 from utils.system import usable_processors
 
 
@@ -64,8 +65,12 @@ class Loader:
         shuffle: training: in an order that is drawn for each epoch, instead of the list's.
         repeats: training: how often an image comes, with other random numbers, in an epoch that is no longer for it
             (repeated augmentation, Hoffer et al., arXiv:1901.09335, as DeiT has it: of whole 256s of images).
+        varying: training: transforms that take turns, in place of `transform`. With other batch sizes than
+            `batch_size`, the first images fill the last batch up, and `drop_last` does not count.
 
     Attributes:
+        transforms: `transform`, or those of `varying`.
+        batch_sizes: images per batch in this process, by transform.
         unreadable: path -> reason of the unreadable images met so far in this process.
         damaged: path -> what its decoder said, of those that could be decoded all the same.
         contents: path -> what it has beside colours of 8 bits, of those that have; of the first epoch.
@@ -89,12 +94,15 @@ class Loader:
         drop_last: bool = True,
         shuffle: bool = True,
         repeats: int = 1,
+        varying: Varying | None = None,
     ) -> None:
         if not len(images):
             raise UserError("the list of images is empty")
         self.images = images
         self.transform = transform
         self.batch_size = batch_size
+        self.transforms = (transform,) if varying is None else varying.transforms
+        self.batch_sizes = (batch_size,) if varying is None else varying.batch_sizes
         self.training = training
         self.workers = min(workers, available_processors())
         self.read_ahead_images = read_ahead_images
@@ -105,10 +113,12 @@ class Loader:
         self.drop_last = drop_last
         self.shuffle = shuffle
         self.repeats = repeats
+        self._varying = varying
         self.unreadable: dict[str, str] = {}
         self.damaged: dict[str, str] = {}
         self.contents: dict[str, Content] = {}
-        if training and drop_last and self.count < batch_size * world_size:
+        smallest = min(self.batch_sizes) * world_size
+        if training and drop_last and self.count < smallest:
             raise UserError(
                 f"--batch_size {batch_size * world_size} is larger than the {self.count} training images: lower it"
             )
@@ -121,6 +131,8 @@ class Loader:
 
     def __len__(self) -> int:
         """Steps per epoch in this process."""
+        if self._varying is not None:
+            return len(self.transforms_of(0))
         if self.training:
             steps, rest = divmod(self.count, self.batch_size * self.world_size)
             return steps + bool(rest and not self.drop_last)
@@ -138,20 +150,33 @@ class Loader:
     def close(self) -> None:
         """Ends the workers. A later epoch starts new ones."""
 
-    def _steps(self, epoch: int, start_step: int) -> Iterator[np.ndarray]:
-        """The images of each step of this process, int (batch_size,) or, at the end of an epoch, fewer."""
-        count = self.count
-        if self.training:
-            order = self._order(epoch)
-            full = count - count % (self.world_size * self.batch_size)
-            rest = order[full:] if not self.drop_last else order[:0]
-            rest = np.concatenate((rest, np.resize(order, -len(rest) % self.world_size)))
-            order = order[:full].reshape(-1, self.world_size, self.batch_size)[:, self.rank].reshape(-1)
-            order = np.concatenate((order, rest.reshape(self.world_size, -1)[self.rank]))
-        else:
-            order = np.arange(self.rank, count, self.world_size)
-        for step in range(start_step, len(self)):
-            yield order[step * self.batch_size : (step + 1) * self.batch_size]
+    def transforms_of(self, epoch: int) -> np.ndarray:
+        """The number of the transform of each step of an epoch, int (steps,)."""
+        if self._varying is None:
+            return np.zeros(len(self), np.int64)
+        return self._varying.of_steps(epoch, self.seed, -(-self.count // self.world_size))
+
+    def _steps(self, epoch: int, start_step: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Of each step of this process the number of the transform, and the images: int (batch size,) or, at the end of
+        an epoch, fewer."""
+        chosen = self.transforms_of(epoch)
+        sizes = np.array(self.batch_sizes)[chosen]
+        ends = np.cumsum(sizes)
+        order = self._order(epoch) if self.training else np.arange(self.rank, self.count, self.world_size)
+        for step in range(start_step, len(chosen)):
+            size = int(sizes[step])
+            rows = (
+                self._share(order, int(ends[step]) - size, size) if self.training else order[ends[step] - size :][:size]
+            )
+            yield int(chosen[step]), rows
+
+    def _share(self, order: np.ndarray, start: int, size: int) -> np.ndarray:
+        """The images of this process in a step of training, `size` of them or, in the last one, fewer; `start` of its
+        images come before."""
+        rows = order[start * self.world_size : (start + size) * self.world_size]
+        whole = size if len(set(self.batch_sizes)) > 1 else -(-len(rows) // self.world_size)
+        rows = np.concatenate((rows, np.resize(order, whole * self.world_size - len(rows))))
+        return rows.reshape(self.world_size, -1)[self.rank]
 
     def _order(self, epoch: int) -> np.ndarray:
         """The images of a training epoch, as `Job.indices` has them. Those that come again follow each other, so that
@@ -163,6 +188,9 @@ class Loader:
         again = images * np.arange(self.repeats)
         return (order.astype(np.int64)[:, None] + again).reshape(-1)[: self.count]
 
-    def _batch(self, images: torch.Tensor, indices: np.ndarray) -> Batch:
-        labels = torch.from_numpy(self.images.labels[indices].astype(np.int64))
+    def _batch(self, images: torch.Tensor, indices: np.ndarray, drawn: np.ndarray | None = None) -> Batch:
+        """A batch; its labels are those that the transform has drawn, where it draws them, else the list's."""
+        if drawn is None or not isinstance(self.transform, LabellingTransform):
+            drawn = self.images.labels[indices].astype(np.int64)
+        labels = torch.from_numpy(drawn)
         return Batch(images, labels.pin_memory() if self.pin_memory else labels, torch.from_numpy(indices))

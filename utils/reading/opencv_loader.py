@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import multiprocessing
 import weakref
 from collections import deque
@@ -23,6 +24,9 @@ from utils.reading.workers import Job, Report, start_worker, terminate_with
 if TYPE_CHECKING:
     import multiprocessing.process
 
+# The images of a batch, their indices, and the labels that the transform drew.
+Made = tuple[torch.Tensor, np.ndarray, np.ndarray]
+
 
 class OpenCVLoader(Loader):
     """Batches made by worker processes with OpenCV; see `Loader`. With no workers they are made in this process.
@@ -40,16 +44,21 @@ class OpenCVLoader(Loader):
         # One batch in use, one on its way to the GPU if there is one, one ready, one being made. Tasks are messages in
         # a pipe, whose number must be limited.
         least = 4 if self.pin_memory else 3
-        slots = max(least, min(256, len(self), self.read_ahead_images // self.batch_size)) if self.workers else 1
-        share = -(-self.batch_size // (2 * max(1, self.workers)))
-        self._task_size = max(1, min(16, share), slots * self.batch_size // 512)
+        batch = max(self.batch_sizes)
+        slots = max(least, min(256, len(self), self.read_ahead_images // batch)) if self.workers else 1
+        share = -(-batch // (2 * max(1, self.workers)))
+        self._task_size = max(1, min(16, share), slots * batch // 512)
+        bytes_of = [
+            math.prod((count, *t.image_size, 3)) for t, count in zip(self.transforms, self.batch_sizes, strict=True)
+        ]
         self._job = Job(
             self.images,
-            self.transform,
+            self.transforms,
             self.training,
             self.seed,
-            SharedArray((slots, self.batch_size, *self.transform.image_size, 3), np.uint8),
-            SharedArray((slots, self.batch_size), np.int64),
+            SharedArray((slots, max(bytes_of)), np.uint8),
+            SharedArray((slots, batch), np.int64),
+            SharedArray((slots, batch), np.int64),
             SharedArray((1,), np.int64),
         )
         self._processes: list[multiprocessing.process.BaseProcess] = []
@@ -69,13 +78,13 @@ class OpenCVLoader(Loader):
         generation = int(self._job.generation.array[0])
         self._look = not self._looked
         try:
-            for images, indices in (self._made_by_workers if self.workers else self._made_here)(steps, epoch):
+            for images, indices, labels in (self._made_by_workers if self.workers else self._made_here)(steps, epoch):
                 there = indices >= 0
                 if not there.all():
-                    images, indices = images[torch.from_numpy(there)], indices[there]
+                    images, indices, labels = images[torch.from_numpy(there)], indices[there], labels[there]
                 if not len(indices):
                     continue
-                yield self._batch(images, indices)
+                yield self._batch(images, indices, labels)
                 if generation != self._job.generation.array[0]:
                     raise RuntimeError("this epoch's iterator was ended by a later call of epoch()")
             self._looked = True
@@ -91,33 +100,38 @@ class OpenCVLoader(Loader):
         self._processes = []
         self._stop_workers = terminate_with(self, self._processes)
 
-    def _made_here(self, steps: Iterator[np.ndarray], epoch: int) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
-        """(images, indices) of each step, made in this process."""
-        pixels, indices = self._job.slots.array[0], self._job.indices.array[0]
-        for rows in steps:
-            indices[: len(rows)] = rows
-            self._note(self._job.fill(0, 0, len(rows), epoch, self._look))
-            yield torch.from_numpy(pixels[: len(rows)].copy()), indices[: len(rows)].copy()
+    def _made_here(self, steps: Iterator[tuple[int, np.ndarray]], epoch: int) -> Iterator[Made]:
+        """(images, indices, labels) of each step, made in this process."""
+        indices, labels = self._job.indices.array[0], self._job.labels.array[0]
+        for transform, rows in steps:
+            count = len(rows)
+            indices[:count] = rows
+            self._note(self._job.fill(0, 0, count, epoch, self._look, transform))
+            pixels = torch.from_numpy(self._job.pixels(0, transform, count).copy())
+            yield pixels, indices[:count].copy(), labels[:count].copy()
 
-    def _made_by_workers(self, steps: Iterator[np.ndarray], epoch: int) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
-        """(images, indices) of each step, made by the workers, as many steps ahead as there are slots."""
+    def _made_by_workers(self, steps: Iterator[tuple[int, np.ndarray]], epoch: int) -> Iterator[Made]:
+        """(images, indices, labels) of each step, made by the workers, as many steps ahead as there are slots."""
         self._start()
         while any(self._tasks_left):  # of an epoch that was given up
             self._receive()
         self._free = [slot for slot in range(len(self._tasks_left)) if slot not in self._lent]
-        ahead: deque[tuple[int, int]] = deque()
+        ahead: deque[tuple[int, int, int]] = deque()
         while True:
             self._take_back()
-            for slot, rows in zip(self._free.copy(), steps, strict=False):
+            for slot, (transform, rows) in zip(self._free.copy(), steps, strict=False):
                 self._free.remove(slot)
-                self._submit(slot, rows, epoch)
-                ahead.append((slot, len(rows)))
+                self._submit(slot, transform, rows, epoch)
+                ahead.append((slot, transform, len(rows)))
             if not ahead:
                 return
-            slot, count = ahead.popleft()
+            slot, transform, count = ahead.popleft()
             while self._tasks_left[slot]:
                 self._receive()
-            yield self._lend(slot, count), self._job.indices.array[slot, :count].copy()
+            indices, labels = (
+                array[slot, :count].copy() for array in (self._job.indices.array, self._job.labels.array)
+            )
+            yield self._lend(slot, transform, count), indices, labels
 
     def _start(self) -> None:
         """Starts the workers, unless they run."""
@@ -152,12 +166,13 @@ class OpenCVLoader(Loader):
             weakref.finalize(self, cuda.cudaHostUnregister, slots.ctypes.data)
         self._page_locked = True
 
-    def _submit(self, slot: int, rows: np.ndarray, epoch: int) -> None:
-        """Has the workers make a batch."""
+    def _submit(self, slot: int, transform: int, rows: np.ndarray, epoch: int) -> None:
+        """Has the workers make a batch by one of the transforms."""
         self._job.indices.array[slot, : len(rows)] = rows
         generation = int(self._job.generation.array[0])
         for start in range(0, len(rows), self._task_size):
-            self._tasks.put((generation, slot, start, min(start + self._task_size, len(rows)), epoch, self._look))
+            stop = min(start + self._task_size, len(rows))
+            self._tasks.put((generation, slot, start, stop, epoch, self._look, transform))
             self._tasks_left[slot] += 1
 
     def _receive(self) -> None:
@@ -180,9 +195,9 @@ class OpenCVLoader(Loader):
         self.damaged |= {self.images.path(index): said for index, said in report.damaged}
         self.contents |= {self.images.path(index): content for index, content in report.contents}
 
-    def _lend(self, slot: int, count: int) -> torch.Tensor:
+    def _lend(self, slot: int, transform: int, count: int) -> torch.Tensor:
         """The first `count` images of a slot, which comes back when the tensor is freed."""
-        rows = self._job.slots.array[slot, :count]
+        rows = self._job.pixels(slot, transform, count)
         if len(self._lent) + 2 > len(self._tasks_left):
             # The caller keeps many batches (list(loader.epoch(0))): leave the workers a slot to write into.
             self._free.append(slot)

@@ -9,6 +9,7 @@ import numpy as np
 
 from utils.reading.augment import ImageOperation
 from utils.reading.decode import decode
+from utils.reading.labelling import Labelling
 from utils.reading.resize import Colour, Resizer, in_order
 from utils.reading.transforms import TrainTransform
 
@@ -35,15 +36,41 @@ class Pipeline:
     def decode(self, data: bytes, path: str, rng: np.random.Generator) -> np.ndarray:
         """The same from an encoded image, of which no more than needed is decoded where a random crop comes first;
         raises `UnreadableImage`."""
+        return self._apply(*self._begun(data, path, rng), rng)
+
+    def _begun(self, data: bytes, path: str, rng: np.random.Generator) -> tuple[tuple[ImageOperation, ...], np.ndarray]:
+        """An image that is decoded, and perhaps cropped, and the operations still to be done."""
         first, *rest = self.operations
         if isinstance(first, RandomResizedCrop):
-            return self._apply(tuple(rest), first.decode(data, path, rng), rng)
-        return self(decode(data, path, self.decode_backend), rng)
+            return tuple(rest), first.decode(data, path, rng)
+        return self.operations, decode(data, path, self.decode_backend)
 
     def _apply(self, operations: tuple[ImageOperation, ...], rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         for operation in operations:
             rgb = operation(rgb, rng)
         return in_order(rgb, self.channel_order)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabellingPipeline(Pipeline):
+    """A pipeline that draws the labels (--label_from).
+
+    Attributes:
+        labelling: the operation whose draw is the label, one of `operations`.
+    """
+
+    labelling: Labelling
+
+    def decode_labelled(self, data: bytes, path: str, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+        """The pixels, as `decode` makes them, and the label."""
+        operations, rgb = self._begun(data, path, rng)
+        label = -1
+        for operation in operations:
+            if operation is self.labelling:
+                rgb, label = self.labelling.labelled(rgb, rng)
+            else:
+                rgb = operation(rgb, rng)
+        return in_order(rgb, self.channel_order), label
 
 
 @dataclass(frozen=True)

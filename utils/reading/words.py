@@ -14,31 +14,49 @@ from dataclasses import dataclass
 from typing import Any
 
 from utils.errors import FlagError
-from utils.flags.kinds import boolean, fraction, non_negative, number, positive, positive_int
+from utils.flags.kinds import (
+    LARGEST_SIDE,
+    boolean,
+    fraction,
+    image_size,
+    non_negative,
+    number,
+    positive,
+    positive_int,
+    sides,
+)
 from utils.flags.words import Kind, nearest, options_of
 from utils.reading.augment import AutoAugment, ColorJitter, ImageOperation
+from utils.reading.labelling import Blur, RandomRot90, labelling_of
 from utils.reading.masks import Cutout, ErasingInside, GridMask, HideAndSeek
-from utils.reading.pipeline import Crop, Flip, Lighting, Pad, Pipeline, RandomResizedCrop, Resize, Sometimes
+from utils.reading.pipeline import (
+    Crop,
+    Flip,
+    LabellingPipeline,
+    Lighting,
+    Pad,
+    Pipeline,
+    RandomResizedCrop,
+    Resize,
+    Sometimes,
+)
 from utils.reading.policies import BICUBIC, BILINEAR, NEAREST, PaddleRandAugment, TimmAugment
 from utils.reading.resize import Colour, Resizer
 from utils.reading.transforms import TrainTransform
 
-# Largest side of an image, and count of operations or attempts, that a word may ask for.
-_LARGEST, _MOST = 8192, 1000
+# Count of operations or attempts that a word may ask for.
+_MOST = 1000
 _INTERPOLATIONS = {"nearest": 0, "bilinear": 1, "bicubic": 2, "area": 3, "lanczos": 4}
 _RESAMPLES = {"nearest": (NEAREST,), "bilinear": (BILINEAR,), "bicubic": (BICUBIC,), "random": (BILINEAR, BICUBIC)}
 
 
 def _side(text: str) -> int:
-    return number(int, 1, _LARGEST)(text)
+    return number(int, 1, LARGEST_SIDE)(text)
 
 
 def _size(text: str) -> tuple[int, int]:
     """A side, or HEIGHTxWIDTH."""
-    sides = [_side(part) for part in text.split("x")]
-    if len(sides) > 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a side nor HEIGHTxWIDTH")
-    return sides[0], sides[-1]
+    return sides(image_size(text))
 
 
 def _one_of(*choices: str) -> Kind:
@@ -68,6 +86,7 @@ def _range(kind: Kind) -> Kind:
 _count = number(int, 1, _MOST)
 _share = number(float, 0, 1, above=True)
 _byte = number(int, 0, 255)
+_kernel = number(int, 6, 255)
 _backend = _one_of("cv2", "pil")
 
 
@@ -263,10 +282,20 @@ WORDS: dict[str, tuple[Callable[[Setting, dict[str, Any]], ImageOperation], dict
     "cutout": (_cutout, {"length": positive_int, "holes": _count}),
     "grid_mask": (
         _grid_mask,
-        {"smallest": number(int, 2, _LARGEST), "largest": number(int, 2, _LARGEST), "ratio": _share}
+        {"smallest": number(int, 2, LARGEST_SIDE), "largest": number(int, 2, LARGEST_SIDE), "ratio": _share}
         | {"mode": number(int, 0, 1), "rotate": positive_int, "p": fraction},
     ),
     "hide_and_seek": (lambda setting, values: HideAndSeek(setting.fill), {}),
+    "blur": (
+        lambda setting, values: Blur(
+            values.get("p", 0.5),
+            values.get("gaussian_size", 12),
+            values.get("motion_size", 12),
+            values.get("motion_angle", 45),
+        ),
+        {"p": fraction, "gaussian_size": _kernel, "motion_size": _kernel, "motion_angle": number(int, 1, 180)},
+    ),
+    "random_rot90": (lambda setting, values: RandomRot90(), {}),
     "pca_lighting": (lambda setting, values: Lighting(values.get("std", 0.1)), {"std": non_negative}),
 }
 _DECODE: dict[str, Kind] = {"backend": _backend, "order": _one_of("rgb", "bgr")}
@@ -310,7 +339,26 @@ def pipeline_of_words(words: list[str], args: Namespace) -> Pipeline:
             "--train_transforms: no word gives all images one size: add random_resized_crop, resize:size=HEIGHTxWIDTH "
             "or a crop"
         )
-    return Pipeline(tuple(operations), size, decode_backend, channel_order)
+    pipeline = tuple(operations), size, decode_backend, channel_order
+    if args.label_from is None:
+        return Pipeline(*pipeline)
+    return LabellingPipeline(*pipeline, labelling=labelling_of(operations, args.label_from, args.class_dim))
+
+
+def words_of_magnitude(words: list[str] | None, magnitude: float) -> list[str] | None:
+    """The words with another magnitude of PaddleClas's RandAugments."""
+    if words is None:
+        return None
+    changed = []
+    for word in words:
+        name, *options = word.split(":")
+        if name in ("rand_augment", "rand_augment_v2", "rand_augment_v3"):
+            options = [
+                *(option for option in options if not option.startswith("magnitude=")),
+                f"magnitude={magnitude:.12g}",
+            ]
+        changed.append(":".join((name, *options)))
+    return changed
 
 
 def _size_after(operation: ImageOperation, size: tuple[int, int] | int | None) -> tuple[int, int] | int | None:
@@ -323,6 +371,8 @@ def _size_after(operation: ImageOperation, size: tuple[int, int] | int | None) -
         return operation.crops[0].image_size
     if isinstance(operation, Resize):
         return operation.size
+    if isinstance(operation, RandomRot90) and isinstance(size, tuple) and size[0] != size[1]:
+        raise argparse.ArgumentTypeError(f"images of {size[0]}x{size[1]} do not stay of that size: it takes squares")
     if not isinstance(operation, Crop | Pad):
         return size
     if size is None or (isinstance(operation, Pad) and isinstance(size, int)):

@@ -11,7 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing import connection, util
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -34,7 +34,7 @@ ATTEMPTS = 3
 
 
 class Transform(Protocol):
-    """What is done to an image, as `utils.reading.transforms` and `utils.reading.crops` have it."""
+    """What is done to an image, as `utils.reading.transforms`, `.pipeline` and `.crops` have it."""
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -43,6 +43,15 @@ class Transform(Protocol):
 
     def decode(self, data: bytes, path: str, rng: np.random.Generator) -> np.ndarray:
         """Makes uint8 pixels of an encoded image; raises `UnreadableImage`."""
+        ...
+
+
+@runtime_checkable
+class LabellingTransform(Transform, Protocol):
+    """A transform that draws the labels of the images, in place of those of their list."""
+
+    def decode_labelled(self, data: bytes, path: str, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+        """Makes uint8 pixels of an encoded image, and its label; raises `UnreadableImage`."""
         ...
 
 
@@ -65,6 +74,15 @@ class ImageRandom:
         return self._generator
 
 
+# From an encoded image, its path and random numbers to pixels and a label.
+Decode = Callable[[bytes, str, np.random.Generator], tuple[np.ndarray, int]]
+
+
+def without_label(decode: Callable[[bytes, str, np.random.Generator], np.ndarray]) -> Decode:
+    """A transform's `decode` with the label -1, which stands for the list's."""
+    return lambda data, path, rng: (decode(data, path, rng), -1)
+
+
 @dataclasses.dataclass
 class Report:
     """What is said of the files of a task, each by its place in the list.
@@ -85,45 +103,57 @@ class Job:
     """What a worker needs to fill rows of batches; everything large in it is shared memory.
 
     Attributes:
-        slots: uint8 (slots, batch, height, width, 3), the batches being made.
+        transforms: of which each batch has one.
+        slots: uint8 (slots, bytes), the batches being made; see `pixels`.
         indices: int64 (slots, batch): the images wanted, plus the length of the list for each time that one comes
             again, with other random numbers; and when the rows are done those that are there (-1: none).
+        labels: int64 (slots, batch): what a transform drew to be the images' labels, where it does; see `Pipeline`.
         generation: int64 (1,): tasks of another generation belong to an epoch that was given up, and are skipped.
     """
 
     images: ImageList
-    transform: Transform
+    transforms: tuple[Transform, ...]
     training: bool
     seed: int
     slots: SharedArray
     indices: SharedArray
+    labels: SharedArray
     generation: SharedArray
 
     def __post_init__(self) -> None:
         self.random = ImageRandom(self.seed)
 
-    def fill(self, slot: int, start: int, stop: int, epoch: int, look: bool = False) -> Report:
-        """Makes rows start..stop of a batch; with `look`, what files have beside colours of 8 bits is looked at."""
+    def pixels(self, slot: int, transform: int, count: int) -> np.ndarray:
+        """The first `count` images of a slot, uint8 (count, height, width, 3), of the size that a transform makes."""
+        shape = (count, *self.transforms[transform].image_size, 3)
+        return self.slots.array[slot, : math.prod(shape)].reshape(shape)
+
+    def fill(self, slot: int, start: int, stop: int, epoch: int, look: bool = False, transform: int = 0) -> Report:
+        """Makes rows start..stop of a batch by one of the transforms; with `look`, what files have beside colours of 8
+        bits is looked at."""
         report = Report()
+        rows, chosen = self.pixels(slot, transform, stop), self.transforms[transform]
+        decode = chosen.decode_labelled if isinstance(chosen, LabellingTransform) else without_label(chosen.decode)
         with LISTENING:
             for row in range(start, stop):
                 wanted = int(self.indices.array[slot, row])
                 rng = self.random.of_image(epoch, wanted)
-                index, pixels = self._readable(wanted % len(self.images), rng, report, look)
+                index, made = self._readable(decode, wanted % len(self.images), rng, report, look)
                 self.indices.array[slot, row] = index
-                if pixels is not None:
-                    self.slots.array[slot, row] = pixels
+                if made is not None:
+                    rows[row], self.labels.array[slot, row] = made
         return report
 
     def _readable(
-        self, wanted: int, rng: np.random.Generator, report: Report, look: bool
-    ) -> tuple[int, np.ndarray | None]:
-        """The wanted image; if it is unreadable: in training another one, in evaluation (-1, None)."""
+        self, decode: Decode, wanted: int, rng: np.random.Generator, report: Report, look: bool
+    ) -> tuple[int, tuple[np.ndarray, int] | None]:
+        """The wanted image, its pixels and its drawn label; if it is unreadable: in training another one, in evaluation
+        (-1, None)."""
         problems = report.unreadable
         for index in self._candidates(wanted):
             try:
                 data = self.images.read(index)
-                pixels = self.transform.decode(data, self.images.path(index), rng)
+                made = decode(data, self.images.path(index), rng)
             except UnreadableImage as error:
                 problems.append((index, error.reason))
             except cv2.error as error:
@@ -132,7 +162,7 @@ class Job:
                 report.damaged += [(index, said) for _, said in take_remarks()]
                 if look and (content := examine(data)) is not None:
                     report.contents.append((index, content))
-                return index, pixels
+                return index, made
         if self.training:
             raise UserError(
                 f"no readable image among the {len(problems)} tried; "
@@ -172,11 +202,11 @@ def work(
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     cv2.setNumThreads(0)  # the workers are the parallelism
     while True:
-        generation, slot, start, stop, epoch, look = tasks.get()
+        generation, slot, start, stop, epoch, look, transform = tasks.get()
         report, failure = Report(), None
         if generation == job.generation.array[0]:
             try:
-                report = job.fill(slot, start, stop, epoch, look)
+                report = job.fill(slot, start, stop, epoch, look, transform)
             except UserError as error:
                 failure = error
             except Exception:

@@ -133,7 +133,7 @@ def settle_update_freq(args: argparse.Namespace) -> None:
         args.update_freq = 1
 
 
-def settle_total_images(args: argparse.Namespace, images: int) -> None:
+def settle_total_images(args: argparse.Namespace, images: int, steps: int = 0) -> None:
     """Settles --total_images, on which the schedule depends, if it was not given and the list is not ImageNet's.
 
     It is what an epoch trains on, so that the schedule's epochs are as long as the run's. With a number given the
@@ -142,7 +142,12 @@ def settle_total_images(args: argparse.Namespace, images: int) -> None:
     Args:
         args: train.py's flags.
         images: length of the training list, at least a batch.
+        steps: of an epoch of batches that are not all of --batch_size images; else 0.
     """
+    if steps:
+        args.total_images = steps * args.batch_size
+        log(f"an epoch has {steps} steps, by which the schedule counts")
+        return
     if "total_images" in args.given and not images / 2 <= args.total_images <= images * 2:
         warn(
             f"--total_images {args.total_images}, by which the schedule counts its epochs, but --data_dir "

@@ -69,6 +69,7 @@ class Position:
     Attributes:
         batch_size: images per step over all processes; a position within an epoch means nothing with another.
         images: length of the training list, once it is known; the same holds for it.
+        plan: a checksum of an epoch's batch sizes, if they are not all the same; the same holds for it.
         seed: of the run, once it is known.
         epoch, step_in_epoch: the step to do next.
         sums: of the processes' `Meter`s, over the epoch so far; None at its start.
@@ -79,6 +80,7 @@ class Position:
 
     batch_size: int
     images: int | None = None
+    plan: int | None = None
     seed: int | None = None
     epoch: int = 0
     step_in_epoch: int = 0

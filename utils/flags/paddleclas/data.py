@@ -6,18 +6,27 @@ import os
 from typing import Any
 
 from utils.flags.paddleclas.inputs import read_evaluation
+from utils.flags.paddleclas.mixing import read_mixing
 from utils.flags.paddleclas.section import (
     Section,
     boolean,
+    delimiter,
     integer,
+    list_of,
     positive,
     processes,
+    shown,
     text,
+    width_and_height,
+    written_size,
 )
-from utils.flags.paddleclas.transforms import read_mixing, read_training
+from utils.flags.paddleclas.transforms import read_training
 
 _DATASETS = ("ImageNetDataset", "MultiLabelDataset")
-_SAMPLERS = ("DistributedBatchSampler", "BatchSampler")
+_TRAINING_DATASETS = (*_DATASETS, "MultiScaleDataset", "CustomLabelDataset")
+_SAMPLERS = ("DistributedBatchSampler", "BatchSampler", "RASampler", "MultiScaleSampler")
+# CustomLabelDataset.label_key -> --label_from.
+_LABELS = {"blur_image": "blur", "random_rot90_orientation": "random_rot90"}
 
 
 def read_training_data(loaders: Section) -> None:
@@ -27,17 +36,27 @@ def read_training_data(loaders: Section) -> None:
     if not train.values:
         loaders.refuse("Train", "is missing")
         return
-    dataset = train.section("dataset")
-    if dataset.values.get("name") not in _DATASETS:
-        _refuse_dataset(dataset)
+    dataset, sampler = train.section("dataset"), train.section("sampler")
+    name = dataset.values.get("name")
+    if name not in _TRAINING_DATASETS:
+        _refuse_dataset(dataset, _TRAINING_DATASETS)
         return
     _read_list(dataset, "train")
     reading = loaders.reading
-    for flag, value in read_training(dataset, evaluation).items():
+    scaled = name == "MultiScaleDataset"
+    for flag, value in read_training(dataset, evaluation, scaled=scaled).items():
         reading.set(flag, value)
+    if name == "CustomLabelDataset":
+        key = dataset.take("label_key", text, "")
+        if key not in _LABELS:
+            dataset.refuse("label_key", f"{shown(key)} is not supported; there are {', '.join(_LABELS)}")
+        reading.set("label_from", _LABELS.get(key, "blur"))
     read_mixing(dataset)
     dataset.finish(("transform_ops", "batch_transform_ops"))
-    _read_training_sampler(train.section("sampler"))
+    if scaled != (sampler.values.get("name") == "MultiScaleSampler"):
+        sampler.refuse("name", "MultiScaleDataset and MultiScaleSampler need each other")
+        return
+    _read_training_sampler(sampler)
     _read_workers(train.section("loader"))
     train.finish()
 
@@ -59,7 +78,7 @@ def read_validation_data(loaders: Section, batch_flag: str) -> dict[str, Any]:
         return {}
     dataset = section.section("dataset")
     if dataset.values.get("name") not in _DATASETS:
-        _refuse_dataset(dataset)
+        _refuse_dataset(dataset, _DATASETS)
         return {}
     _read_list(dataset, "val")
     evaluation = read_evaluation(dataset, "transform_ops")
@@ -83,9 +102,9 @@ def read_validation_data(loaders: Section, batch_flag: str) -> dict[str, Any]:
     return evaluation
 
 
-def _refuse_dataset(dataset: Section) -> None:
+def _refuse_dataset(dataset: Section, known: tuple[str, ...]) -> None:
     name = dataset.values.get("name")
-    dataset.refuse("name", f"{name} is not supported; there are {', '.join(_DATASETS)}")
+    dataset.refuse("name", f"{name} is not supported; there are {', '.join(known)}")
 
 
 def _read_list(dataset: Section, part: str) -> None:
@@ -98,7 +117,7 @@ def _read_list(dataset: Section, part: str) -> None:
     reading = dataset.reading
     dataset.asked.add("name")
     root = dataset.take("image_root", text, "./")
-    key = "cls_label_path"
+    key = "sample_list_path" if dataset.values.get("name") == "CustomLabelDataset" else "cls_label_path"
     file = dataset.take(key, text, "")
     if not file:
         dataset.refuse(key, "is missing")
@@ -110,11 +129,13 @@ def _read_list(dataset: Section, part: str) -> None:
         reading.set("data_dir", root)
     if os.path.normpath(file) != os.path.normpath(os.path.join(root, f"{part}_list.txt")):
         reading.set(f"{part}_list", file)
+    sign = dataset.take("delimiter", delimiter, " ")
     # A line's label is what follows its last blank or tab.
-    dataset.only("delimiter", " ", "\t")
+    if sign not in (" ", "\t"):
+        reading.set("list_delimiter", sign)
     # The loss asks for the shares of the labels.
     dataset.asked.add("label_ratio")
-    dataset.idle("relabel")
+    dataset.only("relabel", False, why=", number the classes from 0")
 
 
 def _read_training_sampler(sampler: Section) -> None:
@@ -125,12 +146,33 @@ def _read_training_sampler(sampler: Section) -> None:
     if name not in _SAMPLERS:
         sampler.refuse("name", f"{name} is not supported; there are {', '.join(_SAMPLERS)}")
         return
+    if name == "MultiScaleSampler":
+        _read_scales(sampler, batches)
+        return
     reading.set("batch_size", sampler.take("batch_size", positive, 1) * batches)
     if not sampler.take("drop_last", boolean, False):
         reading.set("drop_last", False)
     if not sampler.take("shuffle", boolean, False):
         reading.set("shuffle", False)
+    if name == "RASampler":
+        reading.set("augment_repeats", sampler.take("num_repeats", positive, 3))
     sampler.finish(("batch_size",))
+
+
+def _read_scales(sampler: Section, batches: int) -> None:
+    """The flags of a MultiScaleSampler; `batches` of its batches are one here."""
+    reading = sampler.reading
+    scales = sampler.take("scales", list_of(width_and_height), [])
+    if not scales:
+        sampler.refuse("scales", "is missing: a list of sizes")
+    reading.set("multi_scale", [written_size(scale) for scale in scales])
+    reading.set("batch_size", sampler.take("first_bs", positive, 1) * batches)
+    if (factor := sampler.take("divided_factor", positive, 32)) != 32:
+        reading.set("multi_scale_factor", factor)
+    sampler.only("is_training", True)
+    if "seed" in sampler:
+        sampler.refuse("seed", "sizes and order are drawn by Global.seed")
+    sampler.finish(("first_bs",))
 
 
 def _read_workers(loader: Section) -> None:

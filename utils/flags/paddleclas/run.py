@@ -51,6 +51,9 @@ def read_common(section: Section, script: str) -> None:
     section.only("eval_mode", "classification", why=", this is a toolbox of classification")
     if "class_num" in section:
         reading.set("class_dim", section.take("class_num", positive, 1000))
+    if script in ("train", "reader"):
+        section.only("train_mode", "progressive")
+        reading.progressive = section.values.get("train_mode") == "progressive"
     seed = section.take("seed", integer, None) if section.values.get("seed") is not False else None
     if seed is not None and script in ("train", "reader"):
         reading.set("random_seed", seed)
@@ -85,8 +88,6 @@ def read_training_run(section: Section) -> None:
         set_flag("multi_label", True)
     if section.take("use_dali", boolean, False):
         set_flag("use_dali", True)
-    if section.take("train_mode", text, ""):
-        section.refuse("train_mode", "training at growing sizes is not supported")
     if section.take("use_visualdl", boolean, False):
         reading.note("the curves are written for TensorBoard, where it is installed, in place of VisualDL")
     finish(section)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import os
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from utils.errors import cut
+from utils.flags import kinds
 from utils.flags.kinds import FALSE_WORDS, TRUE_WORDS
 from utils.flags.paddleclas.document import Document, Path, arithmetic
 
@@ -27,6 +29,7 @@ class Reading:
         notes: what is different here, a line each.
         idle: keys that have no meaning here.
         needed: flag -> why it has to be given besides the configuration.
+        progressive: the run is one of growing images (Global.train_mode).
     """
 
     document: Document
@@ -35,6 +38,7 @@ class Reading:
     notes: list[str] = field(default_factory=list)
     idle: list[str] = field(default_factory=list)
     needed: dict[str, str] = field(default_factory=dict)
+    progressive: bool = False
 
     def set(self, flag: str, value: Any) -> None:
         """Gives a flag its value; numbers as short as they can be read back."""
@@ -229,6 +233,19 @@ def width_and_height(value: Any) -> tuple[int, int]:
             raise ValueError("a size, or width and height")
         return positive(value[0]), positive(value[1])
     return positive(value), positive(value)
+
+
+def written_size(size: tuple[int, int]) -> str:
+    """Width and height as HEIGHTxWIDTH, or one number."""
+    return str(size[0]) if size[0] == size[1] else f"{size[1]}x{size[0]}"
+
+
+def delimiter(value: Any) -> str:
+    """What is between the parts of a line."""
+    try:
+        return kinds.delimiter(value if isinstance(value, str) else "")
+    except argparse.ArgumentTypeError:
+        raise ValueError("one or a few signs, such as ','") from None
 
 
 def choice(*allowed: str) -> Callable[[Any], str]:

@@ -1,4 +1,4 @@
-"""PaddleClas's training transforms, of images and of batches, as flags.
+"""PaddleClas's training transforms of images as flags.
 
 The pipeline becomes --train_transforms, a word for each operation in the order of the file; one that only takes a
 random crop and flips it becomes the flags that say so.
@@ -19,16 +19,20 @@ from utils.flags.paddleclas.section import (
     choice,
     fraction,
     integer,
+    list_of,
     number,
     numbers,
     positive,
     text,
     typed,
     width_and_height,
+    written_size,
 )
 from utils.formats.inference_yml import read_transforms
 
 _RATIO = [3 / 4, 4 / 3]
+# Of PaddleClas's EfficientNetV2_S in the parts of its training.
+_DROPOUTS = [0.1, 1 / 6, 7 / 30, 0.3]
 _IMAGENET_FILL = [0.485, 0.456, 0.406]
 
 
@@ -40,11 +44,17 @@ class Pipeline:
         size: height and width of the network's input.
         evaluation: the `INPUT_FLAGS` of evaluation, from which training may differ.
         operations: of --train_transforms, with their options.
+        scaled: the images are of the sizes that a MultiScaleSampler draws.
+        progressive: the run has parts, of sizes and magnitudes of their own: `progress`.
+        progress: flags of the parts.
         normalized: whether NormalizeImage has been met.
     """
 
     size: tuple[int, int]
     evaluation: dict[str, Any]
+    scaled: bool = False
+    progressive: bool = False
+    progress: dict[str, Any] = field(default_factory=dict)
     operations: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     normalized: bool = False
 
@@ -58,12 +68,7 @@ class Pipeline:
 
     def sized(self, size: tuple[int, int] | None) -> str | None:
         """A size, width and height, as it is written, HEIGHTxWIDTH; None for that of the network's input."""
-        return None if size is None or size[::-1] == self.size else _written(size)
-
-
-def _written(size: tuple[int, int]) -> str:
-    """Width and height as HEIGHTxWIDTH, or one number."""
-    return str(size[0]) if size[0] == size[1] else f"{size[1]}x{size[0]}"
+        return None if size is None or size[::-1] == self.size else written_size(size)
 
 
 def _option(name: str, value: Any) -> str:
@@ -105,12 +110,32 @@ def _resize(options: Section, pipeline: Pipeline) -> None:
     else:
         if size is None:
             options.refuse("size", "is missing")
-        pipeline.add("resize", size=_written(size or (1, 1)), **_resizing(options))
+        pipeline.add("resize", size=written_size(size or (1, 1)), **_resizing(options))
     options.idle("return_numpy")
 
 
+# Parts of a run of growing images in PaddleClas.
+_PARTS = 4
+
+
+def _progress(options: Section, pipeline: Pipeline, key: str, flag: str, values: list[Any] | None) -> bool:
+    """Whether an option is another one in each part of the run; `values` are those of `key`."""
+    if not pipeline.progressive or values is None:
+        return False
+    if len(values) != _PARTS:
+        options.refuse(key, f"{len(values)} values, and a progressive training has {_PARTS} parts")
+    pipeline.progress[flag] = values
+    return True
+
+
 def _random_resized_crop(options: Section, pipeline: Pipeline) -> None:
+    if pipeline.scaled:
+        _scaled_crop(options, pipeline)
+        return
     size = options.take("size", width_and_height, None)
+    sizes = options.take("progress_size", list_of(width_and_height), None)
+    if _progress(options, pipeline, "progress_size", "progressive_sizes", sizes and [written_size(s) for s in sizes]):
+        size = None
     scale = options.take("scale", numbers(2), [0.08, 1.0])
     ratio = options.take("ratio", numbers(2), _RATIO)
     pipeline.add(
@@ -121,6 +146,18 @@ def _random_resized_crop(options: Section, pipeline: Pipeline) -> None:
         log_ratio=options.take("use_log_aspect", boolean, False) or None,
         **_resizing(options, "random"),
     )
+
+
+def _scaled_crop(options: Section, pipeline: Pipeline) -> None:
+    """The crop of a MultiScaleDataset, which makes it anew for each size, without its other options."""
+    ignored = sorted(options.values.keys() - {"size"})
+    options.asked.update(("size", "scale", "ratio", "interpolation", "backend", "use_log_aspect"))
+    if lost := [name for name in ignored if name in options.asked]:
+        place = options.reading.document.place(options.path)
+        options.reading.note(
+            f"{place}: PaddleClas's MultiScaleDataset takes no {', '.join(lost)} of it, nor is it here"
+        )
+    pipeline.add("random_resized_crop")
 
 
 def _random_crop(options: Section, pipeline: Pipeline) -> None:
@@ -164,6 +201,9 @@ def _rand_augment(name: str) -> Callable[[Section, Pipeline], None]:
         interpolation = None
         if name == "rand_augment_v3":
             interpolation = options.take("interpolation", choice(*INTERPOLATIONS), "bicubic")
+        if name == "rand_augment_v2":
+            magnitudes = options.take("progress_magnitude", list_of(number), None)
+            _progress(options, pipeline, "progress_magnitude", "progressive_magnitudes", magnitudes)
         pipeline.add(name, ops=operations, magnitude=magnitude, interpolation=interpolation)
 
     return add
@@ -233,6 +273,17 @@ def _grid_mask(options: Section, pipeline: Pipeline) -> None:
     )
 
 
+def _blur(options: Section, pipeline: Pipeline) -> None:
+    defaults = {"p": 0.5, "gaussian_size": 12, "motion_size": 12, "motion_angle": 45}
+    found = {
+        "p": options.take("ratio", fraction, 0.5),
+        "gaussian_size": options.take("gaussian_max_ksize", positive, 12),
+        "motion_size": options.take("motion_max_ksize", positive, 12),
+        "motion_angle": options.take("motion_max_angle", positive, 45),
+    }
+    pipeline.add("blur", **{name: None if value == defaults[name] else value for name, value in found.items()})
+
+
 def _plain(name: str) -> Callable[[Section, Pipeline], None]:
     """An operation whose options are those of the file's defaults."""
     return lambda options, pipeline: pipeline.add(name)
@@ -262,23 +313,28 @@ _OPERATIONS: dict[str, tuple[Callable[[Section, Pipeline], None], bool | None]] 
     "Cutout": (_cutout, False),
     "GridMask": (_grid_mask, False),
     "HideAndSeek": (_plain("hide_and_seek"), False),
+    "BlurImage": (_blur, True),
+    "RandomRot90": (_plain("random_rot90"), None),
     "ToCHWImage": (_nothing, None),
 }
 
 
-def read_training(section: Section, evaluation: dict[str, Any]) -> dict[str, Any]:
+def read_training(section: Section, evaluation: dict[str, Any], scaled: bool = False) -> dict[str, Any]:
     """The flags of a training pipeline, `transform_ops` of `section`.
 
     Args:
         section: of the training data set.
         evaluation: the `INPUT_FLAGS` of evaluation.
+        scaled: it is a MultiScaleDataset.
     """
     shape = evaluation.get("image_shape", [3, 224, 224])
-    pipeline = Pipeline((shape[1], shape[2]), evaluation)
+    pipeline = Pipeline((shape[1], shape[2]), evaluation, scaled, section.reading.progressive)
     for name, options in section.entries("transform_ops"):
         if name == "NormalizeImage":
             _check_normalization(options, evaluation)
             pipeline.normalized = True
+        elif scaled and name in ("ResizeImage", "CropImage"):
+            options.refuse(None, "is not supported in a MultiScaleDataset: RandCropImage is")
         elif name not in _OPERATIONS:
             options.refuse(None, f"the transform is not supported; there are {', '.join(_OPERATIONS)}")
         else:
@@ -287,8 +343,13 @@ def read_training(section: Section, evaluation: dict[str, Any]) -> dict[str, Any
                 options.refuse(None, f"is supported {'before' if before else 'after'} NormalizeImage only")
             add(options, pipeline)
             options.finish()
+    if pipeline.progressive and "progressive_sizes" not in pipeline.progress:
+        section.refuse("transform_ops", "a progressive training needs RandCropImage with a progress_size")
     simple = _simple(pipeline)
-    return {"train_transforms": pipeline.words()} if simple is None else simple
+    found = {"train_transforms": pipeline.words()} if simple is None else simple
+    if pipeline.progress and section.reading.flags.get("model") == "EfficientNetV2_S":
+        pipeline.progress["progressive_dropouts"] = _DROPOUTS
+    return found | pipeline.progress
 
 
 def _check_normalization(options: Section, evaluation: dict[str, Any]) -> None:
@@ -319,36 +380,3 @@ def _simple(pipeline: Pipeline) -> dict[str, Any] | None:
         return None
     flags: dict[str, Any] = {} if scale[0] == 0.08 else {"lower_scale": scale[0]}
     return flags if ratio == _RATIO else {**flags, "lower_ratio": ratio[0], "upper_ratio": ratio[1]}
-
-
-def read_mixing(section: Section) -> None:
-    """The flags of `batch_transform_ops`: mixup and CutMix."""
-    operations = list(section.entries("batch_transform_ops"))
-    if len(operations) > 1:
-        section.refuse("batch_transform_ops", "operations one after the other are not supported: OpSampler is")
-        return
-    for name, options in operations:
-        if name != "OpSampler":
-            _mix(name, options, None)
-            continue
-        chosen = {inner: options.section(inner) for inner in options.values}
-        shares = {inner: one.take("prob", fraction, 0.0) for inner, one in chosen.items()}
-        if sum(shares.values()) > 1 + 1e-9:
-            options.refuse(None, "the probabilities are more than 1 together")
-        evenly = len(shares) == 2 and set(shares.values()) == {0.5}
-        for inner, one in chosen.items():
-            _mix(inner, one, None if evenly else shares[inner])
-
-
-def _mix(name: str, options: Section, share: float | None) -> None:
-    """The flags of one operation; `share` of the batches, None for all that the other one leaves."""
-    word = {"MixupOperator": "mixup", "CutmixOperator": "cutmix"}.get(name)
-    if word is None:
-        options.refuse(None, "the transform is not supported; there are MixupOperator, CutmixOperator and OpSampler")
-        return
-    options.reading.set(f"use_{word}", True)
-    options.reading.set(f"{word}_alpha", options.take("alpha", number, 1.0 if word == "mixup" else 0.2))
-    options.idle("class_num")
-    if share is not None:
-        options.reading.set(f"{word}_prob", share)
-    options.finish(("prob",))
