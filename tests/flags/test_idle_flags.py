@@ -61,6 +61,7 @@ CASES = [
     ("--ema_decay=0.9", [], ["--use_ema=True"]),
     ("--teacher_model=ResNet50", [], [TEACHER]),
     ("--teacher_pretrained_model=w", [], [TEACHER]),
+    ("--teacher_learns=True", [], [TEACHER]),
     ("--distill_loss=soft", [], [TEACHER]),
     ("--distill_temperature=2", [], [TEACHER]),
     ("--distill_weight=0.2", [TEACHER, "--distill_loss=js"], [TEACHER]),

@@ -10,7 +10,8 @@ from torch import nn
 from utils.errors import FlagError
 from utils.flags import parse
 from utils.training.build import check_distillation
-from utils.training.distillation import Distillation, Term, terms_of_words
+from utils.training.distill_terms import Term, terms_of_words
+from utils.training.distillation import Distillation
 from utils.training.loss import Targets, label_weights
 
 # Computed with PaddlePaddle 3.3.1 in float64 by PaddleClas's definitions, from the logits and labels of `batch`.
@@ -37,7 +38,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def distillation(*words: str) -> Distillation:
     weights = label_weights(torch.tensor([0.1, 0.4, 0.5, 0.8]))
-    return Distillation(nn.Identity(), terms_of_words(words, 1.0, 0.5), 0.0, weights)
+    return Distillation(nn.Identity(), nn.Identity(), terms_of_words(words, 1.0, 0.5), 0.0, weights).loss
 
 
 @pytest.mark.parametrize(("word", "expected"), EXPECTED.items())

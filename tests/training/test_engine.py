@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from utils.evaluation.metrics import Meter, total
 from utils.reading.normalize import normalize
-from utils.training.distillation import Distillation, terms_of_words
+from utils.training.distill_terms import terms_of_words
+from utils.training.distillation import Distillation
 from utils.training.ema import ExponentialMovingAverage
 from utils.training.loss import Targets, soft_label_loss
 from utils.training.mixing import mix
@@ -128,7 +129,7 @@ def test_the_teacher_stays_as_it_is():
     model = network()
     expected = 0.75 * F.cross_entropy(copy.deepcopy(model)(images), labels)
     expected += 0.25 * soft_label_loss(copy.deepcopy(model)(images), teacher(images), 3.0)
-    step = make_step(model, distillation=Distillation(teacher, terms_of_words(["soft"], 3.0, 0.25)))
+    step = make_step(model, distillation=Distillation(model, teacher, terms_of_words(["soft"], 3.0, 0.25)))
     loss, _ = step(images, Targets(labels))
     torch.testing.assert_close(loss, expected.detach())
     assert all(torch.equal(before[key], tensor) for key, tensor in teacher.state_dict().items())
@@ -222,7 +223,7 @@ def test_a_step_reads_nothing_from_the_device(device, dtype, strategy, optimizer
         amp_dtype=dtype,
         loss_scale=128.0,
         ema=ExponentialMovingAverage(model, 0.99),
-        distillation=Distillation(teacher, terms_of_words([loss], 1.0, 0.5)),
+        distillation=Distillation(model, teacher, terms_of_words([loss], 1.0, 0.5)),
         accumulate_steps=2,
         clip_norm=1.0,
     )

@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.network import main_output
-from utils.training.distillation import Distillation, terms_of_words
+from utils.training.distill_terms import terms_of_words
+from utils.training.distillation import Distillation
 from utils.training.loss import Targets, classification_loss, jensen_shannon_loss, soft_label_loss
 
 
@@ -70,7 +71,9 @@ def test_distillation_losses():
     outputs = student, teacher, 2 * student
     sides = jensen_shannon_loss(student, teacher) + 0.3 * jensen_shannon_loss(2 * student, teacher)
     labels = Targets(torch.tensor([0, 1, 2, 3, 4, 0]))
-    js, soft = (Distillation(nn.Identity(), terms_of_words([word], 2.0, 0.25)) for word in ("js", "soft"))
+    js, soft = (
+        Distillation(nn.Identity(), nn.Identity(), terms_of_words([word], 2.0, 0.25)).loss for word in ("js", "soft")
+    )
     torch.testing.assert_close(js(outputs, teacher, labels), sides)
     hard = classification_loss(outputs, labels)
     sides = sum(w * soft_label_loss(x, teacher, 2.0) for w, x in zip((1, 0.3, 0.3), outputs, strict=True))

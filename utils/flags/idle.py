@@ -169,12 +169,22 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     (("label_smoothing_epsilon",), lambda args: args.use_label_smoothing, "it needs --use_label_smoothing=True"),
     (
         ("use_label_smoothing",),
-        lambda args: not args.use_distill or any(word.split(":")[0] in ("soft", "ce") for word in args.distill_loss),
+        lambda args: (
+            not args.use_distill
+            or any(word.split(":")[0] in ("soft", "ce", "teacher_ce") for word in args.distill_loss)
+        ),
         "--distill_loss has no hard labels",
     ),
     (("ema_decay",), lambda args: args.use_ema, "it needs --use_ema=True"),
     (
-        ("teacher_model", "teacher_pretrained_model", "distill_loss", "distill_temperature", "distill_weight"),
+        (
+            "teacher_model",
+            "teacher_pretrained_model",
+            "teacher_learns",
+            "distill_loss",
+            "distill_temperature",
+            "distill_weight",
+        ),
         lambda args: args.use_distill,
         "it needs --use_distill=True",
     ),

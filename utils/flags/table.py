@@ -406,11 +406,15 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("use_distill", boolean, False, T, "Knowledge distillation from a teacher.", aliases=("is_distill",)),
         Flag("teacher_model", str, None, T, "The teacher's network name."),
         Flag("teacher_pretrained_model", str, None, T, "The teacher's weights, in any supported format."),
+        Flag("teacher_learns", boolean, False, T,
+             "The teacher learns beside the student, from --teacher_pretrained_model or from nothing, by the losses "
+             "that pull at both (docs/training.md). Checkpoints keep both; the student is validated and used."),
         Flag("teacher_strides", stride, None, T, "--strides of the teacher.", length=5),
         Flag("distill_loss", str, ["soft"], T,
              "soft: the teacher's softened labels beside the hard ones; js: the Jensen-Shannon divergence to the "
              "teacher alone (SSLD). Or losses that are summed, NAME or NAME:option=value:weight=W: ce, soft_ce, kl, "
-             "dml, dist, dkd, skd, wsl, multi_label (docs/training.md).", length="+"),
+             "dml, dist, dkd, skd, wsl, multi_label; teacher_ce, teacher_multi_label of a teacher that learns; "
+             "distance, mgd, pefd, afd of what layers give (docs/training.md).", length="+"),
         Flag("distill_temperature", number(float, 0.01, 1000), 1.0, T, "soft: temperature on both sides."),
         Flag("distill_weight", fraction, 0.5, T, "soft: share of the teacher's loss; the hard labels have the rest."),
         Flag("unlabeled_list", str, None, TR,

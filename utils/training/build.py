@@ -21,7 +21,8 @@ from utils.errors import FlagError
 from utils.evaluation.meters import best_metric, check_labels
 from utils.flags.idle import WARM_UP_STRATEGIES, note_idle_flags
 from utils.processes import world_size
-from utils.training.distillation import HARD, OF_SEVERAL_LABELS, Distillation, terms_of_words
+from utils.training.distill_terms import HARD, OF_ALL, OF_BOTH, OF_SEVERAL_LABELS, terms_of_words
+from utils.training.distillation import Distillation
 from utils.training.ema import ExponentialMovingAverage
 from utils.training.loss import Targets, classification_loss, label_weights, labels_loss
 from utils.training.optimizer import build_optimizer
@@ -56,8 +57,11 @@ def check_train_flags(args: argparse.Namespace) -> None:
         raise FlagError(f"--accumulate_steps {args.accumulate_steps} is more than the images of a batch: lower it")
     if args.min_lr > args.lr:
         raise FlagError(f"--min_lr {args.min_lr:g} is above --lr {args.lr:g}")
-    if args.use_distill and not (args.teacher_model and args.teacher_pretrained_model):
-        raise FlagError("--use_distill needs --teacher_model and --teacher_pretrained_model")
+    if args.use_distill and not (args.teacher_model and (args.teacher_pretrained_model or args.teacher_learns)):
+        raise FlagError(
+            "--use_distill needs --teacher_model and --teacher_pretrained_model, the second only without "
+            "--teacher_learns=True"
+        )
     if args.use_distill:
         check_model(args.teacher_model, "--teacher_model")
     if args.unlabeled_list and not args.unlabeled_list.endswith(".txt"):
@@ -189,20 +193,29 @@ def no_decay_names(args: argparse.Namespace) -> list[str] | None:
 
 
 def build_distillation(
-    args: argparse.Namespace, label_shares: np.ndarray | None, device: torch.device
+    args: argparse.Namespace, model: Network, label_shares: np.ndarray | None, device: torch.device
 ) -> Distillation | None:
-    """The teacher and its losses by the flags, None without --use_distill; `label_shares` as in `build_train_step`."""
+    """The network's teacher and the losses by the flags, None without --use_distill; see `build_train_step`."""
     if not args.use_distill:
         return None
     teacher = build_model(args, args.teacher_model)
-    log(f"teacher: {load_pretrained(teacher, args.teacher_pretrained_model, remedies=OF_TEACHER)}")
-    place(teacher, device, memory_format(args, device)).eval().requires_grad_(False)
+    if args.teacher_pretrained_model:
+        skip = args.skip_misfits and args.teacher_learns
+        loaded = load_pretrained(teacher, args.teacher_pretrained_model, skip_misfits=skip, remedies=OF_TEACHER)
+        log(f"teacher: {loaded}")
+    if args.teacher_learns:
+        _prepare(teacher.train(), args, device)
+    else:
+        place(teacher, device, memory_format(args, device)).eval().requires_grad_(False)
     terms = terms_of_words(args.distill_loss, args.distill_temperature, args.distill_weight)
     smoothing = args.label_smoothing_epsilon if args.use_label_smoothing else 0.0
     weights = None
     if label_shares is not None:
         weights = label_weights(torch.from_numpy(label_shares)).to(device, torch.float32)
-    return Distillation(teacher, terms, smoothing, weights)
+    height, width = args.image_shape[1:]
+    distillation = Distillation(model, teacher, terms, smoothing, weights, (height, width))
+    _settle_batch_norm(distillation.parts.to(device), args, device)
+    return distillation
 
 
 def check_distillation(args: argparse.Namespace) -> None:
@@ -214,14 +227,19 @@ def check_distillation(args: argparse.Namespace) -> None:
         raise FlagError(f"--unlabeled_list needs --use_distill=True and losses without labels, such as js{wrong}")
     if not args.use_distill:
         return
-    wrong = [name for name in names if (name != "dml" and (name in OF_SEVERAL_LABELS) != args.multi_label)]
+    wrong = [name for name in names if name not in OF_ALL and (name in OF_SEVERAL_LABELS) != args.multi_label]
     if wrong and args.multi_label:
-        allowed = " and ".join(OF_SEVERAL_LABELS)
+        allowed = " or ".join(dict.fromkeys((*OF_SEVERAL_LABELS, *OF_ALL)))
         raise FlagError(
             f"--distill_loss: {wrong[0]} is for images of one label each; with --multi_label give {allowed}"
         )
     if wrong:
         raise FlagError(f"--distill_loss: {wrong[0]} is for images of several labels: give --multi_label=True")
+    if args.teacher_learns and not set(names) & set(OF_BOTH):
+        raise FlagError(f"--teacher_learns: it learns nothing by {', '.join(names)}: add teacher_ce to --distill_loss")
+    for name in names:
+        if name.startswith("teacher_") and not args.teacher_learns:
+            raise FlagError(f"--distill_loss: {name} is for a teacher that learns: give --teacher_learns=True")
 
 
 def build_criterion(
@@ -236,6 +254,25 @@ def build_criterion(
     return partial(labels_loss, weights=weights, sum_over_labels=args.sum_over_labels)
 
 
+def _settle_batch_norm(module: nn.Module, args: argparse.Namespace, device: torch.device) -> None:
+    """Has batch-norms look at what the flags say, and average what they say."""
+    if args.sync_bn and world_size() > 1:
+        synchronize_batch_norm(module, device)
+    if args.running_variance == BIASED:
+        average_biased_variance(module)
+
+
+def _prepare(model: Network, args: argparse.Namespace, device: torch.device) -> None:
+    """Moves a network that is to be trained to the device, and makes of it what the flags say."""
+    place(model, device, memory_format(args, device))
+    _settle_batch_norm(model, args, device)
+    if args.with_mem_opt and not checkpoint_activations(model):
+        warn(f"--with_mem_opt does nothing here: {type(model).__name__} has no repeated blocks to compute again")
+    if _compiles(args):
+        keep_compiled_code_by_processor()
+        model.compile()
+
+
 def build_train_step(
     args: argparse.Namespace, model: Network, device: torch.device, label_shares: np.ndarray | None = None
 ) -> TrainStep:
@@ -247,17 +284,9 @@ def build_train_step(
         device: of this process.
         label_shares: each label's share of the training images, (classes,), for --label_weights_by_ratio.
     """
-    place(model, device, memory_format(args, device))
-    if args.sync_bn and world_size() > 1:
-        synchronize_batch_norm(model, device)
-    if args.running_variance == BIASED:
-        average_biased_variance(model)
-    if args.with_mem_opt and not checkpoint_activations(model):
-        warn(f"--with_mem_opt does nothing here: {args.model} has no repeated blocks to compute again")
-    if _compiles(args):
-        keep_compiled_code_by_processor()
-        model.compile()
-    network: nn.Module = model
+    _prepare(model, args, device)
+    distillation = build_distillation(args, model, label_shares, device)
+    network: nn.Module = model if distillation is None else distillation
     if world_size() > 1:
         # Batch-norm statistics stay with their process; those of rank 0 are handed round before they are used.
         # (PyTorch 2.13 renamed the option.)
@@ -265,7 +294,7 @@ def build_train_step(
         option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         options: dict[str, Any] = {option: False}
         network = DistributedDataParallel(
-            model,
+            network,
             device_ids=[device.index] if device.type == "cuda" else None,
             **options,
             gradient_as_bucket_view=True,
@@ -289,6 +318,7 @@ def build_train_step(
             no_decay_names=no_decay_names(args),
             decay_vectors=args.decay_vectors,
             lr_factors=args.lr_mult,
+            beside=distillation.learners().values() if distillation else (),
         )
     return TrainStep(
         model,
@@ -303,6 +333,6 @@ def build_train_step(
         clip_norm=args.clip_norm,
         clip_norm_each=args.clip_norm_each,
         ema=ExponentialMovingAverage(model, args.ema_decay, args.ema_warm_up) if args.use_ema else None,
-        distillation=build_distillation(args, label_shares, device),
+        distillation=distillation,
         accumulate_steps=args.accumulate_steps,
     )

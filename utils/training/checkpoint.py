@@ -7,9 +7,10 @@
     output/<model>/latest/        the newest of them all
 
 Each holds `weights.safetensors` (parameters and batch-norm statistics, loadable anywhere), `ema_weights.safetensors`
-when an average is kept, `state.pt` (optimizer, schedule, scaler, random states, position) and `manifest.json`, which
-is written last and has the checksums of the others, and the number of the save: every save in a folder has a higher
-one than those before, whichever run it is of and whatever the clock says.
+when an average is kept, `teacher_weights.safetensors` of a teacher that learns, `state.pt` (optimizer, schedule,
+scaler, random states, position) and `manifest.json`, which is written last and has the checksums of the others, and the
+number of the save: every save in a folder has a higher one than those before, whichever run it is of and whatever the
+clock says.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ BEST = "best_model"
 BEST_EMA = "best_model_ema"
 WEIGHTS = "weights.safetensors"
 EMA_WEIGHTS = "ema_weights.safetensors"
+TEACHER_WEIGHTS = "teacher_weights.safetensors"
 STATE = "state.pt"
 MANIFEST = "manifest.json"
 
@@ -192,6 +194,7 @@ class RunFolder:
         training: dict[str, Any],
         ema_model: Network | None,
         notes: dict[str, Any],
+        teacher: tuple[str, Network] | None = None,
     ) -> bool:
         """Writes a checkpoint under each of `names`: once, with links for the others.
 
@@ -202,6 +205,7 @@ class RunFolder:
             training: state of `utils.training.step.TrainStep`: optimizer, scaler, "step" (the number of steps done).
             ema_model: the averaged network, if there is one.
             notes: "model", "class_dim", `INPUT_FLAGS` and perhaps the classes' names, written into the weight files.
+            teacher: name and network of the one that learns beside it, if there is one.
 
         Returns:
             Whether it was written. If not (a full disk), a warning has said so, what was there before is untouched,
@@ -215,6 +219,8 @@ class RunFolder:
             save_weights(model, temporary / WEIGHTS, notes)
             if ema_model is not None:
                 save_weights(ema_model, temporary / EMA_WEIGHTS, notes)
+            if teacher is not None:
+                save_weights(teacher[1], temporary / TEACHER_WEIGHTS, {**notes, "model": teacher[0]})
             with open(temporary / STATE, "wb") as file:
                 torch.save({"position": asdict(position), "training": training, "notes": notes}, file)
             files = sorted(temporary.iterdir())

@@ -76,6 +76,13 @@ def take_up(step: TrainStep, state: TrainingState, steps_per_epoch: int, start_e
     Raises:
         UserError: the state does not fit, or makes no sense.
     """
+    if step.distillation is not None and any(
+        True for part in step.distillation.learners().values() for _ in part.parameters()
+    ):
+        raise UserError(
+            f"--checkpoint: {state.path}: of a training of PaddlePaddle's only the student goes on here, and this one "
+            "has a teacher or losses that learn: start from its weights by --pretrained_model"
+        )
     names = _restore_networks(step, state)
     place = find_place(state, start_epoch, steps_per_epoch)
     _restore_step(step, state, names, place)

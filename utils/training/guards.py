@@ -98,7 +98,7 @@ class Guards:
 
     def check_network(self) -> None:
         """Refuses a parameter, or a statistic of a batch-norm that would be saved, that is not finite."""
-        tensors: list[Tensor] = list(self._step.model.parameters())
+        tensors: list[Tensor] = [parameter for _, parameter in self._step.named_parameters()]
         if is_main_process():  # whose statistics are saved
             tensors += [buffer for buffer in self._step.model.buffers() if buffer.is_floating_point()]
         finite = bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())

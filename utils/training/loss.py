@@ -27,6 +27,11 @@ class Targets:
     weight: float = 1.0
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Values without half precision's rounding, which logarithms would keep in mixed precision on GPUs."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def loss_of_outputs(loss: Callable[[Tensor], Tensor], outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
     """A `loss` of logits, for the main classifier's and for those of side classifiers, which count 0.3 each."""
     if isinstance(outputs, Tensor):
@@ -45,8 +50,7 @@ def classification_loss(outputs: Tensor | tuple[Tensor, ...], targets: Targets, 
     """
 
     def mixed_loss(logits: Tensor) -> Tensor:
-        # Mixed precision on GPUs would leave the logarithms in float16.
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = at_least_float32(logits)
         loss = F.cross_entropy(logits, targets.labels, label_smoothing=smoothing)
         if targets.mixed_labels is None:
             return loss
@@ -88,7 +92,7 @@ def labels_loss(
         return losses.sum(1).mean() if sum_over_labels else losses.mean()
 
     def mixed_loss(logits: Tensor) -> Tensor:
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = at_least_float32(logits)
         first = loss(logits, targets.labels)
         if targets.mixed_labels is None:
             return first
@@ -102,8 +106,8 @@ def soft_label_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) 
 
     Times temperature^2, which keeps the gradients' size. Logits (N, classes) both.
     """
-    soft = F.softmax(teacher.float() / temperature, dim=1)
-    return temperature**2 * F.cross_entropy(student.float() / temperature, soft)
+    soft = F.softmax(at_least_float32(teacher) / temperature, dim=1)
+    return temperature**2 * F.cross_entropy(at_least_float32(student) / temperature, soft)
 
 
 def jensen_shannon_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -111,8 +115,8 @@ def jensen_shannon_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     JS(p, q) = (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2.
     """
-    log_p = F.log_softmax(student.float(), dim=1)
-    log_q = F.log_softmax(teacher.float(), dim=1)
+    log_p = F.log_softmax(at_least_float32(student), dim=1)
+    log_q = F.log_softmax(at_least_float32(teacher), dim=1)
     log_m = torch.logaddexp(log_p, log_q) - torch.log(torch.tensor(2.0))
     to_student = F.kl_div(log_m, log_p, reduction="batchmean", log_target=True)
     to_teacher = F.kl_div(log_m, log_q, reduction="batchmean", log_target=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +94,7 @@ class RMSProp(torch.optim.Optimizer):
 
 
 def parameter_groups(
-    model: Network, l2_decay: float, no_decay_names: Sequence[str] = (), decay_vectors: bool = True
+    model: nn.Module, l2_decay: float, no_decay_names: Sequence[str] = (), decay_vectors: bool = True
 ) -> list[dict]:
     """The parameters of `model` by their L2 decay: `l2_decay`, except where the network overrides it.
 
@@ -112,14 +112,14 @@ def parameter_groups(
     return [{"params": parameters, "weight_decay": decay} for decay, parameters in by_decay.items()]
 
 
-def _named(model: Network, words: Sequence[str]) -> set[str]:
+def _named(model: nn.Module, words: Sequence[str]) -> set[str]:
     """The parameters whose name in PaddleClas's files contains one of some words."""
-    published = paddleclas_names(model) if words else {}
+    published = paddleclas_names(model) if words and isinstance(model, Network) else {}
     return {name for name in published if any(word in published[name] for word in words)}
 
 
 def decoupled_groups(
-    model: Network, weight_decay: float, no_decay_names: Sequence[str] | None = None, decay_vectors: bool = False
+    model: nn.Module, weight_decay: float, no_decay_names: Sequence[str] | None = None, decay_vectors: bool = False
 ) -> list[dict]:
     """The parameters of `model` in two groups, those that AdamW decays and those that it does not.
 
@@ -206,6 +206,46 @@ def split_by_share(model: nn.Module, groups: Iterable[dict], *shares: Mapping[st
     return split
 
 
+class _Decay(NamedTuple):
+    """How parameters are decayed.
+
+    Attributes:
+        kind: "l2", "decoupled" (AdamW's) or "none".
+        coefficient: of the decay.
+        no_decay_names, decay_vectors, layer_decay: see `build_optimizer`.
+    """
+
+    kind: str
+    coefficient: float
+    no_decay_names: Sequence[str] | None
+    decay_vectors: bool | None
+    layer_decay: float
+
+
+def _groups(module: nn.Module, decay: _Decay, lr_factors: Sequence[float] | None = None) -> list[dict]:
+    """The parameter groups of a network, or of losses that have parameters.
+
+    Raises:
+        OptionError: the network has no layers or stages of the kind that is asked for.
+    """
+    if not any(True for _ in module.parameters()):
+        return []
+    if decay.kind == "decoupled":
+        groups = decoupled_groups(module, decay.coefficient, decay.no_decay_names, bool(decay.decay_vectors))
+        if isinstance(module, Network) and decay.layer_decay != 1.0:
+            groups = split_by_layer(module, groups, decay.layer_decay)
+    elif decay.kind == "none":
+        groups = [{"params": list(module.parameters()), "weight_decay": 0.0}]
+    else:
+        groups = parameter_groups(
+            module, decay.coefficient, decay.no_decay_names or (), decay.decay_vectors is not False
+        )
+    slow = lr_shares(module)
+    if isinstance(module, Network) and (lr_factors is not None or slow):
+        groups = split_by_share(module, groups, slow, stage_shares(module, lr_factors) if lr_factors else {})
+    return groups
+
+
 def build_optimizer(
     model: Network,
     strategy: str,
@@ -223,6 +263,7 @@ def build_optimizer(
     no_decay_names: Sequence[str] | None = None,
     decay_vectors: bool | None = None,
     lr_factors: Sequence[float] | None = None,
+    beside: Iterable[nn.Module] = (),
 ) -> torch.optim.Optimizer:
     """The optimizer of a name, or the one that belongs to a learning-rate strategy.
 
@@ -243,6 +284,7 @@ def build_optimizer(
         no_decay_names, decay_vectors: see `decoupled_groups` and `parameter_groups`; None: vectors are decayed, but not
             by AdamW.
         lr_factors: see `stage_shares`; None: all stages learn at the same rate.
+        beside: what is trained with it: another network, losses.
     """
     if strategy not in STRATEGIES:
         warn(f"--lr_strategy: unknown strategy {strategy!r}, the rate stays at {lr}; known: {', '.join(STRATEGIES)}")
@@ -250,17 +292,16 @@ def build_optimizer(
     # at every step.
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     adam = {"lr": lr, "betas": betas, "eps": 1e-8 if epsilon is None else epsilon, "fused": fused}
-    if optimizer == "adamw":
-        groups = decoupled_groups(model, weight_decay, no_decay_names, bool(decay_vectors))
-        if layer_decay != 1.0:
-            groups = split_by_layer(model, groups, layer_decay)
-    elif optimizer is None and strategy == "adam_decay":
-        groups = [{"params": list(model.parameters()), "weight_decay": 0.0}]
-    else:
-        groups = parameter_groups(model, l2_decay, no_decay_names or (), decay_vectors is not False)
-    slow = lr_shares(model)
-    if lr_factors is not None or slow:
-        groups = split_by_share(model, groups, slow, stage_shares(model, lr_factors) if lr_factors else {})
+    decay = _Decay(
+        "decoupled" if optimizer == "adamw" else "none" if optimizer is None and strategy == "adam_decay" else "l2",
+        weight_decay if optimizer == "adamw" else l2_decay,
+        no_decay_names,
+        decay_vectors,
+        layer_decay,
+    )
+    groups = _groups(model, decay, lr_factors)
+    for module in beside:
+        groups += _groups(module, decay)
     if optimizer == "adamw":
         return torch.optim.AdamW(groups, **adam)
     if optimizer == "adam" or (optimizer is None and strategy == "adam_decay"):
@@ -275,7 +316,7 @@ def build_optimizer(
         return torch.optim.SGD(groups, lr=lr, fused=fused)
     sgd = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
     # PyTorch makes the momentum in the first step, and leaves it undefined if loss scaling skips that step.
-    for parameter in model.parameters():
+    for parameter in (parameter for group in groups for parameter in group["params"]):
         sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
     return sgd
 

@@ -102,7 +102,9 @@ class Saver:
             notes["multi_label"] = True
         if self._class_names:
             notes[CLASS_NAMES] = self._class_names
-        self._saved = self._folder.save(names, step.model, position, step.state_dict(), ema_model, notes)
+        learning = step.learning_teacher
+        teacher = None if learning is None else (self._args.teacher_model, learning)
+        self._saved = self._folder.save(names, step.model, position, step.state_dict(), ema_model, notes, teacher)
 
     def check_last(self) -> None:
         """Raises `UserError` if the last checkpoint could not be written."""

@@ -19,6 +19,7 @@ from utils.training.checkpoint import (
     BEST_EMA,
     EMA_WEIGHTS,
     MANIFEST,
+    TEACHER_WEIGHTS,
     WEIGHTS,
     Position,
     RunFolder,
@@ -140,11 +141,15 @@ class RunStart:
         """Has batch-norms average the variance that --running_variance says, or else the training until now."""
         if (self.args.running_variance or noted) == BIASED:
             average_biased_variance(step.model)
+            for module in step.distillation.learners().values() if step.distillation is not None else ():
+                average_biased_variance(module)
 
     def _restore_networks(self, step: TrainStep) -> None:
-        """The network and its average: read by one process, which gives them to the others."""
+        """The network, its average and a teacher that learns: read by one process, which gives them to the others."""
         assert self.resumed is not None
         networks = {WEIGHTS: step.model} | ({EMA_WEIGHTS: step.ema.model} if step.ema is not None else {})
+        if step.learning_teacher is not None:
+            networks[TEACHER_WEIGHTS] = step.learning_teacher
         for name, model in networks.items():
             if is_main_process():
                 load_pretrained(model, self.resumed / name, resize=False, remedies=TO_RESUME)
@@ -224,6 +229,10 @@ def check_resumed(args: Flags, folder: Path, position: Position, notes: dict[str
             raise UserError(f"--checkpoint: {folder} is of --{name}={notes[name]}, not {getattr(args, name)}")
     if args.use_ema and not (folder / EMA_WEIGHTS).exists():
         raise UserError(f"--use_ema: {folder} was saved without an average: leave the flag out, or start anew")
+    if args.use_distill and args.teacher_learns and not (folder / TEACHER_WEIGHTS).exists():
+        raise UserError(
+            f"--teacher_learns: {folder} was saved without a teacher that learns: leave the flag out, or start anew"
+        )
     if args.start_epoch is not None:
         warn("--start_epoch does nothing here: the checkpoint tells where the run is")
     if args.random_seed not in (None, position.seed):

@@ -29,7 +29,7 @@ class TrainStep:
     Args:
         model: the network; `network` may be its distributed wrapper.
         optimizer, schedule: see `utils.training.optimizer`.
-        network: what is called, if not `model` itself.
+        network: what is called, if not `model` itself, or `distillation`.
         smoothing: epsilon of label smoothing.
         criterion: from outputs, targets and smoothing to the loss.
         amp_dtype: type of mixed precision's operations; None for float32.
@@ -38,7 +38,7 @@ class TrainStep:
         clip_norm: largest norm of all gradients together (Pascanu et al., arXiv:1211.5063); 0: no limit.
         clip_norm_each: largest norm of each parameter's gradient; 0: no limit.
         ema: average to keep.
-        distillation: teacher to learn from.
+        distillation: of the network from a teacher.
         accumulate_steps: parts of a batch that go through the network one after the other.
 
     Attributes:
@@ -69,7 +69,8 @@ class TrainStep:
         accumulate_steps: int = 1,
     ) -> None:
         self.model = model
-        self.network = model if network is None else network
+        whole = model if distillation is None else distillation
+        self.network: nn.Module = whole if network is None else network
         self.optimizer = optimizer
         self.schedule = schedule
         self.smoothing = smoothing
@@ -127,8 +128,8 @@ class TrainStep:
             share = len(part) / len(images)
             with self._no_sync(number < len(parts)):
                 with self.autocast():
-                    outputs = self.network(part)
-                    loss = self._loss(part, outputs, part_targets) * share
+                    loss, outputs = self._forward(part, part_targets)
+                    loss = loss * share
                 self.scaler.scale(loss).backward()
             losses.append(loss.detach())
             logits.append(main_output(outputs).detach())
@@ -144,24 +145,36 @@ class TrainStep:
             return losses[0], logits[0]
         return torch.stack(losses).sum(), torch.cat(logits)
 
-    def _loss(self, images: Tensor, outputs: Tensor | tuple[Tensor, ...], targets: Targets) -> Tensor:
-        if self.distillation is None:
-            return self.criterion(outputs, targets, self.smoothing)
-        with torch.no_grad():
-            teacher = main_output(self.distillation.teacher(images))
-        return self.distillation(outputs, teacher, targets)
+    def _forward(self, images: Tensor, targets: Targets) -> tuple[Tensor, Tensor | tuple[Tensor, ...]]:
+        """The loss, and the network's logits."""
+        if self.distillation is not None:
+            return self.network(images, targets)
+        outputs = self.network(images)
+        return self.criterion(outputs, targets, self.smoothing), outputs
+
+    @property
+    def learning_teacher(self) -> Network | None:
+        """The teacher, if it is trained too."""
+        return self.distillation.teacher if self.distillation is not None and self.distillation.teacher_learns else None
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """All that is trained, by name: the network's parameters, and those of a teacher and of losses that learn."""
+        yield from self.model.named_parameters()
+        for prefix, module in self.distillation.learners().items() if self.distillation else ():
+            yield from module.named_parameters(prefix)
 
     def _clip(self) -> None:
         """Shortens gradients that are too long."""
         if not self.clip_norm and not self.clip_norm_each:
             return
         self.scaler.unscale_(self.optimizer)  # the limits are for gradients as they are without the loss scale
+        parameters = [parameter for _, parameter in self.named_parameters()]
         if self.clip_norm_each:
-            gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             norms = torch._foreach_norm(gradients)
             torch._foreach_mul_(gradients, [(self.clip_norm_each / norm).clamp_max(1) for norm in norms])
         if self.clip_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
 
     def _no_sync(self, wanted: bool) -> contextlib.AbstractContextManager:
         """Keeps the processes from exchanging gradients that are not complete yet."""
@@ -187,12 +200,13 @@ class TrainStep:
             "ema_ramps": self.ema is None or self.ema.ramps,
             "ema_decay": self.ema.decay if self.ema is not None else 0.0,
             "running_variance": running_variance(self.model),
+            "losses": self.distillation.parts.state_dict() if self.distillation else {},
             "origin": self.origin,
         }
 
     def parameter_names(self) -> list[str]:
         """State-dict keys of the parameters, in the order in which the optimizer numbers them."""
-        keys = {parameter: key for key, parameter in self.model.named_parameters()}
+        keys = {parameter: key for key, parameter in self.named_parameters()}
         return [keys[parameter] for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -201,13 +215,15 @@ class TrainStep:
         The schedule goes on at the same epoch, or part of one, though it may have another number of steps now.
 
         Raises:
-            ValueError: the state is another optimizer's.
+            ValueError: the state is another optimizer's, or of other losses.
         """
         kind = type(self.optimizer).__name__
         if state["optimizer_kind"] != kind:
             raise ValueError(
                 f"it was trained with {state['optimizer_kind']}, --lr_strategy and --optimizer ask for {kind}"
             )
+        if self.distillation is not None:
+            self.distillation.load_losses(state.get("losses", {}))
         saved = ("params", "lr")
         options = [{k: v for k, v in group.items() if k not in saved} for group in self.optimizer.param_groups]
         self.step = state["step"]

@@ -51,6 +51,11 @@ def write_original(checkpoint: Path, model: Network, form: str, output: Path, li
     training: dict[str, Any] = saved["training"]
     if "parameters" not in training:
         raise UserError(f"--input: {checkpoint} is of an earlier version of train.py: resume it there for a step first")
+    if beside := [key for key in training["parameters"] if key.startswith(("teacher.", "losses."))]:
+        raise UserError(
+            f"--training_state: {checkpoint} has a teacher or losses that learn ({beside[0]}, ...), and a state of "
+            "PaddlePaddle's is written of a network alone: leave the flag out for its weights"
+        )
     origin = _origin(training, form, like)
     names = _names(model, form)
     averages = {}

@@ -11,6 +11,7 @@ from utils.flags.paddleclas.section import (
     Section,
     boolean,
     fraction,
+    layer_name,
     list_of,
     number,
     positive,
@@ -219,55 +220,78 @@ def _use_network(arch: Section, network: Network, script: str) -> None:
 def _read_distillation(arch: Section, script: str) -> None:
     """The flags of a DistillationModel: a teacher, and a student that is trained, saved and used."""
     reading = arch.reading
-    arch.asked.update(("name", "models"))
-    found = {str(key): value for entry in _models(arch) for key, value in entry.items()}
+    found = _models(arch)
     student_name = arch.take("infer_model_name", text, "Student")
-    arch.only("pretrained_list")
     arch.idle("use_ssld")
-    names = list(found)
-    if len(names) != 2 or student_name not in names:
-        arch.refuse("models", f"{', '.join(names) or 'nothing'} is not a Teacher and a Student")
+    frozen = _frozen(arch, found)
+    arch.finish()
+    if len(found) != 2 or student_name not in found:
+        arch.refuse("models", f"{', '.join(found) or 'nothing'} is not a Teacher and a Student")
         return
-    teacher_name = next(name for name in names if name != student_name)
-    sections = {
-        name: Section(reading, (*arch.path, "models", index, name), found[name]) for index, name in enumerate(names)
-    }
-    for section in sections.values():
+    teacher_name = next(name for name in found if name != student_name)
+    for name, section in found.items():
         if section.values.get("name") == "AttentionModel":
-            section.refuse("name", "attention between the layers of two networks (AFD) is not here")
-            return
-    if "class_dim" not in reading.flags and "class_num" in sections[student_name]:
-        reading.set("class_dim", sections[student_name].take("class_num", positive, 1000))
-    for section in sections.values():
+            found[name], frozen[name] = _read_attention(section, "student" if name == student_name else "teacher")
+    if "class_dim" not in reading.flags and "class_num" in found[student_name]:
+        reading.set("class_dim", found[student_name].take("class_num", positive, 1000))
+    for section in found.values():
         if section.take("class_num", positive, None) not in (None, reading.classes):
             section.refuse("class_num", "teacher and student have other classes than Arch.class_num")
-    student, teacher = read_network(sections[student_name]), read_network(sections[teacher_name])
-    frozen = arch.take("freeze_params_list", list_of(boolean, 2), [False, False])
-    arch.finish()
+    student, teacher = read_network(found[student_name]), read_network(found[teacher_name])
     if student:
-        _use_network(sections[student_name], student, script)
+        _use_network(found[student_name], student, script)
     if teacher and script == "train":
-        if not frozen[names.index(teacher_name)]:
-            arch.refuse("freeze_params_list", "a teacher that learns beside its student is not supported")
-        _use_teacher(sections[teacher_name], teacher)
-        if frozen[names.index(student_name)]:
+        _use_teacher(found[teacher_name], teacher, learns=not frozen[teacher_name])
+        if frozen[student_name]:
             arch.refuse("freeze_params_list", f"{student_name} is to be trained and does not learn")
 
 
-def _use_teacher(section: Section, teacher: Network) -> None:
+def _read_attention(section: Section, which: str) -> tuple[Section, bool]:
+    """An AttentionModel, which is a network and, after it, what AFD makes of some of its layers.
+
+    Args:
+        section: the model.
+        which: student or teacher.
+
+    Returns:
+        The network's section, and whether it is frozen.
+    """
+    found = _models(section)
+    frozen = _frozen(section, found)
+    section.finish()
+    if len(found) != 2:
+        section.refuse("models", "should be a network and what AFD makes of its layers")
+        return Section(section.reading, section.path, {}), True
+    network, transform = found.values()
+    transform.only("name", f"LinearTransform{which.capitalize()}")
+    layers = transform.take("keys", list_of(layer_name), [])
+    section.reading.attention[which] = "+".join(layers)
+    section.reading.attention["dim"] = str(transform.take("qk_dim", positive, 128))
+    # What the layers give is measured here.
+    transform.idle("t_shapes", *(("s_shapes",) if which == "student" else ()))
+    transform.finish(("keys",))
+    if frozen[list(found)[1]]:
+        section.refuse("freeze_params_list", "what AFD makes of the layers is to be trained and does not learn")
+    return network, frozen[next(iter(found))]
+
+
+def _use_teacher(section: Section, teacher: Network, learns: bool) -> None:
     """The flags of the teacher."""
     reading = section.reading
     reading.set("use_distill", True)
     reading.set("teacher_model", teacher.name)
+    if learns:
+        reading.set("teacher_learns", True)
     for flag, value in teacher.options.items():
-        # The others say how it would learn.
         if flag == "strides":
             reading.set("teacher_strides", value)
-        elif flag not in _OF_TRAINING:
+        elif learns or flag not in _OF_TRAINING:
             section.refuse(None, f"a teacher with another {flag} is not supported")
     if teacher.weights:
         use_weights(section, "teacher_pretrained_model", teacher.weights)
-    else:
+        if learns:
+            reading.set("skip_misfits", True)
+    elif not learns:
         # Its weights come from elsewhere: PaddleClas's recipes name them on the command line.
         path = ".".join(map(str, section.path))
         reading.needed["teacher_pretrained_model"] = (
@@ -276,9 +300,22 @@ def _use_teacher(section: Section, teacher: Network) -> None:
         )
 
 
-def _models(arch: Section) -> list[dict[Any, Any]]:
+def _frozen(arch: Section, found: dict[str, Section]) -> dict[str, bool]:
+    """Which of several models do not learn."""
+    arch.only("pretrained_list")
+    flags = arch.take("freeze_params_list", list_of(boolean, len(found)), [False] * len(found))
+    return dict(zip(found, flags, strict=True))
+
+
+def _models(arch: Section) -> dict[str, Section]:
+    """The models of a section, by name."""
+    arch.asked.update(("name", "models"))
     value = arch.values.get("models")
     if not isinstance(value, list) or not all(isinstance(one, dict) and len(one) == 1 for one in value):
-        arch.refuse("models", f"{shown(value)} should be a list of a Teacher and a Student")
-        return []
-    return value
+        arch.refuse("models", f"{shown(value)} should be a list of two models")
+        return {}
+    return {
+        str(name): Section(arch.reading, (*arch.path, "models", index, name), content)
+        for index, entry in enumerate(value)
+        for name, content in entry.items()
+    }

@@ -9,6 +9,7 @@ from utils.flags.paddleclas.section import (
     boolean,
     choice,
     fraction,
+    layer_name,
     list_of,
     number,
     positive,
@@ -96,6 +97,13 @@ _DISTILLATION: dict[str, tuple[str, dict[str, tuple[Callable, object, str]]]] = 
         },
     ),
     "DistillationWSLLoss": ("wsl", {"temperature": (number, 2.0, "temperature")}),
+    "DistillationDistanceLoss": (
+        "distance",
+        {
+            "mode": (choice("l1", "l2", "smooth_l1"), "l2", "mode"),
+            "act": (choice("softmax", "sigmoid"), None, "act"),
+        },
+    ),
     "DistillationMultiLabelLoss": (
         "multi_label",
         {"weight_ratio": (boolean, False, "weight_ratio"), "size_sum": (boolean, False, "sum")},
@@ -103,30 +111,103 @@ _DISTILLATION: dict[str, tuple[str, dict[str, tuple[Callable, object, str]]]] = 
 }
 
 
+# The losses of PaddleClas's DistillationPairLoss.
+_PAIRS: dict[str, tuple[str, dict[str, tuple[Callable, object, str]]]] = {
+    "MGDLoss": ("mgd", {"alpha_mgd": (number, 1.756, "alpha"), "lambda_mgd": (fraction, 0.15, "mask")}),
+    "PEFDLoss": ("pefd", {"num_projectors": (positive, 3, "projectors")}),
+}
+_BOTH = ["Student", "Teacher"]
+_WITH_LABELS = ("DistillationGTCELoss", "DistillationMultiLabelLoss")
+_ALL = (*_DISTILLATION, "DistillationPairLoss", "AFDLoss")
+
+
 def _distillation_words(name: str, options: Section) -> list[str]:
-    """The words of --distill_loss for a loss: none if it is refused, two if it is the teacher's as well."""
-    if name not in _DISTILLATION:
-        options.refuse(None, f"the loss is not supported; there are {', '.join(_DISTILLATION)}")
+    """The words of --distill_loss for a loss: none if it is refused, two if the teacher learns by it as well."""
+    if name not in _ALL:
+        options.refuse(None, f"the loss is not supported; there are {', '.join(_ALL)}")
         return []
-    word, kinds = _DISTILLATION[name]
+    if name == "AFDLoss":
+        words, parts = _read_attention(options)
+    elif name == "DistillationPairLoss":
+        words, parts = _read_pair(options)
+    else:
+        word, kinds = _DISTILLATION[name]
+        words, parts = [word], _read_parts(options, kinds)
+        options.only("model_name_pairs", [_BOTH])
+        if name == "DistillationDistanceLoss":
+            parts += _read_layer(options, "key", "layer")
+            options.only("reduction", "mean")
+        else:
+            options.only("key", "logits")
+        if name in _WITH_LABELS:
+            words = _read_names(options, word)
+    if (weight := options.take("weight", number, 1.0)) != 1.0:
+        parts.append(f"weight={typed(weight)}")
+    if name == "DistillationMultiLabelLoss":
+        options.reading.set("multi_label", True)
+    options.idle("name")
+    options.finish(("weight", "model_names"))
+    return [":".join([word, *parts]) for word in words]
+
+
+def _read_parts(options: Section, kinds: dict[str, tuple[Callable, object, str]]) -> list[str]:
+    """The options of a word that are not at their defaults."""
     parts = []
     for key, (kind, default, called) in kinds.items():
         value = options.take(key, kind, default)
         if value != default:
             parts.append(called if value is True else f"{called}={typed(value)}")
-    if (weight := options.take("weight", number, 1.0)) != 1.0:
-        parts.append(f"weight={typed(weight)}")
-    if word == "multi_label":
-        options.reading.set("multi_label", True)
-    options.only("key", "logits")
-    options.only("model_name_pairs", [["Student", "Teacher"]])
-    words = [word]
-    if name in ("DistillationGTCELoss", "DistillationMultiLabelLoss"):
-        names = options.take("model_names", list_of(text), ["Student"])
-        if names != ["Student"]:
-            options.refuse("model_names", f"{shown(names)} is not supported: [Student] is")
-    options.finish(("weight", "model_names"))
-    return [":".join([one, *parts]) for one in words]
+    return parts
+
+
+def _read_layer(options: Section, key: str, called: str) -> list[str]:
+    """A layer, or nothing for the logits."""
+    name = options.take(key, layer_name, "logits")
+    return [] if name == "logits" else [f"{called}={name}"]
+
+
+def _read_names(options: Section, word: str) -> list[str]:
+    """The words of a loss of hard labels: of the student, of the teacher, or of both."""
+    names = options.take("model_names", list_of(text), ["Student"])
+    learns = "teacher_learns" in options.reading.flags
+    if set(names) - set(_BOTH) or ("Teacher" in names and not learns):
+        allowed = "Student and Teacher are" if learns else "the teacher does not learn: [Student] is"
+        options.refuse("model_names", f"{shown(names)} is not supported: {allowed}")
+        return []
+    return [word if name == "Student" else f"teacher_{word}" for name in _BOTH if name in names]
+
+
+def _read_pair(options: Section) -> tuple[list[str], list[str]]:
+    """The word of a loss of two layers, and its options."""
+    base = options.take("base_loss_name", text, "")
+    if base not in _PAIRS:
+        options.refuse("base_loss_name", f"{shown(base)} is not supported; there are {', '.join(_PAIRS)}")
+        return [], []
+    word, kinds = _PAIRS[base]
+    options.only("model_name_pairs", [_BOTH])
+    mine, theirs = (options.take(key, layer_name, None) for key in ("s_key", "t_key"))
+    if mine is None or theirs is None:
+        options.refuse("s_key" if mine is None else "t_key", "is missing: the loss is of layers")
+    # They are measured here.
+    plural = "s" if word == "mgd" else ""
+    options.idle(f"student_channel{plural}", f"teacher_channel{plural}")
+    places = [f"layer={mine}", *([] if mine == theirs else [f"teacher_layer={theirs}"])]
+    return [word], [*places, *_read_parts(options, kinds)]
+
+
+def _read_attention(options: Section) -> tuple[list[str], list[str]]:
+    """The word of AFD, and its options; what it looks at is in Arch."""
+    found = options.reading.attention
+    options.only("model_name_pair", _BOTH)
+    options.only("student_keys", ["bilinear_key", "value"])
+    options.only("teacher_keys", ["query", "value"])
+    options.idle("s_shapes", "t_shapes")
+    if found.keys() != {"student", "teacher", "dim"}:
+        options.refuse(None, "its student and teacher should be AttentionModels in Arch")
+        return [], []
+    options.only("qk_dim", int(found["dim"]))
+    parts = [f"layers={found['student']}", f"teacher_layers={found['teacher']}"]
+    return ["afd"], [*parts, *([] if found["dim"] == "128" else [f"dim={found['dim']}"])]
 
 
 # ------------------------------------------------------------------------------------------------------------- metrics

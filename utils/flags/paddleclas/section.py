@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -30,6 +31,7 @@ class Reading:
         idle: keys that have no meaning here.
         needed: flag -> why it has to be given besides the configuration.
         progressive: the run is one of growing images (Global.train_mode).
+        attention: of AFD, the layers of "student" and "teacher" and the features of queries, "dim", as they are typed.
     """
 
     document: Document
@@ -39,6 +41,7 @@ class Reading:
     idle: list[str] = field(default_factory=list)
     needed: dict[str, str] = field(default_factory=dict)
     progressive: bool = False
+    attention: dict[str, str] = field(default_factory=dict)
 
     def set(self, flag: str, value: Any) -> None:
         """Gives a flag its value; numbers as short as they can be read back."""
@@ -168,6 +171,13 @@ def text(value: Any) -> str:
     if "\n" in str(value):
         raise ValueError("a text of one line")
     return str(value)
+
+
+def layer_name(value: Any) -> str:
+    """A layer's path, such as blocks[3]."""
+    if not isinstance(value, str) or not re.fullmatch(r"[\w.\[\]]+", value):
+        raise ValueError("the name of a layer")
+    return value
 
 
 def boolean(value: Any) -> bool:
