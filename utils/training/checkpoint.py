@@ -26,7 +26,7 @@ import shutil
 import socket
 import zlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from utils.console import warn
 from utils.errors import UserError
 from utils.formats.torch_archive import check_torch_file
 from utils.system import replace, sync
+from utils.training.position import Position
 from utils.weights.write import save_weights
 
 BEST = "best_model"
@@ -62,34 +63,6 @@ UNREADABLE = (-1, -1)
 LOCK_PATIENCE = 3.0
 # What some network file systems, which have no locks, say.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
-
-
-@dataclass
-class Position:
-    """How far a run has come, and what it has seen.
-
-    Attributes:
-        batch_size: images per step over all processes; a position within an epoch means nothing with another.
-        images: length of the training list, once it is known; the same holds for it.
-        plan: a checksum of an epoch's batch sizes, if they are not all the same; the same holds for it.
-        seed: of the run, once it is known.
-        epoch, step_in_epoch: the step to do next.
-        sums: of the processes' `Meter`s, over the epoch so far; None at its start.
-        random: each process's random state.
-        best: the best accuracy so far, by checkpoint name; of checkpoints in the run's folder only.
-        history: the figures of the finished epochs.
-    """
-
-    batch_size: int
-    images: int | None = None
-    plan: int | None = None
-    seed: int | None = None
-    epoch: int = 0
-    step_in_epoch: int = 0
-    sums: torch.Tensor | None = None
-    random: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, float] = field(default_factory=dict)
-    history: list[dict[str, float]] = field(default_factory=list)
 
 
 def _checksum(path: Path) -> int:

@@ -1,0 +1,36 @@
+"""How far a run has come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass
+class Position:
+    """How far a run has come, and what it has seen.
+
+    Attributes:
+        batch_size: images per step over all processes; a position within an epoch means nothing with another.
+        images: length of the training list, once it is known; the same holds for it.
+        plan: a checksum of an epoch's batch sizes, if they are not all the same; the same holds for it.
+        seed: of the run, once it is known.
+        epoch, step_in_epoch: the step to do next.
+        sums: of the processes' `Meter`s, over the epoch so far; None at its start.
+        random: each process's random state.
+        best: the best accuracy so far, by checkpoint name; of checkpoints in the run's folder only.
+        history: the figures of the finished epochs.
+    """
+
+    batch_size: int
+    images: int | None = None
+    plan: int | None = None
+    seed: int | None = None
+    epoch: int = 0
+    step_in_epoch: int = 0
+    sums: torch.Tensor | None = None
+    random: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
