@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.errors import OptionError
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 # A module, or another function of a feature map.
 Layer = Callable[[Tensor], Tensor]
@@ -26,6 +27,17 @@ class Stage(NamedTuple):
 
     stride: int
     channels: int
+
+
+def shapes_only(model: AnyModule) -> AnyModule:
+    """A copy of a network on the meta device: its tensors have shapes, and neither values nor memory."""
+    ghosts: dict[int, Any] = {}
+    for parameter in model.parameters():
+        ghost = torch.empty_like(parameter, device="meta")
+        ghosts[id(parameter)] = nn.Parameter(ghost, parameter.requires_grad)
+    for buffer in model.buffers():
+        ghosts[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(model, ghosts)
 
 
 class Network(nn.Module):
@@ -120,14 +132,9 @@ class Network(nn.Module):
 
     def describe_stages(self) -> tuple[Stage, ...]:
         """Stride and channels of each map of `forward_stages`. They are measured; only shapes are calculated."""
-        training, device = self.training, next(self.parameters()).device
-        shapes_only = FakeTensorMode(allow_non_fake_inputs=True)
-        self.eval()
-        try:
-            with contextlib.nullcontext() if device.type == "meta" else shapes_only, torch.no_grad():
-                maps = self._strided_maps(torch.empty(1, 3, self.image_size, self.image_size, device=device))
-        finally:
-            self.train(training)
+        with torch.no_grad():
+            images = torch.empty(1, 3, self.image_size, self.image_size, device="meta")
+            maps = shapes_only(self).eval()._strided_maps(images)
         return tuple(Stage(stride, x.shape[1]) for stride, x in maps)
 
     # --------------------------------------------------------------------------------------- how it is finetuned

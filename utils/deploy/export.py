@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import warnings
 from collections import Counter
@@ -19,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from models.fusion import fuse
-from models.network import Network
+from models.network import Network, shapes_only
 from utils.console import warn
 from utils.deploy.exported import load_exported
 from utils.deploy.network import DESCRIPTION, Description, sha256
@@ -184,7 +183,7 @@ class _Uses(TorchDispatchMode):
 def _foldable_pairs(model: nn.Module, images: Tensor) -> list[tuple[str, str]]:
     """Paths of each convolution of `model` and the batch-norm that alone uses its result."""
     # Shapes are enough: on the meta device nothing is computed.
-    ghost = copy.deepcopy(model).to("meta")
+    ghost = shapes_only(model)
     with torch.no_grad(), _Uses() as uses:
         ghost(images.to("meta"))
     paths = {
