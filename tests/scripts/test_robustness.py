@@ -249,6 +249,7 @@ def test_files_of_results_are_tried_first(command, weights, tiny_dataset, tmp_pa
 @pytest.mark.parametrize("missing", ["matplotlib.figure", "torch.utils.tensorboard"])
 def test_training_without_packages_for_curves(train_here, tiny_dataset, tmp_path, monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
+    train_here.draws_curves = True
     result = train_here(tiny_dataset, tmp_path)
     assert result.code == 0 and (tmp_path / NETWORK / "latest").exists()
     (warning,) = result.err.splitlines()

@@ -23,6 +23,7 @@ from utils.weights import load_pretrained, read_input_notes
 
 def test_a_run_writes_checkpoints_curves_and_lines(train_here, tiny_dataset, tmp_path):
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    train_here.draws_curves = True
     result = train_here(tiny_dataset, tmp_path, num_epochs=2, use_ema=True, save_iter=2)
     assert result.code == 0 and result.err == ""
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from launch import Running
 from safetensors.torch import load_file
 
 import train
 from utils.errors import LESS_MEMORY, run_script
+from utils.training import curves
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = "MobileNetV1_x0_25"
@@ -60,15 +62,22 @@ class Result:
 
 
 class InProcess:
-    """Calls train.py's main in this process, as `python train.py` does."""
+    """Calls train.py's main in this process, as `python train.py` does.
+
+    Attributes:
+        draws_curves: whether curves.png is drawn, which takes longer than a small run; if not, the file is empty.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self.monkeypatch = monkeypatch
         self.capsys = capsys
+        self.draws_curves = False
 
     def __call__(self, data_dir: Path, out: Path, **flags: object) -> Result:
         self.monkeypatch.setattr(sys, "argv", ["train.py", *command_line(data_dir, out, **flags)])
         self.capsys.readouterr()
+        if not self.draws_curves:
+            self.monkeypatch.setattr(curves, "draw_curves", lambda history, path: path.touch())
         try:
             with pytest.raises(SystemExit) as exit_:
                 run_script(train.main, LESS_MEMORY)
@@ -113,7 +122,7 @@ def run(data_dir: Path, out: Path, processes: int = 1, restarts: int = 0, **flag
     return output
 
 
-def wait_for(process: subprocess.Popen[str], pattern: str) -> list[str]:
+def wait_for(process: subprocess.Popen[str] | Running, pattern: str) -> list[str]:
     """Reads a running process's output up to a line with `pattern` in it; returns the lines."""
     lines = []
     for line in process.stdout:
