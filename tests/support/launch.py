@@ -1,4 +1,4 @@
-"""A script in several processes, as a launcher starts them, but forked from one that has imported everything: what
+"""A script in one process or several, as a launcher starts them, but forked from one that has imported everything: what
 takes seconds with a launcher takes a fraction of one.
 
 Beyond a launcher it notes which images are opened, and kills processes in the middle of their work.
@@ -13,7 +13,9 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,13 +45,57 @@ class Result:
         return self.codes[0]
 
 
-class Launcher:
-    """Runs scripts of the project in several processes."""
+class Running:
+    """A script that has been started, in a process group of its own: what tests need of a `subprocess.Popen`.
 
-    def __init__(self) -> None:
+    Attributes:
+        pid: of its process.
+        stdout: its lines on stdout and stderr.
+        returncode: its exit code (negative: killed by that signal), once `communicate` has returned.
+    """
+
+    def __init__(self, output: Path, code: Path) -> None:
+        self.stdout = open(output)  # noqa: SIM115
+        self.pid = int(self.stdout.readline())
+        self.returncode: int | None = None
+        self._code = code
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float = 60.0) -> tuple[str, None]:
+        """What it prints until it ends; it is killed when it takes longer than that many seconds."""
+        timer = threading.Timer(timeout, os.killpg, (self.pid, signal.SIGKILL))
+        timer.start()
+        with self.stdout:
+            output = self.stdout.read()
+        timer.cancel()
+        deadline = time.monotonic() + timeout
+        while not self._code.exists():
+            assert time.monotonic() < deadline, "its output has ended, and it runs on"
+            time.sleep(0.005)
+        self.returncode = int(self._code.read_text())
+        return output, None
+
+
+class Launcher:
+    """Runs scripts, in one process or in several.
+
+    Args:
+        project: whether they are the project's; those of others find PyTorch imported, and nothing of the project.
+    """
+
+    def __init__(self, project: bool = True) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+        if not project:
+            del environment["PYTHONPATH"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self._server = subprocess.Popen([sys.executable, __file__], env=environment, **pipes)
+        command = [sys.executable, __file__, *["project"] * project]
+        self._server = subprocess.Popen(command, env=environment, **pipes)
+        self._started = 0
 
     def __call__(
         self, script: str, count: int, folder: Path, *flags: str, kill: tuple[str, int] | None = None
@@ -63,35 +109,74 @@ class Launcher:
             flags: its command line.
             kill: who is killed (SIGKILL) when the last process opens its n-th image: "one", that process, or "all".
         """
-        job = {"script": str(ROOT / script), "count": count, "folder": str(folder), "flags": flags, "kill": kill}
-        for name in ("codes", "out", "err", "opened"):
+        for name in ("codes", "out", "err"):
             (folder / f".{name}").write_text("")
-        print(json.dumps(job), file=self._server.stdin, flush=True)
+        (folder / ".opened").unlink(missing_ok=True)
+        self._ask(script=str(ROOT / script), count=count, folder=str(folder), flags=flags, kill=kill)
         ended = int(self._server.stdout.readline())
+        (folder / ".opened").touch()
         codes, *lines = ((folder / f".{name}").read_text().splitlines() for name in ("codes", "out", "err", "opened"))
         return Result([int(code) for code in codes] or [ended] * count, *lines)
+
+    def start(self, script: str, folder: Path, *flags: str) -> Running:
+        """Starts a script in one process, and leaves it running."""
+        self._started += 1
+        output, code = (folder / f".{name}{self._started}" for name in ("output", "code"))
+        os.mkfifo(output)
+        files = {"output": str(output), "code": str(code)}
+        self._ask(script=str(ROOT / script), count=1, folder=str(folder), flags=flags, kill=None, **files)
+        return Running(output, code)
+
+    def _ask(self, **job: object) -> None:
+        print(json.dumps(job), file=self._server.stdin, flush=True)
 
     def close(self) -> None:
         self._server.stdin.close()
         assert self._server.wait(timeout=60) == 0
 
 
-def serve() -> None:
-    """Runs the jobs that come in on stdin, one after the other, and answers each with 0, or what killed all of it."""
-    sys.path.insert(0, str(ROOT))
-    import torch._dynamo  # which optimizers import  # noqa: F401
+def serve(project: bool) -> None:
+    """Runs the jobs that come in on stdin. What is not to be left running is answered with 0, or what killed it."""
+    if project:
+        sys.path.insert(0, str(ROOT))
+        # What a run imports late: its optimizer, and its curves.
+        import matplotlib.backends.backend_agg
+        import matplotlib.figure  # noqa: F401
+        import torch._dynamo
+        import torch.utils.tensorboard  # noqa: F401
 
-    import infer  # noqa: F401
-    import predict  # noqa: F401
-    import reader  # noqa: F401
-    import train  # noqa: F401
+        import infer  # noqa: F401
+        import predict  # noqa: F401
+        import reader  # noqa: F401
+        import train  # noqa: F401
 
     for line in sys.stdin:
+        job = json.loads(line)
         pid = os.fork()
         if not pid:
-            run_processes(json.loads(line))
-        _, status = os.waitpid(pid, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+            (run_beside if "output" in job else run_processes)(job)
+        if "output" not in job:
+            _, status = os.waitpid(pid, 0)
+            print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def run_beside(job: dict[str, Any]) -> None:
+    """Runs a job of one process, which first tells its number, notes its exit code, and ends this process."""
+    pid = os.fork()
+    if not pid:
+        os.setsid()
+        os.chdir(job["folder"])
+        output = os.open(job["output"], os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(output, stream)
+        os.close(output)
+        print(os.getpid(), flush=True)
+        run_process(job, 0, 0)
+    _, status = os.waitpid(pid, 0)
+    code = Path(job["code"])
+    code.with_suffix(".part").write_text(str(os.waitstatus_to_exitcode(status)))
+    code.with_suffix(".part").rename(code)
+    os._exit(0)
 
 
 def run_processes(job: dict[str, Any]) -> None:
@@ -140,14 +225,18 @@ def run_process(job: dict[str, Any], rank: int, port: int) -> None:
         runpy.run_path(job["script"], run_name="__main__")
     except SystemExit as end:
         code = end.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
     finally:
         sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
 
 
 def watch_images(kill: tuple[str, int] | None) -> None:
     """Notes each image that this process, or a worker of its, opens to read; kills as `Launcher` says."""
-    log = os.open(".opened", os.O_WRONLY | os.O_APPEND)
+    log = os.open(".opened", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     seen = 0
 
     def note(event: str, arguments: tuple) -> None:
@@ -165,4 +254,4 @@ def watch_images(kill: tuple[str, int] | None) -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    serve("project" in sys.argv)
