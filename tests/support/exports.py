@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -23,13 +24,18 @@ def describe(network: str, size: int, classes: int = 10) -> Description:
 
 
 def build(network: str, size: int = 64, classes: int = 10) -> nn.Module:
-    """A network whose batch-norms do something, with statistics that fit its activations, as after training.
+    """A network whose batch-norms do something."""
+    torch.manual_seed(0)
+    return with_fitting_statistics(models.build(network, class_dim=classes), size)
+
+
+def with_fitting_statistics(model: nn.Module, size: int) -> nn.Module:
+    """The network for inference; its batch-norms' statistics fit its activations, as after training.
 
     Their scales are below 1 on average, or deep networks would be chaotic: ResNeSt200 with scales around 1 makes of
     a change of 1e-7 in an image one of a third in the logits.
     """
-    torch.manual_seed(0)
-    model = models.build(network, class_dim=classes).train().requires_grad_(False)
+    model.train().requires_grad_(False)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.weight.uniform_(0.25, 0.75)
@@ -38,6 +44,19 @@ def build(network: str, size: int = 64, classes: int = 10) -> nn.Module:
     if norms:
         model(images(4, size))
     return model.eval()
+
+
+def smallest_network() -> nn.Module:
+    """A convolution and a linear layer named fc, for ten classes: what is exported in a moment."""
+    torch.manual_seed(0)
+    layers = {
+        "conv": nn.Conv2d(3, 4, 3, 2),
+        "relu": nn.ReLU(),
+        "pool": nn.AdaptiveAvgPool2d(1),
+        "flatten": nn.Flatten(),
+        "fc": nn.Linear(4, 10),
+    }
+    return nn.Sequential(OrderedDict(layers)).eval().requires_grad_(False)
 
 
 def images(count: int, size: int) -> torch.Tensor:
