@@ -3,6 +3,7 @@
 python predict.py --model_file=ResNet50/model --params_file=ResNet50/params --image_path=cat.jpg
 python predict.py --model_file=ResNet50/model --image_path=photos/ --topk=5 --save_json_path=results.txt
 python predict.py --model_file=PPLCNet_x1_0_infer/inference.pdmodel --image_path=cat.jpg
+python predict.py --model_file=ResNet50/model --serve_port=8866
 python -m torch.distributed.run --nproc_per_node=4 predict.py --model_file=ResNet50/model --image_path=photos/
 """
 
@@ -11,31 +12,24 @@ from __future__ import annotations
 import argparse
 import os
 
-from utils.errors import FlagError, run_script
+from utils.errors import FlagError, UserError, run_script
 from utils.flags import parse
 
 if __name__ == "__main__":
     parse("predict")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
 
 import torch
-from torch import Tensor
 
-from utils.deploy.exported import load_exported
-from utils.deploy.network import ExportedNetwork
+from utils.deploy.answering import classifier_by_flags, input_of, load_by_flags, precision_flag
 from utils.devices import gpu_of_process, named_device
-from utils.evaluation.classify import Classifier, Extractor, answer_images
+from utils.evaluation.classify import Extractor, answer_images
 from utils.evaluation.features import FeatureFile
-from utils.evaluation.meters import answer_thresholds
 from utils.evaluation.predictions import ResultFile
 from utils.flags.idle import note_idle_flags
-from utils.flags.inputs import given_input
-from utils.processes import check_agreement, process_group, rank, world_size
+from utils.processes import check_agreement, process_group, rank, refuse_several, world_size
 from utils.reading.build import eval_transform, infer_loader
-from utils.reading.class_names import Names, checked_names
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Loader
-from utils.reading.normalize import normalize
-from utils.reading.numbering import choose_names
 
 
 def main() -> None:
@@ -44,70 +38,42 @@ def main() -> None:
     check_features_path(args)
     dtype = choose_dtype(args)
     device = choose_device(args)
+    if args.serve_port is not None:
+        serve(args, device, dtype)
+        return
     with process_group(device):
         predict(args, device, dtype)
 
 
 def predict(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> None:
     """Classifies --image_path, a line per image; or writes the output that --features_path is for."""
+    if not args.image_path:
+        raise FlagError("--image_path is required, or --serve_port (see --help)")
     images = ImageList.find(args.image_path)
     check_agreement({**args.values(), "image_path": images.summary()})
-    network = load_exported(
-        args.model_file,
-        args.params_file,
-        device,
-        dtype,
-        engine=args.engine,
-        batch_size=min(args.batch_size, len(images)),
-        use_compile=args.use_compile,
-        use_tensorrt=args.use_tensorrt,
-        gpu_mem=args.gpu_mem and args.gpu_mem * 2**20,
-        may_use_cpu=not {"gpu_id", "device"} & args.given,
-        cpu_flag="--device=cpu" if args.device else "--gpu_id=-1",
-        input_flags=given_input(args),
-        output_name=args.output_name,
-        features=bool(args.features_path),
-    )
-    about = network.description
-
-    def prepare(pixels: Tensor) -> Tensor:
-        pixels = pixels.to(network.device, non_blocking=True)
-        return normalize(pixels, about.image_mean, about.image_std, network.memory_format, network.dtype)
+    network = load_by_flags(args, args.model_file, device, dtype, min(args.batch_size, len(images)))
 
     def open_loader(images: ImageList) -> Loader:
-        return infer_loader(args, images, eval_transform(about), rank(), world_size(), network.device.type == "cuda")
+        transform = eval_transform(network.description)
+        return infer_loader(args, images, transform, rank(), world_size(), network.device.type == "cuda")
 
-    precision_flag = "--use_fp16" if args.use_fp16 else "--use_bf16" if args.use_bf16 else None
     if args.features_path:
-        extractor = Extractor(network.features, prepare, precision_flag)
+        extractor = Extractor(network.features, input_of(network), precision_flag(args))
         answer_images(images, extractor, open_loader, lambda: FeatureFile(args.features_path, args.resume))
         return
-    if network.topk and "topk" not in args.given:
-        args.topk = min(network.topk, about.class_dim)
-    if "multi_label" not in args.given:
-        args.multi_label = about.multi_label
-    if "attributes" not in args.given and args.multi_label:
-        args.attributes = network.attributes
-    noted = about.threshold if args.multi_label == about.multi_label else None
-    thresholds = answer_thresholds(args, about.class_dim, args.multi_label, noted)
-    names = class_names(args, network)
-    classifier = Classifier(network, prepare, names, args.topk, precision_flag, thresholds, args.attributes)
+    classifier = classifier_by_flags(args, network)
     scores = classifier.scores_per_image
     answer_images(images, classifier, open_loader, lambda: ResultFile(args.save_json_path, scores, args.resume))
 
 
-def class_names(args: argparse.Namespace, network: ExportedNetwork) -> Names:
-    """The names of --class_names or --class_map_path, or those that the network was exported with, if it was with any.
-
-    Raises:
-        FlagError: they are fewer than --topk.
-    """
-    about = network.description
-    if args.topk > about.class_dim and not args.multi_label:
-        raise FlagError(f"--topk {args.topk} is more than the {about.class_dim} classes of {about.network}")
-    if args.class_names:
-        return checked_names(args.class_names, about.class_dim)
-    return choose_names(args.class_map_path or None, about.class_dim, about.class_names)
+def serve(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> None:
+    """Answers requests until it is told to end."""
+    refuse_several("--serve_port")
+    try:
+        from utils.serving.server import run
+    except ModuleNotFoundError as error:
+        raise UserError(f"--serve_port needs the package {error.name}: pip install -r requirements-serve.txt") from None
+    run(args, device, dtype)
 
 
 def check_features_path(args: argparse.Namespace) -> None:

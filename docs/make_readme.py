@@ -37,6 +37,7 @@ CHINESE_GROUPS = {
     "Distillation": "蒸馏",
     "Measuring and debugging": "测量与调试",
     "Inference": "推理与导出",
+    "Serving": "服务",
     "Evaluation": "评估",
     "Averaged parameters": "滑动平均参数",
     "Conversion": "权重转换",

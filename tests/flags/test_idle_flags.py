@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
 
+from utils import PIXELS_VARIABLE
 from utils.flags import parse
 from utils.flags.idle import CONDITIONS, note_idle_flags
 
@@ -112,6 +114,12 @@ REQUIRED = {
 }
 
 
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """--max_image_pixels sets a variable, which later processes would inherit."""
+    monkeypatch.setenv(PIXELS_VARIABLE, os.environ[PIXELS_VARIABLE])
+
+
 def named(capsys, script, words) -> list[str]:
     """The flags that are said to do nothing."""
     note_idle_flags(parse(script, [*words, *REQUIRED.get(script, [])]))
@@ -138,6 +146,16 @@ def test_flags_of_other_scripts(script, flag, active, capsys):
 def test_the_device_counts_for_more_than_a_number_of_a_gpu(capsys):
     assert named(capsys, "predict", ["--gpu_id=0"]) == []
     assert named(capsys, "predict", ["--gpu_id=0", "--device=cpu"]) == ["gpu_id"]
+
+
+SERVER = ["serve_host", "serve_wait", "serve_requests", "serve_images", "serve_megabytes"]
+LISTS = ["image_path", "save_json_path", "features_path", "resume", "reader_buf_size"]
+
+
+def test_a_server_reads_no_list(capsys):
+    server, lists = ([f"--{name}=1" for name in names] for names in (SERVER, LISTS))
+    assert named(capsys, "predict", [*server, *lists]) == SERVER
+    assert named(capsys, "predict", [*server, *lists, "--serve_port=0"]) == LISTS
 
 
 def test_predict_has_none_of_the_others(capsys):
@@ -168,4 +186,9 @@ def test_the_number_of_labels_is_not_asked_for(capsys):
 
 def test_every_condition_is_tested():
     tested = {flag.removeprefix("--").split("=")[0] for flag in (*(c[0] for c in CASES), *(o[1] for o in OTHERS))}
-    assert {name for names, *_ in CONDITIONS for name in names} == tested | {"sync_bn", "use_fp16", "topk", "gpu_id"}
+    assert {name for names, *_ in CONDITIONS for name in names} == tested | set(SERVER + LISTS) | {
+        "sync_bn",
+        "use_fp16",
+        "topk",
+        "gpu_id",
+    }

@@ -25,6 +25,7 @@ PLAN = {
     "weights": {"programs", "formats", "flags", "ground", "models"},
     "evaluation": {"weights", "reading", "formats", "flags", "ground", "models"},
     "training": {"evaluation", "weights", "reading", "formats", "flags", "ground", "models"},
+    "serving": {"deploy", "evaluation", "weights", "programs", "reading", "formats", "flags", "ground", "models"},
     "deploy": {"evaluation", "weights", "programs", "reading", "formats", "flags", "ground", "models"},
 }
 GROUND = {"errors", "files", "console", "processes", "devices", "system", "torchvision_compat"}

@@ -5,14 +5,14 @@ Which output of a network stands for what, and the words, are PaddleClas's.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
-from utils.evaluation.predictions import Prediction, escaped, not_finite
+from utils.evaluation.predictions import Prediction, not_finite
 
 _AGES = ("AgeLess18", "Age18-60", "AgeOver60")
 _DIRECTIONS = ("Front", "Side", "Back")
@@ -88,10 +88,9 @@ class Attributes(Prediction):
     attributes: list[str] = field(default_factory=list)
     output: list[int] = field(default_factory=list)
 
-    def line(self) -> str:
-        """`NAME<tab>{"attributes": [...], "output": [...], "score": [...]}`."""
-        result = {"attributes": self.attributes, "output": self.output, "score": self.score}
-        return f"{escaped(self.image)}\t{json.dumps(result, ensure_ascii=False)}"
+    def values(self) -> dict[str, list[Any]]:
+        """`{"attributes": [...], "output": [...], "score": [...]}`."""
+        return {"attributes": self.attributes, "output": self.output, "score": self.score}
 
 
 def attributes_found(

@@ -81,7 +81,10 @@ class Classifier:
 
     def __call__(self, pixels: Tensor, names: Sequence[str]) -> list[Prediction]:
         """The classes of images, given their pixels and names; raises `UserError` for scores that are none."""
-        logits = self.network(self.prepare(pixels))
+        return self.answers(self.network(self.prepare(pixels)), names)
+
+    def answers(self, logits: Tensor, names: Sequence[str]) -> list[Prediction]:
+        """The same, given the network's logits (N, classes)."""
         if isinstance(self.thresholds, float):
             return list(second_of_two(logits, names, self.class_names, self.thresholds, self.precision_flag))
         if not isinstance(self.thresholds, int | None):

@@ -53,12 +53,16 @@ class Prediction:
     classes: list[int]
     class_name: list[str | None] | None = None
 
-    def line(self) -> str:
-        """`NAME<tab>{"score": [...], "class": [...], "class_name": [...]}`, without class_name if no name is known."""
+    def values(self) -> dict[str, list[Any]]:
+        """`{"score": [...], "class": [...], "class_name": [...]}`, without class_name if no name is known."""
         result: dict[str, list[Any]] = {"score": self.score, "class": self.classes}
         if self.class_name is not None:
             result["class_name"] = self.class_name
-        return f"{escaped(self.image)}\t{json.dumps(result, ensure_ascii=False)}"
+        return result
+
+    def line(self) -> str:
+        """The image's name, a tab, and the values in JSON."""
+        return f"{escaped(self.image)}\t{json.dumps(self.values(), ensure_ascii=False)}"
 
 
 def top_predictions(

@@ -211,6 +211,16 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
         lambda args: args.inference_format == "onnx",
         "it is of --inference_format=onnx, and that is {inference_format}",
     ),
+    (
+        ("serve_host", "serve_wait", "serve_requests", "serve_images", "serve_megabytes"),
+        lambda args: args.serve_port is not None,
+        "it needs --serve_port",
+    ),
+    (
+        ("image_path", "save_json_path", "features_path", "resume", "reader_buf_size"),
+        lambda args: args.serve_port is None,
+        "--serve_port={serve_port} answers requests",
+    ),
     (("calibration_images",), lambda args: args.calibration_dir, "it needs --calibration_dir"),
     (("max_image_pixels",), lambda args: not args.use_dali, "DALI has no such limit"),
     (

@@ -463,7 +463,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              choices=("person", "vehicle", "table")),
         Flag("image_path", str, None, IP,
              "The image, or images: a file, a folder, a list file (.txt), a pattern such as 'photos/*.jpg'. infer: not "
-             "given, the folder --data_dir.", required=("predict",)),
+             "given, the folder --data_dir. predict: required, but with --serve_port."),
         Flag("save_json_path", str, None, (*IP, "eval"),
              "File for the results. infer, predict: a line per image, its name, a tab and a JSON object. eval: one "
              "JSON object; with --crop_sweep, a list of one per size.",
@@ -497,6 +497,21 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("gpu_id", int, 0, ("predict",), "GPU to use; below 0: the CPU."),
         Flag("gpu_mem", positive_int, None, ("predict",),
              "GPU memory that PyTorch or ONNX Runtime may allocate, in MB. Not given: all there is."),
+    ),
+    "Serving": (
+        Flag("serve_port", number(int, 0, 65535), None, ("predict",),
+             "Answer requests by HTTP at this port instead of classifying --image_path; 0: any that is free. "
+             "--model_file may then be a folder of exports, each in a folder of its own. Needs "
+             "requirements-serve.txt."),
+        Flag("serve_host", str, "127.0.0.1", ("predict",),
+             "Address to listen at. The default is heard on this machine alone; 0.0.0.0 listens to all others."),
+        Flag("serve_wait", number(float, 0, 10000), 5.0, ("predict",),
+             "Milliseconds that an image waits at most for others of its batch, of up to --batch_size (not given: "
+             "16). --reader_thread processes decode (not given: 8, or as many as there are processors)."),
+        Flag("serve_requests", positive_int, 128, ("predict",),
+             "Requests that are answered at a time; others get the status 429."),
+        Flag("serve_images", positive_int, 64, ("predict",), "Images that a request may have."),
+        Flag("serve_megabytes", positive_int, 32, ("predict",), "Megabytes (2^20 bytes) that a request may have."),
     ),
     "Evaluation": (
         Flag("crop_num", int, 1, ("eval",),

@@ -1,0 +1,1 @@
+"""The server of exported networks: predict.py --serve_port."""

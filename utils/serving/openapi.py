@@ -1,0 +1,168 @@
+"""GET /openapi.json: what the server takes and answers, by OpenAPI 3.1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from utils.serving.refusal import Limits
+
+# Statuses of a refusal, beside those of a single route.
+_REFUSALS = {
+    "400": "The request cannot be read, or an image of it.",
+    "401": "The key is missing or wrong.",
+    "404": "No such network.",
+    "408": "The request took too long to arrive.",
+    "413": "The request, or an image of it, is too large, or there are too many images.",
+    "415": "A type of content that is not taken.",
+    "429": "Too many requests at a time: try again.",
+    "500": "The network's answer is none.",
+    "503": "A part of the server has failed, or has too little memory: try again.",
+}
+_IMAGES = {"type": "array", "items": {"type": "string", "contentEncoding": "base64"}, "minItems": 1}
+_SHAPE = {"type": "array", "items": {"type": "integer"}}
+_PREDICTION = {
+    "type": "object",
+    "properties": {
+        "image": {"type": "string"},
+        "score": {"type": "array", "items": {"type": "number"}},
+        "class": {"type": "array", "items": {"type": "integer"}},
+        "class_name": {"type": "array", "items": {"type": ["string", "null"]}},
+    },
+    "required": ["image", "score"],
+}
+_TENSOR = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "datatype": {"enum": ["BYTES", "UINT8", "FP32"]},
+        "shape": _SHAPE,
+        "parameters": {"type": "object"},
+        "data": {"type": "array"},
+    },
+    "required": ["name", "datatype", "shape"],
+}
+
+
+def _object(required: list[str], **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": required}
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def _operation(
+    summary: str, content: dict[str, Any], *parameters: str, body: dict[str, Any] | None = None, **more: Any
+) -> dict[str, Any]:
+    """An operation; with a body it may be refused for what that is."""
+    error = {"$ref": "#/components/schemas/Refusal"}
+    statuses = [*_REFUSALS] if body else ["401", *(["404"] if parameters else [])]
+    responses: dict[str, Any] = {"200": {"description": "The answer.", "content": content}}
+    responses |= {status: {"description": _REFUSALS[status], "content": _json(error)} for status in statuses}
+    found: dict[str, Any] = {"summary": summary, "responses": responses}
+    path = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in parameters]
+    if path or more:
+        found["parameters"] = [*path, *more.get("parameters", [])]
+    if body:
+        found["requestBody"] = {"required": True, "content": body}
+    return found
+
+
+def _predict(*parameters: str) -> dict[str, Any]:
+    topk = {"name": "topk", "in": "query", "schema": {"type": "integer", "minimum": 1}}
+    prediction = {"type": "array", "items": {"type": "object"}}
+    answer = {
+        "anyOf": [
+            _object(
+                ["model", "predictions"], model={"type": "string"}, predictions={"type": "array", "items": _PREDICTION}
+            ),
+            _object(
+                ["msg", "results", "status"],
+                msg={"type": "string"},
+                results=_object(["prediction", "elapse"], prediction=prediction, elapse={"type": "number"}),
+                status={"type": "string"},
+            ),
+        ]
+    }
+    as_array = _object(
+        ["images", "revert_params"],
+        images={"type": "string", "contentEncoding": "base64"},
+        revert_params=_object(
+            ["shape", "dtype"], shape=_SHAPE, dtype={"enum": ["uint8", "float16", "float32", "float64"]}
+        ),
+        top_k={"type": "integer", "minimum": 1},
+    )
+    as_files = _object(["images"], images=_IMAGES, top_k={"type": "integer", "minimum": 1})
+    form = {
+        "type": "object",
+        "properties": {"image": {"type": "string", "contentMediaType": "application/octet-stream"}},
+        "required": ["image"],
+    }
+    body = {
+        **_json({"anyOf": [as_files, as_array]}),
+        "multipart/form-data": {"schema": form},
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+    }
+    return _operation("Classify images", _json(answer), *parameters, body=body, parameters=[topk])
+
+
+def _infer(*parameters: str) -> dict[str, Any]:
+    wanted = _object(["name"], name={"enum": ["probabilities", "logits"]}, parameters={"type": "object"})
+    request = _object(
+        ["inputs"],
+        id={"type": "string"},
+        parameters={"type": "object"},
+        inputs={"type": "array", "items": _TENSOR, "minItems": 1, "maxItems": 1},
+        outputs={"type": "array", "items": wanted},
+    )
+    answer = _object(
+        ["model_name", "outputs"],
+        model_name={"type": "string"},
+        model_version={"type": "string"},
+        id={"type": "string"},
+        outputs={"type": "array", "items": _TENSOR},
+    )
+    content = {**_json(answer), "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+    return _operation("Infer, by the Open Inference Protocol", content, *parameters, body=_json(request))
+
+
+def document(limits: Limits) -> dict[str, Any]:
+    """The description of a server with these limits."""
+    plain = {"type": "object"}
+    text = {"text/plain": {"schema": {"type": "string"}}}
+    index = _operation("The networks", _json({"type": "array", "items": plain}))
+    index["responses"] |= {status: {"description": _REFUSALS[status]} for status in ("408", "413", "429")}
+    paths: dict[str, Any] = {
+        "/": {"get": _operation("A page for people", {"text/html": {"schema": {"type": "string"}}})},
+        "/health": {"get": _operation("Whether the server is up, and which networks it has", _json(plain))},
+        "/metrics": {"get": _operation("Figures for Prometheus", text)},
+        "/openapi.json": {"get": _operation("This description", _json(plain))},
+        "/predict": {"post": _predict()},
+        "/predict/{model}": {"post": _predict("model")},
+        "/v2": {"get": _operation("The server", _json(plain))},
+        "/v2/health/live": {"get": _operation("Whether the server is up", _json(plain))},
+        "/v2/health/ready": {"get": _operation("Whether it answers", _json(plain))},
+        "/v2/repository/index": {"post": index},
+    }
+    for version in ((), ("version",)):
+        names, path = ("model", *version), "/v2/models/{model}" + ("/versions/{version}" if version else "")
+        paths |= {
+            path: {"get": _operation("What a network takes and gives", _json(plain), *names)},
+            f"{path}/ready": {"get": _operation("Whether a network answers", _json(plain), *names)},
+            f"{path}/infer": {"post": _infer(*names)},
+        }
+    refusal = _object(["error"], error={"type": "string"}, msg={"type": "string"}, status={"type": "string"})
+    about = (
+        f"A request may have {limits.images} images and {limits.body} bytes, an image {limits.pixels} pixels; "
+        f"{limits.requests} requests are answered at a time."
+    )
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Image classification", "version": "1", "description": about},
+        "paths": paths,
+        "components": {
+            "schemas": {"Refusal": refusal},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{}, {"key": []}],
+    }

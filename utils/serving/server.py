@@ -1,0 +1,84 @@
+"""Starts the server, and ends it when it has answered what it took."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+
+import torch
+import uvicorn
+
+from utils.console import log, warn
+from utils.deploy.answering import classifier_by_flags, load_by_flags
+from utils.deploy.network import ExportedNetwork
+from utils.errors import FlagError, reason
+from utils.evaluation.classify import Classifier
+from utils.serving.app import build_app
+from utils.serving.decoders import Decoders
+from utils.serving.metrics import Metrics
+from utils.serving.refusal import Limits
+from utils.serving.repository import Repository
+from utils.serving.service import Service
+from utils.system import usable_processors
+
+# The environment variable of the key.
+KEY = "SERVE_API_KEY"
+# Images of a batch, and processes that decode, where --batch_size and --reader_thread are not given.
+BATCH_SIZE = 16
+WORKERS = 8
+# Connections that are open at a time, most of them waiting for another request.
+CONNECTIONS = 4096
+
+
+def build_service(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Service:
+    """The networks, loaded, and all that is around them, by the flags; errors are those of `load_exported`."""
+    batch_size = args.batch_size if "batch_size" in args.given else BATCH_SIZE
+
+    def load(model_file: str) -> tuple[ExportedNetwork, Classifier]:
+        network = load_by_flags(args, model_file, device, dtype, batch_size)
+        return network, classifier_by_flags(args, network)
+
+    metrics = Metrics()
+    limits = Limits(args.serve_requests, args.serve_images, args.serve_megabytes << 20, args.max_image_pixels)
+    repository = Repository(args.model_file, args.params_file, load, batch_size, args.serve_wait / 1000, metrics)
+    workers = min(args.reader_thread if "reader_thread" in args.given else WORKERS, usable_processors())
+    return Service(repository, Decoders(workers, limits.pixels), limits, metrics)
+
+
+def run(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> None:
+    """Serves until SIGTERM or Ctrl-C: then nothing new is taken, and what was taken is answered."""
+    listener = _listen(args.serve_host, args.serve_port)
+    service = build_service(args, device, dtype)
+    key = os.environ.get(KEY, "")
+    host, port = listener.getsockname()[:2]
+    log(f"{', '.join(sorted(service.repository.served))}: http://{f'[{host}]' if ':' in host else host}:{port}/")
+    if not key and args.serve_host not in ("127.0.0.1", "::1", "localhost"):
+        warn(f"--serve_host {args.serve_host}: whoever reaches this address may ask: the variable {KEY} sets a key")
+    config = uvicorn.Config(
+        build_app(service, key),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=30,
+    )
+    # Uvicorn ends by the signal that it was told to end by; to have ended as asked is no error.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGINT, lambda *_: None)
+    uvicorn.Server(config).run(sockets=[listener])
+    log("everything that was taken is answered")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket at the address of the flags; raises `FlagError`."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except (OSError, UnicodeError) as error:
+        why = reason(error) if isinstance(error, OSError) else "not a name"
+        raise FlagError(f"--serve_host {host} --serve_port {port}: {why}: give another one") from None
+    return listener
