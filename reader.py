@@ -11,6 +11,10 @@ As a script it shows what the network sees, or checks a dataset:
     python reader.py --data_dir=data/ILSVRC2012 --use_aa=True --show=grid.png
     python reader.py --data_dir=data/ILSVRC2012 --check
 
+Or makes one of class folders that are not in train/ and val/:
+
+    python reader.py --data_dir=flowers --split=0.2
+
 The reader itself is utils/reading/; this is its front. No floating point image crosses a process or the bus.
 """
 
@@ -60,6 +64,7 @@ from utils.reading.loader import Batch, Loader
 from utils.reading.normalize import normalize
 from utils.reading.numbering import check_parts, known_names
 from utils.reading.opencv_loader import OpenCVLoader
+from utils.reading.split import split_class_folders
 from utils.reading.transforms import EvalTransform, TrainTransform
 from utils.training.loss import Targets
 from utils.training.mixing import mix
@@ -152,9 +157,12 @@ def main() -> None:
     args = parse("reader")
     if args.check not in (None, "*", "train", "val"):
         raise FlagError(f"--check={args.check}: give train or val, or nothing for both")
-    if not args.show and not args.check:
-        raise FlagError("nothing to do: give --show=FILE.png or --check")
+    if not args.show and not args.check and not args.split:
+        raise FlagError("nothing to do: give --show=FILE.png, --check or --split=0.2")
     note_idle_flags(args)
+    if args.split:
+        refuse_several("--split")
+        split_class_folders(args.data_dir, args.split, args.random_seed or 0)
     if args.show:
         refuse_several("--show")
         show(args)

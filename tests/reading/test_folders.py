@@ -161,7 +161,8 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
         ("val.txt", "val", "; val.txt is there: rename it to val_list.txt, if its lines are `relative/path label`"),
         ("training_list.txt", "train", "; training_list.txt is there: rename it to train_list.txt, if its lines are"),
         ("Train/a/1.jpg", "train", "; Train/ is there: rename it to train, if it is that"),
-        ("cats/1.jpg", "train", "; if cats are classes, move them into train/"),
+        ("cats/1.jpg", "train", "; if cats are classes, reader.py --data_dir={} --split=0.2 holds out a fifth of each"),
+        ("train/cats/1.jpg", "val", "; reader.py --data_dir={} --split=0.2 holds out a fifth of each class in train/"),
     ],
 )
 def test_what_is_there_in_place_of_a_missing_part(tmp_path, there, part, said):
@@ -169,7 +170,7 @@ def test_what_is_there_in_place_of_a_missing_part(tmp_path, there, part, said):
     (tmp_path / there).touch()
     with pytest.raises(UserError) as caught:
         open_dataset(str(tmp_path), part, 3)
-    assert f"nor tar shards {part}*.tar{said}" in str(caught.value)
+    assert f"nor tar shards {part}*.tar{said.format(tmp_path)}" in str(caught.value)
 
 
 def test_a_data_set_one_folder_deeper(tmp_path):

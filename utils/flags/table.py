@@ -339,6 +339,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("check", str, None, ("reader",),
              "Read every image once, of train and val or of the part given, and report unreadable files, labels and "
              "sizes.", length="?"),
+        Flag("split", number(float, 0, 1, above=True, below=True), None, ("reader",),
+             "Hold out this share of every class for validation, such as 0.2: train_list.txt and val_list.txt are "
+             "written into --data_dir, a folder of class folders. --random_seed draws others."),
     ),
     "Switches": (
         Flag("validate", boolean, True, T, "Validate after each epoch."),

@@ -165,6 +165,9 @@ def _near_miss(data_dir: str, split: str) -> str:
     parent, own = os.path.split(whole)
     if own.lower() in (*_OTHER_NAMES["train"], *_OTHER_NAMES["val"]) and os.path.exists(os.path.join(parent, split)):
         return f"; it is itself a part of a data set: give --data_dir={parent}"
+    if split == "val" and "train" in folders and class_folders(os.path.join(data_dir, "train")):
+        return f"; reader.py --data_dir={data_dir} --split=0.2 holds out a fifth of each class in train/"
     if split == "train" and folders:
-        return f"; if {', '.join(folders[:3])}{', ...' * (len(folders) > 3)} are classes, move them into train/"
+        names = f"{', '.join(folders[:3])}{', ...' * (len(folders) > 3)}"
+        return f"; if {names} are classes, reader.py --data_dir={data_dir} --split=0.2 holds out a fifth of each"
     return ""
