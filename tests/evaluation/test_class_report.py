@@ -14,6 +14,7 @@ from utils.errors import UserError
 from utils.evaluation.class_report import (
     MAX_CONFUSION,
     ClassMeter,
+    draw_confusion,
     looks_permuted,
     read_label_map,
     write_class_table,
@@ -163,3 +164,9 @@ def test_a_permutation_is_told_from_a_bad_network():
     assert not looks_permuted(meter_of(labels // 10, labels, 50))
     # Too few images to tell.
     assert not looks_permuted(meter_of(permutation[labels][:100], labels[:100], 50))
+
+
+def test_counts_in_the_picture_of_the_matrix():
+    confusion = torch.tensor([[7, 0], [123_456, 2]])
+    (axes, _) = draw_confusion(confusion, []).axes
+    assert {text.get_position(): text.get_text() for text in axes.texts} == {(0, 0): "7", (0, 1): "123k", (1, 1): "2"}

@@ -10,7 +10,7 @@ from torch import nn
 
 import models
 from utils.errors import FlagError, UserError
-from utils.evaluation.pictures import BAR, PANEL_WIDTH, draw, grad_cam, save_picture
+from utils.evaluation.pictures import BAR, PANEL_WIDTH, draw, grad_cam, save_picture, save_pictures
 from utils.evaluation.predictions import Prediction
 
 
@@ -91,3 +91,24 @@ def test_files(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write"):
         save_picture(picture, str(tmp_path / "file"), "a.jpg")
+
+
+def test_a_last_map_too_coarse_to_show_a_place(capsys):
+    """Of 2 x 2 places: the one before is shown, and it is said once."""
+    images = torch.zeros(1, 3, 32, 32)
+    images[:, 0, 0:8, 0:8] = 1
+    model = Colours().eval()
+    model.pool = nn.AvgPool2d(4)
+    model.forward = lambda x: model.pool(model.map(x)).mean((2, 3))
+    heats = [grad_cam(model, images, [0]) for _ in range(2)]
+    assert (heats[0][:, 16:] == 0).all() and (heats[0][:, :4, :4] > 0.9).all()
+    assert capsys.readouterr().err.count("is 2 x 2, too coarse") == 1
+
+
+def test_a_picture_that_fails_is_left_out(tmp_path, capsys, monkeypatch):
+    """Here for a name that is too long with .jpg behind it; it is said once."""
+    monkeypatch.setattr("utils.evaluation.pictures._left_out", [])
+    answers = [Prediction(name, [1.0], [0]) for name in ("x" * 254, "y" * 254, "z.png")]
+    save_pictures(str(tmp_path), torch.zeros(3, 8, 8, 3, dtype=torch.uint8), answers)
+    assert [path.name for path in tmp_path.iterdir()] == ["z.png.jpg"]
+    assert capsys.readouterr().err.count("--vis_dir: cannot write ") == 1

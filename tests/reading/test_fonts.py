@@ -10,6 +10,7 @@ import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
+from PIL import Image
 
 from utils.evaluation.pictures import draw
 from utils.evaluation.predictions import Prediction
@@ -92,3 +93,12 @@ def test_pictures_are_drawn_with_it(machine, tmp_path):
     assert caption.sum() > 80 and caption.any(0).sum() < 16
     panel = np.asarray(draw(pixels, Prediction("x.jpg", [1.0], [0], ["猫"])).convert("L"))[30:50, 240:270] < 128
     assert panel.sum() > 80
+
+
+def test_captions_end_before_the_next_one(tmp_path):
+    """Of small pictures they have more room than these."""
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    write_grid(str(tmp_path / "grid.png"), [pixels] * 2, ["a very long name of a class, of several"] * 2, 2)
+    grid = np.asarray(Image.open(tmp_path / "grid.png"))
+    left, right = np.split(grid[32:], 2, axis=1)
+    assert grid.shape[1] == 2 * 124 and (left == right).all() and (left < 255).any() and (left[:, -4:] == 255).all()

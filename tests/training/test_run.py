@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from training import NETWORK, SMALL, assert_same_checkpoint, losses
 
 import utils.training.guards
 from utils.errors import run_script
 from utils.training.checkpoint import find_checkpoint, read_state
+from utils.training.curves import Curves, leave_out_peaks
+from utils.training.journal import shown_time
 
 
 def test_mixed_images_have_no_training_accuracy(train_here, tiny_dataset, tmp_path):
@@ -30,6 +33,9 @@ def test_max_iter_stops_and_saves(train_here, tiny_dataset, tmp_path):
     result = train_here(tiny_dataset, tmp_path, num_epochs=5, max_iter=4)
     assert result.code == 0
     assert len(losses(result.out)) == 4
+    lines = re.findall(r"^\[.*train batch.* (epoch . of 5.*)$", result.out, re.MULTILINE)
+    assert lines[0] == "epoch 1 of 5" and re.fullmatch(r"epoch 1 of 5, \d+ s left", lines[1])
+    assert lines[-1] == "epoch 2 of 5" and re.search(r"\[End pass 0\].*, epoch 1 of 5, \d+ s left$", result.out, re.M)
     assert re.search(r"^saved in .*: latest, best_model \(test_acc1 [\d.]+\), curves.png$", result.out, re.MULTILINE)
     assert {"0", "step_4", "latest"} <= {path.name for path in (tmp_path / NETWORK).iterdir()}
 
@@ -58,10 +64,10 @@ def test_lines_go_to_a_file_though_there_is_a_bar(train_here, tiny_dataset, tmp_
     """As in `python train.py > log` in a terminal: the bar is on stderr."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     result = train_here(tiny_dataset, tmp_path, validate=False)
-    assert len(losses(result.out)) == 3 and "epoch 0" in result.err
+    assert len(losses(result.out)) == 3 and "epoch 1 of 1" in result.err
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     result = train_here(tiny_dataset, tmp_path / "terminal", validate=False)
-    assert not losses(result.out) and "epoch 0" in result.err
+    assert not losses(result.out) and "epoch 1 of 1" in result.err
 
 
 # ----------------------------------------------------------------------------------------------------- what goes wrong
@@ -111,7 +117,7 @@ def test_a_loss_scale_that_stays_too_high(train_here, tiny_dataset, tmp_path, mo
     flags = FLOAT16 | {"scale_loss": 1e12, "use_dynamic_loss_scaling": False}
     result = train_here(tiny_dataset, tmp_path, **flags)
     assert result.code == 1 and f"{expected} (learning rate 0.01, loss scale 1e+12): lower --scale_loss" in result.error
-    assert "loss scale 1e+12, skipped 1\n" in result.out
+    assert "loss scale 1e+12, skipped 1, epoch 1 of 1" in result.out
     assert not (tmp_path / NETWORK / "latest").exists()
 
 
@@ -344,3 +350,31 @@ def test_other_things_in_the_folder_of_a_run(train_here, finished, tiny_dataset,
     assert len(re.findall("warning: the curves in .* are not complete", result.err)) == 1
     assert (run / "step_notes").is_dir() and (run / "tensorboard").read_text() == "mine"
     assert (run / "2").is_dir() and not (run / "1").exists()
+
+
+def test_times_are_told_in_two_units():
+    told = {8: "8 s", 99: "99 s", 120: "2 min", 5999: "1 h 40 min", 172800: "2 d 0 h", 270000: "3 d 3 h"}
+    assert {seconds: shown_time(seconds) for seconds in told} == told
+
+
+def test_losses_far_out_do_not_flatten_the_rest():
+    figure = Figure()
+    axes, calm = figure.subplots(1, 2)
+    axes.plot([20.0, 2.5, 2.2, 2.0, 1.9, 1.8])
+    calm.plot([7.0, 4.0, 3.0, 2.5, 2.3, 2.2])
+    for each in (axes, calm):
+        each.set_title("loss")
+        leave_out_peaks(each)
+    assert axes.get_ylim()[1] < 3 and axes.get_title() == "loss (up to 20)"
+    assert calm.get_ylim()[1] > 7 and calm.get_title() == "loss"
+
+
+def test_curves_never_end_a_run(tmp_path, monkeypatch, capsys):
+    """TensorBoard fails in a folder whose name is not in UTF-8; whatever Matplotlib raises, it is a warning, too."""
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter", lambda folder: "\udcff".encode())
+    monkeypatch.setattr("utils.training.curves.draw_curves", lambda history, file: 1 / 0)
+    with Curves(tmp_path) as curves:
+        for epoch in range(2):
+            curves.epoch(epoch, {"train_loss": 1.0})
+    assert json.loads((tmp_path / "curves.json").read_text())[1] == {"epoch": 1, "train_loss": 1.0}
+    assert capsys.readouterr().err.count("are not complete: 'utf-8' codec can't encode") == 1

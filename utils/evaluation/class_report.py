@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -168,8 +169,23 @@ def draw_confusion(confusion: Tensor, names: Names) -> Figure:
             style["fontproperties"] = FontProperties(fname=text.font)
         axes.set_xticks(range(classes), text.lines, rotation=90, **style)
         axes.set_yticks(range(classes), text.lines, **style)
+        for (label, prediction), count in np.ndenumerate(confusion.numpy()):
+            if count:
+                light = shares[label, prediction] < 0.6  # the colours end in yellow
+                axes.text(
+                    prediction, label, shown_count(count), ha="center", va="center", fontsize=6 if classes > 5 else 9,
+                    color="white" if light else "black",
+                )  # fmt: skip
     figure.colorbar(image, shrink=0.7, label="share of the label's images")
     return figure
+
+
+def shown_count(count: int) -> str:
+    """A number of images in five letters at most: above 99,999 in thousands or millions."""
+    for unit, sign in ((1_000_000, "M"), (1_000, "k")):
+        if count >= 100 * unit:
+            return f"{count // unit}{sign}"
+    return str(count)
 
 
 def looks_permuted(meter: ClassMeter) -> bool:

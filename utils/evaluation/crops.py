@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from models.network import main_output
+from utils.console import warn
+from utils.errors import one_line
 from utils.files import write_text, written_whole
 
 
@@ -45,7 +47,7 @@ class AverageOverCrops:
 
 
 def write_sweep(path: Path, sizes: Sequence[int], rows: Sequence[dict[str, float]], title: str) -> None:
-    """Writes accuracy over crop size: `path`, a CSV file, and a plot beside it, .png.
+    """Writes accuracy over crop size: `path`, a CSV file, and a plot beside it, .png, unless that cannot be drawn.
 
     Args:
         path: the CSV file.
@@ -54,15 +56,23 @@ def write_sweep(path: Path, sizes: Sequence[int], rows: Sequence[dict[str, float
         title: of the plot.
 
     Raises:
-        UserError: they cannot be written.
+        UserError: the figures cannot be written.
     """
-    from matplotlib.figure import Figure
-
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["crop_size", *rows[0]])
     writer.writerows([size, *row.values()] for size, row in zip(sizes, rows, strict=True))
     write_text(path, text.getvalue(), "--crop_sweep_path")
+    try:
+        _plot_sweep(path.with_suffix(".png"), sizes, rows, title)
+    except Exception as error:  # whatever a drawing library comes up with: the figures are known
+        warn(f"--crop_sweep_path {path}: the plot cannot be drawn ({one_line(error)})")
+
+
+def _plot_sweep(path: Path, sizes: Sequence[int], rows: Sequence[dict[str, float]], title: str) -> None:
+    """The plot of `write_sweep`."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for name in [name for name in rows[0] if name.startswith("test_acc")]:
@@ -70,5 +80,5 @@ def write_sweep(path: Path, sizes: Sequence[int], rows: Sequence[dict[str, float
     axes.set(xlabel="crop size", ylabel="accuracy (%)", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
-    with written_whole(path.with_suffix(".png"), "--crop_sweep_path") as temporary:
+    with written_whole(path, "--crop_sweep_path") as temporary:
         figure.savefig(temporary, format="png", dpi=150)

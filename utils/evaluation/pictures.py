@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from utils.errors import FlagError, UserError
+from utils.console import warn
+from utils.errors import FlagError, UserError, one_line
 from utils.evaluation.predictions import Prediction
-from utils.reading.fonts import drawable
+from utils.reading.fonts import drawable, fitted
+
+# Places in either direction that a map needs to show where something is.
+FINE = 4
 
 PANEL_WIDTH = 300
 ROW_HEIGHT = 44
@@ -27,7 +32,8 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Sequence[int]) -> Tensor
     """Where a network saw what speaks for a class (Grad-CAM, Selvaraju et al., arXiv:1610.02391).
 
     The last feature map's channels are summed, each weighted by the mean of the class's gradient to it; what is
-    negative speaks for other classes and is left out.
+    negative speaks for other classes and is left out. Where small images leave a last map of less than `FINE` x `FINE`
+    places, which would show nothing, it is the last one that is finer, if there is one.
 
     Args:
         model: in evaluation mode.
@@ -41,10 +47,13 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Sequence[int]) -> Tensor
         FlagError: the network ends without a feature map.
     """
     maps: list[Tensor] = []
+    fine: list[Tensor] = []
 
     def note(module: nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, Tensor) and output.dim() > 2 and output.shape[2:].numel() > 1:
             maps[:] = [output]
+            if output.dim() == 4 and len(output) == len(images) and min(_sides(output)) >= FINE:
+                fine[:] = [output]
 
     hooks = [module.register_forward_hook(note) for module in model.modules() if module is not model]
     try:
@@ -53,16 +62,37 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Sequence[int]) -> Tensor
             if not maps or maps[0].dim() != 4:
                 raise FlagError(f"--grad_cam: {type(model).__name__} does not end with a feature map")
             score = logits.gather(1, torch.as_tensor(classes, device=logits.device)[:, None]).sum()
-            (gradient,) = torch.autograd.grad(score, maps)
+            chosen = maps[0]
+            if min(_sides(chosen)) < FINE:
+                chosen = fine[0] if fine else chosen
+                _note_coarse(_sides(maps[0]), _sides(chosen))
+            (gradient,) = torch.autograd.grad(score, chosen)
     finally:
         for hook in hooks:
             hook.remove()
-    features = maps[0].detach()
-    if features.shape[1] == features.shape[2] != features.shape[3]:  # (N, H, W, C)
-        features, gradient = features.permute(0, 3, 1, 2), gradient.permute(0, 3, 1, 2)
+    features, gradient = _channels_first(chosen.detach()), _channels_first(gradient)
     heat = (features * gradient.mean((2, 3), keepdim=True)).sum(1, keepdim=True).relu().float()
     heat = F.interpolate(heat, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     return heat / heat.amax((1, 2), keepdim=True).clamp_min(torch.finfo(heat.dtype).tiny)
+
+
+def _channels_first(features: Tensor) -> Tensor:
+    """A feature map as (N, C, H, W), though it may be (N, H, W, C)."""
+    by_place = features.shape[1] == features.shape[2] != features.shape[3]
+    return features.permute(0, 3, 1, 2) if by_place else features
+
+
+def _sides(features: Tensor) -> tuple[int, int]:
+    """Height and width of a feature map."""
+    height, width = _channels_first(features).shape[2:]
+    return height, width
+
+
+@cache
+def _note_coarse(last: tuple[int, int], shown: tuple[int, int]) -> None:
+    """Says once of a network that its last feature map is too small to show a place in the image."""
+    what = "and none before is finer" if shown == last else f"the map shown is an earlier one, {shown[0]} x {shown[1]}"
+    warn(f"--grad_cam: the last feature map is {last[0]} x {last[1]}, too coarse to show where something is; {what}")
 
 
 def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
@@ -97,24 +127,17 @@ def draw(pixels: np.ndarray, prediction: Prediction, heat: np.ndarray | None = N
     title = drawable([prediction.image], [prediction.image.encode("ascii", "replace").decode()])
     font, small = text.pillow_font(15), title.pillow_font(12)
     left, right = width + 12, width + PANEL_WIDTH - 12
-    pen.text((left, 8), _fitted(title.lines[0], small, right - left), INK, small)
+    pen.text((left, 8), fitted(title.lines[0], small, right - left), INK, small)
     for row, (score, name) in enumerate(zip(prediction.score, text.lines, strict=True)):
         top = 30 + row * ROW_HEIGHT
         percent = f"{score:.1%}"
         room = right - left - font.getlength(percent) - 8
-        pen.text((left, top), _fitted(name, font, room), INK, font)
+        pen.text((left, top), fitted(name, font, room), INK, font)
         pen.text((right - font.getlength(percent), top), percent, INK, font)
         pen.rectangle((left, top + 22, right, top + 32), TRACK)
         if score > 0:
             pen.rectangle((left, top + 22, left + score * (right - left), top + 32), BAR)
     return picture
-
-
-def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
-    """`text`, cut short if it is wider than `width` pixels."""
-    while font.getlength(text) > width:
-        text = text[:-2].rstrip(" ,") + "…"
-    return text
 
 
 def save_picture(picture: Image.Image, folder: str, image: str) -> None:
@@ -135,10 +158,16 @@ def save_picture(picture: Image.Image, folder: str, image: str) -> None:
         raise UserError(f"--vis_dir: cannot write {path}: {error.strerror or error}") from None
 
 
+# Images without a picture: one warning is enough.
+_left_out: list[str] = []
+
+
 def save_pictures(
     folder: str, pixels: Tensor, predictions: Sequence[Prediction], heats: np.ndarray | None = None
 ) -> None:
     """Writes a picture of each image of a batch and its best classes.
+
+    What cannot be drawn or written is left out, with a warning for the first: the answers do not depend on it.
 
     Args:
         folder: see `save_picture`.
@@ -148,4 +177,10 @@ def save_pictures(
     """
     for number, (image, prediction) in enumerate(zip(pixels.numpy(), predictions, strict=True)):
         heat = None if heats is None else heats[number]
-        save_picture(draw(image, prediction, heat), folder, prediction.image)
+        try:
+            save_picture(draw(image, prediction, heat), folder, prediction.image)
+        except Exception as error:  # of a full disk, a name too long, or whatever fonts come up with
+            if not _left_out:
+                why = one_line(error) if isinstance(error, UserError) else f"--vis_dir: {one_line(error)}"
+                warn(f"{why}; this picture is left out, and so are others that fail")
+            _left_out.append(prediction.image)

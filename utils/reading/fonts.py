@@ -61,6 +61,13 @@ def drawable(texts: Sequence[str], instead: Sequence[str]) -> Text:
     return Text(lines, font)
 
 
+def fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
+    """`text`, cut short if it is wider than `width` pixels."""
+    while text.strip("…") and font.getlength(text) > width:
+        text = text[:-2].rstrip(" ,") + "…"
+    return text
+
+
 _sized = cache(ImageFont.truetype)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 
@@ -10,7 +11,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from utils.errors import UserError, reason
-from utils.reading.fonts import drawable
+from utils.reading.fonts import drawable, fitted
+
+# Pixels that a caption may take below a picture that is narrower.
+CAPTION_WIDTH = 120
 
 
 def write_grid(
@@ -31,13 +35,17 @@ def write_grid(
         UserError: it cannot be written.
     """
     height, width = pictures[0].shape[:2]
-    rows = -(-len(pictures) // columns)
-    grid = Image.new("RGB", (columns * (width + 4), rows * (height + 24)), (255, 255, 255))
-    pen, text = ImageDraw.Draw(grid), drawable(captions, captions if instead is None else instead)
+    text = drawable(captions, captions if instead is None else instead)
     font = text.pillow_font(14)
+    # Small pictures lie wider apart, for the sake of their captions.
+    longest = math.ceil(max(map(font.getlength, text.lines)))
+    room = max(width, min(longest, CAPTION_WIDTH))
+    rows = -(-len(pictures) // columns)
+    grid = Image.new("RGB", (columns * (room + 4), rows * (height + 24)), (255, 255, 255))
+    pen = ImageDraw.Draw(grid)
     for number, (picture, caption) in enumerate(zip(pictures, text.lines, strict=True)):
-        top, left = number // columns * (height + 24), number % columns * (width + 4)
-        pen.text((left + 2, top + height + 3), caption, (0, 0, 0), font)
+        top, left = number // columns * (height + 24), number % columns * (room + 4)
+        pen.text((left, top + height + 3), fitted(caption, font, room), (0, 0, 0), font)
         grid.paste(Image.fromarray(np.ascontiguousarray(picture)), (left, top))
     suffix = os.path.splitext(path)[1].lower() or ".png"
     options = [cv2.IMWRITE_JPEG_QUALITY, 85] if suffix in (".jpg", ".jpeg") else []

@@ -7,10 +7,16 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from utils.console import warn
-from utils.errors import UserError
+from utils.errors import one_line
 from utils.files import written_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class Curves:
@@ -37,12 +43,13 @@ class Curves:
 
     @contextlib.contextmanager
     def _spared(self) -> Iterator[None]:
-        """Neither a full disk nor a missing package ends a run for its curves: one warning, then they are left out."""
+        """Nothing ends a run for its curves, whatever the libraries that write them raise: of a full disk, a package
+        that is missing, a folder's name that is not in UTF-8. There is one warning, then they are left out."""
         try:
             yield
-        except (OSError, UserError, ImportError) as error:
+        except Exception as error:
             if not self._warned:
-                warn(f"the curves in {self.folder} are not complete: {error}")
+                warn(f"the curves in {self.folder} are not complete: {one_line(error)}")
             self._warned = True
 
     def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
@@ -108,7 +115,23 @@ def draw_curves(history: list[dict[str, float]], path: Path) -> None:
                 axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 30 else None)
         axes.set_xlabel("epoch")
         axes.set_title({"acc": "accuracy", "lr": "learning rate"}.get(title, title))
+        if title == "loss":
+            leave_out_peaks(axes)
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize="small")
     figure.savefig(path, dpi=110, format="png")
+
+
+def leave_out_peaks(axes: Axes) -> None:
+    """Ends the axis of the losses below those that lie far above all others, as the first of a run may: they would
+    flatten the rest. The title says how high they go."""
+    losses = np.concatenate([np.empty(0), *(np.asarray(line.get_ydata(), float) for line in axes.lines)])
+    if not len(losses):
+        return
+    low, high = np.percentile(losses, (25, 75))
+    usual = losses[losses <= high + 3 * (high - low)]  # by Tukey's rule what is above is far out
+    if len(usual) < len(losses):
+        margin = 0.05 * (usual.max() - usual.min())
+        axes.set_ylim(usual.min() - margin, usual.max() + margin)
+        axes.set_title(f"{axes.get_title()} (up to {losses.max():.3g})")

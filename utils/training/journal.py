@@ -41,14 +41,17 @@ class Journal:
         self._names = training_meter(args, torch.device("cpu")).names
         self._accuracy = not (args.use_mixup or args.use_cutmix)  # hits on mixed images mean nothing
         self._bar: Any = None  # of the epoch under way
+        self._epoch_steps = 0  # of a whole epoch, once that is known
+        self._done, self._began = 0, time.perf_counter()  # steps of this process, and when it started
         # Since the last line of a step: steps, seconds that they waited for the reader, and when it was printed.
         self._steps, self._waited, self._clock = 0, 0.0, time.perf_counter()
 
     def read(self, batches: Iterable[T], count: int) -> Iterator[T]:
         """The batches of an epoch of `count` steps, with a progress bar, and the time that is waited for them taken."""
-        position = self._position
+        position, self._epoch_steps = self._position, count
         self._restart_clock()
-        with progress(count, f"epoch {position.epoch}", position.step_in_epoch) as self._bar:
+        title = f"epoch {position.epoch + 1} of {self._args.num_epochs}"
+        with progress(count, title, position.step_in_epoch) as self._bar:
             batches = iter(batches)
             while True:
                 asked = time.perf_counter()
@@ -64,6 +67,7 @@ class Journal:
     def count_step(self) -> None:
         """Takes in that a step is done; before its line, if it gets one."""
         self._steps += 1
+        self._done += 1
         self._bar.update()
 
     def step(self, number: int, sums: Tensor) -> None:
@@ -84,6 +88,7 @@ class Journal:
             line += f", loss scale {self._step.scaler.get_scale():g}"
         if values["skipped"]:
             line += f", skipped {values['skipped']:.0f}"
+        line += f", {self._progress(self._position.epoch * self._epoch_steps + number + 1)}"
         if self._bar.disable or not sys.stdout.isatty():  # the bar is on stderr, the lines may go to a file
             log(line)
         if not self._bar.disable:
@@ -110,10 +115,26 @@ class Journal:
             figures[f"{name}_loss"] = values["loss"]
             if accuracy:
                 figures |= {f"{name}_{figure}": value for figure, value in named(values, self._names).items()}
+        fields.append(self._progress((position.epoch + 1) * self._epoch_steps))
         log(f"[End pass {position.epoch}]  {', '.join(fields)}")
         if self._curves is not None:
             self._curves.epoch(position.epoch, figures)
             position.history = self._curves.history
+
+    def _progress(self, steps: int) -> str:
+        """The epoch, of how many, and the time that is left: at the pace of this process so far, validations included.
+
+        Args:
+            steps: of the run that are done.
+        """
+        args = self._args
+        text = f"epoch {self._position.epoch + 1} of {args.num_epochs}"
+        left = args.num_epochs * self._epoch_steps - steps
+        if args.max_iter > 0:
+            left = min(left, args.max_iter - self._step.step)
+        if left <= 0 or self._done < 2:  # the first step has all that is done once
+            return text
+        return f"{text}, {shown_time((time.perf_counter() - self._began) / self._done * left)} left"
 
     def end(self, folder: Path, interrupted: bool) -> None:
         """Says where the results are, and how a run that was interrupted goes on."""
@@ -124,6 +145,18 @@ class Journal:
             log(f"saved in {folder}: {', '.join(name + figures.get(name, '') for name in names)}")
         if interrupted:
             log("stopped on request: the same command with --checkpoint=auto goes on from there")
+
+
+def shown_time(seconds: float) -> str:
+    """A duration: seconds, minutes, hours and minutes, or days and hours."""
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if minutes < 100:
+        return f"{minutes} min"
+    if hours < 48:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{hours // 24} d {hours % 24} h"
 
 
 def shown_rate(rate: float) -> str:
