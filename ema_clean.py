@@ -18,7 +18,7 @@ if __name__ == "__main__":
     parse("ema_clean")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
 
 from utils.console import log
-from utils.files import written_whole
+from utils.files import check_can_write_into, written_whole
 from utils.formats.paddle import write_variable
 from utils.processes import refuse_several
 from utils.training.checkpoint import EMA_WEIGHTS, WEIGHTS
@@ -35,6 +35,7 @@ def main() -> None:
     source, target = Path(args.ema_model_dir), Path(args.cleaned_model_dir)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"--cleaned_model_dir: {target} exists already: give a new folder")
+    check_can_write_into(target, "--cleaned_model_dir")
 
     if (source / WEIGHTS).is_file():
         if not (source / EMA_WEIGHTS).is_file():

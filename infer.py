@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from models.network import Network
-from utils.console import log
+from utils.console import is_main_process, log
 from utils.deploy.calibration import CalibrationBatches, choose_images
 from utils.deploy.export import save_inference
 from utils.deploy.network import Description
@@ -37,6 +37,7 @@ from utils.evaluation.meters import answer_thresholds
 from utils.evaluation.names import class_names
 from utils.evaluation.pictures import grad_cam, save_pictures
 from utils.evaluation.predictions import Prediction, ResultFile
+from utils.files import check_can_write_into
 from utils.flags.idle import note_idle_flags
 from utils.flags.inputs import INPUT_FLAGS
 from utils.processes import broadcast_object, check_agreement, process_group, rank, refuse_several, world_size
@@ -109,6 +110,8 @@ def export(args: argparse.Namespace) -> None:
     description = Description(args.model, list(class_names(args)), **values, **labels)
     calibration_images = choose_images(args) if args.calibration_dir else None
     folder = Path(args.save_inference_dir or args.model)
+    if rank() == 0:
+        check_can_write_into(folder, "--save_inference")
     if calibration_images is not None:
         check_agreement({**args.values(), "calibration_dir": calibration_images.summary()})
     model_file = None
@@ -130,6 +133,8 @@ def infer(args: argparse.Namespace, device: torch.device) -> None:
     names = () if args.features_path else class_names(args)
     where = "image_path" if args.image_path else "data_dir"
     images = ImageList.find(getattr(args, where))
+    if args.vis_dir and is_main_process():
+        check_can_write_into(Path(args.vis_dir), "--vis_dir")
     if args.vis_dir and os.path.realpath(args.vis_dir) == os.path.realpath(images.root):
         raise FlagError(f"--vis_dir {args.vis_dir}: the pictures would be written over the images: give another folder")
     check_agreement({**args.values(), where: images.summary()})
@@ -161,7 +166,8 @@ def infer(args: argparse.Namespace, device: torch.device) -> None:
         answer_images(images, extractor, open_loader, partial(FeatureFile, args.features_path, args.resume))
     else:
         answer = classify_and_show if args.vis_dir else classifier
-        open_results = partial(ResultFile, args.save_json_path, classifier.scores_per_image, args.resume)
+        asked_for = "save_json_path" in args.given
+        open_results = partial(ResultFile, args.save_json_path, classifier.scores_per_image, args.resume, asked_for)
         answer_images(images, answer, open_loader, open_results)
 
 

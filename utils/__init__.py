@@ -1,6 +1,17 @@
 """What the scripts share: one module per concern."""
 
 import os
+import sys
+
+# Cron jobs and daemons may be started with their standard streams closed. The next files opened would get the numbers
+# of these, and have what libraries print written into them; and Python has None in place of the streams.
+for _number, _name, _mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+    try:
+        os.fstat(_number)
+    except OSError:
+        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest number that is free: this one
+    if getattr(sys, _name) is None:
+        setattr(sys, _name, open(os.devnull, _mode))  # noqa: SIM115 (until the process ends)
 
 # OpenMP threads that wait for one another spin by default. On a processor that they share with reader workers, or with
 # other users, that makes training steps many times slower; sleeping costs next to nothing. OpenMP reads this once,

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from utils.errors import UserError
+from utils.errors import UserError, say_on_stderr
 
 
 def is_main_process() -> bool:
@@ -27,7 +27,7 @@ def log(line: str) -> None:
 def warn(line: str) -> None:
     """Prints a warning on stderr, from the main process only."""
     if is_main_process():
-        print(f"warning: {line}", file=sys.stderr, flush=True)
+        say_on_stderr(f"warning: {line}")
 
 
 def progress(total: int, description: str, initial: int = 0) -> Any:

@@ -38,7 +38,7 @@ from utils.deploy.export import (
 from utils.deploy.onnx_export import onnx_form
 from utils.deploy.paddle_model import PaddleModel, read_paddle
 from utils.deploy.quantize import quantize
-from utils.files import written_together
+from utils.files import check_can_write_into, written_together
 from utils.flags.idle import note_idle_flags
 from utils.flags.inputs import INPUT_FLAGS, given_input
 from utils.formats.inference_model import is_inference_model
@@ -80,6 +80,7 @@ def check_flags(args: argparse.Namespace, output: Path) -> None:
     if args.calibration_dir and args.inference_format != "onnx":
         raise FlagError("--calibration_dir goes with --inference_format=onnx")
     check_format(args.inference_format)
+    check_can_write_into(output.parent if output.suffix == PACKAGE else output, "--output")
 
 
 def convert(args: argparse.Namespace, model: PaddleModel, folder: Path) -> None:

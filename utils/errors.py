@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -55,12 +57,18 @@ def report(message: str, script: str | None = None) -> None:
         script: name to put before it; None: that of the script that runs.
     """
     flush_output()
-    print(f"{script or os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr, flush=True)
+    say_on_stderr(f"{script or os.path.basename(sys.argv[0])}: error: {message}")
+
+
+def say_on_stderr(line: str) -> None:
+    """Prints a line on stderr, unless that goes to a full disk or to nobody: nothing is lost but the line."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def report_interruption() -> None:
     """Says that Ctrl-C has ended the script."""
-    print(f"{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr, flush=True)
+    say_on_stderr(f"{os.path.basename(sys.argv[0])}: interrupted")
 
 
 def report_once(message: str, script: str | None = None) -> None:
@@ -88,6 +96,19 @@ def cut(text: str, length: int) -> str:
 def reason(error: OSError) -> str:
     """What the system says was wrong with a file, without the file's name."""
     return (error.strerror or str(error)).lower()
+
+
+def of_writing(error: BaseException) -> str | None:
+    """Why a file could not be written. None for any other error."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    # Writers of PyTorch and safetensors have errors of their own, told by name and text as below. Where they were given
+    # a file of Python's, it is said before what was wrong.
+    if type(error).__name__ != "SafetensorError" and not re.search(r"inline_container|StreamWriter", str(error)):
+        return None
+    if isinstance(error.__context__, OSError):
+        return of_writing(error.__context__)
+    return str(error).splitlines()[0]
 
 
 def of_the_machine(error: BaseException, less_memory: str = FREE_MEMORY) -> str | None:

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import mmap
 import os
+import shutil
+import signal
+import socket
+import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
-from utils.errors import UserError
+from utils import system
+from utils.console import warn
+from utils.errors import UserError, of_writing
 from utils.system import replace, sync
 
-# Smaller files are read, not mapped: a mapped one stays open, and a process may have 1,024 open files.
-_SMALL = 1 << 20
+# Files of up to so many bytes are read, not mapped: a mapped one stays open, and a process may have 1,024 open files;
+# and one that is cut short while it is mapped ends the process without a word (SIGBUS).
+LARGE = 1 << 28
 
 
-def read_file(path: Path) -> bytes | mmap.mmap:
-    """The content of a file; of a large one it is mapped into memory, and read where it is looked at.
+def read_file(path: Path, limit: int = LARGE) -> bytes | mmap.mmap:
+    """The content of a file; of one that is longer than `limit` it is mapped into memory, and read where it is looked
+    at.
 
     Raises:
         OSError: it cannot be read.
     """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        if size < _SMALL:
+        if size <= max(0, limit):
             return file.read(size)  # no more: a device never ends
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
@@ -45,25 +55,54 @@ def check_can_write(path: Path, flag: str) -> None:
     Raises:
         UserError: naming `flag`, if it cannot.
     """
+    if is_stream(path):  # to open a pipe would wait for its reader
+        if not os.access(path, os.W_OK):
+            raise UserError(f"{flag}: cannot write {path}: Permission denied")
+        return
     existed = os.path.exists(path)  # False, too, of a path that cannot be
-    try:
+    with _explained(path, flag):
         path.parent.mkdir(parents=True, exist_ok=True)
         open(path, "ab").close()
         if not existed:
-            path.unlink()
-    except OSError as error:
-        raise UserError(f"{flag}: cannot write {path}: {error.strerror}") from None
+            Path(os.path.realpath(path)).unlink()  # a link that leads to nothing stays
+        tempfile.TemporaryFile(dir=path.parent).close()  # it is written beside it first
+
+
+def check_can_write_into(folder: Path, flag: str) -> None:
+    """The same for a folder, which need not be there yet."""
+    with _explained(folder, flag), _there(folder):
+        tempfile.TemporaryFile(dir=folder).close()
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path leads to a device, a pipe or a stream of this process: it is written to, never replaced."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    of_process = os.fspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/"))
+    return of_process or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 @contextmanager
 def written_whole(path: Path, flag: str) -> Iterator[Path]:
     """Lends a temporary path for a file or folder, and renames what was written there to `path` at the end.
 
+    Where `path` is a link, what it leads to is replaced; to a device or a pipe the content is copied.
+
     Raises:
         UserError: naming `flag`, if it cannot be written; nothing is left behind then.
     """
-    with _explained(path, flag), _moved_into(path.parent) as folder:
-        yield folder / path.name
+    with _explained(path, flag):
+        if is_stream(path):
+            with tempfile.TemporaryDirectory() as folder:
+                yield Path(folder, path.name)
+                with open(Path(folder, path.name), "rb") as source, open(path, "ab") as target:
+                    shutil.copyfileobj(source, target)
+            return
+        path = Path(os.path.realpath(path))
+        with _moved_into(path.parent) as folder:
+            yield folder / path.name
 
 
 @contextmanager
@@ -80,20 +119,29 @@ def written_together(folder: Path, flag: str) -> Iterator[Path]:
 
 @contextmanager
 def _explained(path: Path, flag: str) -> Iterator[None]:
-    """Turns what the system says into a `UserError`."""
+    """Turns what the system says, or a library that writes, into a `UserError`."""
     try:
         yield
-    except OSError as error:
-        raise UserError(f"{flag}: cannot write {path}: {error.strerror or error}") from None
+    except Exception as error:
+        if (why := of_writing(error)) is None:
+            raise
+        raise UserError(f"{flag}: cannot write {path}: {why}") from None
+
+
+# What the folders of files that are being written are called, with the machine that does.
+_UNFINISHED = ".unfinished."
 
 
 @contextmanager
 def _moved_into(folder: Path) -> Iterator[Path]:
     """Lends a folder of its own within `folder`, on the same disk, and moves everything from there up at the end."""
-    existed = folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix=".unfinished.", dir=folder, ignore_cleanup_errors=True) as name:
+    own = f"{_UNFINISHED}{socket.gethostname()}."
+    with _tidy_when_told_to_end(), _there(folder):
+        _clear_away(folder, own)
+        with (
+            tempfile.TemporaryDirectory(prefix=own, dir=folder, ignore_cleanup_errors=True) as name,
+            system.held(Path(name)),
+        ):
             temporary = Path(name)
             yield temporary
             for path in temporary.rglob("*"):
@@ -102,7 +150,63 @@ def _moved_into(folder: Path) -> Iterator[Path]:
                 replace(path, folder / path.name)
             with suppress(OSError):  # not all file systems do that
                 sync(folder)
+
+
+@contextmanager
+def _there(folder: Path) -> Iterator[None]:
+    """Makes a folder, and takes it away again if there is nothing in it after the block."""
+    existed = folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
     finally:
         if not existed:
             with suppress(OSError):  # it is not empty if all went well
                 folder.rmdir()
+
+
+@contextmanager
+def _tidy_when_told_to_end() -> Iterator[None]:
+    """Has SIGTERM and SIGHUP, where they end the process, end the block first; told again, the process ends at once."""
+    received: list[int] = []
+
+    def end_block(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        received.append(number)
+        raise KeyboardInterrupt
+
+    numbers = []
+    if threading.current_thread() is threading.main_thread():  # no other may
+        known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        numbers = [number for number in known if signal.getsignal(number) == signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, end_block)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+        if received:
+            os.kill(os.getpid(), received[0])
+
+
+@cache
+def _name_left(folder: Path) -> None:
+    """Says once what only its user can know to be left over."""
+    warn(f"{folder} is of a process of another machine: delete it, unless that is still writing")
+
+
+def _clear_away(folder: Path, own: str) -> None:
+    """Deletes what killed processes of this machine left unfinished in a folder, and names what may be in use.
+
+    Args:
+        folder: where to look.
+        own: what the names of this machine's begin with.
+    """
+    for left in folder.glob(f"{_UNFINISHED}*"):
+        if not left.name.startswith(own):
+            _name_left(left)
+            continue
+        with system.held(left) as is_free:
+            if is_free:
+                shutil.rmtree(left, ignore_errors=True)

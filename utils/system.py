@@ -86,6 +86,34 @@ def sync(path: str | Path) -> None:
 
 
 @contextlib.contextmanager
+def held(folder: str | Path) -> Iterator[bool]:
+    """Holds a lock on a folder, to say that it is in use, for the block or as long as the process lives.
+
+    Yields:
+        Whether nobody else held it. Windows, and some file systems, have no locks on folders: there it is False, too.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens none, or it has just gone
+        yield False
+        return
+    try:
+        yield _lock(handle)
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (OSError, ImportError):
+        return False
+    return True
+
+
+@contextlib.contextmanager
 def signals_kept_from_children(*numbers: int) -> Iterator[None]:
     """Processes that are started in the block do not get these signals, from their first moment on.
 

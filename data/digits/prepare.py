@@ -38,7 +38,8 @@ def held_out(labels: np.ndarray) -> np.ndarray:
 def write(path: Path, scan: np.ndarray) -> None:
     """Writes a scan, uint8 (8, 8), enlarged to `SIZE`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), cv2.resize(scan, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC))
+    enlarged = cv2.resize(scan, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
+    path.write_bytes(cv2.imencode(path.suffix, enlarged)[1].tobytes())  # imwrite would not say that the disk is full
 
 
 def main() -> None:

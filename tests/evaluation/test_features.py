@@ -121,3 +121,12 @@ def test_what_a_full_disk_left_is_resumed(tmp_path):
         assert file.done == set("012345")  # 128 bytes of header, 12 for a row
         file.write(numbered(6, 9))
     assert_numbered(tmp_path / "f.npy", 9)
+
+
+def test_a_folder_in_the_way_of_the_finished_file(tmp_path):
+    (tmp_path / "f.npy").mkdir()
+    with (
+        pytest.raises(UserError, match=r"^--features_path .*f.npy: is a directory$"),
+        FeatureFile(str(tmp_path / "f.npy")) as file,
+    ):
+        file.write(numbered(0, 3))

@@ -97,3 +97,22 @@ def test_a_full_disk_names_the_file(tmp_path, capsys):
             file.write(list(top_predictions(torch.eye(2)[:1], [f"{number}.jpg"], "xy", 1)))
     lines = (tmp_path / "r.txt").read_text().splitlines(keepends=True)
     assert len(lines) >= 2 and "".join(lines[:-1]) == capsys.readouterr().out
+
+
+def test_a_file_that_nobody_asked_for(tmp_path, capsys):
+    """It is named at the end; where it cannot be written, the results are printed all the same."""
+    (found,) = top_predictions(torch.tensor([[0.0, 5.0]]), ["a.jpg"], [], 1)
+    for folder, said in ((tmp_path, "these results are in "), (tmp_path / "file", "cannot be written (")):
+        with ResultFile(str(folder / "test_res.json"), 1, asked_for=False) as file:
+            file.write([found])
+        output = capsys.readouterr()
+        assert output.out.startswith("a.jpg\t") and said in output.out + output.err
+        (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="--save_json_path"):
+        ResultFile(str(tmp_path / "file" / "x"), 1)
+
+
+def test_results_into_a_device(capsys):
+    with ResultFile(os.devnull, 1, resume=True) as file:
+        file.write(list(top_predictions(torch.tensor([[0.0, 5.0]]), ["a.jpg"], [], 1)))
+    assert capsys.readouterr().out.startswith("a.jpg\t")

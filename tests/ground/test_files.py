@@ -6,13 +6,23 @@ import errno
 import mmap
 import os
 import resource
+import signal
+import socket
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import SafetensorError
 
 from utils import files
+from utils.console import warn
 from utils.errors import UserError
-from utils.files import check_can_write, read_file, write_text, written_together, written_whole
+from utils.files import check_can_write, check_can_write_into, read_file, write_text, written_together, written_whole
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_text_replaces_what_was_there(tmp_path):
@@ -67,8 +77,8 @@ def test_looking_whether_a_file_can_be_written_changes_nothing(tmp_path):
     assert path.read_text() == "kept"
 
 
-def test_what_a_killed_run_left_is_not_taken(tmp_path, monkeypatch):
-    """Its temporary folder stays, for nobody can remove it; the next run, or one at the same time, has its own."""
+def test_two_runs_that_write_the_same(tmp_path, monkeypatch):
+    """A run at the same time has a temporary folder of its own, and leaves that of the first alone."""
     path = tmp_path / "weights"
     lent = []
     with written_whole(path, "--output") as temporary:
@@ -119,9 +129,9 @@ def test_files_that_belong_together_appear_together(tmp_path):
 
 
 def test_files_are_read_or_mapped_by_their_size(tmp_path):
-    for size, kind in ((0, bytes), (1000, bytes), (2 << 20, mmap.mmap)):
+    for size, kind in ((0, bytes), (1000, bytes), (1001, mmap.mmap)):
         (tmp_path / "x").write_bytes(bytes(size))
-        content = read_file(tmp_path / "x")
+        content = read_file(tmp_path / "x", 1000)
         assert isinstance(content, kind) and bytes(content) == bytes(size)
     with pytest.raises(FileNotFoundError):
         read_file(tmp_path / "missing")
@@ -137,3 +147,81 @@ def test_a_folder_may_have_more_files_than_a_process_may_open(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert len(contents) == 100
+
+
+def test_a_device_is_written_to_and_a_link_stays_one(tmp_path):
+    pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "file"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    link.symlink_to(file)
+    for path in (pipe, link):
+        check_can_write(path, "--save_json_path")
+        write_text(path, "text", "--save_json_path")
+    assert os.read(reader, 10) == b"text" and stat.S_ISFIFO(pipe.stat().st_mode)
+    assert link.is_symlink() and file.read_text() == "text"
+    os.close(reader)
+
+
+def test_looking_whether_a_folder_can_be_written_into_changes_nothing(tmp_path):
+    check_can_write_into(tmp_path / "new", "--vis_dir")
+    assert not os.listdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--vis_dir: cannot write .*file: File exists"):
+        check_can_write_into(tmp_path / "file", "--vis_dir")
+
+
+def test_what_killed_runs_left_is_deleted_or_named(tmp_path, capsys):
+    """That of this machine, unless somebody still holds it, goes with the next run; another machine's is named."""
+    left = tmp_path / f".unfinished.{socket.gethostname()}.abc"
+    other = tmp_path / ".unfinished.elsewhere.abc"
+    for folder in (left, other):
+        folder.mkdir()
+        (folder / "half").touch()
+    write_text(tmp_path / "x", "text", "--output")
+    assert sorted(os.listdir(tmp_path)) == [other.name, "x"]
+    assert f"{other} is of a process of another machine: delete it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_told_to_end_while_it_writes(tmp_path, number):
+    """The process ends of the signal, and leaves nothing."""
+    path = tmp_path / "new" / "weights"
+    pid = os.fork()
+    if not pid:
+        signal.signal(number, signal.SIG_DFL)
+        with written_whole(path, "--output") as temporary:
+            temporary.touch()
+            os.kill(os.getpid(), number)
+        os._exit(1)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == number
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("library", ["torch", "safetensors"])
+def test_a_full_disk_under_a_library_that_has_errors_of_its_own(tmp_path, library):
+    with (
+        pytest.raises(UserError, match=r"--output: cannot write .*x: .*No space left on device"),
+        written_whole(tmp_path / "x", "--output"),
+    ):
+        if library == "safetensors":
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        with open("/dev/full", "wb") as file:
+            torch.save({"x": torch.zeros(100_000)}, file)
+    assert not os.listdir(tmp_path)
+
+
+def test_closed_streams_are_opened(tmp_path):
+    """As of cron jobs and daemons: what is opened next must not become the standard output."""
+    code = "import utils, sys; sys.stderr.write(str(sys.stdin.read())); print(1, flush=True); open('x', 'w').write('2')"
+    words = ["sh", "-c", f'exec "{sys.executable}" -c "{code}" <&- >&- 2>&-']
+    assert subprocess.run(words, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}).returncode == 0
+    assert (tmp_path / "x").read_text() == "2"
+
+
+def test_nobody_hears_a_warning(monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        warn("lost")
+        monkeypatch.undo()
+        with pytest.raises(OSError):
+            full.close()

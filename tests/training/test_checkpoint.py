@@ -234,3 +234,14 @@ def test_a_state_of_values_that_none_has(folder, part, key, value):
     torch.save(state, folder / "latest" / "state.pt")
     with pytest.raises(UserError, match=r"state\.pt (cannot be read|is of another version)"):
         read_state(folder / "latest")
+
+
+def test_saves_that_a_killed_run_did_not_end(tmp_path):
+    """They go with the next run; one that only lacked its name stays, as it can be resumed from."""
+    half, whole = tmp_path / ".step_7.tmp", tmp_path / ".step_9.tmp"
+    for path in (half, whole):
+        path.mkdir()
+        (path / "state.pt").touch()
+    (whole / "manifest.json").write_text('{"save": 1, "step": 9, "crc32": {}}')
+    with RunFolder(tmp_path):
+        assert not half.exists() and whole.exists()

@@ -31,7 +31,7 @@ from models.names import paddleclas_names, published_names
 from utils.errors import UserError
 from utils.flags.inputs import INPUT_FLAGS
 from utils.torchvision_compat import import_torchvision
-from utils.weights import TO_TRAIN, load_pretrained, read_input_notes
+from utils.weights import TO_TRAIN, load_pretrained, read_input_notes, read_weights
 from utils.weights.matching import linear_weights
 from utils.weights.write import save_weights, write_weights
 
@@ -494,3 +494,13 @@ def test_notes_on_the_input(tmp_path, capsys):
     for other in (path, tmp_path / "text", tmp_path / "none", PUBLISHED):
         assert read_input_notes(other) == {}
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_a_file_cut_short_while_it_is_in_use(tmp_path, ending):
+    """It was read: of a mapped one the process would end by SIGBUS."""
+    path, tensors = tmp_path / f"x{ending}", {"a": torch.ones(100_000)}
+    (torch.save if ending == ".pth" else save_file)(tensors, path)
+    weights = read_weights(path)
+    os.truncate(path, 100)
+    assert weights.tensors["a"].sum() == 100_000

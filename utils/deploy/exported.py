@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from utils.console import warn
@@ -25,8 +25,9 @@ from utils.deploy.fast import make_fast
 from utils.deploy.network import DESCRIPTION, Description, ExportedNetwork, checked_params
 from utils.deploy.onnx_engines import NoGpuError, load_onnx
 from utils.deploy.program_graph import build_graph
-from utils.errors import FlagError, UserError, reason
+from utils.errors import FlagError, FormatError, UserError, reason
 from utils.formats.inference_model import is_inference_model
+from utils.formats.safetensors_file import read_safetensors_file
 from utils.formats.torch_program import ProgramError, read_program
 
 
@@ -169,8 +170,8 @@ def _load_program(
 def _read_weights(path: str, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, in `dtype` if they are floating."""
     try:
-        with safe_open(path, "pt", device=str(device)) as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
-        raise UserError(f"--params_file {path} is not a .safetensors file: {error}") from None
-    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+        weights, _ = read_safetensors_file(Path(path))
+    except FormatError as error:
+        raise UserError(f"--params_file {path} is {error}") from None
+    floating = {name for name, tensor in weights.items() if tensor.is_floating_point()}
+    return {name: tensor.to(device, dtype if name in floating else None) for name, tensor in weights.items()}

@@ -146,14 +146,22 @@ class FeatureFile:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         complete = kind is None and self._count > 0
+        try:
+            if complete:
+                self._write_header()
+                self._rows.flush()
+        except OSError as problem:
+            raise UserError(f"--features_path {self.path}: {reason(problem)}") from None
+        finally:
+            for file in (self._rows, self._names):
+                with suppress(OSError):  # of what `write` could not hand over
+                    file.close()
         if complete:
-            self._write_header()
-        for file in (self._rows, self._names):
-            with suppress(OSError):  # of what `write` could not hand over
-                file.close()
-        if complete:
-            for unfinished, final in zip(reversed(self._unfinished), reversed(self._finals), strict=True):
-                replace(unfinished, final)
+            try:
+                for unfinished, final in zip(reversed(self._unfinished), reversed(self._finals), strict=True):
+                    replace(unfinished, final)
+            except OSError as problem:  # a folder of that name
+                raise UserError(f"--features_path {self.path}: {reason(problem)}") from None
             log(f"wrote {self.path}: {self._count} rows of {self._channels}, their images' names in {self._finals[1]}")
         elif not self._count:
             for unfinished in self._unfinished:

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.console import log
+from utils.console import log, warn
 from utils.errors import UserError, reason
+from utils.files import is_stream
 from utils.reading.class_names import Names, name_of
 
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
@@ -142,6 +143,8 @@ class ResultFile:
         path: the file; None: they are printed only.
         topk: scores per image; None: any number.
         resume: keep the lines that an interrupted run left, and add to them.
+        asked_for: whether the user named the file. One that nobody asked for is named at the end, and a folder that
+            cannot be written to is no reason not to print.
 
     Attributes:
         done: names of the images that the file had results of.
@@ -150,21 +153,29 @@ class ResultFile:
         UserError: the file cannot be written, is not one of results, or has another number of scores per image.
     """
 
-    def __init__(self, path: str | None, topk: int | None, resume: bool = False) -> None:
+    def __init__(self, path: str | None, topk: int | None, resume: bool = False, asked_for: bool = True) -> None:
         self.path = path
         self.topk = topk
+        self.asked_for = asked_for
         self.done: set[str] = set()
         self._file = None
         if path is None:
             return
         try:
+            if is_stream(Path(path)):
+                self._file = open(path, "ab")  # noqa: SIM115 (closed by __exit__)
+                return
             complete = self._complete_part(path) if resume and Path(path).exists() else 0
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             self._file = open(path, "r+b" if complete else "wb")  # noqa: SIM115 (closed by __exit__)
             self._file.truncate(complete)
             self._file.seek(complete)
         except OSError as error:
-            raise UserError(f"--save_json_path {path}: {reason(error)}") from None
+            if asked_for or resume:
+                raise UserError(f"--save_json_path {path}: {reason(error)}") from None
+            warn(
+                f"--save_json_path not given: {path} cannot be written ({reason(error)}), the results are only printed"
+            )
         if resume:
             log(f"{len(self.done)} results kept from {path}")
 
@@ -212,3 +223,5 @@ class ResultFile:
         if self._file is not None:
             with suppress(OSError):  # of what `write` could not hand over
                 self._file.close()
+            if kind is None and not self.asked_for and not self.done:
+                log(f"these results are in {self.path}, too: --save_json_path names another file")

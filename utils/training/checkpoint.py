@@ -56,6 +56,9 @@ KEPT_STEPS = 2
 # Ends the name of a folder that is about to be deleted.
 DELETED = ".deleted"
 
+# Ends the name of a folder that is being written.
+TEMPORARY = ".tmp"
+
 # Stands for the number of the save and the steps of a checkpoint whose manifest cannot be read.
 UNREADABLE = (-1, -1)
 
@@ -185,7 +188,7 @@ class RunFolder:
             and the next save tries again.
         """
         first, *others = names
-        temporary = self.path / f".{first}.tmp"
+        temporary = self.path / f".{first}{TEMPORARY}"
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
@@ -222,7 +225,7 @@ class RunFolder:
         files = {file.name: file.name for file in (self.path / name).iterdir()}
         if other == BEST_EMA:
             files = {EMA_WEIGHTS: WEIGHTS}
-        temporary = self.path / f".{other}.tmp"
+        temporary = self.path / f".{other}{TEMPORARY}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         for source, target in files.items():
@@ -244,8 +247,10 @@ class RunFolder:
         self._delete()
 
     def _delete(self) -> None:
-        """Deletes what was renamed to be deleted: a kill in between leaves no part of a checkpoint under its name."""
-        for folder in self.path.glob(f".*{DELETED}"):
+        """Deletes what was renamed to be deleted: a kill in between leaves no part of a checkpoint under its name. And
+        what a killed run has left of a save that it did not end."""
+        halves = [folder for folder in self.path.glob(f".*{TEMPORARY}") if not (folder / MANIFEST).exists()]
+        for folder in (*self.path.glob(f".*{DELETED}"), *halves):
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from utils.console import is_main_process, log
+from utils.files import written_whole
 
 PROFILED_STEPS = 5
 
@@ -49,9 +50,11 @@ class StepProfiler:
             torch.cuda.synchronize()
         self._stop()
         if is_main_process():
-            self.folder.mkdir(parents=True, exist_ok=True)
             trace = self.folder / f"steps_{self.first_step}_to_{step}.json"
-            self._profile.export_chrome_trace(str(trace))
+            with written_whole(trace, "--profiler_path") as temporary:
+                self._profile.export_chrome_trace(str(temporary))
+                if not temporary.is_file():  # PyTorch only prints that it could not be written
+                    raise OSError(f"see above, or {temporary.parent} is full")
             by = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
             log(self._profile.key_averages().table(sort_by=by, row_limit=20))
             log(f"trace of steps {self.first_step} to {step}: {trace} (open it in chrome://tracing or Perfetto)")

@@ -15,7 +15,7 @@ import numpy as np
 
 from models.layers import UPSCALE_IN_TRAIN
 from utils.errors import FormatError, UserError, one_line
-from utils.files import read_file
+from utils.files import LARGE, read_file
 from utils.formats.archives import MAX_FILES, decompress, is_compressed, is_tar, tar_members, zip_members, zip_names
 from utils.formats.caffe import looks_like_caffe, read_caffemodel
 from utils.formats.paddle import Buffer, program_variables, read_variables
@@ -60,11 +60,13 @@ def _read_folder(path: Path) -> Weights:
         if (path / name / "weights.safetensors").is_file():
             raise UserError(f"{path} holds the checkpoints of a run: give one of them, {path / name}")
     files: dict[str, Buffer] = {}
+    left = LARGE  # bytes of all of them that are read, not mapped
     for folder, _, names in os.walk(path):
         for name in names:
             file = Path(folder, name)
             if file.is_file() and name != SIDE_NOTES:
-                files[file.relative_to(path).as_posix()] = read_file(file)
+                content = files[file.relative_to(path).as_posix()] = read_file(file, max(left, 1 << 20))
+                left -= len(content)
             if len(files) > MAX_FILES:
                 raise FormatError(f"holds more than {MAX_FILES} files: not a folder of weights")
     if has_program(name for name in files if "/" not in name):

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from models.layers import DOWNGRADE_IN_INFER, UPSCALE_IN_TRAIN
 from utils.errors import FormatError
+from utils.files import LARGE
+from utils.formats.safetensors_file import read_safetensors_file
 from utils.formats.torch_archive import check_torch_file
 from utils.weights.content import Weights
 
@@ -46,12 +47,13 @@ _UNREAD: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 
 def read_torch(path: Path, legacy: bool = False) -> Weights:
-    """A file of torch.save; `legacy` ones, of PyTorch before 1.6, cannot be mapped into memory."""
+    """A file of torch.save; `legacy` ones, of PyTorch before 1.6, cannot be mapped into memory, however large."""
     check_torch_file(path, legacy)
+    mapped = not legacy and path.stat().st_size > LARGE
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_UNREAD):
             warnings.simplefilter("ignore", UserWarning)  # of forms of tensors that PyTorch is going to give up
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=not legacy)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged file makes PyTorch raise nearly anything
         text = " ".join(str(error).split())
         if "TorchScript" in text:
@@ -69,12 +71,7 @@ def read_torch(path: Path, legacy: bool = False) -> Weights:
 
 
 def read_safetensors(path: Path) -> Weights:
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            notes = file.metadata() or {}
-    except (SafetensorError, ValueError) as error:
-        raise FormatError(f"not a .safetensors file, or damaged ({error})") from None
+    tensors, notes = read_safetensors_file(path)
     return _torch_weights(".safetensors file", tensors, notes.get("dropout"), notes.get("model"))
 
 

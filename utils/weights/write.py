@@ -17,7 +17,7 @@ from models.layers import UPSCALE_IN_TRAIN, Dropout
 from models.names import paddleclas_names, published_names
 from models.network import Network
 from utils.errors import FlagError, UserError
-from utils.files import written_whole
+from utils.files import check_can_write, check_can_write_into, written_whole
 from utils.formats.paddle import variable_header, write_variable
 from utils.formats.pickles import write_pickle
 from utils.weights.matching import COUNTER, linear_weights
@@ -56,8 +56,11 @@ def check_output(output: Path) -> None:
     if suffix(output) in (*TORCH_SUFFIXES, PDPARAMS, ".tar"):
         if output.is_dir():
             raise UserError(f"--output: {output} is a folder: give the name of a file")
+        check_can_write(output, "--output")
     elif output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output: {output} exists already: give a new folder")
+    else:
+        check_can_write_into(output, "--output")
 
 
 def write_weights(
@@ -80,7 +83,8 @@ def write_weights(
     """
     with written_whole(output, "--output") as temporary:
         if suffix(output) in (".pth", ".pt"):
-            torch.save(model.state_dict(), temporary)
+            with open(temporary, "wb") as file:
+                torch.save(model.state_dict(), file)
         elif suffix(output) == ".safetensors":
             save_weights(model, temporary, {"model": name, "class_dim": class_dim, **(more_notes or {})})
         elif suffix(output) == PDPARAMS:
