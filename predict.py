@@ -22,7 +22,7 @@ import torch
 
 from utils.deploy.answering import classifier_by_flags, input_of, load_by_flags, precision_flag
 from utils.devices import gpu_of_process, named_device
-from utils.evaluation.classify import Extractor, answer_images
+from utils.evaluation.classify import Extractor, Scorer, answer_images
 from utils.evaluation.features import FeatureFile
 from utils.evaluation.predictions import ResultFile
 from utils.flags.idle import note_idle_flags
@@ -61,6 +61,10 @@ def predict(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) 
         extractor = Extractor(network.features, input_of(network), precision_flag(args))
         answer_images(images, extractor, open_loader, lambda: FeatureFile(args.features_path, args.resume))
         return
+    if args.score_decimals is not None:
+        scorer = Scorer(Extractor(network.features, input_of(network), precision_flag(args)), args.score_decimals)
+        answer_images(images, scorer, open_loader, lambda: ResultFile(args.save_json_path, None, args.resume))
+        return
     classifier = classifier_by_flags(args, network)
     scores = classifier.scores_per_image
     answer_images(images, classifier, open_loader, lambda: ResultFile(args.save_json_path, scores, args.resume))
@@ -77,7 +81,11 @@ def serve(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) ->
 
 
 def check_features_path(args: argparse.Namespace) -> None:
-    """Raises `FlagError` unless --features_path, if given, is a name for an array."""
+    """Raises `FlagError` unless --features_path, if given, is a name for an array, and no other flag is for answers."""
+    if args.features_path and args.score_decimals is not None:
+        raise FlagError("--features_path and --score_decimals both write the network's numbers: give one of them")
+    if args.serve_port is not None and args.score_decimals is not None:
+        raise FlagError("--score_decimals is for --image_path: leave out --serve_port, which answers with classes")
     if args.features_path and not args.features_path.endswith(".npy"):
         raise FlagError(f"--features_path {args.features_path}: give a file name that ends in .npy")
 

@@ -56,8 +56,8 @@ without meaning here are named in one line.
 - A frozen teacher is in evaluation mode here; PaddleClas leaves it in training mode, and so its batch-norms look at
   the batch.
 - Images of four channels have zeros in the fourth (`image_channel: 4`): it is left out, with its weights.
-- predict.py takes the configurations of deploy/: Topk, ThreshOutput, MultiLabelThreshOutput, and the attributes of
-  PULC's networks.
+- predict.py takes the configurations of deploy/: Topk, ThreshOutput, MultiLabelThreshOutput, ScoreOutput, and the
+  attributes of PULC's networks.
 """
 
 

@@ -104,6 +104,11 @@ def test_deploy(flags, capsys):
     assert "Global.enable_mkldnn, Global.cpu_num_threads" in said
 
 
+def test_deploy_of_scores(flags):
+    path = "deploy/practical_models/aesthetic_score_predictor/inference_aesthetic_score_predictor.yaml"
+    assert flags("predict", path).score_decimals == 2
+
+
 def test_a_folder_that_infer_py_wrote(flags, tmp_path):
     words = ["-o", f"Global.inference_model_dir={tmp_path / 'net'}"]
     assert flags("predict", DEPLOY, *words).model_file == str(tmp_path / "net")
@@ -186,6 +191,9 @@ def rename(section, old: str, new: str) -> None:
          "DataLoader.Eval.dataset.name: Mine is not supported; there are ImageNetDataset"),
         ("eval", MOBILE, ["-o", "Global.eval_mode=retrieval"], "'retrieval' is not supported"),
         ("infer", MOBILE, ["-o", "Infer.PostProcess.name=Top"], "Infer.PostProcess.name: Top is not supported"),
+        ("infer", MOBILE, ["-o", "Infer.PostProcess.name=ScoreOutput"], "ScoreOutput is of deploy configurations"),
+        ("predict", DEPLOY, ["-o", "PostProcess.ScoreOutput={}", "-o", "PostProcess.main_indicator=ScoreOutput"],
+         "PostProcess.ScoreOutput.decimal_places: is missing"),
         ("infer", DEPLOY, [], "PreProcess: a deploy configuration is for predict.py, not infer.py"),
         ("predict", MOBILE, [], "Arch: predict.py takes deploy configurations"),
         ("predict", DEPLOY, ["-o", "PostProcess.main_indicator=Top"], "'Top' is not among Topk"),

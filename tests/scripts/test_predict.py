@@ -168,9 +168,24 @@ def test_an_output_that_is_no_classes(run_paddle, tiny_dataset, tmp_path):
     assert all(0 < answer["score"][0] < 1 for answer in answered.values())
 
 
+def test_scores_in_place_of_classes(run_paddle, tiny_dataset, tmp_path):
+    images, name = f"--image_path={tiny_dataset}/val/red", "--output_name=save_infer_model/scale_1.tmp_0"
+    run_paddle("custom_wide", images, name, f"--features_path={tmp_path}/x.npy")
+    found = answers(run_paddle("custom_wide", images, name, "--score_decimals=3", f"--save_json_path={tmp_path}/x"))
+    expected = dict(zip((tmp_path / "x.npy.txt").read_text().split(), np.load(tmp_path / "x.npy"), strict=True))
+    assert found.keys() == expected.keys()
+    for image, answer in found.items():
+        assert answer == {"score": [round(value, 3) for value in expected[image].tolist()]}
+    assert "4 results kept" in run_paddle(
+        "custom_wide", images, name, "--score_decimals=3", f"--save_json_path={tmp_path}/x", "--resume=True"
+    )
+    with pytest.raises(FlagError, match="--features_path and --score_decimals both write"):
+        run_paddle("custom_wide", images, "--score_decimals=3", "--features_path=x.npy")
+
+
 def test_flags_of_exported_models_with_others(run, tiny_dataset):
     image = f"--image_path={tiny_dataset}/val/red/00.jpg"
-    with pytest.raises(FlagError, match="--features_path is for models that PaddlePaddle exported"):
+    with pytest.raises(FlagError, match="--features_path or --score_decimals is for models that PaddlePaddle exported"):
         run(image, "--features_path=x.npy")
     with pytest.raises(FlagError, match="--output_name is for models that PaddlePaddle exported"):
         run(image, "--output_name=x")

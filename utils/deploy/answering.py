@@ -38,7 +38,7 @@ def load_by_flags(
         cpu_flag="--device=cpu" if args.device else "--gpu_id=-1",
         input_flags=given_input(args),
         output_name=args.output_name,
-        features=bool(args.features_path) and args.serve_port is None,
+        features=bool(args.features_path or args.score_decimals is not None) and args.serve_port is None,
     )
 
 

@@ -85,10 +85,8 @@ def load_exported(
             model_file, params_file, device, dtype, batch_size, use_compile, given, output_name, features
         )
     if features or output_name is not None:
-        raise FlagError(
-            f"{'--features_path' if features else '--output_name'} is for models that PaddlePaddle exported, and "
-            f"--model_file {model_file} is none"
-        )
+        flag = "--features_path or --score_decimals" if features else "--output_name"
+        raise FlagError(f"{flag} is for models that PaddlePaddle exported, and --model_file {model_file} is none")
     network = _load_own(
         model_file, params_file, device, dtype, engine, batch_size, use_compile, use_tensorrt, gpu_mem, may_use_cpu,
         cpu_flag,

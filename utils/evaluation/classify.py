@@ -23,7 +23,7 @@ from torch import Tensor
 from utils.console import check_readable, is_main_process, log, progress, report_unreadable
 from utils.evaluation.attributes import KINDS, attributes_found
 from utils.evaluation.features import Features
-from utils.evaluation.predictions import Prediction, labels_found, not_finite, second_of_two, top_predictions
+from utils.evaluation.predictions import Prediction, Scores, labels_found, not_finite, second_of_two, top_predictions
 from utils.processes import broadcast_object, gather_objects, gather_to_main, world_size
 from utils.reading.class_names import Names
 from utils.reading.file_report import report_files
@@ -114,6 +114,24 @@ class Extractor:
         if not finite.all():
             raise not_finite(names[int(finite.argmin())], "features", self.precision_flag)
         return [Features(name, row) for name, row in zip(names, rows, strict=True)]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Answers for images with the numbers of a network that gives no classes.
+
+    Attributes:
+        extractor: gives the numbers.
+        decimals: that they are rounded to.
+    """
+
+    extractor: Extractor
+    decimals: int
+
+    def __call__(self, pixels: Tensor, names: Sequence[str]) -> list[Scores]:
+        """The numbers of images, given their pixels and names; raises `UserError` for those that are not finite."""
+        found = self.extractor(pixels, names)
+        return [Scores(name, [round(value, self.decimals) for value in row.ravel().tolist()]) for name, row in found]
 
 
 @torch.no_grad()

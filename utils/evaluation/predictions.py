@@ -66,6 +66,23 @@ class Prediction:
         return f"{escaped(self.image)}\t{json.dumps(self.values(), ensure_ascii=False)}"
 
 
+@dataclass(frozen=True)
+class Scores:
+    """What a network that gives no classes says of an image.
+
+    Attributes:
+        image: its file name.
+        score: the numbers.
+    """
+
+    image: str
+    score: list[float]
+
+    def line(self) -> str:
+        """`NAME<tab>{"score": [...]}`."""
+        return f"{escaped(self.image)}\t{json.dumps({'score': self.score})}"
+
+
 def top_predictions(
     logits: Tensor, images: Sequence[str], class_names: Names, topk: int, precision_flag: str | None = None
 ) -> Iterator[Prediction]:
@@ -200,7 +217,7 @@ class ResultFile:
                 end += len(line)
         return end
 
-    def write(self, predictions: Sequence[Prediction]) -> None:
+    def write(self, predictions: Sequence[Prediction | Scores]) -> None:
         """Prints the lines of images, and hands them to the system: an interrupted run can be resumed from there.
 
         Raises:

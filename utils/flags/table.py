@@ -453,6 +453,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "NAME/model_int8.onnx; those that the network was trained on will do."),
         Flag("calibration_images", positive_int, 256, IC, "Images of --calibration_dir to use, evenly spread."),
         Flag("topk", positive_int, 1, IP, "Classes per image, best first."),
+        Flag("score_decimals", number(int, 0, 8), None, ("predict",),
+             "Of a model that PaddlePaddle exported to give scores instead of classes: write these, rounded to so many "
+             "decimals."),
         Flag("class_map_path", str, "./utils/tools/readable_label.txt", (*TEIPR, "convert_model"),
              "File of the names of all classes, one `number name` per line, or one name per line in their order. Not "
              "given: train, reader: what --data_dir says; eval, infer: what train.py noted in the weights, and "

@@ -64,7 +64,10 @@ def read_infer(section: Section, loaders: Section) -> None:
         post.only("model_name", "Student")
         post.idle("key")
         name = post.take("func", text, "Topk")
-    read_post(post, name)
+    if name == "ScoreOutput":
+        post.refuse("name", "ScoreOutput is of deploy configurations, for predict.py")
+    else:
+        read_post(post, name)
     section.finish()
 
 
@@ -94,6 +97,8 @@ def post_flags(post: PostProcess) -> tuple[dict[str, Any], str]:
     reading = Reading(Document("inference.yml", {}))
     read_post(Section(reading, (post.kind,), arguments), post.kind)
     found: dict[str, Any] = dict(reading.flags)
+    if "score_decimals" in found:
+        return {}, f"ScoreOutput gives no classes: give --score_decimals={found['score_decimals']}"
     if "topk" in found:
         found["topk"] = int(found["topk"])
     if "multi_label" in found:
@@ -147,10 +152,17 @@ def _read_multi_label(post: Section) -> None:
     _read_class_names(post)
 
 
+def _read_scores(post: Section) -> None:
+    post.reading.set("score_decimals", post.take("decimal_places", integer, None))
+    if "decimal_places" not in post:
+        post.refuse("decimal_places", "is missing")
+
+
 _POST: dict[str, Callable[[Section], None]] = {
     "Topk": _read_topk,
     "ThreshOutput": _read_threshold,
     "MultiLabelThreshOutput": _read_multi_label,
+    "ScoreOutput": _read_scores,
 }
 
 
