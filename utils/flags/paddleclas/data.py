@@ -166,6 +166,8 @@ def _read_scales(sampler: Section, batches: int) -> None:
     if not scales:
         sampler.refuse("scales", "is missing: a list of sizes")
     reading.set("multi_scale", [written_size(scale) for scale in scales])
+    if "first_bs" not in sampler:
+        sampler.refuse("first_bs", "is missing")
     reading.set("batch_size", sampler.take("first_bs", positive, 1) * batches)
     if (factor := sampler.take("divided_factor", positive, 32)) != 32:
         reading.set("multi_scale_factor", factor)

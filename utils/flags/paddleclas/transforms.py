@@ -343,6 +343,8 @@ def read_training(section: Section, evaluation: dict[str, Any], scaled: bool = F
                 options.refuse(None, f"is supported {'before' if before else 'after'} NormalizeImage only")
             add(options, pipeline)
             options.finish()
+    if not pipeline.operations:
+        section.refuse("transform_ops", "nothing gives the images one size: RandCropImage or ResizeImage does")
     if pipeline.progressive and "progressive_sizes" not in pipeline.progress:
         section.refuse("transform_ops", "a progressive training needs RandCropImage with a progress_size")
     simple = _simple(pipeline)
