@@ -13,6 +13,7 @@ usage: bash run.sh COMMAND [arguments]
   eval [flags]          eval.py: accuracy of weights
   infer [flags]         infer.py: classify images, or export a network
   predict [flags]       predict.py: classify images with an exported network
+  serve MODEL [flags]   predict.py --serve_port=8866: answer requests with an exported network, NAME/model
   test [--all] [...]    the test suite; --all: hours, every network; other arguments go to pytest
   bench [NAME [...]]    all benchmarks, or benchmarks/NAME.py with its arguments
   check-docs [FILE.md]  runs the commands of the documentation: several minutes; --parse only checks their flags
@@ -197,6 +198,17 @@ train() {
     PYTHON=$python exec bash "scripts/train/$name.sh" "$@"
 }
 
+serve() {
+    local model=${1:-}
+    [[ -n "$model" && "$model" != -* ]] || fail "serve: name an exported network, such as ResNet50_vd/model" 2
+    shift
+    setup quietly
+    if ! "$python" -c 'import starlette, uvicorn, python_multipart, prometheus_client' 2>/dev/null; then
+        install -r requirements-serve.txt || fail "the packages of requirements-serve.txt could not be installed"
+    fi
+    exec "$python" predict.py --model_file="$model" --serve_port=8866 "$@"
+}
+
 bench() {
     local file status=0
     if [ $# -gt 0 ]; then
@@ -227,6 +239,9 @@ case $command in
     eval | infer | predict)
         setup quietly
         exec "$python" "$command.py" "$@"
+        ;;
+    serve)
+        serve "$@"
         ;;
     test)
         setup quietly

@@ -1,0 +1,218 @@
+"""What predict.py --serve_port does under load, on this machine alone; takes minutes, and is no part of a bare `bench`.
+
+bash run.sh bench serving/load --model_file=ResNet50_vd/model
+python benchmarks/serving/load.py --model_file=ResNet50_vd/model --requests=10000 --seconds=20
+
+    engine       images/s of the network on decoded images, in batches of 16
+    predict.py   images/s on files, without its start
+    server       images/s at saturation; p50 and p99 of the answer at half that rate
+    bad          many requests, a tenth of them bad: answers lost or wrong, memory before and after
+    killed       a decoding process is killed under load: requests that were refused for it
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import httpx
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from utils.deploy.answering import input_of
+from utils.deploy.exported import load_exported
+
+ROOT = Path(__file__).resolve().parents[2]
+BATCH_SIZE, CLIENTS, PICTURES = 16, 32, 64
+HEADERS = {"Content-Type": "image/jpeg"}
+BAD = [b"", b"not an image", b"\xff\xd8\xff\xe0 cut short"]
+
+
+def make_pictures(folder: Path, count: int) -> list[bytes]:
+    """Photographs of 500 x 375 pixels: blurred noise, which takes as long to decode as most."""
+    random = np.random.RandomState(0)
+    for number in range(count):
+        noise = cv2.GaussianBlur(random.randint(0, 256, (375, 500, 3), np.uint8), (5, 5), 2)
+        cv2.imwrite(str(folder / f"{number:04d}.jpg"), cv2.normalize(noise, None, 0, 255, cv2.NORM_MINMAX))  # type: ignore[call-overload]
+    return [path.read_bytes() for path in sorted(folder.iterdir())]
+
+
+def engine_rate(model_file: str, seconds: float) -> float:
+    """Images/s of the network on decoded images."""
+    network = load_exported(model_file, batch_size=BATCH_SIZE)
+    prepare = input_of(network)
+    pixels = torch.zeros((BATCH_SIZE, *network.description.image_size, 3), dtype=torch.uint8)
+    network(prepare(pixels))
+    done, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        network(prepare(pixels))
+        done += BATCH_SIZE
+    return done / (time.perf_counter() - start)
+
+
+def predict_rate(model_file: str, folder: Path, workers: int) -> tuple[float, list[dict[str, list[float]]]]:
+    """Images/s of predict.py, the start taken off by a second run on few images; and its answers."""
+
+    def run(pattern: str) -> tuple[float, list[str]]:
+        command = [sys.executable, "predict.py", f"--model_file={model_file}", f"--image_path={folder}/{pattern}"]
+        command += [f"--batch_size={BATCH_SIZE}", f"--reader_thread={workers}", "--topk=5"]
+        start = time.perf_counter()
+        output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        return time.perf_counter() - start, output.splitlines()
+
+    few, some = run("000*.jpg")
+    many, lines = run("*.jpg")
+    return (len(lines) - len(some)) / max(1e-9, many - few), [json.loads(line.partition("\t")[2]) for line in lines]
+
+
+@contextmanager
+def server(model_file: str, workers: int) -> Iterator[tuple[int, str]]:
+    """A server's process number and address; ends it by SIGTERM, and checks that it ends well."""
+    command = [sys.executable, "predict.py", f"--model_file={model_file}", "--serve_port=0", "--topk=5"]
+    command += [f"--batch_size={BATCH_SIZE}", f"--reader_thread={workers}"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        found = re.search(r"http://\S+", process.stdout.readline())
+        assert found, "the server has not started"
+        yield process.pid, found[0]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        print(f"  SIGTERM: exit code {process.wait(60)}")
+
+
+def memory_of(process: int) -> float:
+    """MB that a process and its children have in memory, what they share counted once."""
+    kilobytes = 0
+    for each in (process, *descendants(process)):
+        text = Path(f"/proc/{each}/smaps_rollup").read_text()
+        kilobytes += int(re.findall(r"Pss:\s+(\d+)", text)[0])
+    return kilobytes / 1024
+
+
+def descendants(process: int) -> list[int]:
+    """Children of a process, and theirs, the youngest last."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found, last = [], {process}
+    while last := {child for child, parent in parents.items() if parent in last}:
+        found += sorted(last)
+    return found
+
+
+async def ask(client: httpx.AsyncClient, picture: bytes) -> httpx.Response:
+    return await client.post("predict", content=picture, headers=HEADERS)
+
+
+async def saturate(address: str, pictures: list[bytes], seconds: float) -> float:
+    """Images/s of as many clients as keep the server busy."""
+    done, end = 0, time.perf_counter() + seconds
+    async with httpx.AsyncClient(base_url=address, timeout=60, limits=httpx.Limits(max_connections=CLIENTS)) as client:
+
+        async def one(number: int) -> None:
+            nonlocal done
+            while time.perf_counter() < end:
+                assert (await ask(client, pictures[number % len(pictures)])).status_code == 200
+                done += 1
+                number += CLIENTS
+
+        start = time.perf_counter()
+        await asyncio.gather(*map(one, range(CLIENTS)))
+        return done / (time.perf_counter() - start)
+
+
+async def paced(address: str, pictures: list[bytes], rate: float, seconds: float) -> list[float]:
+    """Seconds of each answer, when requests come at an even rate, whether or not the last is answered."""
+    async with httpx.AsyncClient(base_url=address, timeout=60) as client:
+
+        async def one(number: int) -> float:
+            start = time.perf_counter()
+            assert (await ask(client, pictures[number % len(pictures)])).status_code == 200
+            return time.perf_counter() - start
+
+        tasks, start = [], time.perf_counter()
+        for number in range(max(2, int(rate * seconds))):
+            await asyncio.sleep(max(0.0, start + number / rate - time.perf_counter()))
+            tasks.append(asyncio.create_task(one(number)))
+        return list(await asyncio.gather(*tasks))
+
+
+async def mixed(
+    address: str, pictures: list[bytes], expected: list[dict[str, list[float]]], requests: int, kill: int | None = None
+) -> Counter[str]:
+    """What became of requests of which a tenth are bad; a process is killed when a third is done, if one is named."""
+    fates: Counter[str] = Counter()
+    numbers = iter(range(requests))
+    async with httpx.AsyncClient(base_url=address, timeout=60, limits=httpx.Limits(max_connections=CLIENTS)) as client:
+
+        async def one() -> None:
+            for number in numbers:
+                if kill is not None and number == requests // 3:
+                    os.kill(descendants(kill)[-1], signal.SIGKILL)
+                bad, which = number % 10 == 9, number % len(pictures)
+                try:
+                    answer = await ask(client, BAD[number % len(BAD)] if bad else pictures[which])
+                except httpx.HTTPError as error:
+                    fates[f"lost: {type(error).__name__}"] += 1
+                    continue
+                if bad or answer.status_code != 200:
+                    fates[f"{'bad' if bad else 'good'}: {answer.status_code}"] += 1
+                    continue
+                (found,) = answer.json()["predictions"]
+                same = found["class"] == expected[which]["class"]
+                same &= np.allclose(found["score"], expected[which]["score"], atol=1e-5)
+                fates["good: 200" if same else "wrong"] += 1
+
+        await asyncio.gather(*(one() for _ in range(CLIENTS)))
+    return fates
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The server under load.")
+    parser.add_argument("--model_file", required=True)
+    parser.add_argument("--requests", type=int, default=10000, help="of the part with bad ones")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement")
+    parser.add_argument("--reader_thread", type=int, default=2, help="decoding processes")
+    args = parser.parse_args()
+    model_file = os.path.abspath(args.model_file)
+    with tempfile.TemporaryDirectory() as name:
+        pictures = make_pictures(Path(name), PICTURES)
+        engine = engine_rate(model_file, args.seconds)
+        print(f"engine       {engine:8.1f} images/s")
+        predicted, expected = predict_rate(model_file, Path(name), args.reader_thread)
+        print(f"predict.py   {predicted:8.1f} images/s")
+    with server(model_file, args.reader_thread) as (process, address):
+        asyncio.run(saturate(address, pictures, 2))
+        rate = asyncio.run(saturate(address, pictures, args.seconds))
+        shares = f"{rate / engine:.2f} of the engine, {rate / predicted:.2f} of predict.py"
+        print(f"server       {rate:8.1f} images/s: {shares}")
+        cuts = statistics.quantiles(asyncio.run(paced(address, pictures, rate / 2, args.seconds)), n=100)
+        print(f"  at half of it: p50 {1000 * cuts[49]:.1f} ms, p99 {1000 * cuts[98]:.1f} ms")
+        before = memory_of(process)
+        fates = asyncio.run(mixed(address, pictures, expected, args.requests))
+        print(f"bad          {dict(fates)}; memory {before:.0f} MB before, {memory_of(process):.0f} MB after")
+        print(f"killed       {dict(asyncio.run(mixed(address, pictures, expected, args.requests // 10, process)))}")
+
+
+if __name__ == "__main__":
+    main()
