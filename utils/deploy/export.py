@@ -23,6 +23,7 @@ from utils.console import warn
 from utils.deploy.exported import load_exported
 from utils.deploy.network import DESCRIPTION, Description, sha256
 from utils.deploy.onnx_export import USUAL_FORM, OnnxForm, require, write_onnx
+from utils.deploy.triton import write_model
 from utils.errors import UserError
 from utils.files import written_together
 
@@ -45,9 +46,9 @@ def save_inference(
     Args:
         model: the network with its weights, float32, on the CPU. It is put into evaluation mode.
         description: of the network; what it says of the file of weights is filled in.
-        folder: where to write model and params, or model.onnx; what was there before is replaced when the new files
-            have been checked. (An int8 model goes, as it is of the old weights.)
-        inference_format: torch or onnx, as in --inference_format.
+        folder: where to write model and params, model.onnx, or what Triton takes; what was there before is replaced
+            when the new files have been checked. (An int8 model goes, as it is of the old weights.)
+        inference_format: torch, onnx or triton, as in --inference_format.
         form: of an ONNX model.
 
     Returns:
@@ -67,7 +68,7 @@ def save_inference(
 
 def check_format(inference_format: str) -> None:
     """Raises `UserError` if what an --inference_format needs is not installed."""
-    if inference_format == "onnx":
+    if inference_format != "torch":
         require("onnx", "onnxscript", "onnxruntime")
 
 
@@ -92,6 +93,10 @@ def write_export(
     Returns:
         The model file.
     """
+    if inference_format == "triton":
+        model_file = write_export(program, images, expected, description, folder / "1", "onnx", flag, form)
+        write_model(folder, description, flag)
+        return model_file
     write = {"torch": _write_program, "onnx": partial(write_onnx, form=form)}[inference_format]
     with written_together(folder, flag) as temporary:
         model_file = write(program, description, temporary)

@@ -208,7 +208,7 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     ),
     (
         ("onnx_opset", "onnx_external_data"),
-        lambda args: args.inference_format == "onnx",
+        lambda args: args.inference_format != "torch",
         "it is of --inference_format=onnx, and that is {inference_format}",
     ),
     (

@@ -441,8 +441,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("save_inference_dir", str, None, ("infer",),
              "Folder for the export. Not given: one that is called like the network."),
         Flag("inference_format", str, "torch", IC,
-             "Format of the export: torch writes NAME/model and NAME/params, onnx NAME/model.onnx (needs "
-             "requirements-onnx.txt).", choices=("torch", "onnx")),
+             "Format of the export: torch writes NAME/model and NAME/params, onnx NAME/model.onnx, triton "
+             "NAME/1/model.onnx in a model of a Triton repository, which is the folder above NAME (both need "
+             "requirements-onnx.txt).", choices=("torch", "onnx", "triton")),
         Flag("onnx_opset", number(int, 11, 30), None, IC,
              "Version of ONNX's operators in NAME/model.onnx, for what reads it. Not given: the one that PyTorch "
              "prefers."),
