@@ -33,7 +33,6 @@ MEMBERS = {
     "shufflenet_v2": "ShuffleNetV2_x0_25",
     "squeezenet": "SqueezeNet1_1",
     "foundation_vit": "MOCOV3_vit_small",
-    "resnext": "ResNeXt50_32x4d",  # bottlenecks, which those below have too
 }
 # Modules that compute nothing themselves: their networks are arguments of the others' classes.
 WITHOUT_CODE = {

@@ -280,7 +280,15 @@ needs_compiler = pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++"
 
 @needs_compiler
 def test_compiled(run, smallest, tiny_dataset, tmp_path, monkeypatch):
-    """Here, and then on a lesser processor with the same folder of compiled code."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    image = f"--image_path={tiny_dataset}/val/*/00.jpg"
+    assert_same(run(*smallest, image, "--use_compile=True"), run(*smallest, image))
+
+
+@pytest.mark.full
+@needs_compiler
+def test_compiled_here_and_on_a_lesser_processor(run, smallest, tiny_dataset, tmp_path, monkeypatch):
+    """With the same folder of compiled code. (tests/deploy/test_compiled.py has the parts of it.)"""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     image = f"--image_path={tiny_dataset}/val/*/00.jpg"
     expected = run(*smallest, image)

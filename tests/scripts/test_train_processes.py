@@ -85,7 +85,7 @@ with process_group(torch.device("cpu")):
         schedule = Schedule("default_decay", 0.05, 9, 9)
         step = TrainStep(model, optimizer, schedule, network=network, clip_norm=clip_norm)
         for _ in range(2):
-            images, labels = torch.randn(8, 3, 64, 64, dtype=torch.float64), torch.randint(4, (8,))
+            images, labels = torch.randn(8, 3, 32, 32, dtype=torch.float64), torch.randint(4, (8,))
             share = slice(rank(), None, world_size())
             step(images[share], Targets(labels[share]))
         ends[clip_norm] = model.state_dict()
@@ -149,15 +149,15 @@ finally:
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="threads are counted in /proc")
-def test_the_group_ends_before_the_interpreter(tiny_dataset, tmp_path):
+def test_the_group_ends_before_the_interpreter(launch, tiny_dataset, tmp_path):
     """No thread of gloo's is left when main returns: one that ends with the interpreter may abort the process."""
     (tmp_path / "counted.py").write_text(COUNTED)
     flags = {"accumulate_steps": 2, "use_ema": True, "sync_bn": True, "max_iter": 2, "validate": False}
-    process = start(tiny_dataset, tmp_path, processes=2, script=tmp_path / "counted.py", **flags)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    counts = re.findall(r"process (\d): (-?\d+) threads not Python's", output)
-    assert sorted(counts) == [("0", "0"), ("1", "0")], output
+    script = str(tmp_path / "counted.py")
+    result = launch(script, 2, tmp_path, *command_line(tiny_dataset, tmp_path / "out", use_gpu=False, **flags))
+    assert result.codes == [0, 0], result.err
+    counts = re.findall(r"process (\d): (-?\d+) threads not Python's", "\n".join(result.out))
+    assert sorted(counts) == [("0", "0"), ("1", "0")], result.out
 
 
 # ------------------------------------------------------------------------------------------- what the processes share

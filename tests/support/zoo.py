@@ -80,6 +80,22 @@ class Entry(NamedTuple):
     def build(self) -> nn.Module:
         return models.build(self.network, **self.options)
 
+    def build_blank(self) -> nn.Module:
+        """The network with zeros where `build` draws values, which takes a while: they are to be replaced."""
+        with _ZerosForDraws():
+            return self.build()
+
+
+class _ZerosForDraws(TorchFunctionMode):
+    """Fills tensors with zeros where values would be drawn."""
+
+    def __torch_function__(self, function, types, arguments=(), keywords=None):
+        if function.__name__ in ("normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_"):
+            tensor = arguments[0] if arguments else keywords["tensor"]
+            tensor.detach().zero_()
+            return tensor
+        return function(*arguments, **(keywords or {}))
+
 
 @functools.cache
 def entries(kind: str) -> tuple[Entry, ...]:
