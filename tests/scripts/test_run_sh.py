@@ -32,7 +32,7 @@ def test_no_or_an_unknown_command_gets_the_usage(arguments):
     assert result.stdout == ""
 
 
-@pytest.mark.parametrize("arguments", [("train",), ("train", "ResNet5O"), ("bench", "nothing")])
+@pytest.mark.parametrize("arguments", [("train",), ("train", "ResNet5O"), ("bench", "nothing"), ("serve",)])
 def test_an_unknown_recipe_or_benchmark_is_one_line(arguments):
     result = run_sh(*arguments)
     assert result.returncode == 2
