@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.network import Network
@@ -19,6 +19,10 @@ class Fusable(nn.Module):
     @abstractmethod
     def fused(self) -> nn.Module:
         """What is to replace it: the same result in evaluation, in fewer layers."""
+
+    @abstractmethod
+    def take_fused(self, fused: nn.Module) -> None:
+        """Takes the weights of a module of the form that `fused` returns: the same result in evaluation."""
 
 
 def fuse(model: Network) -> Network:
@@ -56,3 +60,24 @@ def sum_branches_(conv: nn.Conv2d, branches: Sequence[tuple[nn.Conv2d | None, nn
     assert conv.bias is not None
     conv.bias.copy_(bias)
     return conv
+
+
+@torch.no_grad()
+def take_sum_(conv: nn.Conv2d, branches: Sequence[nn.BatchNorm2d], weight: Tensor) -> None:
+    """Gives parallel branches weights with which their sum in evaluation is `conv`.
+
+    Args:
+        conv: a convolution with bias.
+        branches: their batch-norms. The first branch does all, the others add nothing.
+        weight: of the first branch's convolution, as large as `conv`.
+    """
+    assert conv.bias is not None
+    weight.copy_(conv.weight)
+    for bn in branches:
+        assert bn.running_mean is not None and bn.running_var is not None
+        bn.weight.zero_()
+        bn.bias.zero_()
+        bn.running_mean.zero_()
+        bn.running_var.fill_(1 - bn.eps)
+    branches[0].weight.fill_(1)
+    branches[0].bias.copy_(conv.bias)

@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.fusion import Fusable, sum_branches_
+from models.fusion import Fusable, sum_branches_, take_sum_
 from models.layers import ConvBNAct, ConvSqueezeExcitation, Dropout, conv2d, linear, make_divisible, relu
 from models.names import override_batch_norm_decay
 from models.network import Layer, Network
@@ -66,6 +66,11 @@ class ParallelDepthwise(Fusable, nn.ModuleList):
         channels, size, stride = largest.out_channels, largest.kernel_size[0], largest.stride[0]
         conv = conv2d(channels, channels, size, stride, groups=channels, bias=True)
         return sum_branches_(conv, [(branch.conv, branch.bn) for branch in branches])
+
+    def take_fused(self, fused: nn.Module) -> None:
+        """Takes the weights of the one convolution."""
+        branches = [cast(ConvBNAct, branch) for branch in self]
+        take_sum_(cast(nn.Conv2d, fused), [branch.bn for branch in branches], branches[0].conv.weight)
 
 
 class DepthwiseSeparable(nn.Module):

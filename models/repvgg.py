@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.fusion import Fusable, sum_branches_
+from models.fusion import Fusable, sum_branches_, take_sum_
 from models.inputs import BICUBIC, InputConfig
 from models.layers import ConvBNAct, ConvSqueezeExcitation, batch_norm, conv2d, linear, relu
 from models.network import Layer, Network
@@ -44,6 +45,12 @@ class RepVGGBlock(Fusable):
             branches.append((None, self.rbr_identity))
         conv = conv2d(dense.in_channels, dense.out_channels, 3, dense.stride[0], groups=dense.groups, bias=True)
         return nn.Sequential(sum_branches_(conv, branches), self.se, relu())
+
+    def take_fused(self, fused: nn.Module) -> None:
+        """Takes the weights of the one convolution, and of what follows it."""
+        branches = [self.rbr_dense.bn, self.rbr_1x1.bn, *([] if self.rbr_identity is None else [self.rbr_identity])]
+        take_sum_(cast(nn.Conv2d, fused.get_submodule("0")), branches, self.rbr_dense.conv.weight)
+        self.se.load_state_dict(fused.get_submodule("1").state_dict())
 
 
 class RepVGG(Network):

@@ -13,7 +13,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from models.fusion import Fusable, sum_branches_
+from models.fusion import Fusable, sum_branches_, take_sum_
 from models.layers import batch_norm, conv2d
 from models.names import publish
 from models.resnet import BasicBlock, Bottleneck, ResNet
@@ -58,6 +58,11 @@ class AsymmetricConv(Fusable):
             deployed_conv(square.in_channels, square.out_channels, kernel_size, stride, self.name),
             [(square, self.square_bn), (self.ver_conv, self.ver_bn), (self.hor_conv, self.hor_bn)],
         )
+
+    def take_fused(self, fused: nn.Module) -> None:
+        """Takes the weights of the one convolution."""
+        branches = [self.square_bn, self.ver_bn, self.hor_bn]
+        take_sum_(cast(nn.Conv2d, fused), branches, self.square_conv.weight)
 
 
 class ResNetACNet(ResNet):

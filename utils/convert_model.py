@@ -17,7 +17,7 @@ if not __package__:
     # Run as a script: Python looks for modules beside it, and not in the project's root.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from utils.errors import FlagError, run_script
+from utils.errors import FlagError, UserError, run_script
 from utils.flags import parse
 
 if __name__ == "__main__":
@@ -57,6 +57,11 @@ def main() -> None:
     as_package = output.suffix == PACKAGE
     any_output = as_package and args.output_name is not None
     model = read_paddle(args.model_file, args.params_file, given_input(args), args.output_name, any_output)
+    if model.images is not None:
+        raise UserError(
+            f"--model_file {args.model_file} was exported for {model.images} images at a time, and what it computes is "
+            "tied to that number: predict.py and eval.py run it as it is; to convert it, export it for any number"
+        )
     if as_package:
         write_package(model, output)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,17 @@ import torch
 import zoo
 from paddle_programs import PPLCNET, example_files, write_example
 
+from utils.deploy import paddle_model
 from utils.deploy.exported import load_exported
 from utils.deploy.network import ExportedNetwork
-from utils.deploy.paddle_model import _read_post, choose_output
+from utils.deploy.paddle_model import _read_post, choose_output, free, in_parts, read_paddle
 from utils.deploy.paddle_settings import described_input, usual_input
 from utils.errors import FlagError, UserError
 from utils.flags.inputs import INPUT_FLAGS
+from utils.formats.inference_model import InferenceModel
 from utils.formats.inference_yml import PostProcess, read_inference_yml
-from utils.programs.paddle_translate import Output
+from utils.formats.paddle_program import Operation, Program, Variable
+from utils.programs.paddle_translate import Output, translate
 from utils.reading.class_names import imagenet_names
 
 FIRST_OF_WIDE = "save_infer_model/scale_0.tmp_0"
@@ -226,3 +230,53 @@ def test_what_is_made_of_a_sigmoid():
         _read_post(several, binary, "m")
     with pytest.raises(UserError, match=r"PostProcess of inference.yml: ScoreOutput.*is not supported"):
         _read_post(several, PostProcess("ScoreOutput", {}), "m")
+
+
+@pytest.mark.parametrize("number", [1, 4])
+def test_a_program_for_a_fixed_number_of_images(number, tmp_path):
+    folder = write_example(PPLCNET[0], tmp_path / "model")
+    text = (folder / "inference.json").read_text()
+    # What an export for so many images has; the shape that pooled features are brought to has it, too.
+    (folder / "inference.json").write_text(text.replace("[-1,", f"[{number},"))
+    assert read_paddle(str(folder)).images is None
+    expected = recorded("PPLCNet_x0_25/expected.npz", tmp_path)["output"]
+    network = load_exported(str(folder), batch_size=2)
+    images = torch.as_tensor(zoo.images(224)).repeat(2, 1, 1, 1)[:3]
+    assert np.abs(probabilities(network, images) - np.tile(expected, (2, 1))[:3]).max() < 1e-6
+
+
+def test_what_computes_for_two_images_only():
+    seen = []
+
+    def run(images: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(images.shape))
+        return images.sum((2, 3)) + images.mean() * 0
+
+    images = torch.rand(5, 3, 4, 4)
+    torch.testing.assert_close(in_parts(run, 2)(images), images.sum((2, 3)))
+    assert seen == [(2, 3, 4, 4)] * 3
+
+
+def test_a_program_that_mixes_its_images_keeps_their_number():
+    # It takes the average of all of its images out of each: another number of them would change the answers.
+    operations = (
+        Operation("reduce_mean", {"X": ("x",)}, {"Out": ("mean",)}, {"dim": [0], "keep_dim": True}),
+        Operation("elementwise_sub", {"X": ("x",), "Y": ("mean",)}, {"Out": ("rest",)}, {"axis": -1}),
+        Operation("square", {"X": ("rest",)}, {"Out": ("square",)}, {}),
+        Operation("reduce_mean", {"X": ("square",)}, {"Out": ("y",)}, {"dim": [2, 3], "keep_dim": False}),
+    )
+    variables = {name: Variable(name, shape, "float32") for name, shape in (("x", (2, 3, 4, 4)), ("y", (2, 3)))}
+    program = Program("desc", 2_006_002, operations, variables, (), ("x",), ("y",), ("x",), ("y",))
+    model = InferenceModel(program, {}, None, {})
+    translation, images = free(translate(program, {}), model)
+    assert images == 2
+    assert translation.outputs[0].shape == (None, 3)
+
+
+def test_attributes_and_remedy_reach_the_network(pplcnet, monkeypatch):
+    monkeypatch.setattr(paddle_model, "_read_post", lambda *_: {"attributes": "PersonAttribute", "topk": 3})
+    network = load_exported(str(pplcnet))
+    assert (network.attributes, network.topk) == ("PersonAttribute", 3)
+    broken = replace(network, run=lambda images: images)
+    with pytest.raises(UserError, match="give its files as PaddlePaddle wrote them"):
+        broken(torch.zeros(1, 3, 8, 8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ import zoo
 from paddle_programs import PPLCNET, example_files, write_example
 
 import models
+from models.network import Network
+from models.repvgg import RepVGGBlock
 from utils.errors import FormatError, UserError
 from utils.formats.inference_model import read_inference_model
 from utils.formats.paddle_program import Operation, Program, Variable
-from utils.weights import load_pretrained
-from utils.weights.by_use import keys_by_use
+from utils.weights import Weights, load_pretrained, load_weights
+from utils.weights.from_program import weights_from_program
 
 NAME = "PPLCNet_x0_25"
 
@@ -74,27 +77,151 @@ def test_another_network_is_refused(tmp_path):
         load_pretrained(models.build(NAME, class_dim=20), folder)
 
 
-class Parallel(torch.nn.Module):
-    """Two layers that could change places."""
+def program_of(operations: list[Operation], shapes: dict[str, tuple[int, ...]], classes: int) -> Program:
+    """A program from images "x", of 8 x 8 pixels, to "y"; `shapes` are those of the parameters."""
+    variables = {name: Variable(name, shape, "float32", True) for name, shape in shapes.items()}
+    channels = next(iter(shapes.values()))[0]
+    variables |= {name: Variable(name, (-1, channels, 8, 8), "float32") for name in "ab"}
+    variables |= {"x": Variable("x", (-1, 3, 8, 8), "float32"), "y": Variable("y", (-1, classes), "float32")}
+    return Program(
+        "desc", 2_006_002, tuple(operations), variables, tuple(sorted(shapes)), ("x",), ("y",), ("x",), ("y",)
+    )
+
+
+def conv2d(images: str, weight: str, result: str, padding: int = 0) -> Operation:
+    attributes = {"strides": [1, 1], "paddings": [padding] * 2, "dilations": [1, 1], "groups": 1}
+    return Operation("conv2d", {"Input": (images,), "Filter": (weight,)}, {"Output": (result,)}, attributes)
+
+
+def plus(one: str, other: str, result: str) -> Operation:
+    return Operation("elementwise_add", {"X": (one,), "Y": (other,)}, {"Out": (result,)}, {"axis": 1})
+
+
+def averaged(x: str) -> list[Operation]:
+    """The end of a program: the averages of all channels."""
+    attributes = {"dim": [2, 3], "keep_dim": False, "reduce_all": False}
+    return [Operation("reduce_mean", {"X": (x,)}, {"Out": ("y",)}, attributes)]
+
+
+def random_parameters(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+class Parallel(Network):
+    """Two layers that could change places but for where their results go."""
+
+    def __init__(self, activation: bool = True) -> None:
+        super().__init__()
+        self.one = torch.nn.Conv2d(3, 2, 1, bias=False)
+        self.other = torch.nn.Conv2d(3, 2, 1, bias=False)
+        self.activation = activation
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        # The other one is first in use, and second in place.
+        other = self.other(images)
+        x = torch.cat([self.one(images), other], 1)
+        return (x.relu() if self.activation else x.abs()).mean((2, 3))
+
+
+def test_what_could_change_places_is_told_by_where_it_goes():
+    shapes = {"conv2d_0.w_0": (2, 3, 1, 1), "conv2d_1.w_0": (2, 3, 1, 1)}
+    joined = Operation("concat", {"X": ("a", "b")}, {"Out": ("c",)}, {"axis": 1})
+    relu = Operation("relu", {"X": ("c",)}, {"Out": ("d",)}, {})
+    layers = [conv2d("x", "conv2d_0.w_0", "a"), conv2d("x", "conv2d_1.w_0", "b")]
+    program, parameters = program_of([*layers, joined, relu, *averaged("d")], shapes, 4), random_parameters(shapes)
+    weights, absent = weights_from_program(Parallel(), program, parameters)
+    assert torch.equal(weights["one.weight"], parameters["conv2d_0.w_0"])
+    assert torch.equal(weights["other.weight"], parameters["conv2d_1.w_0"])
+    assert not absent
+    # The same uses, and yet another network.
+    with pytest.raises(FormatError, match="the network answers otherwise than it"):
+        weights_from_program(Parallel(activation=False), program, parameters)
+
+
+def folded(program: Program, parameters: dict[str, torch.Tensor]) -> tuple[Program, dict[str, torch.Tensor]]:
+    """A program with its batch-norms folded as PaddlePaddle's passes do it: not into depthwise convolutions."""
+    parameters, operations, made = dict(parameters), [], {}
+    for operation in program.operations:
+        made |= {name: operation for names in operation.outputs.values() for name in names}
+        if operation.kind == "batch_norm" and (conv := made[operation.inputs["X"][0]]).kind == "conv2d":
+            scale, offset, mean, variance = (
+                parameters.pop(operation.inputs[slot][0]) for slot in ("Scale", "Bias", "Mean", "Variance")
+            )
+            factor = scale / (variance + operation.attributes["epsilon"]).sqrt()
+            name = f"fuse_conv_bn/conv2d_eltwise_y_in/{len(parameters)}"
+            parameters[name] = offset - mean * factor
+            parameters[conv.inputs["Filter"][0]] *= factor[:, None, None, None]
+            operation = plus(conv.outputs["Output"][0], name, operation.outputs["Y"][0])
+        operations.append(operation)
+    variables = program.variables | {
+        name: Variable(name, tuple(tensor.shape), "float32", True) for name, tensor in parameters.items()
+    }
+    changed = replace(program, operations=tuple(operations), variables=variables, parameters=tuple(sorted(parameters)))
+    return changed, parameters
+
+
+def test_folded_batch_norms(logits, tmp_path):
+    exported = read_inference_model(write_example(PPLCNET[1], tmp_path / "export"))
+    tensors = {name: torch.tensor(array) for name, array in exported.parameters.items()}
+    program, parameters = folded(exported.program, tensors)
+    assert 0 < sum(operation.kind == "batch_norm" for operation in program.operations) < 27
+    model = models.build(NAME, class_dim=20)
+    load_weights(model, Weights("folded", parameters, program=lambda: program), "export")
+    with torch.no_grad():
+        answers = model.eval()(torch.as_tensor(zoo.images(224))).numpy()
+    assert np.abs(answers - logits).max() < 1e-5 * np.abs(logits).max()
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert sum(bool((norm.weight == 1).all() and (norm.running_mean == 0).all()) for norm in norms) == 14
+
+
+class Summed(Network):
+    """A block of RepVGG, averaged."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.one = torch.nn.Conv2d(3, 4, 1, bias=False)
-        self.other = torch.nn.Conv2d(3, 4, 1, bias=False)
+        self.block = RepVGGBlock(3, 3, 1, 1, has_se=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self.one(images), self.other(images)], 1)
+        return self.block(images).mean((2, 3))
 
 
-def test_several_mappings_are_refused():
-    convolutions = [
-        Operation("conv2d", {"": ("x", f"conv2d_{number}.w_0")}, {"": (f"%{number}",)}, {}) for number in range(2)
-    ]
-    joined = Operation("concat", {"": ("%0", "%1")}, {"": ("y",)}, {})
-    weights = {
-        f"conv2d_{number}.w_0": Variable(f"conv2d_{number}.w_0", (4, 3, 1, 1), "float32", True) for number in (0, 1)
-    }
-    variables = {"x": Variable("x", (-1, 3, 8, 8), "float32"), **weights}
-    program = Program("pir", 4, (*convolutions, joined), variables, tuple(weights), ("x",), ("y",), ("x",), ("y",))
-    with pytest.raises(FormatError, match="does not tell which parameter is which: 2 could change places"):
-        keys_by_use(Parallel(), program)
+def test_branches_that_were_summed_up():
+    shapes = {"conv2d_0.w_0": (3, 3, 3, 3), "conv2d_0.b_0": (3,)}
+    relu = Operation("relu", {"X": ("b",)}, {"Out": ("c",)}, {})
+    layers = [conv2d("x", "conv2d_0.w_0", "a", padding=1), plus("a", "conv2d_0.b_0", "b"), relu, *averaged("c")]
+    program, parameters = program_of(layers, shapes, 3), random_parameters(shapes)
+    model = Summed().eval()
+    weights, absent = weights_from_program(model, program, parameters)
+    assert all(key.startswith("block.rbr_") for key in absent)
+    model.load_state_dict(weights, strict=False)
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    conv = torch.nn.functional.conv2d(images, parameters["conv2d_0.w_0"], parameters["conv2d_0.b_0"], padding=1)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), conv.relu().mean((2, 3)))
+
+
+class Table(Network):
+    """An offset for every pixel, picked from a table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 1, bias=False)
+        self.table = torch.nn.Parameter(torch.zeros(15, 4))
+        self.places: torch.Tensor
+        self.register_buffer("places", torch.arange(64) % 15, persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        offset = self.table[self.places].view(8, 8, 4).permute(2, 0, 1)
+        return (self.conv(images) + offset).relu().mean((2, 3))
+
+
+def test_a_table_of_which_the_program_holds_the_rows():
+    shapes = {"conv2d_0.w_0": (4, 3, 1, 1), "eager_tmp_0": (4, 8, 8)}
+    relu = Operation("relu", {"X": ("b",)}, {"Out": ("c",)}, {})
+    layers = [conv2d("x", "conv2d_0.w_0", "a"), plus("a", "eager_tmp_0", "b"), relu, *averaged("c")]
+    parameters, table = random_parameters(shapes), torch.randn(15, 4)
+    parameters["eager_tmp_0"] = table[torch.arange(64) % 15].view(8, 8, 4).permute(2, 0, 1).contiguous()
+    weights, absent = weights_from_program(Table(), program_of(layers, shapes, 4), parameters)
+    assert torch.equal(weights["table"], table)
+    assert not absent

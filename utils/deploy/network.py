@@ -147,6 +147,7 @@ class ExportedNetwork:
         run: what computes.
         topk: classes per image that its files ask for; None: they say nothing.
         attributes: which attributes its files say that its classes are, as --attributes; None: they say nothing.
+        remedy: what to do about a model that cannot be run.
     """
 
     description: Description
@@ -157,6 +158,7 @@ class ExportedNetwork:
     run: Run
     topk: int | None = None
     attributes: str | None = None
+    remedy: str = "export the network again"
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
@@ -165,12 +167,12 @@ class ExportedNetwork:
         if logits.ndim != 2 or len(logits) != len(images):
             raise UserError(
                 f"--model_file ({self.description.network}) is damaged: what it makes of {len(images)} images is of "
-                f"shape {list(logits.shape)}; export the network again"
+                f"shape {list(logits.shape)}; {self.remedy}"
             )
         if logits.shape[1] != self.description.class_dim:
             raise UserError(
                 f"--model_file ({self.description.network}): the model has {logits.shape[1]} classes, and its "
-                f"description {self.description.class_dim}: export the network again"
+                f"description {self.description.class_dim}: {self.remedy}"
             )
         return logits
 
@@ -185,7 +187,7 @@ class ExportedNetwork:
                 raise
             text = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"--model_file ({self.description.network}) cannot be run: {cut(text, 300)}; export the network again"
+                f"--model_file ({self.description.network}) cannot be run: {cut(text, 300)}; {self.remedy}"
             ) from None
         if not isinstance(output, Tensor):
             raise UserError(f"--model_file ({self.description.network}) is damaged: its output is no tensor")

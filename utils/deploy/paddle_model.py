@@ -6,17 +6,18 @@ what flags say otherwise, is settled here.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from utils.console import log, warn
 from utils.deploy.fast import make_fast
-from utils.deploy.network import Description, ExportedNetwork
+from utils.deploy.network import Description, ExportedNetwork, Run
 from utils.deploy.paddle_settings import described_input, usual_input
 from utils.errors import FlagError, FormatError, UserError, one_line
 from utils.flags.paddleclas.use import post_flags
@@ -26,6 +27,9 @@ from utils.formats.inference_yml import InferenceSettings, PostProcess, read_inf
 from utils.formats.published import is_published
 from utils.programs.paddle_translate import Input, Output, Translation, set_precision, translate
 from utils.reading.class_names import imagenet_names
+
+# What to do about a program that cannot be run. Nobody who has it can write it anew, as a rule.
+REMEDY = "give its files as PaddlePaddle wrote them, or another export of it"
 
 # Of a program that takes images of any size, and of which nobody says more.
 USUAL_SIZE = 224
@@ -40,6 +44,8 @@ class PaddleModel:
         description: what it is, and how its images are prepared.
         output: of its outputs, the one that is asked for.
         topk: classes per image that inference.yml asks for; None: it asks for nothing.
+        attributes: what inference.yml says of attributes, as --attributes; None: nothing.
+        images: the number of images that the translation takes at a time; None: any.
     """
 
     translation: Translation
@@ -47,6 +53,7 @@ class PaddleModel:
     output: int
     topk: int | None
     attributes: str | None
+    images: int | None = None
 
     def module(self, before_activation: bool = True) -> fx.GraphModule:
         """From images (N, 3, H, W) to the output, or to what its last softmax is applied to."""
@@ -73,8 +80,12 @@ def load_paddle(
     module = model.module(before_activation=not features)
     if dtype != torch.float32:
         set_precision(module, dtype)
-    run = make_fast(module, device, dtype, batch_size, use_compile, model.description.network)
-    return ExportedNetwork(model.description, "pytorch", device, dtype, torch.channels_last, run, model.topk)
+    run = make_fast(module, device, dtype, model.images or batch_size, use_compile, model.description.network)
+    if model.images is not None:
+        run = in_parts(run, model.images)
+    return ExportedNetwork(
+        model.description, "pytorch", device, dtype, torch.channels_last, run, model.topk, model.attributes, REMEDY
+    )
 
 
 def read_paddle(
@@ -106,6 +117,7 @@ def read_paddle(
     image_shape = given.get("image_shape") or found.get("image_shape") or [3, USUAL_SIZE, USUAL_SIZE]
     try:
         translation = translate(model.program, model.parameters, (image_shape[1], image_shape[2]))
+        translation, images = free(translation, model)
     except FormatError as error:
         raise UserError(f"--model_file {model_file}: {one_line(error)}") from None
     image_shape = _checked_shape(translation.inputs, {**found, **given}, model_file)
@@ -129,7 +141,7 @@ def read_paddle(
         multi_label=answers.get("multi_label", False),
         threshold=answers.get("threshold"),
     )
-    return PaddleModel(translation, description, output, answers.get("topk"), answers.get("attributes"))
+    return PaddleModel(translation, description, output, answers.get("topk"), answers.get("attributes"), images)
 
 
 def _network_name(settings: InferenceSettings | None, model_file: str) -> str:
@@ -173,17 +185,13 @@ def _checked_shape(inputs: tuple[Input, ...], wanted: Mapping[str, Any], model_f
 
     Raises:
         FlagError: other ones are wanted.
-        UserError: it takes something else than images, or a fixed number of them.
+        UserError: it takes something else than images.
     """
     images = inputs[0]
     shape = images.shape
     if len(inputs) > 1 or len(shape) != 4 or images.dtype != torch.float32 or shape[1] not in (3, 4):
         listed = ", ".join(_shown(each.label, each.shape) for each in inputs[:5])
         raise UserError(f"--model_file {model_file} takes {listed}, and not one batch of images (N, 3, height, width)")
-    if shape[0] is not None:
-        raise UserError(
-            f"--model_file {model_file} was exported for {shape[0]} images at a time: export it for any number"
-        )
     image_shape = [3, *(int(size or 0) for size in shape[2:])]
     if wanted.get("image_shape", image_shape) != image_shape:
         raise FlagError(
@@ -257,6 +265,56 @@ def _read_post(output: Output, post: PostProcess | None, model_file: str) -> dic
             f"image, and the output {output.label[:100]} is a {output.activation}, of one class"
         )
     return found
+
+
+@torch.inference_mode()
+def free(translation: Translation, model: InferenceModel) -> tuple[Translation, int | None]:
+    """A translation that takes any number of images, and None; or one for a certain number, and that.
+
+    Args:
+        translation: of `model`, perhaps for a certain number of images: its program was exported for that.
+        model: the source. Its program may have the number in other shapes, too; there the number of images is put in.
+            Where that goes wrong, answers change: then the translation stays as it is.
+    """
+    shape = translation.inputs[0].shape
+    count = shape[0] if shape else None
+    if count is None or len(translation.inputs) > 1 or len(shape) != 4:
+        return translation, None
+    images = torch.empty(2 * count, *(size or 0 for size in shape[1:]))
+    images.normal_(generator=torch.Generator().manual_seed(0))
+    parts = [translation.module(part) for part in images.split(count)]
+    expected = [torch.cat(each) for each in zip(*parts, strict=True)]
+    with contextlib.suppress(FormatError, RuntimeError):
+        freed = translate(model.program, model.parameters, (images.shape[2], images.shape[3]), freed=True)
+        answers = freed.module(images)
+        if freed.inputs[0].shape[0] is None and all(map(_are_close, answers, expected)):
+            return freed, None
+
+    def any_number(shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return (None if shape[:1] == (count,) else shape[0], *shape[1:]) if shape else shape
+
+    inputs = tuple(replace(each, shape=any_number(each.shape)) for each in translation.inputs)
+    outputs = tuple(replace(each, shape=any_number(each.shape)) for each in translation.outputs)
+    return replace(translation, inputs=inputs, outputs=outputs), count
+
+
+def _are_close(one: Tensor, other: Tensor) -> bool:
+    """Whether two answers differ by no more than rounding does."""
+    return one.shape == other.shape and bool((one - other).abs().max() <= 1e-4 * other.abs().max())
+
+
+def in_parts(run: Run, count: int) -> Run:
+    """Lets what computes for `count` images at a time take any number: in parts, of which the last one is filled up."""
+
+    def run_parts(images: Tensor) -> Tensor:
+        answers = []
+        for part in images.split(count):
+            missing = count - len(part)
+            filled = torch.cat([part, part[-1:].expand(missing, -1, -1, -1)]) if missing else part
+            answers.append(run(filled)[: len(part)])
+        return torch.cat(answers)
+
+    return run_parts
 
 
 def _add_channel(module: fx.GraphModule) -> None:

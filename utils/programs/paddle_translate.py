@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -122,6 +122,9 @@ def translate(
     parameters: Mapping[str, np.ndarray],
     image_size: tuple[int, int] | None = None,
     dtype: torch.dtype = torch.float32,
+    *,
+    simplified: bool = True,
+    freed: bool = False,
 ) -> Translation:
     """Translates a program.
 
@@ -130,6 +133,8 @@ def translate(
         parameters: its weights by name.
         image_size: height and width, for a program that leaves them open; one that does not is not changed.
         dtype: to compute in where the program says float32, images included.
+        freed: a program for a certain number of images is to take any. Whether it does so rightly has to be checked.
+        simplified: batch-norms and the like become part of other layers, which rounds their weights.
 
     Returns:
         The module, on the CPU, and what goes in and comes out. It takes any number of images, unless the program is
@@ -139,12 +144,13 @@ def translate(
         FormatError: the program has operators that are not known here, or its parts do not fit.
     """
     with torch.no_grad():
+        work = _Work(program, parameters, image_size, simplified)
         try:
-            translation = _Translator(program, parameters, image_size).run()
+            translation = _Translator(work, freed=freed).run()
         except TranslationError as error:
             # Some programs leave the number of images open, and can do with one only.
             try:
-                translation = _Translator(program, parameters, image_size, 1).run()
+                translation = _Translator(work, 1).run()
             except TranslationError:
                 raise error from None
         if dtype != torch.float32:
@@ -152,22 +158,25 @@ def translate(
     return translation
 
 
+class _Work(NamedTuple):
+    """What is translated: the arguments of `translate`."""
+
+    program: Program
+    parameters: Mapping[str, np.ndarray]
+    image_size: tuple[int, int] | None
+    simplified: bool
+
+
 class _Translator:
     """`translate` at work; see there for the arguments."""
 
-    def __init__(
-        self,
-        program: Program,
-        parameters: Mapping[str, np.ndarray],
-        image_size: tuple[int, int] | None,
-        images: Size = ANY_NUMBER,
-    ) -> None:
+    def __init__(self, work: _Work, images: Size = ANY_NUMBER, *, freed: bool = False) -> None:
         self.images = images
-        self.program = program
-        self.parameters = parameters
-        self.image_size = image_size
-        self.table = PIR if program.dialect == "pir" else DESC
-        self.builder = Builder(sum(array.nbytes for array in parameters.values()))
+        self.program, self.parameters, self.image_size, self.simplified = work
+        shape = self.program.variables[self.program.feeds[0]].shape or (0,)
+        self.fixed = max(shape[0], 0) if freed else 0
+        self.table = PIR if self.program.dialect == "pir" else DESC
+        self.builder = Builder(sum(array.nbytes for array in self.parameters.values()), self.fixed)
         self.values: dict[str, Any] = {}
 
     def run(self) -> Translation:
@@ -188,7 +197,8 @@ class _Translator:
                 raise TranslationError(f"{operation.kind} (operation {number}) cannot be computed: {reason}") from None
         fetched = [self.fetched(name) for name in self.program.fetches]
         self.builder.graph.output(tuple(value.node for value in fetched))
-        simplify(self.builder.root, self.builder.graph)
+        if self.simplified:
+            simplify(self.builder.root, self.builder.graph)
         module = fx.GraphModule(self.builder.root, self.builder.graph)
         outputs = tuple(
             Output(label, _open_shape(value.shape), value.dtype, activation(node, value.ndim))
@@ -202,7 +212,7 @@ class _Translator:
             raise TranslationError(f"its input {label[:100]!r} is no tensor")
         shape: list[Size] = list(variable.shape)
         for axis, size in enumerate(variable.shape):
-            if size >= 0:
+            if size >= 0 and not (axis == 0 and size == self.fixed):
                 continue
             if axis == 0:
                 shape[0] = self.images

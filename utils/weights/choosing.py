@@ -73,12 +73,14 @@ def choose(weights: Weights, vocabularies: Iterable[Iterable[str]], key: str | N
         FormatError: the file has nothing under `key`.
         AmbiguousError: it has several networks that fit, and nothing tells which is meant.
     """
-    if not weights.tensors or weights.program is not None:
-        return Chosen(weights)  # variables without names, or with those of their program
+    if not weights.tensors:
+        return Chosen(weights)  # variables without names
     names = _clean_names([*weights.tensors, *weights.damaged])
     if key:
         names = _under(names, key)
     vocabulary, found = _find(names, [frozenset(words) for words in vocabularies])
+    if not found and weights.program is not None:
+        return Chosen(weights)  # its names are those of its program
     if not found:
         prefix = f"{key}." if key else _usual_prefix(names)
         return _part(weights, names, prefix, (), {}, {weights.origins.get(names[name], "") for name in names})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,8 +28,9 @@ class Weights:
         others: such keys -> entries of the mapping that are no tensors.
         damaged: files of a folder or archive that cannot be read as a variable -> why.
         unnamed: the tensors of a combined file without its program, in the order of their sorted names.
-        program: of an exported model, where names may not tell which tensor is which; it has the names `program_names`.
-        program_names: names of `tensors` -> those of the program.
+        program: reads the program of an exported model, where names may not tell which tensor is which; it raises
+            `FormatError` if it is none for inference.
+        program_names: names of `tensors` -> those of the program, where they differ.
     """
 
     kind: str
@@ -42,7 +43,7 @@ class Weights:
     others: dict[str, int] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
     unnamed: list[Tensor] = field(default_factory=list)
-    program: Program | None = None
+    program: Callable[[], Program] | None = None
     program_names: dict[str, str] = field(default_factory=dict)
 
 

@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from utils.errors import FormatError, UserError, one_line
 from utils.files import LARGE, read_file
 from utils.formats.archives import MAX_FILES, decompress, is_compressed, is_tar, tar_members, zip_members, zip_names
 from utils.formats.caffe import looks_like_caffe, read_caffemodel
+from utils.formats.inference_model import read_program
 from utils.formats.paddle import Buffer, program_variables, read_variables
 from utils.formats.pickles import read_pickle
 from utils.weights.content import Weights, tensors_of
@@ -158,7 +160,9 @@ def _read_variables(files: Mapping[str, Buffer], kind: str) -> Weights:
     folder = os.path.commonpath([os.path.dirname(name) for name in variables])
     prefix = f"{folder}/" if folder else ""
     tensors = tensors_of({name.removeprefix(prefix): array for name, array in variables.items()})
-    return Weights(kind, tensors, damaged={name.removeprefix(prefix): why for name, why in damaged.items()})
+    beside = {name.removeprefix(prefix): why for name, why in damaged.items()}
+    program = next((files[name] for name in damaged if os.path.basename(name) in ("__model__", "model")), None)
+    return Weights(kind, tensors, damaged=beside, program=None if program is None else partial(read_program, program))
 
 
 def _program_beside(path: Path) -> Iterator[Buffer]:
@@ -180,7 +184,8 @@ def _name_combined(arrays: Sequence[np.ndarray], programs: Iterable[Buffer], fil
             continue
         if len(names) != len(arrays):
             raise FormatError(f"{file} holds {len(arrays)} variables, the program beside it {len(names)}")
-        return Weights("combined fluid file", tensors_of(dict(zip(names, arrays, strict=True))))
+        tensors = tensors_of(dict(zip(names, arrays, strict=True)))
+        return Weights("combined fluid file", tensors, program=partial(read_program, program))
     unnamed = list(tensors_of({str(number): array for number, array in enumerate(arrays)}).values())
     return Weights("combined fluid file without its program", unnamed=unnamed)
 

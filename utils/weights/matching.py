@@ -13,12 +13,15 @@ from models.names import caffe_names, paddleclas_names, published_names
 from models.network import Network
 from utils.errors import FormatError
 from utils.formats.paddle_program import Program
-from utils.weights.by_use import keys_by_use
 from utils.weights.choosing import Chosen, choose
 from utils.weights.content import Weights
+from utils.weights.from_program import weights_from_program
 
 # The counter of PyTorch's batch-norm layers. Only PyTorch's files may have it, and nothing depends on it.
 COUNTER = "num_batches_tracked"
+
+# Programs of fluid have an earlier version, or none.
+FIRST_OF_2 = 2_000_000
 
 # What an optimizer, a schedule or an average leaves beside the parameters.
 BYPRODUCTS = re.compile(
@@ -105,10 +108,43 @@ def fit_names(
     """
     known = [[name for name in names.values() if not name.endswith(COUNTER)] for _, names in vocabularies(model)]
     chosen = choose(weights, known, key)
+    tensors = _name_in_order(model, chosen.weights.unnamed) if chosen.weights.unnamed else chosen.weights.tensors
+    fit = _fit(model, chosen, tensors, exclude, resize)
+    if weights.program is None or not (fit.missing or fit.unexpected):
+        return fit
+    try:
+        return _fit_by_use(model, chosen, weights.program(), exclude, resize)
+    except FormatError:
+        if 2 * len(fit.sources) > len(weights.tensors):  # names tell better what does not fit
+            return fit
+        raise
+
+
+def _fit_by_use(model: Network, chosen: Chosen, program: Program, exclude: Sequence[str], resize: bool) -> Fit:
+    """`fit_names` for an exported program, whose names do not tell which tensor is which.
+
+    Raises:
+        FormatError: it is of another network.
+    """
+    owner = "fluid" if program.dialect == "desc" and program.version < FIRST_OF_2 else "PaddleClas"
+    if owner in model.forms and owner != model.published_by:
+        return Fit(owner, {}, chosen=chosen)  # of another form of the network
     weights = chosen.weights
-    tensors = _name_in_order(model, weights.unnamed) if weights.unnamed else weights.tensors
-    if weights.program is not None and not _is_named(model, tensors):
-        tensors = _name_by_use(model, weights, weights.program)
+    names, transposed = paddleclas_names(model), linear_weights(model)
+    parameters = {weights.program_names.get(name, name): tensor for name, tensor in weights.tensors.items()}
+    found, absent = weights_from_program(model, program, parameters)
+    tensors = {names[key]: tensor.t() if key in transposed else tensor for key, tensor in found.items()}
+    fit = _fit(model, chosen, tensors, exclude, resize)
+    # What only training uses is in no program.
+    fit.new += [key for key in fit.missing if key in absent]
+    fit.missing = [key for key in fit.missing if key not in absent]
+    fit.vocabulary = owner
+    return fit
+
+
+def _fit(model: Network, chosen: Chosen, tensors: Mapping[str, Tensor], exclude: Sequence[str], resize: bool) -> Fit:
+    """`fit_names` for the tensors, by their names, that were chosen."""
+    weights = chosen.weights
     in_file = tensors.keys() | weights.damaged.keys()
     fit, most = Fit("", {}), -1
     for owner, names in vocabularies(model):
@@ -124,7 +160,7 @@ def fit_names(
         name = fit.names.get(key)
         if key in left_out:
             fit.left_out.append(key)
-        elif name in tensors and not (key.endswith(COUNTER) and tensors[name].is_floating_point()):
+        elif name is not None and name in tensors and not (key.endswith(COUNTER) and tensors[name].is_floating_point()):
             source = tensors[name]
             if fit.vocabulary == "Caffe" and value.dim() == 2:
                 source = source.flatten(1)  # a classifier may be a 1x1 convolution
@@ -160,18 +196,6 @@ def _name_in_order(model: Network, tensors: Sequence[Tensor]) -> dict[str, Tenso
             "put the program (model or __model__) beside it, or choose another --model"
         )
     return dict(zip(names, tensors, strict=True))
-
-
-def _is_named(model: Network, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether most of the tensors have names of one vocabulary."""
-    return any(2 * len(tensors.keys() & set(names.values())) > len(tensors) for _, names in vocabularies(model))
-
-
-def _name_by_use(model: Network, weights: Weights, program: Program) -> dict[str, Tensor]:
-    """Names the tensors of an exported program as PaddleClas's files do."""
-    tensors = {weights.program_names[name]: tensor for name, tensor in weights.tensors.items()}
-    names = paddleclas_names(model)
-    return {names[key]: tensors[name] for key, name in keys_by_use(model, program).items()}
 
 
 def left_out_keys(model: Network, exclude: Sequence[str]) -> set[str]:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from utils.formats.inference_model import read_inference_model
 from utils.weights.content import Weights, tensors_of
-
-# Programs of PaddlePaddle 2 and 3. (A fluid program only names what is beside it: `utils.weights.files` does that.)
-_PROGRAMS = re.compile(r"(.*/)?([^/]+\.pdmodel|inference\.json)")
 
 # What PaddleClas puts the network into for its export, and what a copy of a network adds to names.
 _OWNER = "base_model."
@@ -18,8 +15,17 @@ _COPIED = re.compile(r"(_deepcopy_\d+)+$")
 
 
 def has_program(names: Iterable[str]) -> bool:
-    """Whether one of the files is a program of PaddlePaddle 2 or 3."""
-    return any(_PROGRAMS.fullmatch(name) for name in names)
+    """Whether one of the files is a program of PaddlePaddle 2 or 3.
+
+    A fluid program only names what is beside it: `utils.weights.files` does that.
+    """
+    known = set(names)
+    return any(
+        name.endswith(".pdmodel")
+        or PurePosixPath(name).name == "inference.json"
+        or (name.endswith(".json") and f"{name[:-5]}.pdiparams" in known)
+        for name in known
+    )
 
 
 def read_exported(path: Path) -> Weights:
@@ -37,10 +43,10 @@ def read_exported(path: Path) -> Weights:
     tensors = tensors_of(model.parameters)
     names = {name: model.structured_names.get(name, "").removeprefix(_OWNER) for name in tensors}
     kind = "exported model of PaddlePaddle"
-    if all(names.values()) and len(set(names.values())) == len(names):
-        return Weights(kind, {names[name]: tensor for name, tensor in tensors.items()})
-    plain = {name: _COPIED.sub("", name) for name in tensors}
+    plain = names
+    if not all(names.values()) or len(set(names.values())) < len(names):
+        plain = {name: _COPIED.sub("", name) for name in tensors}
     if len(set(plain.values())) < len(plain):
         plain = {name: name for name in tensors}
-    return Weights(kind, {plain[name]: tensor for name, tensor in tensors.items()}, program=model.program,
+    return Weights(kind, {plain[name]: tensor for name, tensor in tensors.items()}, program=lambda: model.program,
                    program_names={short: name for name, short in plain.items()})  # fmt: skip

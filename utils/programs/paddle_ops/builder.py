@@ -34,9 +34,11 @@ class Builder:
 
     Args:
         parameter_bytes: memory that the program's parameters take.
+        fixed: of a program that was exported for a number of images, and is to take any, that number; else 0.
     """
 
-    def __init__(self, parameter_bytes: int) -> None:
+    def __init__(self, parameter_bytes: int, fixed: int = 0) -> None:
+        self.fixed = fixed
         self._allowed_bytes = FOLDING_BYTES + parameter_bytes
         self.root = nn.Module()
         self.graph = fx.Graph()
@@ -319,6 +321,8 @@ class Builder:
 
     def concat(self, values: Sequence[Value], axis: int) -> Value:
         """Values behind each other along a dimension."""
+        if self.fixed:
+            values = self._for_all_images(values)
         first = values[0]
         axis = first.axis(axis)
         total: Size = 0
@@ -337,6 +341,17 @@ class Builder:
             dtype = torch.promote_types(dtype, value.dtype)
         shape = [*first.shape[:axis], total, *first.shape[axis + 1 :]]
         return self.call(aten.cat.default, list(values), axis, shape=shape, dtype=dtype)
+
+    def _for_all_images(self, values: Sequence[Value]) -> list[Value]:
+        """Values that are there for each of a fixed number of images, as for any number of them."""
+        if not any(value.ndim and value.shape[0] == BatchSize(1) for value in values):
+            return [*values]
+        return [
+            self.expand(self.slice(value, 0, 0, 1), [BatchSize(1), *value.shape[1:]])
+            if value.ndim and value.shape[0] == self.fixed
+            else value
+            for value in values
+        ]
 
     def pad(self, x: Value, sides: Sequence[int], mode: str = "constant", number: float = 0.0) -> Value:
         """`x` with a border; `sides` as of torch.nn.functional.pad, last dimension first."""

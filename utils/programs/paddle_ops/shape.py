@@ -9,7 +9,7 @@ import torch
 from utils.programs.paddle_ops.builder import Builder, aten
 from utils.programs.paddle_ops.layout import channels_first, is_channels_last
 from utils.programs.paddle_ops.registry import Ints, Sizes, desc, pir
-from utils.programs.paddle_ops.sizes import Size, TranslationError, product, ratio, show, static
+from utils.programs.paddle_ops.sizes import BatchSize, Size, TranslationError, freed, product, ratio, show, static
 from utils.programs.paddle_ops.values import Value, broadcast
 
 Parts = list[Value]
@@ -40,6 +40,7 @@ def reshape(b: Builder, x: Value, shape: Sizes) -> Value:
         x.shape[index] if size == 0 and index < x.ndim and product(x.shape) != 0 else size
         for index, size in enumerate(shape)
     ]
+    sizes = freed(sizes, x.shape, b.fixed)
     if sizes.count(-1) > 1:
         raise TranslationError(f"its shape is {show(shape)}")
     if -1 in sizes:
@@ -177,6 +178,8 @@ def expand(b: Builder, x: Value, shape: Sizes) -> Value:
     if offset < 0:
         raise TranslationError(f"a tensor of shape {show(x.shape)} cannot be expanded to {show(shape)}")
     sizes = [x.shape[index - offset] if size == -1 and index >= offset else size for index, size in enumerate(shape)]
+    if b.fixed and sizes[:1] == [b.fixed] and x.shape[:1] == (BatchSize(1),) and not offset:
+        sizes[0] = BatchSize(1)
     return b.expand(x, sizes)
 
 

@@ -124,6 +124,23 @@ def static(size: Size, what: str) -> int:
     return size
 
 
+def freed(sizes: Sequence[Size], shape: Sequence[Size], fixed: int) -> list[Size]:
+    """A shape to which one of any number of images is brought, by a program that knows its `fixed` number only.
+
+    The size that is in the images' place is a multiple of them. Where `fixed` is 0, nothing changes.
+    """
+    place = next((place for place, size in enumerate(shape) if isinstance(size, BatchSize)), None)
+    if not fixed or place is None or any(isinstance(size, BatchSize) for size in sizes):
+        return [*sizes]
+    before = product(shape[:place])
+    for there, size in enumerate(sizes):
+        if product(sizes[:there]) == before and isinstance(size, int) and size > 0 and size % fixed == 0:
+            return [*sizes[:there], BatchSize(size // fixed), *sizes[there + 1 :]]
+        if size == -1:
+            break
+    return [*sizes]
+
+
 def show(shape: Sequence[Size]) -> str:
     """A shape for messages: [N, 3, 224, 224]."""
 

@@ -1,0 +1,339 @@
+"""How a program, and how a network, use their parameters: each in which role, after which others, by which way.
+
+Both become a graph of parameters, so that `utils.weights.by_use` can tell which is which. Operations that only lay a
+tensor out anew do not count; nor do the names of any.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from models.network import Network, main_output
+from utils.formats.paddle_program import Operation, Program
+
+# Operations that only lay a tensor out anew: a parameter stays one.
+_LAYOUTS = frozenset({
+    "reshape", "reshape2", "transpose", "transpose2", "unsqueeze", "unsqueeze2", "squeeze", "squeeze2", "expand",
+    "cast", "expand_v2", "assign", "flatten_contiguous_range", "flatten", "share_data", "scale", "tile", "gather",
+    "index_select", "index_sample",
+})  # fmt: skip
+_ATEN_LAYOUTS = frozenset({
+    "t", "view", "_unsafe_view", "reshape", "transpose", "permute", "unsqueeze", "squeeze", "expand", "clone",
+    "_to_copy", "alias", "detach", "repeat", "flatten", "index", "index_select",
+})  # fmt: skip
+# Their results are sizes, whatever they are of.
+_SIZES = frozenset({"shape", "shape64", "size", "numel"})
+# Activations, of both: how one is spelled out differs, but not where it is.
+_ACTIVATIONS = frozenset({
+    "relu", "relu6", "sigmoid", "hard_swish", "hardswish", "hard_sigmoid", "hardsigmoid", "swish", "silu", "gelu",
+    "softmax", "tanh", "leaky_relu", "mish", "elu", "hardtanh", "clip", "clamp", "_softmax", "_safe_softmax",
+})  # fmt: skip
+_PIECES = frozenset({"split", "split_with_sizes", "unsafe_split", "chunk", "unbind", "split_with_num"})
+# What a normalization takes, by slot of ProgramDesc, and by place in PIR and in PyTorch.
+_SLOTS = {"Scale": "scale", "Bias": "offset", "Mean": "mean", "Variance": "variance"}
+_PIR_NORMS = {
+    "batch_norm": ("mean", "variance", "scale", "offset"),
+    "batch_norm_": ("mean", "variance", "scale", "offset"),
+    "sync_batch_norm_": ("mean", "variance", "scale", "offset"),
+    "layer_norm": ("scale", "offset"),
+    "group_norm": ("scale", "offset"),
+    "instance_norm": ("scale", "offset"),
+}
+_ATEN_NORMS = {
+    "native_batch_norm": ("scale", "offset", "mean", "variance"),
+    "_native_batch_norm_legit_no_training": ("scale", "offset", "mean", "variance"),
+    "_batch_norm_no_update": ("scale", "offset", "mean", "variance"),
+    "cudnn_batch_norm": ("scale", "offset", "mean", "variance"),
+    "native_layer_norm": ("", "scale", "offset"),
+    "native_group_norm": ("scale", "offset"),
+}
+# A way between two parameters is no longer than this.
+_MAX_WAY = 32
+
+# What stands for the answer among the parameters: it is "used" after the last of them.
+ANSWER = ""
+
+Way = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A tensor: a parameter, or what was computed with those before it, each with the way that its result took.
+
+    Attributes:
+        parameter: the name, if it is one, laid out anew perhaps.
+        shape: of it.
+        gathered: of a parameter of which rows were picked, what does that.
+        before: parameters and ways.
+        layer: it is a convolution's or linear layer's result, and nothing else: the last parameter of that.
+    """
+
+    parameter: str | None = None
+    shape: tuple[int, ...] = ()
+    gathered: Callable[[Tensor], Tensor] | None = None
+    before: frozenset[tuple[str, Way]] = frozenset()
+    layer: str | None = None
+
+    def step(self, *steps: str) -> _Value:
+        """What comes of it by an operation that has no parameters."""
+        before = frozenset((name, (*way, *steps)[:_MAX_WAY]) for name, way in self.before)
+        return _Value(before=before, layer=None if steps else self.layer)
+
+    def moved(self, place: int) -> _Value:
+        """What is at a place of a concatenation."""
+        return _Value(
+            before=frozenset(
+                (name, (*way[:-1], f"place {int(way[-1][6:]) + place}"))
+                if way and way[-1].startswith("place ")
+                else (name, (*way, f"place {place}")[:_MAX_WAY])
+                for name, way in self.before
+            )
+        )
+
+
+@dataclass
+class Uses:
+    """The parameters that are used, in the order of their use.
+
+    Attributes:
+        folded: the layers of which a batch-norm right after them is no more than a bias: "all", "dense" for all but
+            depthwise convolutions, or "" for none.
+        kinds: names -> role and shape.
+        before: names -> the parameters that each is applied after, and the ways between.
+        gathered: names -> how its rows are picked, where they are.
+        depthwise: the weights of depthwise convolutions.
+        norms: with `folded`, the offsets of such batch-norms -> the other tensors of these, and the layer's own bias.
+        classes: how many the last layer is for; 0: not known.
+    """
+
+    folded: str = ""
+    kinds: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    before: dict[str, set[tuple[str, Way]]] = field(default_factory=lambda: defaultdict(set))
+    gathered: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    depthwise: set[str] = field(default_factory=set)
+    norms: dict[str, dict[str, str]] = field(default_factory=dict)
+    classes: int = 0
+
+    def use(self, value: _Value, role: str, before: Iterable[tuple[str, Way]]) -> None:
+        """Notes that a parameter is applied to what comes `before`."""
+        assert value.parameter is not None
+        # A linear layer's weight is [in, out] there, and [out, in] here, or a convolution of 1 x 1; biases may have
+        # dimensions of one.
+        sizes = tuple(size for size in value.shape if size != 1)
+        is_linear = len(value.shape) == 2 or value.shape[2:] == (1, 1)
+        sizes = tuple(sorted(sizes)) if is_linear and len(sizes) == 2 else sizes
+        role = role or ("weight" if len(sizes) > 1 else "bias")
+        self.kinds.setdefault(value.parameter, (role, sizes))
+        if len(value.shape) == 4 and value.shape[1] == 1 < value.shape[0]:
+            self.depthwise.add(value.parameter)
+        self.before[value.parameter].update((name, way) for name, way in before if name != value.parameter)
+        if value.gathered is not None:
+            self.gathered[value.parameter] = value.gathered
+
+    def end(self, value: _Value, classes: int) -> None:
+        """Notes what the answer is made of. Whether it is after a softmax does not count."""
+        self.classes = classes
+        self.kinds[ANSWER] = ("answer", ())
+        self.before[ANSWER] = {(name, way[:-1] if way[-1:] == ("activation",) else way) for name, way in value.before}
+
+    def apply(self, kind: str, values: Iterable[tuple[_Value, str]]) -> _Value:
+        """The result of an operation on values, each with its role."""
+        given = list(values)
+        data = [value for value, _ in given if value.parameter is None]
+        before = frozenset[tuple[str, Way]]().union(*(value.before for value in data))
+        roles = {role: value for value, role in given if value.parameter and role}
+        if "mean" in roles:  # a batch-norm, of which all is applied at once
+            layer = data[0].layer if len(data) == 1 else None
+            if layer is not None and self._is_folded(layer):
+                return self._fold(layer, roles)
+            for role, value in roles.items():
+                self.use(value, role, before)
+            return _Value(before=frozenset((value.parameter or "", ()) for value in roles.values()))
+        # The others are applied one after another: a bias follows the weight, an offset the scale.
+        order = {"scale": 0, "offset": 1}
+        alone = [(value, role) for value, role in given if value.parameter]
+        alone.sort(key=lambda entry: order.get(entry[1], -len(entry[0].shape)))
+        for value, _ in alone:
+            self.use(value, "", before)
+            before = frozenset([(value.parameter or "", ())])
+        result = _Value(before=before)
+        if not alone:
+            return result.step("activation") if kind in _ACTIVATIONS else result
+        # The bias of a layer may be an operation of its own.
+        is_layer = len(alone[0][0].shape) in (2, 4) and not roles
+        if is_layer or (len(data) == 1 and data[0].layer and len(alone) == 1 and not roles and "add" in kind):
+            result = replace(result, layer=alone[-1][0].parameter)
+        return result
+
+    def _is_folded(self, layer: str) -> bool:
+        """Whether a batch-norm behind what `layer` is the last parameter of is a part of that."""
+        first = layer
+        if self.kinds[layer][0] == "bias":
+            first = next((name for name, _ in self.before[layer]), layer)
+        return self.folded == "all" or (self.folded == "dense" and first not in self.depthwise)
+
+    def _fold(self, layer: str, roles: Mapping[str, _Value]) -> _Value:
+        """A batch-norm as the bias of a layer."""
+        offset = roles["offset"]
+        others = {role: value.parameter or "" for role, value in roles.items() if role != "offset"}
+        before: Iterable[tuple[str, Way]] = [(layer, ())]
+        if self.kinds[layer][0] == "bias":
+            others["bias"] = layer
+            del self.kinds[layer]
+            before = self.before.pop(layer)
+        self.norms[offset.parameter or ""] = others
+        self.use(offset, "", before)
+        return _Value(before=frozenset([(offset.parameter or "", ())]))
+
+
+# ---------------------------------------------------------------------------------------------------- of a program
+
+
+def uses_of_program(program: Program) -> Uses:
+    """How a program uses its parameters."""
+    variables = program.variables
+    uses = Uses()
+    values = {
+        name: _Value(parameter=name, shape=variables[name].shape or ())
+        for name in program.parameters
+        if variables[name].dtype in ("float16", "bfloat16", "float32", "float64")
+    }
+    for operation in program.operations:
+        known = [(values[name], role) for name, role in _inputs(operation, program) if name in values]
+        if operation.kind in _SIZES or not known:
+            result = _Value()
+        elif operation.kind in _LAYOUTS and known[0][0].parameter:
+            result = known[0][0]
+        elif operation.kind in ("concat", "combine"):
+            names = [name for name, _ in _inputs(operation, program) if name in values]
+            result = _joined(
+                uses, known, [(variables[name].shape or ()) if name in variables else () for name in names]
+            )
+        else:
+            result = uses.apply(operation.kind.rstrip("_"), known)
+        outputs = [name for names in operation.outputs.values() for name in names if name not in program.parameters]
+        for place, name in enumerate(outputs):  # (a batch-norm gives its statistics back, which are parameters)
+            is_piece = operation.kind in _PIECES and len(outputs) > 1
+            values[name] = result.step(f"piece {place}") if is_piece and not result.parameter else result
+    answers = [(name, variables[name].shape or ()) for name in program.fetches if name in variables]
+    for name, shape in [(name, shape) for name, shape in answers if len(shape) == 2][:1]:
+        uses.end(values.get(name, _Value()), shape[-1])
+    return uses
+
+
+def _joined(uses: Uses, known: list[tuple[_Value, str]], shapes: Iterable[Iterable[int]]) -> _Value:
+    """The result of a concatenation: where values are in it counts. (One of concatenations is as one of all.)"""
+    place, placed = 0, []
+    for (value, role), shape in zip(known, shapes, strict=True):
+        placed.append((value if value.parameter or len(known) == 1 else value.moved(place), role))
+        place += math.prod(size for size in (*shape,)[1:] if size > 0)
+    return uses.apply("concat", placed)
+
+
+def _inputs(operation: Operation, program: Program) -> Iterable[tuple[str, str]]:
+    """The names of what an operation takes, with their roles in a normalization."""
+    if program.dialect == "pir":
+        names = operation.inputs.get("", ())
+        roles = ("", *_PIR_NORMS.get(operation.kind, ()))
+        return [(name, roles[place] if place < len(roles) else "") for place, name in enumerate(names)]
+    is_norm = operation.kind.endswith("_norm")
+    return [
+        (name, _SLOTS.get(slot, "") if is_norm else "") for slot, names in operation.inputs.items() for name in names
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------- of a network
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes how a network uses its parameters while it runs."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], folded: str, gathered: bool) -> None:
+        super().__init__()
+        self.uses = Uses(folded)
+        self.values = {id(t): _Value(parameter=name, shape=tuple(t.shape)) for name, t in tensors.items()}
+        self.gathered = gathered
+        self._kept: list[Any] = []  # the id of a tensor that is gone could become another's
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = operator(*args, **kwargs)
+        self._kept.append((args, kwargs, result))
+        kind = operator.overloadpacket.__name__.rstrip("_")
+        roles = ("", *_ATEN_NORMS.get(kind, ()))
+        given = []
+        for place, argument in enumerate((*args, *kwargs.values())):
+            role = roles[place] if place < len(roles) else ""
+            for tensor in tree_leaves(argument):
+                if isinstance(tensor, Tensor) and (value := self.values.get(id(tensor))) is not None:
+                    given.append((value, role))
+        if kind in _ATEN_LAYOUTS and given and given[0][0].parameter:
+            value = self._laid_out(given[0][0], operator, args, kwargs, result)
+            self.values[id(result)] = value
+            return result
+        if kind.startswith("_scaled_dot_product"):
+            given = [(value.step("activation") if n < 2 else value, role) for n, (value, role) in enumerate(given)]
+        if kind == "cat" and len(given) == len(args[0]):
+            value = _joined(self.uses, given, [tensor.shape for tensor in args[0]])
+        else:
+            value = self.uses.apply(kind, given)
+        pieces = [tensor for tensor in tree_leaves(result) if isinstance(tensor, Tensor)]
+        for place, tensor in enumerate(pieces):
+            if (self.values.get(id(tensor)) or value).parameter is None:
+                self.values[id(tensor)] = value.step(f"piece {place}") if kind in _PIECES else value
+        return result
+
+    def _laid_out(self, value: _Value, operator: Any, args: Any, kwargs: Any, result: Tensor) -> _Value:
+        """A parameter that was laid out anew. Picking its rows counts if there is a choice."""
+        picks = operator.overloadpacket.__name__ in ("index", "index_select")
+        if not self.gathered or not (picks or value.gathered):
+            return value
+        earlier, own = value.gathered or _same, args[0]
+
+        def gathered(tensor: Tensor) -> Tensor:
+            given = earlier(tensor)
+            return operator(*tree_map(lambda each: given if each is own else each, args), **kwargs)
+
+        return replace(value, shape=tuple(result.shape), gathered=gathered)
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+@torch.no_grad()
+def uses_of_network(
+    model: Network, image_shape: tuple[int, ...], *, folded: str = "", computed: bool = True, gathered: bool = False
+) -> Uses:
+    """How a network uses its parameters, by state-dict key.
+
+    Args:
+        model: the network. Unless `gathered`, shapes are enough: nothing is computed.
+        image_shape: what it is shown.
+        folded: the layers that batch-norms are part of, as in `Uses`.
+        computed: whether buffers that are not in the state dict count, too: a program may hold what they hold.
+        gathered: whether of a table of which rows are picked, these count, and not the table.
+    """
+    device = torch.device("cpu" if gathered else "meta")
+    ghost = copy.deepcopy(model).to(device).eval()
+    kept = {*dict(ghost.named_parameters()), *ghost.state_dict()}
+    tensors = {
+        key: tensor
+        for key, tensor in (*ghost.named_parameters(), *ghost.named_buffers())
+        if tensor.is_floating_point() and (computed or key in kept)
+    }
+    images = torch.zeros(image_shape, device=device)
+    with _Recorder(tensors, folded, gathered) as recorder:
+        answer = main_output(ghost(images))
+    recorder.uses.end(recorder.values.get(id(answer), _Value()), answer.shape[-1])
+    return recorder.uses
