@@ -27,6 +27,7 @@ CASES = [
     ("--total_images=100", ["--lr_strategy=default_decay"], []),
     ("--total_images=100", ["--multi_scale=64"], []),
     ("--multi_scale_factor=16", [], ["--multi_scale=64"]),
+    ("--l1_decay=1e-4", [ADAMW], []),
     ("--l2_decay=1e-4", [ADAMW], []),
     ("--l2_decay=1e-4", [ADAM], [ADAM, "--optimizer=momentum"]),
     ("--momentum_rate=0.8", [ADAM], []),

@@ -166,6 +166,11 @@ def test_training_data(flags, path, expected, absent):
     assert not absent & args.given
 
 
+def test_an_l1_regularizer(flags):
+    args = flags("train", MOBILE, "-o", "Optimizer.regularizer.name=L1", "-o", "Optimizer.regularizer.coeff=0.001")
+    assert (args.l1_decay, args.l2_decay) == (0.001, 0.0)
+
+
 def test_what_a_multi_scale_dataset_ignores(flags, capsys):
     flags("train", "ImageNet/MobileViTV3/MobileViTV3_XS.yaml")
     assert "PaddleClas's MultiScaleDataset takes no interpolation, use_log_aspect of it" in capsys.readouterr().out

@@ -337,6 +337,18 @@ def test_clipping_of_each_gradient():
     np.testing.assert_allclose(found, np.concatenate(expected), rtol=1e-5, atol=1e-12)
 
 
+def test_an_l1_penalty():
+    """PaddlePaddle's L1Decay: the sign of a parameter, after the limit of the gradient."""
+    model = small_network()
+    signs = nn.utils.parameters_to_vector(model.parameters()).detach().sign().numpy()
+    free = clipped_gradients(0.0)
+    limit = 0.25 * np.linalg.norm(free)
+    found = clipped_gradients(limit, l1_decay=0.5)
+    np.testing.assert_allclose(found, 0.25 * free + 0.5 * signs, rtol=1e-5, atol=1e-12)
+    scaled = clipped_gradients(0.0, l1_decay=0.5, amp_dtype=torch.float16, loss_scale=256.0)
+    np.testing.assert_allclose(scaled, free + 0.5 * signs, rtol=0.05, atol=5e-3)
+
+
 def test_clipping_is_of_gradients_without_the_loss_scale():
     options = {"amp_dtype": torch.float16, "loss_scale": 256.0}
     free = clipped_gradients(0.0, **options)

@@ -109,6 +109,7 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     ),
     (("total_images",), lambda args: not args.multi_scale, "--multi_scale says how many steps an epoch has"),
     (("multi_scale_factor",), lambda args: args.multi_scale, "it needs --multi_scale"),
+    (("l1_decay",), lambda args: not _uses_adamw(args), "--optimizer=adamw decays weights by --weight_decay"),
     (("l2_decay",), lambda args: not _uses_adamw(args), "--optimizer=adamw decays weights by --weight_decay"),
     (
         ("l2_decay", "momentum_rate"),

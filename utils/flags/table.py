@@ -184,6 +184,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("l2_decay", non_negative, 1e-4, T,
              "L2 penalty added to the gradient of every parameter, batch-norm and bias included, except where a "
              "network overrides it. Not with --optimizer=adamw."),
+        Flag("l1_decay", non_negative, 0.0, T,
+             "L1 penalty: so many times a parameter's sign are added to its gradient, for all but those whose decay a "
+             "network overrides. Beside --l2_decay; not with --optimizer=adamw."),
         Flag("weight_decay", non_negative, 0.05, T,
              "--optimizer=adamw, in place of --l2_decay: decoupled decay of the weights, but not of norms, biases, "
              "class tokens and embeddings of positions."),

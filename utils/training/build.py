@@ -332,6 +332,7 @@ def build_train_step(
         dynamic_loss_scaling=args.use_dynamic_loss_scaling,
         clip_norm=args.clip_norm,
         clip_norm_each=args.clip_norm_each,
+        l1_decay=0.0 if args.optimizer == "adamw" else args.l1_decay,
         ema=ExponentialMovingAverage(model, args.ema_decay, args.ema_warm_up) if args.use_ema else None,
         distillation=distillation,
         accumulate_steps=args.accumulate_steps,

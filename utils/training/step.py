@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from models.names import l2_overrides
 from models.network import Network, main_output
 from utils.training.distillation import Distillation
 from utils.training.ema import ExponentialMovingAverage
@@ -37,6 +38,8 @@ class TrainStep:
         dynamic_loss_scaling: adapt the scale; otherwise it stays, and steps with infinite gradients are skipped.
         clip_norm: largest norm of all gradients together (Pascanu et al., arXiv:1211.5063); 0: no limit.
         clip_norm_each: largest norm of each parameter's gradient; 0: no limit.
+        l1_decay: this times a parameter's sign is added to its gradient, after the limits; not of parameters whose
+            layers have an L2 decay of their own.
         ema: average to keep.
         distillation: of the network from a teacher.
         accumulate_steps: parts of a batch that go through the network one after the other.
@@ -64,6 +67,7 @@ class TrainStep:
         dynamic_loss_scaling: bool = True,
         clip_norm: float = 0.0,
         clip_norm_each: float = 0.0,
+        l1_decay: float = 0.0,
         ema: ExponentialMovingAverage | None = None,
         distillation: Distillation | None = None,
         accumulate_steps: int = 1,
@@ -77,6 +81,7 @@ class TrainStep:
         self.criterion = criterion
         self.clip_norm = clip_norm
         self.clip_norm_each = clip_norm_each
+        self.l1_decay = l1_decay
         self.ema = ema
         self.distillation = distillation
         self.accumulate_steps = accumulate_steps
@@ -133,7 +138,7 @@ class TrainStep:
                 self.scaler.scale(loss).backward()
             losses.append(loss.detach())
             logits.append(main_output(outputs).detach())
-        self._clip()
+        self._change_gradients()
         self.scaler.step(self.optimizer)
         if self.scaling:
             self.scaler.update(self.fixed_scale)
@@ -163,11 +168,11 @@ class TrainStep:
         for prefix, module in self.distillation.learners().items() if self.distillation else ():
             yield from module.named_parameters(prefix)
 
-    def _clip(self) -> None:
-        """Shortens gradients that are too long."""
-        if not self.clip_norm and not self.clip_norm_each:
+    def _change_gradients(self) -> None:
+        """Shortens gradients that are too long, and adds the L1 penalty."""
+        if not self.clip_norm and not self.clip_norm_each and not self.l1_decay:
             return
-        self.scaler.unscale_(self.optimizer)  # the limits are for gradients as they are without the loss scale
+        self.scaler.unscale_(self.optimizer)  # both are for gradients as they are without the loss scale
         parameters = [parameter for _, parameter in self.named_parameters()]
         if self.clip_norm_each:
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -175,6 +180,11 @@ class TrainStep:
             torch._foreach_mul_(gradients, [(self.clip_norm_each / norm).clamp_max(1) for norm in norms])
         if self.clip_norm:
             nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        if self.l1_decay:
+            own = l2_overrides(self.model)
+            decayed = {p: p.grad for name, p in self.named_parameters() if name not in own and p.grad is not None}
+            signs = torch._foreach_sign([p.detach() for p in decayed])
+            torch._foreach_add_(list(decayed.values()), signs, alpha=self.l1_decay)
 
     def _no_sync(self, wanted: bool) -> contextlib.AbstractContextManager:
         """Keeps the processes from exchanging gradients that are not complete yet."""

@@ -81,8 +81,12 @@ def _read_decay(section: Section, kind: str) -> None:
         set_flag("decay_vectors", False)
     regularizer = section.section("regularizer")
     if regularizer.values:
-        regularizer.only("name", "L2")
-        set_flag("l2_decay", regularizer.take("coeff", number, 0.0))
+        kind = regularizer.take("name", choice("l1", "l2"), "l2")
+        set_flag(f"{kind}_decay", regularizer.take("coeff", number, 0.0))
+        if kind == "l1":
+            set_flag("l2_decay", 0.0)
+            if names or without_vectors:
+                regularizer.refuse("name", "L1 is supported for all parameters, and some are spared here")
         regularizer.finish()
         section.idle("weight_decay")
     else:
