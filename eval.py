@@ -3,7 +3,7 @@
 python eval.py --model=ResNet50_vd --pretrained_model=ResNet50_vd_pretrained.tar
 python eval.py --model=ResNet101_v2 --pretrained_model=resnet101-v2.caffemodel --crop_num=12
 python eval.py --model=ResNet101_v2 --pretrained_model=resnet101-v2.caffemodel --crop_sweep=192:352:32
-python eval.py --model_file=ResNet50_vd/model
+python eval.py --model_file=ResNet50_vd/model --report=report.html
 python -m torch.distributed.run --nproc_per_node=4 eval.py --model=ResNet50 --pretrained_model=output/ResNet50/119
 """
 
@@ -31,6 +31,7 @@ from utils.evaluation.crops import write_sweep
 from utils.evaluation.evaluate import Subject, evaluate
 from utils.evaluation.meters import check_labels
 from utils.evaluation.names import noted_names
+from utils.evaluation.report.write import check_report_flags, check_report_outputs
 from utils.files import check_can_write, write_text
 from utils.flags.idle import note_idle_flags
 from utils.flags.inputs import INPUT_FLAGS, given_input
@@ -82,6 +83,7 @@ def check_flags(args: argparse.Namespace) -> None:
             if flag in args.given:
                 raise FlagError(f"--crop_sweep evaluates at several sizes: leave out --{flag}")
     check_labels(args)
+    check_report_flags(args)
 
 
 def check_outputs(args: argparse.Namespace) -> None:
@@ -89,6 +91,7 @@ def check_outputs(args: argparse.Namespace) -> None:
     for flag in ("save_json_path", "per_class_path", "confusion_path", *(["crop_sweep_path"] * bool(args.crop_sweep))):
         if path := getattr(args, flag):
             check_can_write(Path(path), f"--{flag}")
+    check_report_outputs(args)
 
 
 def save(args: argparse.Namespace, results: dict[str, float] | list[dict[str, float]]) -> None:
@@ -126,7 +129,8 @@ def load_network(args: argparse.Namespace, device: torch.device) -> Subject:
     layout = memory_format(args, device)
     place(model, device, layout).eval()
     names = noted_names(args.pretrained_model, args.class_dim)
-    return Subject(in_mixed_precision(model, device, amp_dtype(args, device)), device, layout, class_names=names)
+    network = in_mixed_precision(model, device, amp_dtype(args, device))
+    return Subject(network, device, layout, class_names=names, model=model)
 
 
 def load_exported_network(args: argparse.Namespace, device: torch.device) -> Subject:

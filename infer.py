@@ -36,7 +36,7 @@ from utils.evaluation.features import FeatureFile
 from utils.evaluation.meters import answer_thresholds
 from utils.evaluation.names import class_names
 from utils.evaluation.pictures import grad_cam, save_pictures
-from utils.evaluation.predictions import Prediction, ResultFile
+from utils.evaluation.predictions import AtLeast, Prediction, ResultFile
 from utils.files import check_can_write_into
 from utils.flags.idle import note_idle_flags
 from utils.flags.inputs import INPUT_FLAGS
@@ -76,7 +76,7 @@ def main() -> None:
 def check_flags(args: argparse.Namespace) -> None:
     """Raises `FlagError` for flags that do not go together."""
     thresholds = answer_thresholds(args, args.class_dim, args.multi_label)
-    if thresholds is None and args.topk > args.class_dim:
+    if (thresholds is None or isinstance(thresholds, AtLeast)) and args.topk > args.class_dim:
         raise FlagError(f"--topk {args.topk} is more than the {args.class_dim} classes of --class_dim")
     if args.save_inference and not args.calibration_dir:
         refuse_several("--save_inference=True")
@@ -84,6 +84,8 @@ def check_flags(args: argparse.Namespace) -> None:
         raise FlagError("--calibration_dir goes with --save_inference=True --inference_format=onnx")
     if args.grad_cam and args.multi_label:
         raise FlagError("--grad_cam shows the one class of an image: leave it out, or --multi_label")
+    if args.grad_cam and isinstance(thresholds, AtLeast):
+        raise FlagError("--grad_cam shows the class of an image, which with --threshold may have none: leave out one")
     if args.grad_cam and not args.vis_dir:
         raise FlagError("--grad_cam=True goes into the pictures of --vis_dir: give that folder")
     if args.features_path and not args.features_path.endswith(".npy"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ import torch
 from sklearn import metrics as sk
 
 from utils.errors import FlagError
+from utils.evaluation.classify import Classifier
 from utils.evaluation.labels import LabelsMeter, average_precision, write_label_table
 from utils.evaluation.meters import answer_thresholds, best_metric, check_labels, one_per_class
 from utils.evaluation.metrics import describe, total
-from utils.evaluation.predictions import labels_found, second_of_two
+from utils.evaluation.predictions import AtLeast, labels_found, second_of_two, sure_predictions
 from utils.evaluation.rates import best_rates
 from utils.flags import parse
 
@@ -121,12 +123,25 @@ def test_thresholds():
     assert answer_thresholds(args, 2, True) == [0.3, 0.6]
     with pytest.raises(FlagError, match="--threshold has 2 values: give one, or one for each of the 4 classes"):
         answer_thresholds(args, 4, True)
-    with pytest.raises(FlagError, match="--threshold goes with --multi_label=True, or is one number for a network of"):
+    with pytest.raises(FlagError, match="--threshold has 2 values, which go with --multi_label=True"):
         answer_thresholds(args, 2, False)
+    args = parse("infer", ["--pretrained_model=x", "--threshold=0.3"])
+    assert (answer_thresholds(args, 2, False), answer_thresholds(args, 3, False)) == (0.3, AtLeast(0.3))
     args = parse("infer", ["--pretrained_model=x"])
     assert answer_thresholds(args, 1000, False) is None
     assert answer_thresholds(args, 2, False, [0.9]) == 0.9
     assert answer_thresholds(args, 3, True, [0.9]) == [0.9] * 3
+
+
+def test_an_image_of_which_the_network_is_not_sure_gets_no_class():
+    logits = torch.tensor([[2.0, 0, 0], [1, 1, 1]])
+    sure, unsure = sure_predictions(logits, ["a", "b"], ["x", "y", "z"], 2, AtLeast(0.5), None)
+    assert (sure.classes, sure.class_name) == ([0, 1], ["x", "y"])
+    assert unsure.line() == 'b\t{"score": [], "class": [], "class_name": []}'
+    assert Classifier(lambda x: x, lambda x: x, [], 2, thresholds=AtLeast(0.5)).scores_per_image is None
+    args = parse("infer", ["--pretrained_model=x", "--threshold=0.5", "--grad_cam=1", "--vis_dir=x"])
+    with pytest.raises(FlagError, match="--grad_cam shows the class of an image, which with --threshold may have none"):
+        importlib.import_module("infer").check_flags(args)
 
 
 @pytest.mark.parametrize(

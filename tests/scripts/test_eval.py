@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -232,6 +233,46 @@ def test_unreadable_images_are_judged_over_all_processes(launch, evaluate, data,
         image.write_bytes(b"")
     with pytest.raises(UserError, match=r"none of the 16 images can be read; the first: .*jpg: the file is empty"):
         evaluate(data_dir=data)
+
+
+# ------------------------------------------------------------------------------------------------------- the report
+
+
+def report_of(path: Path) -> tuple[str, list[str]]:
+    """A page, and the list of suspects beside it."""
+    page = path.read_text()
+    assert not re.search(r"(src|href)=[\"'](?!data:|#)", page), "the page needs something from outside"
+    return page, path.with_name(f"{path.stem}_suspects.txt").read_text().splitlines()
+
+
+def test_the_report(evaluate, predictions, tiny_dataset, tmp_path):
+    """The figures are those without it; one of an earlier result says what has changed."""
+    logits, labels = predictions
+    wrong = int((logits.argmax(1) != labels).sum())
+    names = tiny_dataset / "label_names.txt"
+    result = evaluate(report=tmp_path / "a.html", class_map_path=names)
+    assert result == evaluate()
+    page, suspects = report_of(tmp_path / "a.html")
+    assert f"{result['test_acc1']:.2%}" in page
+    assert len(suspects) == wrong and all(Path(line.rsplit(" ", 1)[0]).is_file() for line in suspects)
+    assert page.count("what the network looked at") == min(wrong, 24)  # Grad-CAM
+    assert "Size" in page and "blue" in page
+    again = evaluate(
+        val_list=tmp_path / "a_suspects.txt", report=tmp_path / "b.html", report_against=tmp_path / "a.html"
+    )
+    assert (again["labelled"], again["top1"]) == (wrong, 0)
+    page, _ = report_of(tmp_path / "b.html")
+    assert "Compared with a" in page and "No difference that could not be chance" in page
+
+
+def test_the_report_of_an_export_by_several_processes(launch, network, predictions, tiny_dataset, tmp_path):
+    description = Description(NETWORK, list("abcd"), [3, 32, 32], 37, 1, MEAN, STD)
+    model_file = save_inference(network, description, tmp_path / NETWORK)
+    given = {"model_file": model_file, "class_dim": None, "crop_size": None, "report": tmp_path / "report.html"}
+    assert launch("eval.py", 2, tmp_path, *words(tiny_dataset, batch_size=6, **given)).codes == [0, 0]
+    _, suspects = report_of(tmp_path / "report.html")
+    logits, labels = predictions
+    assert len(suspects) == int((logits.argmax(1) != labels).sum())
 
 
 # --------------------------------------------------------------------------------------------------- orders of labels

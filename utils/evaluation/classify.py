@@ -23,7 +23,16 @@ from torch import Tensor
 from utils.console import check_readable, is_main_process, log, progress, report_unreadable
 from utils.evaluation.attributes import KINDS, attributes_found
 from utils.evaluation.features import Features
-from utils.evaluation.predictions import Prediction, Scores, labels_found, not_finite, second_of_two, top_predictions
+from utils.evaluation.predictions import (
+    AtLeast,
+    Prediction,
+    Scores,
+    labels_found,
+    not_finite,
+    second_of_two,
+    sure_predictions,
+    top_predictions,
+)
 from utils.processes import broadcast_object, gather_objects, gather_to_main, world_size
 from utils.reading.class_names import Names
 from utils.reading.file_report import report_files
@@ -58,7 +67,8 @@ class Classifier:
         topk: classes per image.
         precision_flag: the flag by which the network computes in less than float32, for errors.
         thresholds: None: an image has the `topk` best classes. One per class: it has all that reach theirs, by
-            sigmoids. A single one: of two classes it has the second if that reaches it, else the first.
+            sigmoids. A single one: of two classes it has the second if that reaches it, else the first. `AtLeast`: the
+            `topk` best, if the best reaches it, else none.
         attributes: which attributes the labels are, a key of `utils.evaluation.attributes.KINDS`; None: none.
     """
 
@@ -67,7 +77,7 @@ class Classifier:
     class_names: Names
     topk: int = 1
     precision_flag: str | None = None
-    thresholds: float | Sequence[float] | None = None
+    thresholds: float | AtLeast | Sequence[float] | None = None
     attributes: str | None = None
 
     @property
@@ -87,6 +97,9 @@ class Classifier:
         """The same, given the network's logits (N, classes)."""
         if isinstance(self.thresholds, float):
             return list(second_of_two(logits, names, self.class_names, self.thresholds, self.precision_flag))
+        if isinstance(self.thresholds, AtLeast):
+            least, flag = self.thresholds, self.precision_flag
+            return list(sure_predictions(logits, names, self.class_names, self.topk, least, flag))
         if not isinstance(self.thresholds, int | None):
             if self.attributes is not None:
                 return list(attributes_found(logits, names, self.thresholds, self.attributes, self.precision_flag))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils.console import is_main_process, log, report_unreadable, warn
 from utils.errors import FlagError, UserError
@@ -25,6 +25,7 @@ from utils.evaluation.crops import AverageOverCrops
 from utils.evaluation.labels import LabelsMeter, write_label_table
 from utils.evaluation.meters import validation_meter
 from utils.evaluation.metrics import Meter, named
+from utils.evaluation.report.write import Report
 from utils.evaluation.validation import validate
 from utils.processes import check_agreement, gather_dict, rank, world_size
 from utils.reading.build import crop_loader, val_loader
@@ -43,6 +44,7 @@ class Subject(NamedTuple):
         network: inputs (N, 3, H, W) to logits (N, classes).
         device, memory_format, dtype: of the inputs.
         class_names: those of its classes, by number, as far as they are known.
+        model: the network as a module that gradients pass, in float32; None: there is none.
     """
 
     network: Callable[[Tensor], Tensor]
@@ -50,6 +52,7 @@ class Subject(NamedTuple):
     memory_format: torch.memory_format
     dtype: torch.dtype = torch.float32
     class_names: Names = ()
+    model: nn.Module | None = None
 
 
 def evaluate(
@@ -69,7 +72,7 @@ def evaluate(
 
     Raises:
         FlagError: --confusion_path for too many classes.
-        UserError: a file of class names or labels is no such file, or no image can be read.
+        UserError: a file of class names, labels or results is no such file, or no image can be read.
     """
     device = subject.device
     many = args.crop_num > 1
@@ -87,12 +90,22 @@ def evaluate(
     if many:
         classify = AverageOverCrops(classify, normalized, args.batch_size // world_size())
     meter = choose_meter(args, device)
-    values = validate(classify, loader, prepare, meter, print_step=args.print_step, same_feed=args.same_feed)
+    report = Report(args, loader, normalized, device, subject.model) if args.report else None
+    values = validate(
+        classify,
+        loader,
+        prepare,
+        meter,
+        print_step=args.print_step,
+        same_feed=args.same_feed,
+        watch=None if report is None else report.watch,
+    )
     loader.close()
 
     if isinstance(meter, ClassMeter):
         meter.gather()
-    report_unreadable(gather_dict(loader.unreadable))
+    unreadable = gather_dict(loader.unreadable)
+    report_unreadable(unreadable)
     report_files(loader)
     figures = named(values, meter.names)
     if args.multi_label:
@@ -106,6 +119,8 @@ def evaluate(
         keep(results)
     if is_main_process():
         report_classes(args, meter, names)
+    if report is not None and isinstance(meter, ClassMeter):  # `check_report_flags` refuses other meters
+        report.finish(meter, names, values["loss"], len(unreadable))
     return results
 
 

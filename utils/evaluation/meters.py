@@ -11,6 +11,7 @@ from utils.errors import FlagError
 from utils.evaluation.attributes import KINDS
 from utils.evaluation.labels import LabelsMeter
 from utils.evaluation.metrics import Meter
+from utils.evaluation.predictions import AtLeast
 from utils.evaluation.rates import RatesMeter
 
 # The field of a meter's figures that each name of --best_metric stands for.
@@ -26,7 +27,7 @@ def one_per_class(thresholds: list[float], classes: int) -> list[float]:
 
 def answer_thresholds(
     args: argparse.Namespace, classes: int, multi_label: bool, noted: Sequence[float] | None = None
-) -> float | list[float] | None:
+) -> float | AtLeast | list[float] | None:
     """The thresholds by which infer.py and predict.py answer; see `utils.evaluation.classify.Classifier`.
 
     Args:
@@ -36,7 +37,7 @@ def answer_thresholds(
         noted: of the export, which --threshold counts for more than.
 
     Raises:
-        FlagError: --threshold has another number of values, or the network no use for it.
+        FlagError: --threshold has another number of values.
     """
     if args.attributes is not None:
         outputs, _ = KINDS[args.attributes]
@@ -50,12 +51,9 @@ def answer_thresholds(
         return one_per_class(values, classes)
     if "threshold" not in args.given and noted is None:
         return None
-    if classes != 2 or len(values) != 1:
-        raise FlagError(
-            "--threshold goes with --multi_label=True, or is one number for a network of two classes; this one has "
-            f"{classes}"
-        )
-    return float(values[0])
+    if len(values) != 1:
+        raise FlagError(f"--threshold has {len(values)} values, which go with --multi_label=True: give one, or that")
+    return float(values[0]) if classes == 2 else AtLeast(float(values[0]))
 
 
 def check_labels(args: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -135,6 +135,21 @@ def labels_found(
         found = [(round(s, 8), number) for s, number in zip(score, numbers, strict=True) if s >= thresholds[number]]
         numbers = [number for _, number in found]
         yield Prediction(image, [s for s, _ in found], numbers, _named(numbers, class_names))
+
+
+class AtLeast(NamedTuple):
+    """The probability that the best of several classes has to have; an image where it has less gets none."""
+
+    probability: float
+
+
+def sure_predictions(
+    logits: Tensor, images: Sequence[str], class_names: Names, topk: int, least: AtLeast, precision_flag: str | None
+) -> Iterator[Prediction]:
+    """As `top_predictions`, but without classes where the best is not probable enough."""
+    for found in top_predictions(logits, images, class_names, topk, precision_flag):
+        sure = found.score[0] >= least.probability
+        yield found if sure else Prediction(found.image, [], [], _named([], class_names))
 
 
 def second_of_two(

@@ -13,7 +13,7 @@ from models.network import main_output
 from utils.console import check_readable, log, progress
 from utils.evaluation.metrics import Meter, describe, means, total
 from utils.processes import gather_dict, gather_objects
-from utils.reading.loader import Loader
+from utils.reading.loader import Batch, Loader
 from utils.reading.to_device import copies_of_first, to_device
 
 
@@ -34,6 +34,7 @@ def validate(
     title: str = "eval",
     same_feed: int = 0,
     interrupted: Callable[[], bool] = never,
+    watch: Callable[[Tensor, Tensor, Tensor, Batch], None] | None = None,
 ) -> dict[str, float]:
     """Validates a network in float32. Every process has to call it; one of them may have no images.
 
@@ -48,6 +49,8 @@ def validate(
         title: of the progress bar.
         same_feed: validate on so many copies of the very first image in each batch; 0: on the images.
         interrupted: asked before each batch: whether this process leaves the rest out.
+        watch: is shown each batch: its images as `prepare` gets them, the logits (N, classes) in float32, the labels,
+            and the batch as it was read.
 
     Returns:
         The figures over all processes, as `utils.evaluation.metrics.total` gives them, and the meter's own.
@@ -61,12 +64,14 @@ def validate(
     clock = time.perf_counter()
     with progress(len(loader), title) as bar:
         lines = print_step if bar.disable or not sys.stdout.isatty() else None  # the bar is on stderr
-        for number, (images, labels, _) in enumerate(batches):
+        for number, (images, labels, batch) in enumerate(batches):
             if interrupted():
                 break
             inputs, labels = prepare(images, labels)
             logits = main_output(network(inputs)).float()
             meter.add(meter.loss(logits, labels), logits, labels, number)
+            if watch is not None:
+                watch(images, logits, labels, batch)
             bar.update()
             if lines and number % lines == 0:
                 fields, elapsed = describe(means(meter.sums), meter.names), time.perf_counter() - clock

@@ -197,6 +197,7 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     (("profiler_path",), lambda args: args.is_profiler, "it needs --is_profiler=True"),
     (("with_mem_opt",), lambda args: args.script == "train", "activations are only kept for training"),
     (("crop_sweep_path",), lambda args: args.crop_sweep, "it needs --crop_sweep"),
+    (("report_against",), lambda args: args.report, "it needs --report"),
     (
         ("use_fp16",),
         lambda args: args.script != "infer" or not args.save_inference,

@@ -388,7 +388,8 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "export says."),
         Flag("threshold", fraction, [0.5], TEIP,
              "--multi_label: probability from which on an image has a label, one for all classes or one for each. "
-             "infer, predict: of a network of two classes, the probability from which on an image is of the second.",
+             "infer, predict: of a network of two classes, the probability from which on an image is of the second; of "
+             "one of more classes, that from which on an image gets any.",
              length="+"),
         Flag("label_weights_by_ratio", boolean, False, T,
              "--multi_label: weigh the loss of a label by exp(1 - r) where the image has it and by exp(r) where not; r "
@@ -547,6 +548,12 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "taken for."),
         Flag("confusion_path", str, None, ("eval",),
              "File for the confusion matrix: a picture, .png, .pdf or .svg, or its numbers, .csv or .json."),
+        Flag("report", str, None, ("eval",),
+             "Write a page, NAME.html, that shows where the network fails: mistakes, labels that are likely wrong "
+             "(listed in NAME_suspects.txt, too), confused classes, what probabilities are worth, weak spots."),
+        Flag("report_against", str, None, ("eval",),
+             "--report: compare with an earlier result on the same images: a page of --report, or what infer.py or "
+             "predict.py wrote to --save_json_path."),
     ),
     "Averaged parameters": (
         Flag("ema_model_dir", str, None, ("ema_clean",), "Checkpoint with averaged parameters.",

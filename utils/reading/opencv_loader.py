@@ -95,6 +95,15 @@ class OpenCVLoader(Loader):
             if generation == self._job.generation.array[0]:
                 self._job.generation.array[0] += 1  # what is still queued is not wanted any more
 
+    def note_sizes(self) -> np.ndarray:
+        """Has the heights and widths of the files' images noted from the next epoch on; evaluation, one crop an image.
+
+        Returns:
+            int32 (images of the list, 2), which fills; 0 for images that were not read.
+        """
+        self._job.sizes = SharedArray((len(self.images), 2), np.int32)
+        return self._job.sizes.array
+
     def close(self) -> None:
         self._stop_workers()
         self._processes = []

@@ -73,7 +73,11 @@ class EvalTransform:
 
     def decode(self, data: bytes, path: str, rng: np.random.Generator | None = None) -> np.ndarray:
         """The same from an encoded image; raises `UnreadableImage`."""
-        return self(decode(data, path, self.decode_backend, self.background, self.image_depth_range))
+        return self(self.decode_whole(data, path))
+
+    def decode_whole(self, data: bytes, path: str) -> np.ndarray:
+        """The whole of an encoded image, uint8 (h, w, 3) RGB; raises `UnreadableImage`."""
+        return decode(data, path, self.decode_backend, self.background, self.image_depth_range)
 
     def _short_side_resized(self, rgb: np.ndarray, resize: Resizer) -> np.ndarray:
         """The image, or the middle of a very long one, with a short side of `resize_short_size` or more."""

@@ -10,6 +10,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing import connection, util
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -21,6 +22,7 @@ from utils.reading.codec_messages import LISTENING
 from utils.reading.content import Content, examine
 from utils.reading.decode import UnreadableImage, take_remarks
 from utils.reading.image_list import ImageList, SharedArray
+from utils.reading.transforms import EvalTransform
 from utils.system import ignore_interrupts, signals_kept_from_children, without_script
 
 if TYPE_CHECKING:
@@ -109,6 +111,8 @@ class Job:
             again, with other random numbers; and when the rows are done those that are there (-1: none).
         labels: int64 (slots, batch): what a transform drew to be the images' labels, where it does; see `Pipeline`.
         generation: int64 (1,): tasks of another generation belong to an epoch that was given up, and are skipped.
+        sizes: int32 (images of the list, 2), where the heights and widths of the files' images are noted; None:
+            nowhere. It takes a transform that has `decode_whole`.
     """
 
     images: ImageList
@@ -119,6 +123,7 @@ class Job:
     indices: SharedArray
     labels: SharedArray
     generation: SharedArray
+    sizes: SharedArray | None = None
 
     def __post_init__(self) -> None:
         self.random = ImageRandom(self.seed)
@@ -153,6 +158,8 @@ class Job:
         for index in self._candidates(wanted):
             try:
                 data = self.images.read(index)
+                if self.sizes is not None:
+                    decode = without_label(partial(self._measured, index))
                 made = decode(data, self.images.path(index), rng)
             except UnreadableImage as error:
                 problems.append((index, error.reason))
@@ -169,6 +176,14 @@ class Job:
                 f"the first: {self.images.path(problems[0][0])}: {problems[0][1]}"
             )
         return -1, None
+
+    def _measured(self, index: int, data: bytes, path: str, rng: np.random.Generator) -> np.ndarray:
+        """What the transform of an evaluation makes of an image, whose size is noted; raises `UnreadableImage`."""
+        (transform,) = self.transforms
+        assert self.sizes is not None and isinstance(transform, EvalTransform), "training decodes parts of images"
+        whole = transform.decode_whole(data, path)
+        self.sizes.array[index] = whole.shape[:2]
+        return transform(whole)
 
     def _candidates(self, wanted: int) -> Iterator[int]:
         """The wanted image, then in training others spread over the list, always the same for the same image."""

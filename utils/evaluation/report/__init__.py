@@ -1,0 +1,1 @@
+"""The page of eval.py --report: where a network fails, which labels are likely wrong, what its scores are worth."""
