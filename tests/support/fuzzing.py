@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import io
 import mmap
 import os
 import resource
 import signal
 import struct
+import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,6 +65,10 @@ def _run_batch(
     # Ends the process where a case is stuck in C, where no signal is heard.
     resource.setrlimit(resource.RLIMIT_CPU, (int(spent + len(cases) * cpu) + 10, -1))
     signal.signal(signal.SIGPROF, _stop)
+    os.chdir(tempfile.mkdtemp(dir=log.parent))
+    with open(os.devnull, "w") as nowhere:  # for warnings
+        os.dup2(nowhere.fileno(), 2)
+    sys.stdout = sys.stderr = io.StringIO()
     peak = _resident()
     with open(log, "w") as lines:
         for case in cases:
@@ -136,15 +143,30 @@ def _add(report: Report, log: Path, batch: range) -> None:
         report.megabytes = max(report.megabytes, (float(grown), int(case)))
 
 
-def run_from_the_command_line(check: Callable[[int], str], prepare: Callable[[], object], count: int) -> None:
-    """Runs `count` cases, or what the flags say, and prints what came of them; `prepare` is called once before."""
+def run_from_the_command_line(
+    check: Callable[..., str], prepare: Callable[[], object], count: int, readers: Collection[str] = ()
+) -> None:
+    """Runs `count` cases, or what the flags say, and prints what came of them.
+
+    Args:
+        check: as for `run_cases`; if there are `readers`, it takes the name of one first.
+        prepare: is called once before.
+        count: of cases, of each reader.
+        readers: which there are; --readers chooses some.
+    """
     parser = argparse.ArgumentParser()
+    if readers:
+        parser.add_argument("--readers", nargs="+", choices=sorted(readers), default=sorted(readers))
     parser.add_argument("--cases", type=int, default=count)
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)
     options = parser.parse_args()
     prepare()
-    report = run_cases(check, range(options.start, options.start + options.cases), jobs=options.jobs)
-    print(f"{report.cases} cases: {report.outcomes}, {len(report.failures)} failures")
-    print("slowest: {:.2f} s (case {}); most memory: {:.0f} MB (case {})".format(*report.seconds, *report.megabytes))
-    print(*report.failures, sep="\n")
+    cases = range(options.start, options.start + options.cases)
+    for name in options.readers if readers else [""]:
+        report = run_cases(functools.partial(check, name) if name else check, cases, jobs=options.jobs)
+        print(f"{name} {report.cases} cases: {report.outcomes}, {len(report.failures)} failures".lstrip())
+        print(
+            "slowest: {:.2f} s (case {}); most memory: {:.0f} MB (case {})".format(*report.seconds, *report.megabytes)
+        )
+        print(*report.failures, sep="\n", flush=True)

@@ -33,7 +33,7 @@ TEXTS = (
     "漢字",
     "op_callstack",
 )
-# Fields that are messages: of ProgramDesc, and by the path to them.
+# Fields that are messages: of ProgramDesc, of Caffe's and of ONNX's models, and by the path to them.
 MESSAGES: dict[str, dict[int, str]] = {
     "program": {1: "block", 4: "version", 5: "versions"},
     "block": {3: "variable", 4: "operation"},
@@ -43,6 +43,13 @@ MESSAGES: dict[str, dict[int, str]] = {
     "operation": {1: "slot", 2: "slot", 4: "attribute"},
     "versions": {1: "pair"},
     "pair": {2: "version"},
+    "caffe": {100: "caffe_layer"},
+    "caffe_layer": {7: "caffe_blob"},
+    "caffe_blob": {7: "caffe_shape"},
+    "onnx": {7: "onnx_graph", 14: "onnx_entry"},
+    "onnx_graph": {1: "onnx_node", 5: "onnx_tensor"},
+    "onnx_node": {5: "onnx_attribute"},
+    "onnx_tensor": {13: "onnx_entry"},
 }
 
 Field = tuple[int, int, Any]  # number, wire type, value

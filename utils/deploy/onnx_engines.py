@@ -292,7 +292,7 @@ def read_description(model: bytes, path: str) -> Description:
     try:
         fields = list(read_fields(memoryview(model)))
         entries = [dict(read_fields(cast(memoryview, value))) for number, value in fields if number == MODEL_METADATA]
-        texts = {bytes(entry[ENTRY_KEY]): bytes(entry[ENTRY_VALUE]).decode() for entry in entries}
+        texts = {_text(entry[ENTRY_KEY]): _text(entry[ENTRY_VALUE]) for entry in entries}
         if not any(number == MODEL_IR_VERSION for number, _ in fields):
             raise ValueError("no version")
     except (ValueError, IndexError, KeyError, TypeError):
@@ -300,9 +300,15 @@ def read_description(model: bytes, path: str) -> Description:
             f"--model_file {path} is neither a program of PyTorch nor an ONNX model, or is damaged: "
             "infer.py --save_inference=True writes them"
         ) from None
-    if DESCRIPTION.encode() not in texts:
+    if DESCRIPTION not in texts:
         raise UserError(f"--model_file {path} has no description: it was not written by infer.py --save_inference=True")
-    return Description.from_json(texts[DESCRIPTION.encode()], path)
+    return Description.from_json(texts[DESCRIPTION], path)
+
+
+def _text(value: int | memoryview) -> str:
+    if isinstance(value, int):  # which bytes() would take for a length
+        raise ValueError("a number in place of a text")
+    return str(value, "utf-8")
 
 
 def graph_checksum(model: bytes) -> tuple[int, str]:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from utils.console import is_main_process, log, warn
-from utils.errors import UserError
+from utils.errors import UserError, cut
 from utils.evaluation.metrics import FIELDS
 from utils.flags import Flags
 from utils.formats.training_states import TrainingState
@@ -225,8 +225,8 @@ def find_resumed(args: Flags, path: Path) -> dict[str, Any] | None:
 def check_resumed(args: Flags, folder: Path, position: Position, notes: dict[str, Any]) -> None:
     """Raises `UserError` if these flags do not continue the run that the checkpoint `folder` is of."""
     for name in ("model", "class_dim"):
-        if notes[name] != getattr(args, name):
-            raise UserError(f"--checkpoint: {folder} is of --{name}={notes[name]}, not {getattr(args, name)}")
+        if (noted := notes.get(name)) != getattr(args, name):
+            raise UserError(f"--checkpoint: {folder} is of --{name}={cut(str(noted), 60)}, not {getattr(args, name)}")
     if args.use_ema and not (folder / EMA_WEIGHTS).exists():
         raise UserError(f"--use_ema: {folder} was saved without an average: leave the flag out, or start anew")
     if args.use_distill and args.teacher_learns and not (folder / TEACHER_WEIGHTS).exists():
