@@ -9,6 +9,7 @@ import pytest
 from utils.errors import UserError
 from utils.reading.class_names import read_class_names
 from utils.reading.grid import write_grid
+from utils.reading.image_list import ImageList
 from utils.reading.list_file import _LONGEST_LINE, list_text, parse_list
 from utils.reading.tar_shards import TarShards
 
@@ -31,6 +32,19 @@ def test_a_list_without_newlines(tmp_path):
     # The last line of a block may end behind it.
     count = (17 << 20) // 8
     assert np.array_equal(parsed(tmp_path / "list", b"a.jpg 1\n" * count)[2], np.ones(count))
+
+
+def test_a_path_of_thousands_of_folders(tmp_path):
+    """No change of it is tried: each would take as many steps, and there would be as many changes."""
+    (tmp_path / "list.txt").write_text("a/" * 40_000 + "b.jpg 1\n" + "c/" * 2000 + "d.jpg 2\n")
+    images = ImageList.find(str(tmp_path / "list.txt"))
+    assert len(images) == 2
+
+
+def test_a_label_of_thousands_of_digits(tmp_path):
+    with pytest.raises(UserError, match=r"line 1: label 9+\.\.\. of") as error:
+        parsed(tmp_path / "list", b"a.jpg " + b"9" * 100_000)
+    assert len(str(error.value)) < 1000
 
 
 def shard(path, size_of_second):

@@ -25,7 +25,7 @@ from utils.deploy.fast import make_fast
 from utils.deploy.network import DESCRIPTION, Description, ExportedNetwork, checked_params
 from utils.deploy.onnx_engines import NoGpuError, load_onnx
 from utils.deploy.program_graph import build_graph
-from utils.errors import FlagError, FormatError, UserError, reason
+from utils.errors import FlagError, FormatError, UserError, one_line, reason
 from utils.formats.inference_model import is_inference_model
 from utils.formats.safetensors_file import read_safetensors_file
 from utils.formats.torch_program import ProgramError, read_program
@@ -161,7 +161,7 @@ def _load_program(
         module = build_graph(program, weights, device)
         run = make_fast(module, device, dtype, batch_size, use_compile, description.network)
     except ProgramError as error:
-        raise UserError(f"--model_file {model_file} is {error}") from None
+        raise UserError(f"--model_file {model_file} is {one_line(error)}") from None
     return ExportedNetwork(description, "pytorch", device, dtype, torch.channels_last, run)
 
 
@@ -170,6 +170,6 @@ def _read_weights(path: str, device: torch.device, dtype: torch.dtype) -> dict[s
     try:
         weights, _ = read_safetensors_file(Path(path))
     except FormatError as error:
-        raise UserError(f"--params_file {path} is {error}") from None
+        raise UserError(f"--params_file {path} is {one_line(error)}") from None
     floating = {name for name, tensor in weights.items() if tensor.is_floating_point()}
     return {name: tensor.to(device, dtype if name in floating else None) for name, tensor in weights.items()}

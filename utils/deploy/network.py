@@ -90,7 +90,7 @@ class Description:
         try:
             values = json.loads(text)
             if values["format"] != FORMAT:
-                found = cut(str(values["format"]), 20)
+                found = cut(repr(values["format"]), 20)
                 raise UserError(
                     f"--model_file {path} has format {found}, and {FORMAT} is the one that can be read: export the "
                     "network again"

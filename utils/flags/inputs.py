@@ -78,7 +78,10 @@ def checked_input(notes: Mapping[str, Any]) -> dict[str, Any]:
     noted = {name: notes[name] if name in notes else UNNOTED[name] for name in INPUT_FLAGS}
     if not all(isinstance(noted[name], list | tuple) for name in ("image_mean", "image_std", "image_shape")):
         raise ValueError("not lists")
-    means, stds = (list(map(float, noted[name])) for name in ("image_mean", "image_std"))
+    try:
+        means, stds = (list(map(float, noted[name])) for name in ("image_mean", "image_std"))
+    except OverflowError:
+        raise ValueError("not of the size of a mean") from None
     if [len(noted["image_shape"]), len(means), len(stds)] != [3, 3, 3]:
         raise ValueError("not three channels")
     if not all(

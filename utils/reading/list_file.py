@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from utils.errors import UserError, reason
+from utils.errors import UserError, cut, reason
 
 
 def _is_one_of(characters: bytes) -> np.ndarray:
@@ -58,7 +58,7 @@ def _bad_line(line: str, class_dim: int | None) -> str:
     if not label.lstrip("-").isdecimal():
         return f"label {label[:300]!r} of {line!r} is not a whole number: a line is `relative/path label`"
     allowed = f"0..{class_dim - 1} (--class_dim {class_dim})" if class_dim else "0 or more"
-    return f"label {label} of {line!r} is not in {allowed}"
+    return f"label {cut(label, 300)} of {line!r} is not in {allowed}"
 
 
 def list_text(list_path: str) -> np.ndarray:

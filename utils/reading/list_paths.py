@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Paths that are looked for.
 _SAMPLE = 40
+# Of a path: letters, as no system has more, and folders that are left out on trial.
+_LONGEST, _DEEPEST = 4096, 20
 # Folders that are tried as what is missing before the paths.
 _FOLDERS = 300
 _SEVERAL_LABELS = re.compile(r"(?<=\S)([\s,;]+\d+)+$")
@@ -95,6 +97,7 @@ def explain_missing(images: ImageList, roots: Sequence[str], list_path: str) -> 
     """
     count = min(len(images), _SAMPLE)
     names = [images.name(place * len(images) // count) for place in range(count)]
+    names = [name for name in names if len(name) <= _LONGEST]
     if any(os.path.exists(os.path.join(root, name)) for root in roots for name in names):
         return
     _there.cache_clear()
@@ -129,7 +132,7 @@ def _changes(names: Sequence[str], root: str) -> Iterator[_Change]:
             if (key := tuple(parts)) in seen:
                 continue  # the same, by more changes: `product` begins with none
             seen.add(key)
-            for dropped in range(not parts[0], len(parts)):
+            for dropped in range(not parts[0], min(len(parts), _DEEPEST)):
                 for before in added:
                     change = _Change(spelling, dropped, before)
                     if _there(root, change.read(name)) is not None:

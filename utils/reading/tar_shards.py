@@ -129,8 +129,8 @@ def _index_shard(shard: str) -> list[tuple[str, int, int, int]]:
                         raise UserError(f"{shard}: {member.name} holds {text[:20]!r}, not the number of a class")
                     label = int(text)
             finish()
-    except UserError:
-        raise
+    except UserError as error:  # names in a tar file may have line breaks
+        raise UserError(one_line(error)) from None
     except (*TAR_ERRORS, OSError) as error:  # FormatError is a ValueError
         raise UserError(f"{shard}: not a whole tar file ({one_line(error)})") from None
     return samples

@@ -36,7 +36,7 @@ from safetensors import SafetensorError
 
 from models.network import Network
 from utils.console import warn
-from utils.errors import UserError
+from utils.errors import UserError, cut, one_line
 from utils.formats.torch_archive import check_torch_file
 from utils.system import replace, sync
 from utils.training.position import Position
@@ -66,6 +66,10 @@ UNREADABLE = (-1, -1)
 LOCK_PATIENCE = 3.0
 # What some network file systems, which have no locks, say.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+
+
+# What a damaged manifest makes of reading it.
+_NO_MANIFEST = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 def _checksum(path: Path) -> int:
@@ -264,7 +268,7 @@ def _orders(run_folder: Path) -> dict[Path, tuple[float, float]]:
         try:
             values = json.loads(manifest.read_text())
             orders[manifest.parent] = int(values["save"]), int(values["step"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        except _NO_MANIFEST:
             orders[manifest.parent] = UNREADABLE
     return orders
 
@@ -293,11 +297,13 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         for name, checksum in manifest["crc32"].items():
+            if not name.isprintable():
+                raise ValueError("a file in it has no name")
             if os.path.basename(name) != name or _checksum(folder / name) != checksum:
                 raise UserError(f"{folder / name} is damaged (wrong checksum)")
         _ = int(manifest["save"]), int(manifest["step"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise UserError(f"{folder} is no complete checkpoint ({error})") from None
+    except _NO_MANIFEST as error:
+        raise UserError(f"{folder} is no complete checkpoint ({one_line(error)})") from None
     return manifest
 
 
@@ -352,6 +358,8 @@ def _check_state(state: dict[str, Any]) -> None:
         raise ValueError("it has something else in place of a dictionary")
     if not (isinstance(position.random, list) and isinstance(position.history, list)):
         raise ValueError("it has something else in place of a list")
+    if not all(isinstance(best, int | float) for best in position.best.values()):
+        raise ValueError("its best accuracy is no number")
     counts = (position.batch_size, position.epoch, position.step_in_epoch, training["step"], position.images or 0)
     if not all(type(count) is int and 0 <= count < 1 << 62 for count in counts):
         raise ValueError("its place in the training is none")
@@ -372,8 +380,10 @@ def read_state(folder: Path) -> dict[str, Any]:
             raise KeyError(min(missing))
         _check_state(state)
     except (KeyError, TypeError) as error:
-        raise UserError(f"--checkpoint: {folder / STATE} is of another version of this program ({error})") from None
+        raise UserError(
+            f"--checkpoint: {folder / STATE} is of another version of this program ({one_line(error)})"
+        ) from None
     except Exception as error:  # whatever a damaged file makes the unpickler raise
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        first = cut(str(error).splitlines()[0], 300) if str(error) else type(error).__name__
         raise UserError(f"--checkpoint: {folder / STATE} cannot be read ({first})") from None
     return state

@@ -103,7 +103,7 @@ def read_flags_of(checkpoint: Path) -> tuple[Path, dict[str, Any]]:
     """The record of the run that saved a checkpoint, and that run's flags.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError: there is none, or it is damaged.
+        OSError, ValueError, KeyError, TypeError, RecursionError: there is none, or it is damaged.
     """
     name = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["record"]
     path = checkpoint.resolve().parent / Path(name).name
@@ -114,7 +114,7 @@ def note_changed_flags(args: Flags, checkpoint: Path) -> None:
     """Says in one line which flags differ from those of the run that saved the checkpoint that is resumed."""
     try:
         path, before = read_flags_of(checkpoint)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         warn(f"{checkpoint} has no record of its flags beside it: they are not compared with those of this run")
         return
     now = {name: value for name, value in args.values().items() if name in before and name != "checkpoint"}

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from utils.console import is_main_process, log, warn
-from utils.errors import UserError, cut
+from utils.errors import UserError, cut, one_line
 from utils.evaluation.metrics import FIELDS
 from utils.flags import Flags
 from utils.formats.training_states import TrainingState
@@ -119,8 +119,10 @@ class RunStart:
                     raise ValueError("its figures of the epoch are of another version of this program")
                 if rank() < len(position.random):
                     set_random_state(position.random[rank()], self.device)
-            except (ValueError, KeyError, RuntimeError) as error:
-                raise UserError(f"--checkpoint: {self.resumed} does not go with the flags given: {error}") from None
+            # Whatever values of another type, or another number of them, come to.
+            except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+                why = one_line(error) or type(error).__name__
+                raise UserError(f"--checkpoint: {self.resumed} does not go with the flags given: {why}") from None
             log(f"resumed from {self.resumed}: epoch {position.epoch}, step {position.step_in_epoch} of it")
         if step.ema is not None and "ema_warm_up" in self.args.given:
             step.ema.ramps = self.args.ema_warm_up
