@@ -142,7 +142,9 @@ def training() -> tuple[Any, Any, Any, dict[str, bytes]]:
     model = models.build(NETWORK, class_dim=4)
     args.total_images, args.model_save_dir, args.checkpoint = 48, "output", f"output/{NETWORK}/latest"
     step = build_train_step(args, model, torch.device("cpu"))
-    position = Position(16, 48, 7, 2, 1, None, [], {"best_model": 0.5}, [{"loss": 1.0}])
+    position = Position(
+        16, images=48, seed=7, epoch=2, step_in_epoch=1, best={"best_model": 0.5}, history=[{"loss": 1.0}]
+    )
     notes = {"model": NETWORK, "class_dim": 4}
     with RunFolder(folder) as run_folder:
         run_folder.save(["latest"], model, position, step.state_dict(), None, notes)
