@@ -47,7 +47,7 @@ NEVER_PRINTED = (
     (
         "convert_model eval infer",
         "utils/deploy/exported.py",
-        "engine use_compile use_tensorrt features_path output_name",
+        "engine use_compile use_tensorrt features_path score_decimals output_name",
     ),
     ("convert_model eval infer", "utils/deploy/onnx_engines.py", "use_tensorrt engine"),
     ("convert_model", "utils/deploy/export.py utils/deploy/quantize.py", "save_inference"),

@@ -98,7 +98,7 @@ def post_flags(post: PostProcess) -> tuple[dict[str, Any], str]:
     read_post(Section(reading, (post.kind,), arguments), post.kind)
     found: dict[str, Any] = dict(reading.flags)
     if "score_decimals" in found:
-        return {}, f"ScoreOutput gives no classes: give --score_decimals={found['score_decimals']}"
+        return {}, "ScoreOutput gives no classes: predict.py --score_decimals writes its numbers"
     if "topk" in found:
         found["topk"] = int(found["topk"])
     if "multi_label" in found:
