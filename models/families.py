@@ -255,6 +255,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "resnest": ("ResNeSt50_fast_1s1x64d", "ResNeSt50", "ResNeSt101", "ResNeSt200", "ResNeSt269"),
     "resnet": ("ResNet18", "ResNet34", "ResNet50", "ResNet101", "ResNet152"),
     "resnet_acnet": ("ResNet18_ACNet", "ResNet34_ACNet", "ResNet50_ACNet", "ResNet101_ACNet", "ResNet152_ACNet"),
+    "resnet_dbb": ("ResNet18_dbb",),
     "resnet_v2": ("ResNet101_v2", "ResNet152_v2", "ResNet269_v2"),
     "resnet_vc": ("ResNet50_vc", "ResNet101_vc", "ResNet152_vc"),
     "resnet_vd": (

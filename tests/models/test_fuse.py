@@ -22,6 +22,8 @@ NETWORKS = {
     "squeeze": (partial(RepVGG, (1, 2, 1, 1), (0.5, 0.5, 0.5, 1.0), has_se=True), 3 * 6),
     # stem 3, stages 4 + 4 + 4 * 5 + 4, last one 1
     "depthwise": (models.PPLCNetV2_small, 36),
+    # stem, 8 blocks of two, 3 shortcuts
+    "diverse": (models.ResNet18_dbb, 20),
 }
 
 

@@ -82,6 +82,8 @@ def read_network(arch: Section) -> Network | None:
     if "override_params" in arch and _matches(name, *_RECIPES):
         name = f"{name}_recipe"
     weights = _read_weights(arch, name)
+    if name == "ResNet18":
+        name = _read_branches(arch, options)
     if f"{name}_paddleclas" in models.list_models(f"{name}_paddleclas"):
         # Fluid's network of this name is another one.
         name = f"{name}_paddleclas"
@@ -91,6 +93,19 @@ def read_network(arch: Section) -> Network | None:
     arch.only("input_image_channel", 3, 4)
     arch.finish(("class_num", "models", "freeze_params_list"))
     return Network(name, options, weights)
+
+
+def _read_branches(arch: Section, options: dict[str, Any]) -> str:
+    """Which ResNet18 it is: the plain one, or that of diverse branch blocks, whose first block has no projection."""
+    diverse = arch.take("layer_type", text, "ConvBNLayer") == "DiverseBranchBlock"
+    if not diverse:
+        arch.only("layer_type", "ConvBNLayer", "DiverseBranchBlock")
+    projects = arch.take("use_first_short_conv", boolean, True)
+    if projects == diverse:
+        arch.refuse("use_first_short_conv", f"{projects} is not supported for {'these' if diverse else 'plain'} layers")
+    for flag in options if diverse else ():
+        arch.refuse(None, f"diverse branch blocks with another {flag} are not supported")
+    return "ResNet18_dbb" if diverse else "ResNet18"
 
 
 def _read_options(arch: Section, name: str, options: dict[str, Any]) -> None:
@@ -133,9 +148,6 @@ def _read_options(arch: Section, name: str, options: dict[str, Any]) -> None:
                 if recipe.values.get(key) is None:
                     recipe.refuse(key, f"is missing, and only {value} is supported beside the others")
             recipe.finish()
-    if name == "ResNet18":
-        arch.only("layer_type", "ConvBNLayer", why=", the network is not here")
-        arch.only("use_first_short_conv", True)
 
 
 def _read_weights(arch: Section, name: str) -> str | None:
