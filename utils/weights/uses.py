@@ -76,6 +76,7 @@ class _Value:
         gathered: of a parameter of which rows were picked, what does that.
         before: parameters and ways.
         layer: it is a convolution's or linear layer's result, and nothing else: the last parameter of that.
+        masked: of a parameter that something constant was added to: how it is laid out from there on does not count.
     """
 
     parameter: str | None = None
@@ -83,6 +84,7 @@ class _Value:
     gathered: Callable[[Tensor], Tensor] | None = None
     before: frozenset[tuple[str, Way]] = frozenset()
     layer: str | None = None
+    masked: bool = False
 
     def step(self, *steps: str) -> _Value:
         """What comes of it by an operation that has no parameters."""
@@ -277,12 +279,18 @@ class _Recorder(TorchDispatchMode):
             for tensor in tree_leaves(argument):
                 if isinstance(tensor, Tensor) and (value := self.values.get(id(tensor))) is not None:
                     given.append((value, role))
+        if kind == "add" and len(given) == 1 and given[0][0].parameter:
+            # A mask that is added to a parameter, and not to what this is added to.
+            self.values[id(result)] = replace(given[0][0], masked=True)
+            return result
         if kind in _ATEN_LAYOUTS and given and given[0][0].parameter:
             value = self._laid_out(given[0][0], operator, args, kwargs, result)
             self.values[id(result)] = value
             return result
-        if kind.startswith("_scaled_dot_product"):
-            given = [(value.step("activation") if n < 2 else value, role) for n, (value, role) in enumerate(given)]
+        if kind.startswith("_scaled_dot_product") and len(given) > 2:
+            # Query, key, value; an offset of the scores may follow.
+            scores = self.uses.apply("scores", [*given[:2], *given[3:]]).step("activation")
+            given = [(scores, ""), given[2]]
         if kind == "cat" and len(given) == len(args[0]):
             value = _joined(self.uses, given, [tensor.shape for tensor in args[0]])
         else:
@@ -296,7 +304,7 @@ class _Recorder(TorchDispatchMode):
     def _laid_out(self, value: _Value, operator: Any, args: Any, kwargs: Any, result: Tensor) -> _Value:
         """A parameter that was laid out anew. Picking its rows counts if there is a choice."""
         picks = operator.overloadpacket.__name__ in ("index", "index_select")
-        if not self.gathered or not (picks or value.gathered):
+        if not self.gathered or value.masked or not (picks or value.gathered):
             return value
         earlier, own = value.gathered or _same, args[0]
 
@@ -334,6 +342,7 @@ def uses_of_network(
     }
     images = torch.zeros(image_shape, device=device)
     with _Recorder(tensors, folded, gathered) as recorder:
+        recorder.values[id(images)] = _Value()
         answer = main_output(ghost(images))
     recorder.uses.end(recorder.values.get(id(answer), _Value()), answer.shape[-1])
     return recorder.uses
