@@ -14,6 +14,8 @@ from utils.errors import UserError
     "change",
     [
         {"params_name": 5},
+        {"params_name": "\n"},
+        {"params_name": "\0"},
         {"params_sha256": ["a"]},
         {"network": "\ud800"},
         {"class_names": ["\ud800"] * 10},

@@ -104,7 +104,7 @@ class Description:
             if type(description.params_bytes) is not int or type(description.class_dim) is not int:
                 raise ValueError("not numbers")
             texts = (description.network, description.precision, description.params_name, description.params_sha256)
-            if not all(isinstance(text, str) and len(text) <= 300 for text in texts):
+            if not all(isinstance(text, str) and len(text) <= 300 and text.isprintable() for text in texts):
                 raise ValueError("not texts")
             if not _is_threshold(description):
                 raise ValueError("not thresholds")
