@@ -12,7 +12,6 @@ python benchmarks/serving/load.py --model_file=ResNet50_vd/model --requests=1000
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -37,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from utils.deploy.answering import input_of
 from utils.deploy.exported import load_exported
+from utils.flags.line_parser import LineParser
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH_SIZE, CLIENTS, PICTURES, COPIES = 16, 32, 64, 8
@@ -197,7 +197,7 @@ async def mixed(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The server under load.")
+    parser = LineParser(__doc__)
     parser.add_argument("--model_file", required=True)
     parser.add_argument("--requests", type=int, default=10000, help="of the part with bad ones")
     parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement")

@@ -228,7 +228,7 @@ def test_what_is_made_of_a_sigmoid():
     assert _read_post(two, binary, "m") == {"threshold": [0.9], "class_names": ["nobody", "someone"]}
     with pytest.raises(UserError, match="PostProcess ThreshOutput is not for 19 classes"):
         _read_post(several, binary, "m")
-    with pytest.raises(UserError, match=r"PostProcess of inference.yml: ScoreOutput.*is not supported"):
+    with pytest.raises(UserError, match=r"ScoreOutput gives no classes: predict.py --score_decimals writes"):
         _read_post(several, PostProcess("ScoreOutput", {}), "m")
 
 

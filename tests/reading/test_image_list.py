@@ -232,7 +232,7 @@ def test_list_pickles_only_towards_a_worker(folder):
 def test_batches_are_not_in_dev_shm():
     """In a container that has 64 MB."""
     shared = SharedArray((4, 1 << 20), np.uint8)
-    assert os.readlink(f"/proc/self/fd/{shared._fd}").startswith("/memfd:")
+    assert os.readlink(f"/proc/self/fd/{shared._memory}").startswith("/memfd:")
 
 
 # ----------------------------------------------------------------------------------------------------------- tar shards

@@ -236,8 +236,8 @@ def test_training_with_words(tiny_dataset):
     [
         ("random_resized_crp", "random_resized_crp: no such operation: did you mean random_resized_crop"),
         ("resize:sise=3", "no option 'sise'; did you mean size"),
-        ("resize:size=0", "size: 0 is not allowed"),
-        ("resize:size=99999x99999", "size: 99999 is not allowed"),
+        ("resize:size=0", "size: '0' is no size of images"),
+        ("resize:size=99999x99999", "size: '99999x99999' is no size of images"),
         ("resize", "give one of size=HEIGHTxWIDTH and short=SIDE"),
         ("flip:p=2", "flip:p=2: p: 2 is not allowed"),
         ("flip", "no word gives all images one size"),

@@ -315,7 +315,7 @@ def test_too_little_memory_names_flags_of_its_own(tiny_dataset, monkeypatch, cap
     def load_exported(*arguments, **options):
         raise MemoryError("9 GB")
 
-    monkeypatch.setattr("utils.deploy.exported.load_exported", load_exported)
+    monkeypatch.setattr("utils.deploy.answering.load_exported", load_exported)
     monkeypatch.setattr(
         sys, "argv", ["predict.py", "--model_file=x", f"--image_path={tiny_dataset}/val", "--gpu_id=-1"]
     )
