@@ -92,7 +92,7 @@ def _sides(features: Tensor) -> tuple[int, int]:
 def _note_coarse(last: tuple[int, int], shown: tuple[int, int]) -> None:
     """Says once of a network that its last feature map is too small to show a place in the image."""
     what = "and none before is finer" if shown == last else f"the map shown is an earlier one, {shown[0]} x {shown[1]}"
-    warn(f"--grad_cam: the last feature map is {last[0]} x {last[1]}, too coarse to show where something is; {what}")
+    warn(f"Grad-CAM: the last feature map is {last[0]} x {last[1]}, too coarse to show where something is; {what}")
 
 
 def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:

@@ -194,9 +194,12 @@ class Decoders:
         if not workers:
             self._idle.put_nowait(prepared)
             return
-        # The server has threads, which a fork would copy in whatever state they are; its child has none.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        # The server has threads, which a fork would copy in whatever state they are; its child has none. Windows has no
+        # forks at all.
+        can_fork = "forkserver" in multiprocessing.get_all_start_methods()
+        context = multiprocessing.get_context("forkserver" if can_fork else "spawn")
+        if can_fork:
+            context.set_forkserver_preload([__name__])
         self._workers = [_Worker(context) for _ in range(workers)]
         for worker in self._workers:
             worker.start()
