@@ -171,6 +171,18 @@ def test_an_l1_regularizer(flags):
     assert (args.l1_decay, args.l2_decay) == (0.001, 0.0)
 
 
+def test_a_rate_that_goes_by_validation(flags, error):
+    """With PaddlePaddle's defaults; a warm-up would take its place."""
+    rate = {"name": "ReduceOnPlateau", "learning_rate": 0.5, "mode": "max", "patience": 3, "by_epoch": True}
+    args = flags("train", MOBILE, change=lambda content: content["Optimizer"].update(lr=rate))
+    assert (args.lr_strategy, args.lr, args.decay_rate, args.min_lr) == ("reduce_on_plateau", 0.5, 0.1, 0.0)
+    assert (args.plateau_mode, args.plateau_patience, args.plateau_threshold) == ("max", 3, 1e-4)
+    assert (args.plateau_absolute, args.plateau_cooldown) == (False, 0)
+    warmed = rate | {"warmup_epoch": 5}
+    line = error("train", MOBILE, change=lambda content: content["Optimizer"].update(lr=warmed))
+    assert "Optimizer.lr.warmup_epoch: 5 is not supported: 0 is" in line
+
+
 def test_what_a_multi_scale_dataset_ignores(flags, capsys):
     flags("train", "ImageNet/MobileViTV3/MobileViTV3_XS.yaml")
     assert "PaddleClas's MultiScaleDataset takes no interpolation, use_log_aspect of it" in capsys.readouterr().out

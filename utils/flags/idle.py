@@ -11,6 +11,7 @@ from utils.console import warn
 COSINE_STRATEGIES = ("cosine_decay", "cosine_decay_warmup", "cosine_decay_RMSProp", "cosine", "linear")
 PADDLECLAS_STRATEGIES = ("constant", "cosine", "linear", "step", "multi_step", "piecewise")
 WARM_UP_STRATEGIES = ("cosine_decay_warmup", "exponential_decay_warmup", *PADDLECLAS_STRATEGIES)
+PLATEAU = "reduce_on_plateau"
 CONSTANT_STRATEGIES = ("adam_decay", "default_decay", "constant")
 
 
@@ -50,7 +51,7 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     (("use_gpu", "gpu_id"), lambda args: args.device is None, "--device={device} says where to compute"),
     (
         ("min_lr",),
-        lambda args: args.lr_strategy in COSINE_STRATEGIES,
+        lambda args: args.lr_strategy in (*COSINE_STRATEGIES, PLATEAU),
         "--lr_strategy={lr_strategy} has no such end",
     ),
     (
@@ -64,14 +65,19 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
         "--lr_strategy={lr_strategy} has no warm-up",
     ),
     (
+        tuple(f"plateau_{name}" for name in ("patience", "threshold", "absolute", "cooldown", "mode")),
+        lambda args: args.lr_strategy == PLATEAU,
+        "it is of --lr_strategy=reduce_on_plateau, and that is {lr_strategy}",
+    ),
+    (
         ("decay_epochs", "decay_rate"),
-        lambda args: args.lr_strategy in ("exponential_decay_warmup", "step", "multi_step"),
+        lambda args: args.lr_strategy in ("exponential_decay_warmup", "step", "multi_step", PLATEAU),
         "it is of --lr_strategy=exponential_decay_warmup and step, and that is {lr_strategy}",
     ),
     (
         ("decay_epochs",),
-        lambda args: args.lr_strategy != "multi_step",
-        "--lr_strategy=multi_step goes by --step_epochs",
+        lambda args: args.lr_strategy not in ("multi_step", PLATEAU),
+        "--lr_strategy={lr_strategy} does not go by it",
     ),
     (
         ("warm_up_start_lr", "lr_by_epoch"),

@@ -105,6 +105,7 @@ LR_STRATEGIES = (
     "step",
     "multi_step",
     "piecewise",
+    "reduce_on_plateau",
 )
 OPTIMIZERS = ("momentum", "sgd", "adam", "adamw", "rmsprop")
 
@@ -178,8 +179,10 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("lr", positive, 0.1, T, "Base learning rate, for the whole batch."),
         Flag("lr_strategy", str, "piecewise_decay", T,
              f"Schedule and optimizer: {', '.join(LR_STRATEGIES[:8])} (constant); or PaddleClas's schedules, each "
-             f"after a warm-up: {', '.join(LR_STRATEGIES[8:])}. Unknown: a warning, and constant."),
-        Flag("min_lr", non_negative, 0.0, T, "Cosine strategies, linear: rate at the end of the run."),
+             f"after a warm-up: {', '.join(LR_STRATEGIES[8:14])}; or reduce_on_plateau, by the top-1 of the "
+             "validation. Unknown: a warning, and constant."),
+        Flag("min_lr", non_negative, 0.0, T,
+             "Cosine strategies, linear: rate at the end of the run. reduce_on_plateau: the lowest."),
         Flag("optimizer", str, None, T, "Optimizer. Not given: that of --lr_strategy.", choices=OPTIMIZERS),
         Flag("l2_decay", non_negative, 1e-4, T,
              "L2 penalty added to the gradient of every parameter, batch-norm and bias included, except where a "
@@ -220,7 +223,17 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("lr_by_epoch", boolean, False, T, "PaddleClas's schedules: the rate changes once an epoch."),
         Flag("decay_epochs", positive, 2.4, T, "exponential_decay_warmup, step: epochs per decay."),
         Flag("decay_rate", number(float, 0, 1, above=True), 0.97, T,
-             "exponential_decay_warmup, step, multi_step: factor per decay."),
+             "exponential_decay_warmup, step, multi_step, reduce_on_plateau: factor per decay."),
+        Flag("plateau_patience", number(int, 0, 10**6), 10, T,
+             "reduce_on_plateau: validations in a row that may bring nothing better before the rate falls."),
+        Flag("plateau_threshold", non_negative, 1e-4, T,
+             "reduce_on_plateau: by what share of the best top-1 a better one has to be above it."),
+        Flag("plateau_absolute", boolean, False, T, "--plateau_threshold is a difference, no share."),
+        Flag("plateau_cooldown", number(int, 0, 10**6), 0, T,
+             "reduce_on_plateau: validations after a fall that do not count."),
+        Flag("plateau_mode", str, "max", T,
+             "reduce_on_plateau: whether a top-1 is better if it is larger. (PaddleClas's default is min.)",
+             choices=("max", "min")),
         Flag("lr_values", non_negative, None, T,
              "piecewise: the rates before, between and after --step_epochs, in place of --lr.", length="+"),
         Flag("lr_power", positive, 1.0, T, "linear: power of the share of the run that is left."),

@@ -19,13 +19,14 @@ from utils.console import log, warn
 from utils.devices import amp_dtype, keep_compiled_code_by_processor, memory_format, place
 from utils.errors import FlagError
 from utils.evaluation.meters import best_metric, check_labels
-from utils.flags.idle import WARM_UP_STRATEGIES, note_idle_flags
+from utils.flags.idle import PLATEAU, WARM_UP_STRATEGIES, note_idle_flags
 from utils.processes import world_size
 from utils.training.distill_terms import HARD, OF_ALL, OF_BOTH, OF_SEVERAL_LABELS, terms_of_words
 from utils.training.distillation import Distillation
 from utils.training.ema import ExponentialMovingAverage
 from utils.training.loss import Targets, classification_loss, label_weights, labels_loss
 from utils.training.optimizer import build_optimizer
+from utils.training.plateau import Plateau
 from utils.training.running_variance import BIASED, average_biased_variance
 from utils.training.schedule import Schedule
 from utils.training.step import TrainStep
@@ -116,6 +117,10 @@ def check_schedule(args: argparse.Namespace) -> None:
                 f"{len(args.lr_values or ())}"
             )
         args.lr = args.lr_values[0]  # where the warm-up leads
+    if args.lr_strategy == PLATEAU and not args.validate:
+        raise FlagError("--lr_strategy=reduce_on_plateau goes by the validation: leave out --validate=False")
+    if args.lr_strategy == PLATEAU and args.multi_label:
+        raise FlagError("--lr_strategy=reduce_on_plateau goes by the top-1, which --multi_label has none of")
     if args.nesterov and not args.momentum_rate:
         raise FlagError("--nesterov=True needs a --momentum_rate above 0")
 
@@ -182,6 +187,22 @@ def build_schedule(args: argparse.Namespace) -> Schedule:
         values=tuple(args.lr_values or ()),
         power=args.lr_power,
         cycle=args.lr_cycle,
+    )
+
+
+def build_plateau(args: argparse.Namespace) -> Plateau | None:
+    """What lowers the rate by the validation, for --lr_strategy=reduce_on_plateau."""
+    if args.lr_strategy != PLATEAU:
+        return None
+    return Plateau(
+        args.lr,
+        args.decay_rate,
+        args.plateau_patience,
+        args.plateau_threshold,
+        args.plateau_absolute,
+        args.plateau_cooldown,
+        args.min_lr,
+        args.plateau_mode,
     )
 
 
@@ -324,6 +345,7 @@ def build_train_step(
         model,
         optimizer,
         build_schedule(args),
+        plateau=build_plateau(args),
         network=network,
         smoothing=args.label_smoothing_epsilon if args.use_label_smoothing else 0.0,
         criterion=build_criterion(args, label_shares, device),

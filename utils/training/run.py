@@ -159,12 +159,14 @@ class Run:
         Raises:
             UserError: a validation loss or a parameter is not finite.
         """
-        position = self.position
+        position, step = self.position, self._step
         if caught := self._stop.agree():  # during the validation: it is done again when the run is resumed
             self.ended, self.signal = "signal", caught
             self._saver.save_step(self._tally)
             return
         self._guards.check_validation(results)
+        if step.plateau is not None and "test" in results:
+            step.plateau.update(results["test"]["acc1"])
         self._journal.epoch(results)
         position.epoch, position.step_in_epoch = position.epoch + 1, 0
         self._saver.save_epoch(results, self._tally)

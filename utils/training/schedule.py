@@ -173,5 +173,6 @@ STRATEGIES: dict[str, Callable[[Schedule, int], float]] = {
     "adam_decay": _constant,
     "cosine_decay_RMSProp": _cosine,
     "default_decay": _constant,
+    "reduce_on_plateau": _constant,  # see `utils.training.plateau`
     **{name: _after_warm_up(decay) for name, decay in AFTER_WARM_UP.items()},
 }

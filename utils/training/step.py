@@ -20,6 +20,7 @@ from utils.training.distillation import Distillation
 from utils.training.ema import ExponentialMovingAverage
 from utils.training.loss import Targets, classification_loss
 from utils.training.optimizer import set_lr
+from utils.training.plateau import Plateau
 from utils.training.running_variance import running_variance
 from utils.training.schedule import Schedule
 
@@ -59,6 +60,7 @@ class TrainStep:
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
         *,
+        plateau: Plateau | None = None,
         network: nn.Module | None = None,
         smoothing: float = 0.0,
         criterion: Callable[[Tensor | tuple[Tensor, ...], Targets, float], Tensor] = classification_loss,
@@ -77,6 +79,7 @@ class TrainStep:
         self.network: nn.Module = whole if network is None else network
         self.optimizer = optimizer
         self.schedule = schedule
+        self.plateau = plateau
         self.smoothing = smoothing
         self.criterion = criterion
         self.clip_norm = clip_norm
@@ -105,7 +108,7 @@ class TrainStep:
 
     def rate(self, step: int) -> float:
         """The learning rate of the step after `step` steps."""
-        return self.schedule(step + self.shift)
+        return self.schedule(step + self.shift) if self.plateau is None else self.plateau.rate
 
     @property
     def scaling(self) -> bool:
@@ -211,6 +214,7 @@ class TrainStep:
             "ema_decay": self.ema.decay if self.ema is not None else 0.0,
             "running_variance": running_variance(self.model),
             "losses": self.distillation.parts.state_dict() if self.distillation else {},
+            "plateau": self.plateau.state_dict() if self.plateau is not None else None,
             "origin": self.origin,
         }
 
@@ -255,6 +259,8 @@ class TrainStep:
         if self.ema is not None:
             self.ema.step = state["ema_step"]
             self.ema.ramps = state.get("ema_ramps", self.ema.ramps)
+        if self.plateau is not None and state.get("plateau"):
+            self.plateau.load_state_dict(state["plateau"])
         self.origin = state.get("origin")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from utils.flags.paddleclas.section import Section, boolean, choice, list_of, number, positive, text
+from utils.flags.paddleclas.section import Section, boolean, choice, integer, list_of, number, positive, text
 
 # Optimizer.name -> --optimizer.
 _OPTIMIZERS = {
@@ -22,6 +22,7 @@ _STRATEGIES = {
     "Step": "step",
     "MultiStepDecay": "multi_step",
     "Piecewise": "piecewise",
+    "ReduceOnPlateau": "reduce_on_plateau",
 }
 
 
@@ -109,6 +110,12 @@ def read_schedule(lr: Section) -> None:
         return
     set_flag("lr", base)
     _read_steps(lr, strategy, values)
+    if strategy == "reduce_on_plateau":
+        # PaddleClas gives the figure to the schedule, which a warm-up takes the place of.
+        lr.only("warmup_epoch", 0)
+        lr.idle("warmup_start_lr", "verbose", "step_each_epoch", "epochs", "by_epoch", "last_epoch", "epsilon")
+        lr.finish(("learning_rate",))
+        return
     set_flag("warm_up_epochs", lr.take("warmup_epoch", number, 0.0))
     if start := lr.take("warmup_start_lr", number, 0.0):
         set_flag("warm_up_start_lr", start)
@@ -132,6 +139,15 @@ def _read_steps(lr: Section, strategy: str, values: list[float]) -> None:
             set_flag("lr_power", power)
         if lr.take("cycle", boolean, False):
             set_flag("lr_cycle", True)
+    elif strategy == "reduce_on_plateau":
+        set_flag("plateau_mode", lr.take("mode", choice("min", "max"), "min"))
+        set_flag("decay_rate", lr.take("factor", number, 0.1))
+        set_flag("plateau_patience", lr.take("patience", integer, 10))
+        set_flag("plateau_threshold", lr.take("threshold", number, 1e-4))
+        if lr.take("threshold_mode", choice("rel", "abs"), "rel") == "abs":
+            set_flag("plateau_absolute", True)
+        set_flag("plateau_cooldown", lr.take("cooldown", integer, 0))
+        set_flag("min_lr", lr.take("min_lr", number, 0.0))
     elif strategy == "step":
         set_flag("decay_epochs", lr.take("step_size", number, 1.0))
         set_flag("decay_rate", lr.take("gamma", number, 0.1))
