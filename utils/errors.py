@@ -26,13 +26,21 @@ class UserError(Exception):
     The message is one line that names the flag or file, the value and the remedy.
 
     Args:
-        message: that line.
+        message: that line. What a file or a command line brought into it may hold anything: line breaks, tabs, codes
+            that move the cursor and halves of characters are written as escapes, so that it stays one line.
         exit_code: 2 for a command line that cannot work, 1 for everything met later.
     """
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
-        super().__init__(message)
+        super().__init__("".join(map(_printable, message)))
         self.exit_code = exit_code
+
+
+def _printable(character: str) -> str:
+    """A character of a message, or its escape; bytes of names that are not UTF-8 (PEP 383) are printed as they are."""
+    if character.isprintable() or "\udc80" <= character <= "\udcff":
+        return character
+    return character.encode("unicode_escape").decode()
 
 
 class FlagError(UserError):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from utils import system
 from utils.console import warn
-from utils.errors import UserError, of_writing
+from utils.errors import FormatError, UserError, of_writing
 from utils.system import replace, sync
 
 # Files of up to so many bytes are read, not mapped: a mapped one stays open, and a process may have 1,024 open files;
@@ -37,6 +37,27 @@ def read_file(path: Path, limit: int = LARGE) -> bytes | mmap.mmap:
         if size <= max(0, limit):
             return file.read(size)  # no more: a device never ends
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def read_text(path: str | Path, limit: int) -> str:
+    """The content of a small text file in UTF-8, with or without a byte order mark.
+
+    Args:
+        path: the file.
+        limit: in MB, of what is read: a device never ends.
+
+    Raises:
+        OSError: it cannot be read.
+        FormatError: it is longer, or no text.
+    """
+    with open(path, "rb") as file:
+        content = file.read((limit << 20) + 1)
+    if len(content) > limit << 20:
+        raise FormatError(f"it has more than {limit} MB")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise FormatError("not a text file in UTF-8") from None
 
 
 def write_text(path: Path, text: str, flag: str) -> None:

@@ -134,6 +134,7 @@ def test_too_many_classes_have_no_confusion_matrix():
         ("0 1\n0 2\n", "line 2: class 0 has two new numbers"),
         ("0 1\n1\n", "line 2: '1' is not `old new`"),
         ("0 x\n", "line 1: '0 x' is not `old new`"),
+        (f"0 {'9' * 5000}\n", "line 1: '0 9{50,60}.{0,5} is not `old new`"),
     ],
 )
 def test_bad_label_maps(text, reason, tmp_path):

@@ -15,6 +15,11 @@ def test_a_flag_error_exits_with_2():
     assert FlagError("x").exit_code == 2
 
 
+def test_a_message_is_one_line_whatever_a_file_brings_into_it():
+    message = "a\nb\t\x1b[2J\ud800 is no name of 猫, as caf\udce9 and é are"
+    assert str(UserError(message)) == r"a\nb\t\x1b[2J\ud800 is no name of 猫, as caf" + "\udce9 and é are"
+
+
 def fails_with(error: BaseException):
     def main():
         print("so far")

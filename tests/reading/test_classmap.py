@@ -58,6 +58,8 @@ def test_files_of_names(text, names, tmp_path):
         (b"", "names 0 classes"),
         (b"fox 2\nowl 0\ndeer 1\n", "the numbers are behind the names: write `0 cat`"),
         (b"0 f\xff\n", "not a text file in UTF-8"),
+        (b"\n" * ((16 << 20) + 1), "it has more than 16 MB"),
+        (b"a\n" * 1_000_001, "it has more than 1000000 lines"),
     ],
 )
 def test_files_that_are_refused(text, message, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from utils.console import warn
-from utils.errors import UserError, one_line
+from utils.errors import FormatError, UserError, cut, one_line, reason
 from utils.evaluation.metrics import Meter
 from utils.evaluation.tables import Cell, as_csv, share, write_table
-from utils.files import write_text, written_whole
+from utils.files import read_text, write_text, written_whole
 from utils.reading.class_names import Names, name_of
 from utils.reading.fonts import drawable
 
@@ -217,18 +218,19 @@ def read_label_map(path: str, classes: int) -> Tensor:
         UserError: the file cannot be read or is no such map.
     """
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            lines = file.read().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = (getattr(error, "strerror", None) or "not a text file in UTF-8").lower()
-        raise UserError(f"--label_map {path}: {reason}") from None
+        lines = read_text(path, limit=16).splitlines()
+    except OSError as error:
+        raise UserError(f"--label_map {path}: {reason(error)}") from None
+    except FormatError as error:
+        raise UserError(f"--label_map {path}: {error}") from None
     mapping: dict[int, int] = {}
     for number, line in enumerate(lines, 1):
         words = line.replace("->", " ").replace(",", " ").split()
         if not words or words[0].startswith("#"):
             continue
-        if len(words) != 2 or not all(word.isdecimal() for word in words):
-            raise UserError(f"--label_map {path}, line {number}: {line.strip()!r} is not `old new`, two class numbers")
+        if len(words) != 2 or not all(re.fullmatch("[0-9]{1,9}", word) for word in words):
+            shown = cut(repr(line.strip()), 60)
+            raise UserError(f"--label_map {path}, line {number}: {shown} is not `old new`, two class numbers")
         old, new = map(int, words)
         if max(old, new) >= classes:
             raise UserError(f"--label_map {path}, line {number}: there is no class {max(old, new)} of {classes}")

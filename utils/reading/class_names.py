@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import FlagError, FormatError, UserError, cut, one_line, reason
+from utils.files import read_text
 from utils.formats.yaml_data import read_yaml
 
 # By class number; None, or missing at the end, where a class has no name that is known.
@@ -18,6 +19,9 @@ TOOLS = Path(__file__).resolve().parent.parent / "tools"
 IMAGENET_NAMES = TOOLS / "readable_label.txt"
 IMAGENET_SYNSETS = TOOLS / "imagenet_synsets.txt"
 
+# The 21,841 names of the whole ImageNet take half a megabyte.
+_MAX_MEGABYTES = 16
+_MAX_NAMES = 1_000_000
 # At most nine digits: Python takes long to read a number of thousands, or refuses to.
 _NUMBER_FIRST = re.compile(r"([0-9]{1,9})(?:\s*[,:;]\s*|\s+)(\S.*)")
 _NUMBER_LAST = re.compile(r"\S.*?[\s,:;]\s*([0-9]{1,9})")
@@ -95,20 +99,19 @@ def read_names(path: str, flag: str = "--class_map_path") -> list[str]:
     list of names, or a mapping between numbers and names, perhaps as their `names`.
 
     Raises:
-        UserError: no such file, one in another encoding, one whose numbers come after the names, in another order, or
-            JSON or YAML that holds something else.
+        UserError: no such file, one of more than 16 MB or a million lines, one in another encoding, one whose numbers
+            come after the names, in another order, or JSON or YAML that holds something else.
     """
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            text = file.read()
-    except OSError as error:
-        raise UserError(f"{flag} {path}: {reason(error)}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{flag} {path}: not a text file in UTF-8") from None
-    try:
+        text = read_text(path, _MAX_MEGABYTES)
         if path.lower().endswith((".json", ".yaml", ".yml")):
             return _names_in_data(read_yaml(text.replace("\t", " ")))  # JSON is YAML, but for tabs
-        return _names_in_lines([line.strip() for line in text.splitlines() if line.strip()])
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        if len(lines) > _MAX_NAMES:
+            raise FormatError(f"it has more than {_MAX_NAMES} lines")
+        return _names_in_lines(lines)
+    except OSError as error:
+        raise UserError(f"{flag} {path}: {reason(error)}") from None
     except FormatError as error:
         raise UserError(f"{flag} {path}: {one_line(error)}") from None
 

@@ -37,6 +37,7 @@ from safetensors import SafetensorError
 from models.network import Network
 from utils.console import warn
 from utils.errors import UserError, cut, one_line
+from utils.files import read_text
 from utils.formats.torch_archive import check_torch_file
 from utils.system import replace, sync
 from utils.training.position import Position
@@ -266,7 +267,7 @@ def _orders(run_folder: Path) -> dict[Path, tuple[float, float]]:
     orders = {}
     for manifest in run_folder.glob("*/" + MANIFEST):
         try:
-            values = json.loads(manifest.read_text())
+            values = json.loads(read_text(manifest, limit=1))
             orders[manifest.parent] = int(values["save"]), int(values["step"])
         except _NO_MANIFEST:
             orders[manifest.parent] = UNREADABLE
@@ -295,7 +296,7 @@ def is_past(checkpoint: Path, resumed: Path) -> bool:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a checkpoint whose files are whole; raises `UserError` with what is wrong otherwise."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads(read_text(folder / MANIFEST, limit=1))
         for name, checksum in manifest["crc32"].items():
             if not name.isprintable():
                 raise ValueError("a file in it has no name")

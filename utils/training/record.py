@@ -19,7 +19,7 @@ import torch
 
 from utils.console import log, warn
 from utils.errors import UserError
-from utils.files import write_text
+from utils.files import read_text, write_text
 from utils.flags import Flags
 from utils.flags.parsing import as_typed
 from utils.processes import world_size
@@ -105,9 +105,9 @@ def read_flags_of(checkpoint: Path) -> tuple[Path, dict[str, Any]]:
     Raises:
         OSError, ValueError, KeyError, TypeError, RecursionError: there is none, or it is damaged.
     """
-    name = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["record"]
+    name = json.loads(read_text(checkpoint / MANIFEST, limit=1))["record"]
     path = checkpoint.resolve().parent / Path(name).name
-    return path, dict(json.loads(path.read_text(encoding="utf-8"))["flags"])
+    return path, dict(json.loads(read_text(path, limit=1))["flags"])
 
 
 def note_changed_flags(args: Flags, checkpoint: Path) -> None:

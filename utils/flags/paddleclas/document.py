@@ -6,13 +6,11 @@ import ast
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path as File
 from typing import Any
 
 from utils.errors import FlagError, FormatError, cut, reason
+from utils.files import read_text
 from utils.formats.yaml_data import Path, read_yaml_lines
-
-_MAX_BYTES = 4 << 20
 
 _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
@@ -55,12 +53,9 @@ def read_document(file: str, overrides: Sequence[str]) -> Document:
         FlagError: there is no such file, it is no YAML or no mapping, or an override is none.
     """
     try:
-        data = File(file).read_bytes()[: _MAX_BYTES + 1]
-        content, lines = read_yaml_lines(data.decode("utf-8-sig"))
+        content, lines = read_yaml_lines(read_text(file, limit=4))
     except OSError as error:
         raise FlagError(f"-c {file}: {reason(error)}") from None
-    except UnicodeDecodeError:
-        raise FlagError(f"-c {file}: not a text file in UTF-8") from None
     except FormatError as error:
         raise FlagError(f"-c {file}: {error}") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
