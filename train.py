@@ -46,6 +46,7 @@ from utils.training.build import (
     settle_update_freq,
 )
 from utils.training.classes import settle_names
+from utils.training.imbalance import class_weights
 from utils.training.loss import Targets
 from utils.training.run import Run
 from utils.training.seed import seed_everything
@@ -100,7 +101,7 @@ def train(args: argparse.Namespace, device: torch.device, start: RunStart) -> in
         choices = {"key": args.pretrained_key, "skip_misfits": args.skip_misfits}
         log(str(load_pretrained(model, args.pretrained_model, excluded, **choices, remedies=TO_TRAIN)))
     label_shares = loader.images.labels.mean(0) if args.multi_label else None
-    step = build_train_step(args, model, device, label_shares)
+    step = build_train_step(args, model, device, label_shares, class_weights(args, loader.images))
     run = Run(start, step, loader.images, len(loader), class_names)
 
     started, steps_before, results = time.perf_counter(), step.step, {}

@@ -174,8 +174,9 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
         "it needs --checkpoint, a training of PaddlePaddle's",
     ),
     (("label_smoothing_epsilon",), lambda args: args.use_label_smoothing, "it needs --use_label_smoothing=True"),
+    (("effective_beta",), lambda args: args.class_weights == "effective", "it is of --class_weights=effective"),
     (
-        ("use_label_smoothing",),
+        ("use_label_smoothing", "class_weights", "focal_gamma"),
         lambda args: (
             not args.use_distill
             or any(word.split(":")[0] in ("soft", "ce", "teacher_ce") for word in args.distill_loss)

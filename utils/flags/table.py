@@ -360,9 +360,24 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "written into --data_dir, a folder of class folders. --random_seed draws others."),
     ),
     "Switches": (
+        Flag("class_weights", str, None, T,
+             "Weights of the classes in the loss, for classes of few images: balanced (1 / images), sqrt (its root), "
+             "effective (by the effective number of images), or a file of a weight per line. Images of one label."),
+        Flag("effective_beta", number(float, 0, 1, below=True), 0.999, T,
+             "--class_weights=effective: its beta. 0: all classes weigh the same; towards 1: as with balanced."),
+        Flag("focal_gamma", number(float, 0, 100), 0.0, T,
+             "Focal loss: an image whose label gets the probability p counts (1 - p)^gamma. 0: cross entropy; 2 is "
+             "usual."),
+        Flag("balance_classes", str, None, TR,
+             "Draw the images of an epoch by class, so that rare classes come more often: full, all equally often; "
+             "sqrt, in proportion to the roots of their numbers of images. Images of one label.",
+             choices=("full", "sqrt")),
         Flag("validate", boolean, True, T, "Validate after each epoch."),
         Flag("eval_interval", positive_int, 1, T, "Epochs between validations; there is one after the last anyhow."),
         Flag("start_eval_epoch", non_negative_int, 0, T, "Epochs at the beginning that are not validated."),
+        Flag("early_stop", non_negative_int, 0, T,
+             "End the run after so many validations in a row in which neither the network nor its average was better, "
+             "by --best_metric, than all before. 0: after --num_epochs."),
         Flag("eval_topk", positive_int, 5, TE, "The second accuracy counts a hit among so many best classes."),
         Flag("drop_last", boolean, True, T,
              "Leave out the images at the end of an epoch that do not fill a batch; False: they make a smaller one."),

@@ -11,6 +11,7 @@ from utils.errors import FlagError
 from utils.flags.inputs import INPUT_FLAGS, check_short_size
 from utils.flags.kinds import sides
 from utils.reading import augment
+from utils.reading.balance import POWERS
 from utils.reading.class_names import Names
 from utils.reading.crops import MultiCropTransform
 from utils.reading.dali_loader import DaliLoader
@@ -141,6 +142,7 @@ def train_loader(args: Namespace, seed: int, rank: int = 0, world_size: int = 1,
         drop_last=args.drop_last,
         shuffle=args.shuffle,
         repeats=args.augment_repeats,
+        balance=None if args.balance_classes is None else POWERS[args.balance_classes],
         varying=varying_transforms(args, batch_size),
     )
 
@@ -150,6 +152,7 @@ def _check_training(args: Namespace) -> None:
     opencv = {
         "drop_last=False": not args.drop_last,
         "augment_repeats": args.augment_repeats > 1,
+        "balance_classes": args.balance_classes,
         "multi_scale": args.multi_scale,
         "progressive_sizes": args.progressive_sizes,
     }
@@ -158,6 +161,18 @@ def _check_training(args: Namespace) -> None:
     if args.label_from and (args.multi_label or not args.train_transforms):
         why = "draws one label" if args.multi_label else f"needs --train_transforms with the word {args.label_from}"
         raise FlagError(f"--label_from={args.label_from} {why}" + (": leave out --multi_label" * args.multi_label))
+    drawing = {
+        "augment_repeats": args.augment_repeats > 1,
+        "unlabeled_list": args.unlabeled_list,
+        "shuffle=False": not args.shuffle,
+        "multi_label": args.multi_label,
+        "label_from": args.label_from,
+    }
+    if args.balance_classes and (wrong := next((flag for flag, given in drawing.items() if given), None)):
+        raise FlagError(
+            f"--balance_classes draws the images of an epoch by the one label that each has in the list: leave it out, "
+            f"or --{wrong}"
+        )
     if args.multi_scale and args.progressive_sizes:
         raise FlagError("--multi_scale and --progressive_sizes both say at which sizes to train: leave out one of them")
     for flag in ("progressive_magnitudes", "progressive_dropouts"):

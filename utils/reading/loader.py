@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from utils.errors import UserError
+from utils.reading.balance import balanced_order
 from utils.reading.content import Content
 from utils.reading.image_list import ImageList
 from utils.reading.varying import Varying
@@ -65,6 +66,8 @@ class Loader:
         shuffle: training: in an order that is drawn for each epoch, instead of the list's.
         repeats: training: how often an image comes, with other random numbers, in an epoch that is no longer for it
             (repeated augmentation, Hoffer et al., arXiv:1901.09335, as DeiT has it: of whole 256s of images).
+        balance: training: the images of an epoch are drawn by class, with this power (see
+            `utils.reading.balance.balanced_order`); None: each image comes once.
         varying: training: transforms that take turns, in place of `transform`. With other batch sizes than
             `batch_size`, the first images fill the last batch up, and `drop_last` does not count.
 
@@ -94,6 +97,7 @@ class Loader:
         drop_last: bool = True,
         shuffle: bool = True,
         repeats: int = 1,
+        balance: float | None = None,
         varying: Varying | None = None,
     ) -> None:
         if not len(images):
@@ -113,6 +117,7 @@ class Loader:
         self.drop_last = drop_last
         self.shuffle = shuffle
         self.repeats = repeats
+        self.balance = balance
         self._varying = varying
         self.unreadable: dict[str, str] = {}
         self.damaged: dict[str, str] = {}
@@ -182,6 +187,8 @@ class Loader:
         """The images of a training epoch, as `Job.indices` has them. Those that come again follow each other, so that
         the processes get them at the same time."""
         images = len(self.images)
+        if self.balance is not None:
+            return balanced_order(self.images.labels, self.balance, self.seed, epoch)
         order = self.images.shuffled(self.seed, epoch) if self.shuffle else np.arange(images)
         if self.repeats == 1:
             return order

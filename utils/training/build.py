@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.activation_checkpointing import checkpoint_activations
@@ -24,7 +23,8 @@ from utils.processes import world_size
 from utils.training.distill_terms import HARD, OF_ALL, OF_BOTH, OF_SEVERAL_LABELS, terms_of_words
 from utils.training.distillation import Distillation
 from utils.training.ema import ExponentialMovingAverage
-from utils.training.loss import Targets, classification_loss, label_weights, labels_loss
+from utils.training.imbalance import check_class_weights
+from utils.training.loss import Criterion, classification_loss, label_weights, labels_loss
 from utils.training.optimizer import build_optimizer
 from utils.training.plateau import Plateau
 from utils.training.running_variance import BIASED, average_biased_variance
@@ -72,7 +72,10 @@ def check_train_flags(args: argparse.Namespace) -> None:
         raise FlagError(
             f"--mixup_prob {args.mixup_prob:g} and --cutmix_prob {args.cutmix_prob:g} are more than 1 together"
         )
+    if args.early_stop and not args.validate:
+        raise FlagError("--early_stop goes by the validation: leave out --validate=False")
     check_labels(args)
+    check_class_weights(args)
     best_metric(args)
     if args.with_mem_opt and _compiles(args):
         raise FlagError(
@@ -214,9 +217,16 @@ def no_decay_names(args: argparse.Namespace) -> list[str] | None:
 
 
 def build_distillation(
-    args: argparse.Namespace, model: Network, label_shares: np.ndarray | None, device: torch.device
+    args: argparse.Namespace,
+    model: Network,
+    label_shares: np.ndarray | None,
+    device: torch.device,
+    criterion: Criterion = classification_loss,
 ) -> Distillation | None:
-    """The network's teacher and the losses by the flags, None without --use_distill; see `build_train_step`."""
+    """The network's teacher and the losses by the flags, None without --use_distill; see `build_train_step`.
+
+    `criterion` is the loss of hard labels, of images of one label each.
+    """
     if not args.use_distill:
         return None
     teacher = build_model(args, args.teacher_model)
@@ -234,7 +244,8 @@ def build_distillation(
     if label_shares is not None:
         weights = label_weights(torch.from_numpy(label_shares)).to(device, torch.float32)
     height, width = args.image_shape[1:]
-    distillation = Distillation(model, teacher, terms, smoothing, weights, (height, width))
+    hard = classification_loss if args.multi_label else criterion
+    distillation = Distillation(model, teacher, terms, smoothing, weights, (height, width), hard)
     _settle_batch_norm(distillation.parts.to(device), args, device)
     return distillation
 
@@ -264,15 +275,21 @@ def check_distillation(args: argparse.Namespace) -> None:
 
 
 def build_criterion(
-    args: argparse.Namespace, label_shares: np.ndarray | None, device: torch.device
-) -> Callable[[Tensor | tuple[Tensor, ...], Targets, float], Tensor]:
-    """The loss by the flags; `label_shares` are as in `build_train_step`."""
+    args: argparse.Namespace,
+    label_shares: np.ndarray | None,
+    device: torch.device,
+    class_weights: np.ndarray | None = None,
+) -> Criterion:
+    """The loss by the flags; `label_shares` and `class_weights` are as in `build_train_step`."""
     if not args.multi_label:
-        return classification_loss
+        weights = None if class_weights is None else torch.from_numpy(class_weights).to(device, torch.float32)
+        if weights is None and not args.focal_gamma:
+            return classification_loss
+        return partial(classification_loss, class_weights=weights, focal_gamma=args.focal_gamma)
     weights = None
     if args.label_weights_by_ratio and label_shares is not None:
         weights = label_weights(torch.from_numpy(label_shares)).to(device, torch.float32)
-    return partial(labels_loss, weights=weights, sum_over_labels=args.sum_over_labels)
+    return partial(labels_loss, weights=weights, sum_over_labels=args.sum_over_labels, focal_gamma=args.focal_gamma)
 
 
 def _settle_batch_norm(module: nn.Module, args: argparse.Namespace, device: torch.device) -> None:
@@ -295,7 +312,11 @@ def _prepare(model: Network, args: argparse.Namespace, device: torch.device) -> 
 
 
 def build_train_step(
-    args: argparse.Namespace, model: Network, device: torch.device, label_shares: np.ndarray | None = None
+    args: argparse.Namespace,
+    model: Network,
+    device: torch.device,
+    label_shares: np.ndarray | None = None,
+    class_weights: np.ndarray | None = None,
 ) -> TrainStep:
     """Moves the network to the device and builds what trains it, by the flags.
 
@@ -304,9 +325,11 @@ def build_train_step(
         model: the network.
         device: of this process.
         label_shares: each label's share of the training images, (classes,), for --label_weights_by_ratio.
+        class_weights: of the classes in the loss, (classes,), for --class_weights.
     """
     _prepare(model, args, device)
-    distillation = build_distillation(args, model, label_shares, device)
+    criterion = build_criterion(args, label_shares, device, class_weights)
+    distillation = build_distillation(args, model, label_shares, device, criterion)
     network: nn.Module = model if distillation is None else distillation
     if world_size() > 1:
         # Batch-norm statistics stay with their process; those of rank 0 are handed round before they are used.
@@ -348,7 +371,7 @@ def build_train_step(
         plateau=build_plateau(args),
         network=network,
         smoothing=args.label_smoothing_epsilon if args.use_label_smoothing else 0.0,
-        criterion=build_criterion(args, label_shares, device),
+        criterion=criterion,
         amp_dtype=dtype,
         loss_scale=args.scale_loss,
         dynamic_loss_scaling=args.use_dynamic_loss_scaling,

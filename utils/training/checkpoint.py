@@ -355,13 +355,14 @@ def find_checkpoint(checkpoint: str, run_folder: Path) -> Path | None:
 def _check_state(state: dict[str, Any]) -> None:
     """Raises `ValueError` if a state has the right checksum, and values that none could have."""
     position, training, notes = state["position"], state["training"], state["notes"]
-    if not (isinstance(training, dict) and isinstance(notes, dict) and isinstance(position.best, dict)):
+    if not all(isinstance(value, dict) for value in (training, notes, position.best, position.highest)):
         raise ValueError("it has something else in place of a dictionary")
     if not (isinstance(position.random, list) and isinstance(position.history, list)):
         raise ValueError("it has something else in place of a list")
-    if not all(isinstance(best, int | float) for best in position.best.values()):
+    if not all(isinstance(best, int | float) for best in (*position.best.values(), *position.highest.values())):
         raise ValueError("its best accuracy is no number")
-    counts = (position.batch_size, position.epoch, position.step_in_epoch, training["step"], position.images or 0)
+    counts = [position.batch_size, position.epoch, position.step_in_epoch, position.images or 0, position.stale]
+    counts.append(training["step"])
     if not all(type(count) is int and 0 <= count < 1 << 62 for count in counts):
         raise ValueError("its place in the training is none")
     if position.seed is not None and type(position.seed) is not int:

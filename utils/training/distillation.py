@@ -10,7 +10,7 @@ from utils.training.distill_terms import OF_BOTH, OF_LABELS, OF_LOGITS, Term
 from utils.training.feature_losses import distance
 from utils.training.feature_terms import feature_losses, looks_at_layers
 from utils.training.logit_losses import mutual_loss
-from utils.training.loss import Targets, classification_loss, labels_loss, loss_of_outputs
+from utils.training.loss import Criterion, Targets, classification_loss, labels_loss, loss_of_outputs
 
 Outputs = Tensor | tuple[Tensor, ...]
 
@@ -25,6 +25,7 @@ class Distillation(nn.Module):
         smoothing: of the hard labels of ce and teacher_ce, where they do not say.
         label_weights: of images with several labels, as in `labels_loss`; None: 1.
         image_size: height and width of the images, for losses of what layers give.
+        hard_loss: that of ce and teacher_ce.
 
     Attributes:
         teacher_learns: whether the teacher is trained.
@@ -44,6 +45,7 @@ class Distillation(nn.Module):
         smoothing: float = 0.0,
         label_weights: Tensor | None = None,
         image_size: tuple[int, int] = (224, 224),
+        hard_loss: Criterion = classification_loss,
     ) -> None:
         super().__init__()
         self.student = student
@@ -55,6 +57,7 @@ class Distillation(nn.Module):
         self.terms = terms
         self.smoothing = smoothing
         self.label_weights = label_weights
+        self.hard_loss = hard_loss
         self._taps, self.parts = None, nn.ModuleDict()
         if any(map(looks_at_layers, terms)):
             self._taps, self.parts = feature_losses(student, teacher, terms, image_size)
@@ -120,7 +123,7 @@ class Distillation(nn.Module):
         if term.name.startswith("teacher_"):
             student = teacher  # on hard labels
         if term.name.endswith("ce") and term.name != "soft_ce":
-            return classification_loss(student, targets, options.get("epsilon", self.smoothing))
+            return self.hard_loss(student, targets, options.get("epsilon", self.smoothing))
         if term.name.endswith("multi_label"):
             return labels_loss(student, targets, 0.0, weights, options.get("sum", False))
         taught = main_output(teacher)

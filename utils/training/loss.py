@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# From outputs, targets and the epsilon of label smoothing to the loss.
+Criterion = Callable[["Tensor | tuple[Tensor, ...]", "Targets", float], Tensor]
+
 AUXILIARY_WEIGHT = 0.3  # of GoogLeNet's two side classifiers (Szegedy et al., arXiv:1409.4842)
 
 
@@ -40,22 +43,48 @@ def loss_of_outputs(loss: Callable[[Tensor], Tensor], outputs: Tensor | tuple[Te
     return main + AUXILIARY_WEIGHT * sum(sides)
 
 
-def classification_loss(outputs: Tensor | tuple[Tensor, ...], targets: Targets, smoothing: float = 0.0) -> Tensor:
+def away(cross_entropy: Tensor, gamma: float) -> Tensor:
+    """(1 - p) ** gamma of the probability p that a cross entropy, -log p, is of: the focal loss's factor."""
+    # Where p is 1 the power's slope is infinite for a gamma below 1, and infinity times nothing is no number.
+    return (-torch.expm1(-cross_entropy)).clamp_min(torch.finfo(cross_entropy.dtype).tiny) ** gamma
+
+
+def classification_loss(
+    outputs: Tensor | tuple[Tensor, ...],
+    targets: Targets,
+    smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
+    focal_gamma: float = 0.0,
+) -> Tensor:
     """Mean cross entropy of a batch.
 
     Args:
         outputs: logits (N, classes), or those of the main classifier and of side classifiers.
         targets: labels; for mixed ones the loss is weight L(labels) + (1 - weight) L(mixed_labels).
         smoothing: epsilon of label smoothing, (1 - epsilon) one-hot + epsilon / classes (arXiv:1512.00567).
+        class_weights: what the loss of an image is multiplied by, by its label, (classes,); None: 1. The mean is over
+            the images, whatever they weigh, so that parts of a batch add up to the whole.
+        focal_gamma: gamma of the focal loss, where the loss of an image is multiplied by (1 - p) ** gamma, p being the
+            probability of its label (Lin et al., arXiv:1708.02002; here of a softmax).
     """
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        if class_weights is None and not focal_gamma:
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        losses = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+        if focal_gamma:
+            hard = F.cross_entropy(logits, labels, reduction="none") if smoothing else losses
+            losses = losses * away(hard, focal_gamma)
+        if class_weights is not None:
+            losses = losses * class_weights[labels]
+        return losses.mean()
 
     def mixed_loss(logits: Tensor) -> Tensor:
         logits = at_least_float32(logits)
-        loss = F.cross_entropy(logits, targets.labels, label_smoothing=smoothing)
+        first = loss(logits, targets.labels)
         if targets.mixed_labels is None:
-            return loss
-        mixed = F.cross_entropy(logits, targets.mixed_labels, label_smoothing=smoothing)
-        return targets.weight * loss + (1.0 - targets.weight) * mixed
+            return first
+        return targets.weight * first + (1.0 - targets.weight) * loss(logits, targets.mixed_labels)
 
     return loss_of_outputs(mixed_loss, outputs)
 
@@ -72,6 +101,7 @@ def labels_loss(
     smoothing: float = 0.0,
     weights: Tensor | None = None,
     sum_over_labels: bool = False,
+    focal_gamma: float = 0.0,
 ) -> Tensor:
     """Mean over a batch of the binary cross entropy of several labels per image.
 
@@ -80,6 +110,7 @@ def labels_loss(
         smoothing: epsilon: a label counts as (1 - epsilon) label + epsilon / classes.
         weights: of labels that an image has not and that it has, (2, classes); None: 1.
         sum_over_labels: the loss of an image is the sum over its labels, instead of the mean.
+        focal_gamma: as in `classification_loss`, by the probability of what holds of a label.
     """
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -87,6 +118,10 @@ def labels_loss(
         if smoothing:
             wanted = wanted * (1 - smoothing) + smoothing / labels.shape[1]
         losses = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+        if focal_gamma:
+            exact = labels.to(logits.dtype)
+            hard = F.binary_cross_entropy_with_logits(logits, exact, reduction="none") if smoothing else losses
+            losses = losses * away(hard, focal_gamma)
         if weights is not None:
             losses = losses * torch.where(labels > 0, weights[1], weights[0])
         return losses.sum(1).mean() if sum_over_labels else losses.mean()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from torch import Tensor
 
 from utils.console import is_main_process, log, warn
-from utils.evaluation.meters import training_meter
+from utils.evaluation.meters import BEST_FIELDS, best_metric, training_meter
 from utils.evaluation.metrics import total
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Batch
@@ -33,7 +33,8 @@ class Run:
 
     Attributes:
         position: how far the run is.
-        ended: why the run ended before its last epoch ("signal", "max_iter", "profiler"), or None.
+        ended: why the run ended before its last epoch ("signal", "max_iter", "profiler",
+            "early_stop"), or None.
         signal: number of the signal that ended it, or 0.
 
     Raises:
@@ -66,7 +67,11 @@ class Run:
         if args.is_profiler:
             self._profiler = start.hold(StepProfiler(args.profiler_path, args.print_step))
         self._tally = self._new_tally()
-        if start.resumed is not None and self.position.epoch >= args.num_epochs:
+        self._best = BEST_FIELDS[best_metric(args)]
+        if self._is_stale():
+            self.ended = "early_stop"
+            log(f"nothing is left to do: {self._stale()}")
+        elif start.resumed is not None and self.position.epoch >= args.num_epochs:
             log(f"nothing is left to do: the run has its --num_epochs={args.num_epochs}")
         elif start.resumed is not None and self._at_max_iter():
             log(f"nothing is left to do: the run has its --max_iter={args.max_iter} steps")
@@ -80,6 +85,14 @@ class Run:
 
     def _at_max_iter(self) -> bool:
         return 0 < self._args.max_iter <= self._step.step
+
+    def _is_stale(self) -> bool:
+        return 0 < self._args.early_stop <= self.position.stale
+
+    def _stale(self) -> str:
+        """Why the run stops early."""
+        metric, highest = best_metric(self._args), max(self.position.highest.values(), default=0.0)
+        return f"{self.position.stale} validations without a better {metric} than {highest:.5f} (--early_stop)"
 
     @property
     def interrupted(self) -> bool:
@@ -167,10 +180,16 @@ class Run:
         self._guards.check_validation(results)
         if step.plateau is not None and "test" in results:
             step.plateau.update(results["test"]["acc1"])
+        figures = {name: values[self._best] for name, values in results.items() if name != "train"}
+        if figures:
+            position.note_validation(figures)
         self._journal.epoch(results)
         position.epoch, position.step_in_epoch = position.epoch + 1, 0
         self._saver.save_epoch(results, self._tally)
         self._tally = self._new_tally()
+        if self._is_stale() and position.epoch < self._args.num_epochs:
+            self.ended = "early_stop"
+            log(f"stopped after epoch {position.epoch - 1}: {self._stale()}")
 
     def finish(self) -> None:
         """Says where the results are.

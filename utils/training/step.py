@@ -7,7 +7,7 @@ adapted there.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from models.names import l2_overrides
 from models.network import Network, main_output
 from utils.training.distillation import Distillation
 from utils.training.ema import ExponentialMovingAverage
-from utils.training.loss import Targets, classification_loss
+from utils.training.loss import Criterion, Targets, classification_loss
 from utils.training.optimizer import set_lr
 from utils.training.plateau import Plateau
 from utils.training.running_variance import running_variance
@@ -63,7 +63,7 @@ class TrainStep:
         plateau: Plateau | None = None,
         network: nn.Module | None = None,
         smoothing: float = 0.0,
-        criterion: Callable[[Tensor | tuple[Tensor, ...], Targets, float], Tensor] = classification_loss,
+        criterion: Criterion = classification_loss,
         amp_dtype: torch.dtype | None = None,
         loss_scale: float = 1.0,
         dynamic_loss_scaling: bool = True,
