@@ -54,6 +54,11 @@ def read_text(path: str | Path, limit: int) -> str:
         content = file.read((limit << 20) + 1)
     if len(content) > limit << 20:
         raise FormatError(f"it has more than {limit} MB")
+    return as_text(content)
+
+
+def as_text(content: bytes) -> str:
+    """The content of a text file in UTF-8, with or without a byte order mark; raises `FormatError`."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:

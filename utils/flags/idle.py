@@ -33,6 +33,10 @@ AUGMENTATION = (
 )
 
 
+def _reads_url(args: Namespace) -> bool:
+    return any("://" in folder for folder in (args.data_dir, args.val_dir) if folder)
+
+
 def _uses_adamw(args: Namespace) -> bool:
     return args.optimizer == "adamw"
 
@@ -203,6 +207,8 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     ),
     (("profiler_path",), lambda args: args.is_profiler, "it needs --is_profiler=True"),
     (("with_mem_opt",), lambda args: args.script == "train", "activations are only kept for training"),
+    (("cache_dir",), _reads_url, "it is for --data_dir or --val_dir at a URL"),
+    (("cache_size",), lambda args: args.cache_dir, "it needs --cache_dir"),
     (("crop_sweep_path",), lambda args: args.crop_sweep, "it needs --crop_sweep"),
     (("report_against",), lambda args: args.report, "it needs --report"),
     (

@@ -123,6 +123,16 @@ def sides(size: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[-1])
 
 
+def data_root(text: str) -> str:
+    """A folder, or a URL without credentials, which would be logged and noted in checkpoints."""
+    if re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE) and re.search(r"://[^/]*@|\?", text):
+        raise argparse.ArgumentTypeError(
+            "a URL with a user's name, password or query is not taken, as it would be logged: give credentials as its "
+            "client expects them (docs/clusters.md)"
+        )
+    return text
+
+
 def delimiter(text: str) -> str:
     """What is between the parts of a line: a few signs, or tab or blank."""
     named = {"tab": "\t", "\\t": "\t", "blank": " ", "space": " "}.get(text.lower(), text)

@@ -10,6 +10,7 @@ from utils import MAX_IMAGE_PIXELS
 from utils.flags.inputs import BACKENDS, CHANNEL_ORDERS, LARGEST_MEAN, LARGEST_STD, RESIZE_MODES
 from utils.flags.kinds import (
     boolean,
+    data_root,
     delimiter,
     device_name,
     fraction,
@@ -118,15 +119,23 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("device", device_name, None, TEIP,
              "Where to compute: cpu, cuda, cuda:N (GPU number N) or mps (a GPU of Apple's). Counts for more than "
              "--use_gpu and --gpu_id. Not given: as these say."),
-        Flag("data_dir", str, "./data/ILSVRC2012/", TEIR,
+        Flag("data_dir", data_root, "./data/ILSVRC2012/", TEIR,
              "Dataset root, with train_list.txt and val_list.txt, or with tar shards train*.tar and val*.tar, or with "
-             "class folders train/NAME/ and val/NAME/. "
+             "class folders train/NAME/ and val/NAME/; or the URL of tar shards, such as s3://bucket/folder. "
              "infer: a folder of images.", defaults={"infer": "./data/ILSVRC2012/val/"}),
-        Flag("train_list", str, None, TR,
-             "The training list, where it is not --data_dir's train_list.txt; its paths are relative to --data_dir."),
-        Flag("val_list", str, None, TER,
-             "The validation list, where it is not val_list.txt; its paths are relative to --val_dir."),
-        Flag("val_dir", str, None, TER, "Root of the validation images, where it is not --data_dir."),
+        Flag("train_list", data_root, None, TR,
+             "The training list, where it is not --data_dir's train_list.txt; its paths are relative to --data_dir. "
+             "Where that is a URL: a list of tar shards, in place of train_shards.txt."),
+        Flag("val_list", data_root, None, TER,
+             "The validation list, where it is not val_list.txt; its paths are relative to --val_dir. For URLs as "
+             "--train_list."),
+        Flag("val_dir", data_root, None, TER,
+             "Root of the validation images, where it is not --data_dir; a folder or a URL."),
+        Flag("cache_dir", str, None, TER,
+             "Folder for what is read of the tar shards of a URL: all processes of a machine share it, and so do later "
+             "epochs and runs. Not given: nothing is kept."),
+        Flag("cache_size", positive, 100.0, TER,
+             "Most gigabytes (10^9 bytes) in --cache_dir; what was used longest ago makes room."),
         Flag("list_delimiter", delimiter, None, TER,
              "What is between path and label in the lines of lists, such as , or ; or tab; the first one counts, and "
              "what follows a second one does not. Not given: the last blank or tab."),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from utils.errors import FlagError
+from utils.files import check_can_write_into
 from utils.flags.inputs import INPUT_FLAGS, check_short_size
 from utils.flags.kinds import sides
 from utils.reading import augment
@@ -20,6 +22,8 @@ from utils.reading.image_list import ImageList
 from utils.reading.loader import Loader
 from utils.reading.opencv_loader import OpenCVLoader
 from utils.reading.pipeline import Pipeline
+from utils.reading.range_cache import RangeCache
+from utils.reading.remote import is_url
 from utils.reading.resize import Colour, Resizer
 from utils.reading.transforms import EvalTransform, TrainTransform
 from utils.reading.varying import Scales, Stages, Varying, scaled_batches
@@ -86,8 +90,22 @@ def train_transform(args: Namespace) -> TrainTransform | Pipeline:
     )
 
 
+def range_cache(args: Namespace) -> RangeCache | None:
+    """What keeps parts of remote shards, by --cache_dir; None where nothing is kept.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    if args.cache_dir is None:
+        return None
+    check_can_write_into(Path(args.cache_dir), "--cache_dir")
+    return RangeCache(args.cache_dir, int(args.cache_size * 1e9))
+
+
 def training_images(args: Namespace) -> ImageList:
     """The training list, followed by that of --unlabeled_list if there is one."""
+    if args.unlabeled_list and is_url(args.data_dir):
+        raise FlagError(f"--unlabeled_list goes with loose files: --data_dir={args.data_dir} has tar shards")
     images = open_dataset(
         args.data_dir,
         "train",
@@ -96,6 +114,7 @@ def training_images(args: Namespace) -> ImageList:
         list_path=args.train_list,
         delimiter=args.list_delimiter,
         labelled=args.label_from is None,
+        cache=range_cache(args),
     )
     if not args.unlabeled_list:
         return images
@@ -111,8 +130,10 @@ def validation_images(args: Namespace, class_names: Names = ()) -> ImageList:
     """The validation list; raises `UserError` if there is none. For `class_names` see `val_loader`."""
     try:
         root = args.val_dir or args.data_dir
-        delimiter = args.list_delimiter
-        return open_dataset(root, "val", args.class_dim, args.multi_label, class_names, args.val_list, delimiter)
+        delimiter, cache = args.list_delimiter, range_cache(args)
+        return open_dataset(
+            root, "val", args.class_dim, args.multi_label, class_names, args.val_list, delimiter, cache=cache
+        )
     except MissingPart as error:
         if args.script != "train":
             raise

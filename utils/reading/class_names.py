@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import FlagError, FormatError, UserError, cut, one_line, reason
-from utils.files import read_text
+from utils.files import as_text, read_text
 from utils.formats.yaml_data import read_yaml
+from utils.reading.remote import is_url, read_small
 
 # By class number; None, or missing at the end, where a class has no name that is known.
 Names = Sequence[str | None]
@@ -103,7 +104,7 @@ def read_names(path: str, flag: str = "--class_map_path") -> list[str]:
             come after the names, in another order, or JSON or YAML that holds something else.
     """
     try:
-        text = read_text(path, _MAX_MEGABYTES)
+        text = as_text(read_small(path)) if is_url(path) else read_text(path, _MAX_MEGABYTES)
         if path.lower().endswith((".json", ".yaml", ".yml")):
             return _names_in_data(read_yaml(text.replace("\t", " ")))  # JSON is YAML, but for tabs
         lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -11,6 +11,9 @@ from utils.reading.folders import class_folders, is_dropping
 from utils.reading.image_list import ImageList
 from utils.reading.list_paths import explain_missing
 from utils.reading.numbering import classes_seen, known_names, order_of_folders
+from utils.reading.range_cache import RangeCache
+from utils.reading.remote import is_url
+from utils.reading.shard_files import find_shards
 from utils.reading.tar_shards import TarShards
 
 
@@ -27,14 +30,17 @@ def open_dataset(
     list_path: str | None = None,
     delimiter: str | None = None,
     labelled: bool = True,
+    cache: RangeCache | None = None,
 ) -> ImageList:
     """Opens a part of a dataset: data_dir/{split}_list.txt if it exists, else tar shards data_dir/{split}*.tar or
     data_dir/{split}/*.tar, else the class folders data_dir/{split}/NAME/.
 
     Paths in the list are relative to `data_dir`, or to data_dir/{split} if that is where the files are.
 
+    Where `data_dir` is a URL, there are tar shards; see `find_shards`.
+
     Args:
-        data_dir: dataset root.
+        data_dir: dataset root, a folder or a URL.
         split: "train" or "val".
         class_dim: number of classes; a label outside it is an error.
         multi_label: each image has several labels, which only a list can say.
@@ -42,11 +48,14 @@ def open_dataset(
         list_path: a list in place of data_dir/{split}_list.txt.
         delimiter: see `ImageList.from_list_file`.
         labelled: False: the labels are not of the dataset: they are all -1.
+        cache: keeps what is read of remote shards.
 
     Raises:
         MissingPart: nothing is there.
         UserError: no such folder, a bad list, or class folders of which nothing says how they are numbered.
     """
+    if is_url(data_dir):
+        return _remote(data_dir, split, class_dim, multi_label, list_path, labelled, cache)
     if not os.path.isdir(data_dir):
         raise UserError(f"--data_dir {data_dir}: no such folder")
     if list_path is not None and not os.path.isfile(list_path):
@@ -72,6 +81,32 @@ def open_dataset(
         images = ImageList.from_class_folders(where, class_dim, order)
     else:
         images = _from_list(where, data_dir, split, class_dim, multi_label, delimiter, labelled)
+    if not labelled:
+        images.forget_labels()
+    return images
+
+
+def _remote(
+    data_dir: str,
+    split: str,
+    class_dim: int | None,
+    multi_label: bool,
+    list_path: str | None,
+    labelled: bool,
+    cache: RangeCache | None,
+) -> ImageList:
+    """The images of a part whose shards are at a URL."""
+    if multi_label:
+        raise FlagError(f"--data_dir {data_dir}: tar shards have one label per image: leave out --multi_label")
+    if list_path is not None and not is_url(list_path) and not os.path.isfile(list_path):
+        raise UserError(f"--{split}_list {list_path}: no such file")
+    shards = find_shards(data_dir, split, list_path)
+    if not shards:
+        raise MissingPart(
+            f"--data_dir {data_dir} has neither {split}_shards.txt, a list of tar shards, nor {split}*.tar, nor "
+            f"{split}/*.tar"
+        )
+    images = TarShards(shards, class_dim if labelled else None, cache)
     if not labelled:
         images.forget_labels()
     return images

@@ -259,6 +259,9 @@ class ImageList:
         np.random.default_rng((seed, epoch)).shuffle(order)
         return order
 
+    def expect(self, indices: Iterable[int]) -> None:
+        """Says which images will be read now: those that are far away are fetched at the same time."""
+
     def read(self, index: int) -> bytes:
         """The bytes of an image file; raises `UnreadableImage`."""
         return read_file(self.path(index))

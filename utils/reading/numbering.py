@@ -21,6 +21,7 @@ from utils.reading.class_names import (
 )
 from utils.reading.folders import class_folders
 from utils.reading.image_list import ImageList
+from utils.reading.remote import is_url, names_below
 
 # Names beside a list or shards: as PaddleX, PaddleClas, webdataset and data/*/prepare.py call the file.
 NAME_FILES = ("label_names.txt", "label_list.txt", "labels.txt", "class_names.txt", "classnames.txt", "classes.txt")
@@ -43,7 +44,7 @@ def known_names(images: ImageList, data_dir: str, class_dim: int | None = None) 
     if images.class_names is not None:
         return images.class_names
     folders = folders_of_classes(images)
-    file = next((path for name in NAME_FILES if os.path.isfile(path := os.path.join(data_dir, name))), None)
+    file = _name_file(data_dir)
     if file is None:
         return folders
     try:
@@ -60,6 +61,14 @@ def known_names(images: ImageList, data_dir: str, class_dim: int | None = None) 
     else:
         return names
     return folders
+
+
+def _name_file(data_dir: str) -> str | None:
+    """The file of class names in a folder, or at a URL whose server lists folders; None if there is none."""
+    if is_url(data_dir):
+        there = names_below(data_dir.rstrip("/")) or ()
+        return next((f"{data_dir.rstrip('/')}/{name}" for name in NAME_FILES if name in there), None)
+    return next((path for name in NAME_FILES if os.path.isfile(path := os.path.join(data_dir, name))), None)
 
 
 def classes_seen(images: ImageList) -> int:

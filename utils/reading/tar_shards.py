@@ -1,10 +1,8 @@
-"""Images in tar files, where they lie."""
+"""Images in tar files, where they lie: here, or in object storage."""
 
 from __future__ import annotations
 
 import concurrent.futures
-import functools
-import io
 import os
 import tarfile
 from collections.abc import Iterable
@@ -17,7 +15,9 @@ from utils.reading.decode import UnreadableImage
 from utils.reading.folders import image_suffixes, is_dropping
 from utils.reading.image_list import ImageList, packed
 from utils.reading.limits import too_long
-from utils.system import read_at
+from utils.reading.range_cache import RangeCache
+from utils.reading.remote import is_url
+from utils.reading.shard_files import HEADER_REQUESTS, Ahead, Sample, ShardFile, opened
 
 
 class TarShards(ImageList):
@@ -28,20 +28,28 @@ class TarShards(ImageList):
     sequential, and yet any process, worker or resumed run can tell which image comes when.
 
     Attributes:
-        shards: paths of the tar files.
+        shards: the tar files.
     """
 
     WINDOW = 16384
 
-    def __init__(self, shards: list[str], class_dim: int | None = None) -> None:
+    def __init__(self, shards: list[str], class_dim: int | None = None, cache: RangeCache | None = None) -> None:
         """Reads the headers of tar files.
 
+        Args:
+            shards: paths or URLs.
+            class_dim: number of classes; a label outside it is an error.
+            cache: keeps what is read of remote ones.
+
         Raises:
-            UserError: a file that is no tar file, an image without a label, a bad label, or no image at all.
+            UserError: a file that is no tar file, an image without a label, a bad label, no image at all, or a server
+                that does not answer.
         """
-        self.shards = shards
-        with concurrent.futures.ThreadPoolExecutor() as threads:
-            samples = list(threads.map(_index_shard, shards))
+        self.shards = opened(shards, cache)
+        self._ahead = Ahead() if is_url(shards[0]) else None
+        with concurrent.futures.ThreadPoolExecutor(None if self._ahead is None else HEADER_REQUESTS) as threads:
+            # The first one by itself: if it cannot be read, as few others are asked for.
+            samples = [_index_shard(self.shards[0]), *threads.map(_index_shard, self.shards[1:])]
         counts = [len(part) for part in samples]
         columns = list(zip(*(sample for part in samples for sample in part), strict=True))
         if not columns:
@@ -71,13 +79,21 @@ class TarShards(ImageList):
     def with_unlabeled(self, paths: Iterable[str]) -> ImageList:
         raise UserError("--unlabeled_list goes with loose files, not with tar shards: unpack them, or leave it out")
 
+    def expect(self, indices: Iterable[int]) -> None:
+        if self._ahead is not None:
+            self._ahead.expect(indices, self._read)
+
     def read(self, index: int) -> bytes:
+        data = None if self._ahead is None else self._ahead.take(index)
+        return self._read(index) if data is None else data
+
+    def _read(self, index: int) -> bytes:
         shard = self.shards[int(np.searchsorted(self._arrays["borders"], index, side="right")) - 1]
         size = int(self._arrays["sizes"][index])
         if why := too_long(size):
             raise UnreadableImage(self.path(index), why)
         try:
-            data = read_at(_open_shard(shard), size, int(self._arrays["offsets"][index]))
+            data = shard.read_at(size, int(self._arrays["offsets"][index]))
         except OSError as error:
             raise UnreadableImage(self.path(index), reason(error)) from None
         if len(data) < size:
@@ -85,15 +101,15 @@ class TarShards(ImageList):
         return data
 
 
-@functools.lru_cache(maxsize=64)
-def _open_shard(path: str) -> io.FileIO:
-    """A tar file, kept open: the system reads ahead in it."""
-    return open(path, "rb", buffering=0)
+def _index_shard(shard: ShardFile) -> list[Sample]:
+    """The images of a tar file."""
+    return shard.samples(lambda: _read_headers(shard))
 
 
-def _index_shard(shard: str) -> list[tuple[str, int, int, int]]:
-    """(shard/member, place, size, label) of each image of a tar file."""
-    samples: list[tuple[str, int, int, int]] = []
+def _read_headers(shard: ShardFile) -> list[Sample]:
+    """The images of a tar file, by the headers in it."""
+    path = shard.path
+    samples: list[Sample] = []
     key, image, label = None, None, None
 
     def finish() -> None:
@@ -101,11 +117,11 @@ def _index_shard(shard: str) -> list[tuple[str, int, int, int]]:
             return
         if image is None or label is None:
             missing = f"no image ({', '.join(image_suffixes())})" if image is None else "no label (.cls)"
-            raise UserError(f"{shard}: the sample {key} has {missing}")
+            raise UserError(f"{path}: the sample {key} has {missing}")
         samples.append((*image, label))
 
     try:
-        with tarfile.open(shard, "r:") as archive:
+        with shard.headers() as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in tar_headers(archive):
                 if (
                     not member.isfile()
@@ -120,17 +136,17 @@ def _index_shard(shard: str) -> list[tuple[str, int, int, int]]:
                     finish()
                     key, image, label = os.path.join(folder, stem), None, None
                 if (dot + suffix).lower() in image_suffixes():
-                    place = os.path.join(os.path.basename(shard), member.name)
+                    place = os.path.join(os.path.basename(path), member.name)
                     image = place, member.offset_data, member.size
                 elif suffix == "cls":
-                    file = archive.extractfile(member)
-                    text = file.read(20).strip() if file is not None else b""
+                    content = archive.extractfile(member)
+                    text = content.read(20).strip() if content is not None else b""
                     if not text.isdigit() or len(text) > 9:  # it has to fit in 32 bits
-                        raise UserError(f"{shard}: {member.name} holds {text[:20]!r}, not the number of a class")
+                        raise UserError(f"{path}: {member.name} holds {text[:20]!r}, not the number of a class")
                     label = int(text)
             finish()
     except UserError as error:  # names in a tar file may have line breaks
         raise UserError(one_line(error)) from None
     except (*TAR_ERRORS, OSError) as error:  # FormatError is a ValueError
-        raise UserError(f"{shard}: not a whole tar file ({one_line(error)})") from None
+        raise UserError(f"{path}: not a whole tar file ({one_line(error)})") from None
     return samples

@@ -139,6 +139,7 @@ class Job:
         report = Report()
         rows, chosen = self.pixels(slot, transform, stop), self.transforms[transform]
         decode = chosen.decode_labelled if isinstance(chosen, LabellingTransform) else without_label(chosen.decode)
+        self.images.expect(int(wanted) % len(self.images) for wanted in self.indices.array[slot, start:stop])
         with LISTENING:
             for row in range(start, stop):
                 wanted = int(self.indices.array[slot, row])

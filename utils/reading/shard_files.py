@@ -1,0 +1,255 @@
+"""The tar files of a data set, here or far away: read at a place, and gone through for their headers."""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import fnmatch
+import functools
+import io
+import json
+import os
+import posixpath
+import re
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from utils.errors import UserError, cut
+from utils.flags.kinds import data_root
+from utils.reading import remote
+from utils.reading.folders import image_suffixes
+from utils.reading.range_cache import RangeCache
+from utils.reading.remote import RemoteFile, is_url
+from utils.system import read_at
+
+# Requests of a process at a time, for images; for headers, which are of a few hundred bytes.
+REQUESTS, HEADER_REQUESTS = 16, 64
+# Bytes that are read at once for headers: a few where images lie between them, many where they follow each other.
+LEAST, MOST = 2048, 1 << 20
+# No header has more, whatever it says.
+LONGEST_HEADER = 1 << 24
+MOST_SHARDS = 100_000
+
+# (shard/member, place, size, label) of an image.
+Sample = tuple[str, int, int, int]
+
+
+class ShardFile(Protocol):
+    """A tar file, wherever it is.
+
+    Attributes:
+        path: path or URL.
+    """
+
+    path: str
+
+    def read_at(self, size: int, offset: int) -> bytes:
+        """`size` bytes from `offset` on, or fewer at the end; raises `OSError`, or `UserError` to end the run."""
+        ...
+
+    def headers(self) -> io.RawIOBase:
+        """The file, to be gone through once for its headers."""
+        ...
+
+    def samples(self, read: Callable[[], list[Sample]]) -> list[Sample]:
+        """The images in it, by `read` unless they are noted already."""
+        ...
+
+
+class LocalShard:
+    """A tar file of this machine; see `ShardFile`."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def read_at(self, size: int, offset: int) -> bytes:
+        return read_at(_opened(self.path), size, offset)
+
+    def headers(self) -> io.RawIOBase:
+        return open(self.path, "rb", buffering=0)
+
+    def samples(self, read: Callable[[], list[Sample]]) -> list[Sample]:
+        return read()
+
+
+@functools.lru_cache(maxsize=64)
+def _opened(path: str) -> io.FileIO:
+    """A tar file, kept open: the system reads ahead in it."""
+    return open(path, "rb", buffering=0)
+
+
+class RemoteShard:
+    """A tar file by its URL; see `ShardFile`.
+
+    Args:
+        url: without credentials.
+        cache: keeps what was read of it; None: nothing is kept.
+    """
+
+    def __init__(self, url: str, cache: RangeCache | None) -> None:
+        self.path, self.cache = url, cache
+
+    @functools.cached_property
+    def _file(self) -> RemoteFile:
+        return RemoteFile.find(self.path)
+
+    def _key(self, *part: object) -> str:
+        return " ".join(map(str, (self.path, self._file.version, *part)))
+
+    def read_at(self, size: int, offset: int) -> bytes:
+        if self.cache is None:
+            return self._file.read_at(size, offset)
+        data = self.cache.get(key := self._key(offset, size))
+        if data is None:
+            data = self._file.read_at(size, offset)
+            self.cache.put(key, data)
+        return data
+
+    def headers(self) -> io.RawIOBase:
+        return _Headers(self._file)
+
+    def samples(self, read: Callable[[], list[Sample]]) -> list[Sample]:
+        if self.cache is None:
+            return read()
+        key = self._key("samples", *image_suffixes())
+        with self.cache.making(key):
+            if (noted := self.cache.get(key)) is not None:
+                return [tuple(sample) for sample in json.loads(noted)]
+            samples = read()
+            self.cache.put(key, json.dumps(samples).encode())
+        return samples
+
+
+class _Headers(io.RawIOBase):
+    """A remote tar file for `tarfile`, which goes from header to header: what lies between them is not fetched."""
+
+    def __init__(self, file: RemoteFile) -> None:
+        self._file = file
+        self._place = self._start = 0
+        self._fetched = b""
+        self._step = LEAST
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._place = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._file.size}[whence])
+        return self._place
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= LONGEST_HEADER:
+            raise ValueError(f"a header of {size} bytes at byte {self._place}")
+        end = min(self._place + size, self._file.size)
+        fetched_to = self._start + len(self._fetched)
+        if not self._start <= self._place or end > fetched_to:
+            follows = self._fetched and abs(self._place - fetched_to) <= LEAST
+            self._step = min(MOST, 4 * self._step) if follows else LEAST
+            self._start = self._place
+            self._fetched = self._file.read_at(max(size, self._step), self._start)
+        data = self._fetched[self._place - self._start :][:size]
+        self._place += len(data)
+        return data
+
+
+class Ahead:
+    """Reads several things at a time; what was asked for waits until it is taken."""
+
+    def __init__(self) -> None:
+        self._coming: dict[int, concurrent.futures.Future[bytes]] = {}
+        self._process = os.getpid()
+
+    def expect(self, indices: Iterable[int], read: Callable[[int], bytes]) -> None:
+        """Has `read` called for each of the indices."""
+        threads = _threads(os.getpid())
+        self._coming = {index: threads.submit(read, index) for index in indices}
+        self._process = os.getpid()
+
+    def take(self, index: int) -> bytes | None:
+        """What was read for an index, once; None if it was not expected. Raises what reading raised."""
+        coming = self._coming.pop(index, None) if self._process == os.getpid() else None  # a fork has no threads
+        return None if coming is None else coming.result()
+
+    def __getstate__(self) -> dict:
+        return {}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__()
+
+
+@functools.lru_cache(maxsize=1)
+def _threads(process: int) -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(REQUESTS)
+
+
+def find_shards(data_dir: str, split: str, list_path: str | None) -> list[str]:
+    """The URLs of a part's shards: those of a list, else data_dir/{split}_shards.txt, else what lies in `data_dir`.
+
+    Args:
+        data_dir: a URL.
+        split: "train" or "val".
+        list_path: a list of shards, a path or a URL: a line is a URL, or a path from `data_dir`, in which {00..99}
+            stands for all numbers of as many digits.
+
+    Returns:
+        URLs; none if there are none.
+
+    Raises:
+        UserError: the server does not answer, or a list that is wrong.
+    """
+    data_dir = data_dir.rstrip("/")
+    names = remote.names_below(data_dir) if list_path is None else frozenset()
+    own_list = f"{split}_shards.txt"
+    if list_path is not None or names is None or own_list in names:
+        return _listed(list_path or f"{data_dir}/{own_list}", data_dir)
+    if found := sorted(fnmatch.filter(names, f"{split}*.tar")):
+        return [f"{data_dir}/{name}" for name in found]
+    below = remote.names_below(f"{data_dir}/{split}") or () if split in names else ()
+    return [f"{data_dir}/{split}/{name}" for name in sorted(fnmatch.filter(below, "*.tar"))]
+
+
+def _listed(list_path: str, data_dir: str) -> list[str]:
+    """The shards in a list."""
+    if is_url(list_path):
+        text = remote.read_small(list_path)
+    else:
+        with open(list_path, "rb") as file:
+            text = file.read(remote.LARGEST_TEXT)
+    shards = []
+    for number, line in enumerate(text.decode(errors="surrogateescape").splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        try:
+            data_root(line)
+        except argparse.ArgumentTypeError as error:
+            raise UserError(f"{list_path}, line {number}: {error}") from None
+        if not line.endswith(".tar"):
+            raise UserError(f"{list_path}, line {number}: {cut(line, 200)} is no path or URL of a tar shard (.tar)")
+        names = _numbered(line)
+        if len(shards) + len(names) > MOST_SHARDS:
+            raise UserError(f"{list_path}, line {number}: more than {MOST_SHARDS} shards")
+        shards += [name if is_url(name) else posixpath.join(data_dir, name) for name in names]
+    if not shards:
+        raise UserError(f"{list_path} names no shard")
+    return shards
+
+
+def _numbered(line: str) -> list[str]:
+    """The paths that a line with {000..146} stands for; of far too many the first ones."""
+    found = re.search(r"\{(\d{1,9})\.\.(\d{1,9})\}", line)
+    if found is None:
+        return [line]
+    first, last = int(found[1]), min(int(found[2]), int(found[1]) + MOST_SHARDS)
+    before, after, digits = line[: found.start()], line[found.end() :], len(found[1])
+    return [f"{before}{number:0{digits}}{after}" for number in range(first, last + 1)]
+
+
+def opened(paths: Iterable[str], cache: RangeCache | None) -> list[ShardFile]:
+    """The tar files of paths and URLs."""
+    return [RemoteShard(path, cache) if is_url(path) else LocalShard(path) for path in paths]
