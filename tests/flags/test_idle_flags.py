@@ -101,6 +101,9 @@ CASES = [
     ("--start_eval_epoch=2", ["--validate=False"], []),
     ("--eval_topk=2", ["--multi_label=True"], []),
     ("--max_image_pixels=9", ["--use_dali=True"], []),
+    ("--cache_dir=x", [], ["--data_dir=s3://bucket/set"]),
+    ("--cache_dir=x", [], ["--val_dir=s3://bucket/set"]),
+    ("--cache_size=9", [], ["--cache_dir=x", "--data_dir=s3://bucket/set"]),
 ]
 OTHERS = [
     ("eval", "--with_mem_opt=True", []),
