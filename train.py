@@ -46,6 +46,7 @@ from utils.training.build import (
     settle_update_freq,
 )
 from utils.training.classes import settle_names
+from utils.training.freezing import train_mode
 from utils.training.imbalance import class_weights
 from utils.training.loss import Targets
 from utils.training.run import Run
@@ -98,7 +99,7 @@ def train(args: argparse.Namespace, device: torch.device, start: RunStart) -> in
     check_stages(args, model)
     if args.pretrained_model and start.resumed is None:
         excluded = [name.strip() for name in (args.finetune_exclude_pretrained_params or "").split(",")]
-        choices = {"key": args.pretrained_key, "skip_misfits": args.skip_misfits}
+        choices = {"key": args.pretrained_key, "skip_misfits": args.skip_misfits, "class_names": class_names}
         log(str(load_pretrained(model, args.pretrained_model, excluded, **choices, remedies=TO_TRAIN)))
     label_shares = loader.images.labels.mean(0) if args.multi_label else None
     step = build_train_step(args, model, device, label_shares, class_weights(args, loader.images))
@@ -107,7 +108,7 @@ def train(args: argparse.Namespace, device: torch.device, start: RunStart) -> in
     started, steps_before, results = time.perf_counter(), step.step, {}
     first = position.epoch
     for epoch in run.epochs():
-        model.train()
+        train_mode(model)
         begin_epoch(args, model, epoch, epoch == first)
         batches = to_device(loader.epoch(epoch, position.step_in_epoch), device)
         if args.same_feed:

@@ -189,7 +189,9 @@ def test_results_of_infer_are_compared_too(tmp_path):
     path.write_text("\n".join([*lines, 'a\\t6.png\t{"score": [], "class": []}']) + "\n")
     found = compare(answers_of(logits, labels), images, read_result(str(path)), "res.json")
     assert (found.title, found.right_before.tolist()) == ("res", [True] * 6 + [False])
-    with pytest.raises(UserError, match=r"--report_against x: it has none of these images \(a\\t0\.png here, b there\)"):
+    with pytest.raises(
+        UserError, match=r"--report_against x: it has none of these images \(a\\t0\.png here, b there\)"
+    ):
         compare(answers_of(logits, labels), images, Result("x", {"b": 1}), "x")
 
 

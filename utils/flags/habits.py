@@ -84,7 +84,7 @@ HABITS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("evaluate eval test_only eval_only", ("-> eval.py evaluates weights",)),
     ("export save_model", ("-> infer.py --save_inference=True exports a network",)),
     ("local_rank rank world_size dist_url distributed", ("-> python -m torch.distributed.run starts it",)),
-    ("freeze freeze_layers", ("-> no layers are frozen here",)),
+    ("freeze_layers freeze_backbone frozen_stages freeze_at linear_probe", ("freeze",)),
     ("device", ("-> this script computes on the CPU",)),
 )  # fmt: skip
 

@@ -117,6 +117,15 @@ def image_size(text: str) -> str:
     return "x".join(str(int(part)) for part in parts)
 
 
+def frozen_part(text: str) -> int | str:
+    """What of a network stays as it is: so many stages, or backbone."""
+    if text.lower() == "backbone":
+        return "backbone"
+    if not text.isdecimal() or len(text) > 4:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of stages nor backbone")
+    return int(text)
+
+
 def sides(size: str) -> tuple[int, int]:
     """Height and width of an `image_size`."""
     parts = size.split("x")

@@ -14,6 +14,7 @@ from utils.flags.kinds import (
     delimiter,
     device_name,
     fraction,
+    frozen_part,
     image_size,
     non_negative,
     non_negative_int,
@@ -220,6 +221,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("lr_mult", non_negative, None, T,
              "PP-LCNet, ResNet: shares of the learning rate at which the stem and each stage learn, such as 0 0.4 0.4 "
              "0.8 0.8 1.", length="+"),
+        Flag("freeze", frozen_part, 0, T,
+             "Keep a part of the network as it is, with batch-norm statistics: the stem and so many stages, such as "
+             "2, or backbone, all but the classifier. 0: nothing."),
         Flag("clip_norm", non_negative, 0.0, T,
              "Largest norm of all gradients together; longer ones are scaled down to it. 0: no limit."),
         Flag("clip_norm_each", non_negative, 0.0, T,

@@ -23,6 +23,7 @@ from utils.processes import world_size
 from utils.training.distill_terms import HARD, OF_ALL, OF_BOTH, OF_SEVERAL_LABELS, terms_of_words
 from utils.training.distillation import Distillation
 from utils.training.ema import ExponentialMovingAverage
+from utils.training.freezing import freeze
 from utils.training.imbalance import check_class_weights
 from utils.training.loss import Criterion, classification_loss, label_weights, labels_loss
 from utils.training.optimizer import build_optimizer
@@ -327,6 +328,7 @@ def build_train_step(
         label_shares: each label's share of the training images, (classes,), for --label_weights_by_ratio.
         class_weights: of the classes in the loss, (classes,), for --class_weights.
     """
+    freeze(model, args)
     _prepare(model, args, device)
     criterion = build_criterion(args, label_shares, device, class_weights)
     distillation = build_distillation(args, model, label_shares, device, criterion)

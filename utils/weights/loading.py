@@ -16,10 +16,12 @@ from models.network import Network
 from utils.console import warn
 from utils.errors import FormatError, UserError, one_line
 from utils.weights.choosing import AmbiguousError
+from utils.weights.classifier import keep_rows
 from utils.weights.content import Weights
 from utils.weights.files import read_weights
 from utils.weights.matching import COUNTER, fit_names, vocabularies
 from utils.weights.misfit import IN_PYTHON, Remedies, describe_misfit
+from utils.weights.notes import read_class_notes
 
 
 @dataclass
@@ -36,6 +38,8 @@ class LoadReport:
         also: what other networks in the file that would fit are under.
         outside: other tensors of the file.
         key_flag: what chooses between networks in a file, if anything does.
+        kept: numbers of the classes whose rows of the classifier were taken by their names, and of all; None where
+            names were not looked at.
     """
 
     path: str
@@ -51,12 +55,15 @@ class LoadReport:
     also: Sequence[str] = ()
     outside: Sequence[str] = ()
     key_flag: str = ""
+    kept: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         under = f", under {self.under}" if self.under else ""
         line = f"loaded {self.loaded} tensors from {self.path} ({self.kind}{under})"
         if self.moved:
             line += f", {_some([f'{name} from {there}' for name, there in self.moved.items()])}"
+        if self.kept is not None:
+            line += f", kept the classifier's rows of {self.kept[0]} of {self.kept[1]} classes, by their names"
         if self.resized:
             line += f", interpolated {_some(self.resized)} from another image size"
         if self.new:
@@ -88,6 +95,7 @@ def load_pretrained(
     key: str | None = None,
     resize: bool = True,
     skip_misfits: bool = False,
+    class_names: Sequence[str | None] = (),
     remedies: Remedies = IN_PYTHON,
 ) -> LoadReport:
     """Copies the weights of a file, of any kind `read_weights` knows, into a network.
@@ -104,6 +112,8 @@ def load_pretrained(
         resize: position embeddings and tables of a network built for another image size are interpolated; if not, they
             do not fit.
         skip_misfits: tensors of another shape than the file's stay as they are.
+        class_names: of the network's classes. Where the weights note names as well, others or in another order, the
+            classifier gets the file's rows of the classes that both have; its other rows stay as they are.
         remedies: what errors may advise.
 
     Returns:
@@ -114,7 +124,8 @@ def load_pretrained(
             is in no name; or several networks in the file fit.
     """
     choices = {"key": key, "resize": resize, "skip_misfits": skip_misfits}
-    return load_weights(model, read_weights(path), path, exclude, **choices, remedies=remedies)
+    names = (read_class_notes(path), class_names) if class_names else None
+    return load_weights(model, read_weights(path), path, exclude, **choices, names=names, remedies=remedies)
 
 
 @torch.no_grad()
@@ -127,12 +138,15 @@ def load_weights(
     key: str | None = None,
     resize: bool = True,
     skip_misfits: bool = False,
+    names: tuple[Sequence[str | None], Sequence[str | None]] | None = None,
     remedies: Remedies = IN_PYTHON,
 ) -> LoadReport:
-    """The part of `load_pretrained` after reading `weights` from `path`."""
+    """The part of `load_pretrained` after reading `weights` from `path`; `names` are those of the file's classes and of
+    the network's."""
     exclude = [part for part in exclude if part]
     try:
         fit = fit_names(model, weights, exclude, resize=resize, key=key)
+        kept = keep_rows(model, fit, *names) if names is not None else None
         if skip_misfits:
             fit.leave_out_misshaped()
         if exclude:
@@ -173,6 +187,7 @@ def load_weights(
         also=chosen.also,
         outside=chosen.outside,
         key_flag=remedies.key,
+        kept=kept,
     )
     dropout = model.paddleclas_dropout if fit.vocabulary == "PaddleClas" else weights.dropout
     for layer in model.modules():
