@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import zoo
-from paddle_operators import VERSIONS, ShapeCheck, cases
+from paddle_operators import OPTIMIZED, VERSIONS, ShapeCheck, cases
 from paddle_programs import EXAMPLES, PPLCNET, example_files, example_program
 
 from utils.deploy.onednn import can_fuse, fuse_convolutions
@@ -40,7 +40,7 @@ def difference(result: torch.Tensor, expected: np.ndarray) -> float:
 # ---------------------------------------------------------------------------------------------------- operators
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", [*VERSIONS, *OPTIMIZED])
 def test_operators_answer_as_paddlepaddle(version):
     wrong = {}
     with torch.inference_mode():
@@ -211,6 +211,11 @@ REFUSED: dict[str, list[Step]] = {
     "no weight": [("conv2d", {}, CONV)],
     "attribute of another type": [("conv2d", {"Filter": ("w",)}, {**CONV, "strides": "two"})],
     "fused activation": [("conv2d", {"Filter": ("w",)}, {**CONV, "fuse_relu": True})],
+    "unknown fused activation": [("conv2d", {"Filter": ("w",)}, {**CONV, "fuse_activation": "snake"})],
+    "fused hard-swish of another version": [
+        ("conv2d", {"Filter": ("w",)}, {**CONV, "fuse_activation": "hard_swish", "fuse_alpha": 6.0})
+    ],
+    "fused addend that is not there": [("conv2d", {"Filter": ("w",)}, {**CONV, "fuse_residual_connection": True})],
     "pooling stride 0": [("pool2d", {}, {**POOL, "strides": [0, 2]})],
     "pooling window 0": [("pool2d", {}, {**POOL, "ksize": [0, 0]})],
     "pooling padding": [("pool2d", {}, {**POOL, "paddings": [2, 2]})],

@@ -19,6 +19,8 @@ from utils.formats.paddle_program import Program
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "paddle"
 VERSIONS = ("1.8", "2.6", "3.3")
+# What the inference engines of these made of small networks: see `make_optimized_cases`.
+OPTIMIZED = ("optimized_2.6", "optimized_3.3")
 
 
 class Case(NamedTuple):
@@ -33,15 +35,13 @@ class Case(NamedTuple):
 
 @functools.cache
 def cases(version: str) -> tuple[Case, ...]:
-    """All cases of a version of PaddlePaddle."""
+    """All cases of a version of PaddlePaddle, or of `OPTIMIZED`."""
     return tuple(_read(version))
 
 
 def _read(version: str) -> Iterator[Case]:
-    files = {
-        name: bytes(content)
-        for name, content in tar_members(decompress(FOLDER / f"operators_{version}.tar.xz")).items()
-    }
+    archive = version if version in OPTIMIZED else f"operators_{version}"
+    files = {name: bytes(content) for name, content in tar_members(decompress(FOLDER / f"{archive}.tar.xz")).items()}
     for path, content in files.items():
         name, _, kind = path.rpartition("/")
         if kind != "program":
@@ -52,7 +52,7 @@ def _read(version: str) -> Iterator[Case]:
             described = program.variables[variable]
             kinds[label] = ((2, *described.shape[1:]), described.dtype)
         # The arrays come one after the other from one generator, in alphabetical order.
-        arrays = given(name, dict(sorted(kinds.items())))
+        arrays = given(name.rpartition(":")[0] or name, dict(sorted(kinds.items())))
         with np.load(io.BytesIO(files[f"{name}/answers.npz"])) as stored:
             answers = [stored[f"out{index}"] for index in range(len(stored))]
         inputs = [torch.from_numpy(arrays[label]) for label in program.feed_labels]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -81,15 +81,21 @@ def _described(dtype: str | None, shape: tuple[int, ...] | None) -> str:
     return f"{dtype} {list(shape or ())}"
 
 
+def _dtype_of(array: np.ndarray) -> str:
+    return "bfloat16" if array.dtype == np.uint16 else array.dtype.name
+
+
 def _read_parameter(variable: Variable, buffer: Buffer, offset: int) -> tuple[np.ndarray, int]:
     """The value of `variable` at `offset`, and the offset behind it."""
     try:
         array, end = read_variable(buffer, offset, {**DATA_TYPES, _BFLOAT16: np.dtype("<u2")})
     except FormatError as error:
         raise FormatError(f"parameter {variable.name!r}: {error}") from None
+    if variable.dtype is None:
+        variable = replace(variable, dtype=_dtype_of(array), shape=array.shape)
     shape = variable.shape or ()
     fits = len(shape) == array.ndim and all(want in (-1, have) for want, have in zip(shape, array.shape, strict=True))
-    dtype = "bfloat16" if array.dtype == np.uint16 else array.dtype.name
+    dtype = _dtype_of(array)
     if not fits or dtype != variable.dtype:
         raise FormatError(
             f"parameter {variable.name!r} is {_described(dtype, array.shape)} in the file, but "

@@ -42,7 +42,8 @@ class Variable:
         name: as operations use it.
         shape: -1 stands for a size that is not known, as a rule the batch; None: it is no tensor.
         dtype: "float32", "int64", "bool" ...; None: it is no tensor, or the program does not say.
-        persistable: its value is in the file of parameters.
+        persistable: its value is in the file of parameters. An engine that saves the weights it has laid out anew says
+            neither shape nor data type of them.
     """
 
     name: str

@@ -6,7 +6,8 @@ A JSON file:
 
 - A parameter:     {"#": "p", "A": [.., .., .., name], "O": {"%": id, "TT": type}}
 - An operation:    {"#": "1.conv2d", "A": attributes, "I": [{"%": id}, ...], "O": [{"%": id, "TT": type}, ...]}. The
-                   number is its dialect. Id 0 stands for an operand that is not given.
+                   number is its dialect, or "onednn_op", where an engine has saved what it made of a program. Id 0
+                   stands for an operand that is not given.
 - An attribute:    {"N": name, "AT": {"#": kind, "D": value}}; an infinite number is "VD" instead of "D"
 - A type:          {"#": "0.t_dtensor", "D": [{"#": "0.t_f32"}, [-1, 3, 224, 224], "NCHW", [], 0]}
 
@@ -38,7 +39,7 @@ _MAX_CONTAINERS = 1_000_000
 _MAX_COMMAS = 2_000_000
 _MAX_NESTING = 8
 
-_DIALECTS = {"0": "builtin", "1": "pd_op", "2": "cf", "3": "custom_op", "4": "dist"}
+_DIALECTS = {"0": "builtin", "1": "pd_op", "2": "cf", "3": "custom_op", "4": "dist", "onednn_op": "onednn_op"}
 _TYPES = {
     "t_bool": "bool",
     "t_i8": "int8",
@@ -253,7 +254,7 @@ class _Reader:
         if "regions" in entry or _DIALECTS[dialect] == "cf":
             self.control_flow.add(kind)
             return
-        if _DIALECTS[dialect] not in ("builtin", "pd_op"):
+        if _DIALECTS[dialect] not in ("builtin", "pd_op", "onednn_op"):
             raise FormatError(f"is of the dialect {_DIALECTS[dialect]}, which is not supported")
         attributes = _read_attributes(_get(entry, "A", list))
         results = _get(entry, "O", list)

@@ -107,7 +107,7 @@ def _read_tensor_type(reader: MessageReader, message: Raw) -> tuple[str | None, 
 
 def _read_variable(reader: MessageReader, message: Raw) -> Variable:
     name, persistable, kind = "", False, -1
-    dtype, shape = None, None
+    dtype, shape, described = None, None, False
     for number, raw in reader.fields(message):
         if number == 1:
             name = as_name(raw)
@@ -116,6 +116,7 @@ def _read_variable(reader: MessageReader, message: Raw) -> Variable:
                 if field == 1:
                     kind = as_int64(value)
                 elif field == 3:
+                    described = True
                     dtype, shape = _read_tensor_type(reader, value)
         elif number == 3:
             persistable = as_bool(raw)
@@ -123,7 +124,7 @@ def _read_variable(reader: MessageReader, message: Raw) -> Variable:
         dtype, shape = None, None
     if persistable and kind in _WITHOUT_VALUE:
         persistable = False
-    elif persistable and (dtype is None or shape is None):
+    elif persistable and (dtype is None or shape is None) and (kind != _LOD_TENSOR or described):
         raise FormatError(f"parameter {name!r} is no tensor (kind {kind})")
     return Variable(name, shape, dtype, persistable)
 

@@ -250,3 +250,47 @@ def dropout(b: Builder, x: Value, p: float = 0.5, mode: str = "downgrade_in_infe
 def rrelu(b: Builder, x: Value, lower: float = 1 / 8, upper: float = 1 / 3) -> Value:
     """In evaluation the slope is the mean of its bounds."""
     return b.unary(aten.leaky_relu.default, x, (lower + upper) / 2)
+
+
+# ------------------------------------------------------------------------------------------ as part of an operator
+
+
+def _hard_swish(b: Builder, x: Value, slope: float, offset: float) -> Value:
+    """x min(max(0, slope x + offset), 1); a slope above 1 would be the bound of another convention."""
+    if not 0 < slope <= 1:
+        raise TranslationError(f"its fuse_alpha is {slope} for a hard_swish")
+    if math.isclose(slope, 1 / 6, rel_tol=1e-6) and offset == 0.5:
+        return b.unary(aten.hardswish.default, x)
+    return b.binary(aten.mul.Tensor, x, hard_sigmoid(b, x, slope, offset))
+
+
+# What an operator's attributes fuse_activation, fuse_alpha and fuse_beta stand for.
+ACTIVATIONS: dict[str, Callable[[Builder, Value, float, float], Value]] = {
+    "": lambda b, x, alpha, beta: x,
+    "abs": lambda b, x, alpha, beta: b.unary(aten.abs.default, x),
+    "clip": lambda b, x, alpha, beta: b.unary(aten.clamp.default, x, alpha, beta),
+    "gelu": lambda b, x, alpha, beta: gelu(b, x),
+    "gelu_erf": lambda b, x, alpha, beta: gelu(b, x),
+    "gelu_tanh": lambda b, x, alpha, beta: gelu(b, x, approximate=True),
+    "hard_sigmoid": hard_sigmoid,
+    "hard_swish": _hard_swish,
+    "leaky_relu": lambda b, x, alpha, beta: leaky_relu(b, x, alpha),
+    "mish": lambda b, x, alpha, beta: mish(b, x),
+    "relu": lambda b, x, alpha, beta: b.unary(aten.relu.default, x),
+    "relu6": lambda b, x, alpha, beta: relu6(b, x, beta or alpha),  # fluid has the bound in alpha
+    "sigmoid": lambda b, x, alpha, beta: b.unary(aten.sigmoid.default, x),
+    "sqrt": lambda b, x, alpha, beta: b.unary(aten.sqrt.default, x),
+    "swish": lambda b, x, alpha, beta: swish(b, x, alpha),
+    "tanh": lambda b, x, alpha, beta: b.unary(aten.tanh.default, x),
+}
+
+
+def activated(b: Builder, x: Value, name: str, alpha: float, beta: float) -> Value:
+    """`x` after the activation that is part of an operator.
+
+    Raises:
+        TranslationError: it is not known.
+    """
+    if name not in ACTIVATIONS:
+        raise TranslationError(f"its activation is {name[:50]!r}, which is not known here")
+    return ACTIVATIONS[name](b, x, alpha, beta)

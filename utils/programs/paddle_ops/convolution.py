@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from utils.programs.paddle_ops.activation import activated
 from utils.programs.paddle_ops.builder import Builder, aten
 from utils.programs.paddle_ops.layout import channels_first
 from utils.programs.paddle_ops.registry import Ints, Sizes, desc, pir
@@ -79,14 +80,11 @@ def _spatial(x: Value, count: int) -> list[int]:
 _CONVOLUTION = {2: aten.conv2d.default, 3: aten.conv3d.default}
 
 
-@desc("conv2d depthwise_conv2d conv3d", "Input:x Filter:weight Bias:bias ResidualData:residual", results="Output")
-@pir("conv2d depthwise_conv2d conv3d", "x weight")
 def convolution(
     b: Builder,
     x: Value,
     weight: Value,
     bias: Value | None = None,
-    residual: Value | None = None,
     *,
     strides: Ints,
     paddings: Ints,
@@ -96,8 +94,6 @@ def convolution(
     data_format: str = "NCHW",
 ) -> Value:
     """Weights are (out, in / groups, height, width) in either layout of images."""
-    if residual is not None:
-        raise TranslationError("it adds ResidualData: the program was optimized for one engine; export it again")
     count = weight.ndim - 2
     if count not in _CONVOLUTION:
         raise TranslationError(f"its weight has the shape {show(weight.shape)}")
@@ -127,6 +123,39 @@ def convolution(
         shape=shape, dtype=x.dtype, work=inputs * static(product(kernel), "kernel"),
     )  # fmt: skip
     return restore(result)
+
+
+@desc("conv2d depthwise_conv2d conv3d fused_conv2d fused_conv3d",
+      "Input:x Filter:weight Bias:bias ResidualData:residual", results="Output")  # fmt: skip
+@pir("conv2d depthwise_conv2d conv3d fused_conv2d fused_conv3d", "x weight bias residual")
+def convolution_with_more(
+    b: Builder,
+    x: Value,
+    weight: Value,
+    bias: Value | None = None,
+    residual: Value | None = None,
+    *,
+    strides: Ints,
+    paddings: Ints,
+    padding_algorithm: str = "EXPLICIT",
+    dilations: Ints | None = None,
+    groups: int = 1,
+    data_format: str = "NCHW",
+    fuse_residual_connection: bool = False,
+    fuse_activation: str = "",
+    fuse_alpha: float = 0.0,
+    fuse_beta: float = 0.0,
+) -> Value:
+    """A convolution, and what engines make part of it; up to Paddle 2.4 under the name of the plain one."""
+    result = convolution(
+        b, x, weight, bias, strides=strides, paddings=paddings, padding_algorithm=padding_algorithm,
+        dilations=dilations, groups=groups, data_format=data_format,
+    )  # fmt: skip
+    if fuse_residual_connection != (residual is not None):
+        raise TranslationError(f"its fuse_residual_connection is {fuse_residual_connection}, which does not fit")
+    if residual is not None:
+        result = b.binary(aten.add.Tensor, result, residual)
+    return activated(b, result, fuse_activation, fuse_alpha, fuse_beta)
 
 
 @desc("conv2d_transpose depthwise_conv2d_transpose", "Input:x Filter:weight Bias:bias", results="Output")

@@ -66,38 +66,6 @@ def flattened_product(b: Builder, x: Value, y: Value, x_num_col_dims: int = 1, y
     return b.reshape(multiply_matrices(b, left, right), [*rows, *columns])
 
 
-@desc("fc", "Input:x W:weight Bias:bias")
-@pir("fc", "x weight bias")
-def fully_connected(
-    b: Builder, x: Value, weight: Value, bias: Value | None = None, in_num_col_dims: int = 1, activation_type: str = ""
-) -> Value:
-    """What Paddle Inference's optimizer makes of mul, elementwise_add and perhaps relu."""
-    result = flattened_product(b, x, weight, in_num_col_dims, 1)
-    if bias is not None:
-        result = b.binary(aten.add.Tensor, result, b.reshape(bias, [result.shape[-1]]))
-    if activation_type not in ("", "relu"):
-        raise TranslationError(f"its activation_type is {activation_type[:50]!r}")
-    return b.unary(aten.relu.default, result) if activation_type else result
-
-
-@desc("fused_gemm_epilogue", "X:x Y:y Bias:bias", "trans_x:transpose_x trans_y:transpose_y")
-@pir("fused_gemm_epilogue", "x y bias", "trans_x:transpose_x trans_y:transpose_y")
-def linear_with_activation(
-    b: Builder,
-    x: Value,
-    y: Value,
-    bias: Value,
-    transpose_x: bool = False,
-    transpose_y: bool = False,
-    activation: str = "none",
-) -> Value:
-    result = b.binary(aten.add.Tensor, matmul(b, x, y, transpose_x, transpose_y), bias)
-    if activation not in ("none", "", "relu", "gelu"):
-        raise TranslationError(f"its activation is {activation[:50]!r}")
-    target = {"relu": aten.relu.default, "gelu": aten.gelu.default}.get(activation)
-    return b.unary(target, result) if target else result
-
-
 @desc("bmm", "X:x Y:y")
 @pir("bmm", "x y")
 def batched_product(b: Builder, x: Value, y: Value) -> Value:

@@ -29,6 +29,7 @@ def batch_norm(
     bias: Value | None = None,
     epsilon: float = 1e-5,
     data_format: str = "NCHW",
+    fuse_with_relu: bool = False,
 ) -> Value:
     """With the running statistics, is_test or not: Paddle Inference sets that in every program."""
     x, restore = channels_first(b, x, data_format)
@@ -36,9 +37,8 @@ def batch_norm(
         raise TranslationError(f"its input has the shape {show(x.shape)}")
     channels = static(x.shape[1], "number of channels")
     weights = [_flat(b, value, channels) for value in (weight, bias, mean, variance)]
-    return restore(
-        b.call(aten.batch_norm.default, x, *weights, False, 0.0, epsilon, False, shape=x.shape, dtype=x.dtype)
-    )
+    result = b.call(aten.batch_norm.default, x, *weights, False, 0.0, epsilon, False, shape=x.shape, dtype=x.dtype)
+    return restore(b.unary(aten.relu.default, result) if fuse_with_relu else result)
 
 
 @desc("layer_norm", "X:x Scale:weight Bias:bias", results="Y")

@@ -42,7 +42,9 @@ NEUTRAL: dict[str, Any] = {
     "fuse_relu": False, "fuse_with_relu": False, "fuse_brelu": False, "fuse_activation": "", "fuse_eltwise": False,
     "fuse_residual_connection": False, "fuse_relu_before_depthwise_conv": False, "with_act": False,
     "activation_type": "", "act_type": "", "trainable_statistics": False, "enable_int8": False,
-    "mkldnn_data_type": "float32", "quantization_type": "",
+    "mkldnn_data_type": "float32", "onednn_data_type": "", "output_data_type": "", "use_quantizer": False,
+    "quantization_type": "", "fused_output_scale": 1.0, "fused_squeeze2_axes": [], "fused_unsqueeze2_axes": [],
+    "fused_reshape2_shape": [], "fused_reshape_Out": [], "fused_transpose_Out": [],
 }  # fmt: skip
 
 MAX_LIST = 2**16
