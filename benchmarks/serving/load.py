@@ -5,9 +5,12 @@ python benchmarks/serving/load.py --model_file=ResNet50_vd/model --requests=1000
 
     engine       images/s of the network on decoded images, in batches of 16
     predict.py   images/s on files, without its start
-    server       images/s at saturation; p50 and p99 of the answer at half that rate
+    server       images/s at saturation, the client on the same machine; p50 and p99 of the answer at half that rate
     bad          many requests, a tenth of them bad: answers lost or wrong, memory before and after
     killed       a decoding process is killed under load: requests that were refused for it
+    overload     twice as many clients as are let in: what they are told, and how soon; and that it recovers
+
+Beside each rate stand milliseconds of processors per image, which are much the same on a machine that is busy.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import asyncio
 import json
 import os
 import re
+import resource
 import signal
 import statistics
 import subprocess
@@ -24,24 +28,25 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import cv2
-import httpx
 import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from client import Connection, image_request
 
 from utils.deploy.answering import input_of
 from utils.deploy.exported import load_exported
 from utils.flags.line_parser import LineParser
 
 ROOT = Path(__file__).resolve().parents[2]
-BATCH_SIZE, CLIENTS, PICTURES, COPIES = 16, 32, 64, 8
-HEADERS = {"Content-Type": "image/jpeg"}
-BAD = [b"", b"not an image", b"\xff\xd8\xff\xe0 cut short"]
+BATCH_SIZE, CLIENTS, PICTURES, COPIES, LIMIT = 16, 32, 64, 8, 128
+BAD = [image_request(body) for body in (b"", b"not an image", b"\xff\xd8\xff\xe0 cut short")]
+TICK = os.sysconf("SC_CLK_TCK")
 
 
 def make_pictures(folder: Path, count: int) -> list[bytes]:
@@ -53,48 +58,56 @@ def make_pictures(folder: Path, count: int) -> list[bytes]:
     return [path.read_bytes() for path in sorted(folder.iterdir())]
 
 
-def engine_rate(model_file: str, seconds: float) -> float:
-    """Images/s of the network on decoded images."""
+def engine_rate(model_file: str, seconds: float) -> tuple[float, float]:
+    """Images/s of the network on decoded images, and milliseconds of processors per image."""
     network = load_exported(model_file, batch_size=BATCH_SIZE)
     prepare = input_of(network)
     pixels = torch.zeros((BATCH_SIZE, *network.description.image_size, 3), dtype=torch.uint8)
     network(prepare(pixels))
-    done, start = 0, time.perf_counter()
+    done, start, cost = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - start < seconds:
         network(prepare(pixels))
         done += BATCH_SIZE
-    return done / (time.perf_counter() - start)
+    return done / (time.perf_counter() - start), 1000 * (time.process_time() - cost) / done
 
 
-def predict_rate(model_file: str, folder: Path, workers: int) -> tuple[float, list[dict[str, list[float]]]]:
-    """Images/s of predict.py, the start taken off by a run on few images; and its answers."""
-
+def predict_rate(model_file: str, folder: Path, workers: int) -> tuple[float, float, list[dict[str, list[float]]]]:
+    """The same of predict.py, the start taken off by a run on few images; and its answers."""
     many = folder.parent / "many"
     many.mkdir()
     for path in folder.iterdir():
         for copy in range(COPIES):
             os.link(path, many / f"{copy}_{path.name}")
 
-    def run(images: Path) -> tuple[float, list[str]]:
+    def run(images: Path) -> tuple[float, float, list[str]]:
         command = [sys.executable, "predict.py", f"--model_file={model_file}", f"--image_path={images}"]
         command += [f"--batch_size={BATCH_SIZE}", f"--reader_thread={workers}", "--topk=5"]
-        start = time.perf_counter()
+        start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-        return time.perf_counter() - start, output.splitlines()
+        seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+        return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, output.splitlines()
 
-    few_seconds, few = run(folder)
-    many_seconds, all_lines = run(many)
+    few_seconds, few_cost, few = run(folder)
+    many_seconds, many_cost, all_lines = run(many)
     if many_seconds <= few_seconds:
         raise SystemExit("predict.py took no longer for more images: this machine is too busy to measure anything")
-    rate = (len(all_lines) - len(few)) / (many_seconds - few_seconds)
-    return rate, [json.loads(line.partition("\t")[2]) for line in few]
+    more = len(all_lines) - len(few)
+    answers = [json.loads(line.partition("\t")[2]) for line in few]
+    return more / (many_seconds - few_seconds), 1000 * (many_cost - few_cost) / more, answers
 
 
 @contextmanager
 def server(model_file: str, workers: int) -> Iterator[tuple[int, str]]:
     """A server's process number and address; ends it by SIGTERM, and checks that it ends well."""
-    command = [sys.executable, "predict.py", f"--model_file={model_file}", "--serve_port=0", "--topk=5"]
-    command += [f"--batch_size={BATCH_SIZE}", f"--reader_thread={workers}"]
+    command = [
+        sys.executable,
+        "predict.py",
+        f"--model_file={model_file}",
+        "--serve_port=0",
+        "--topk=5",
+        f"--serve_requests={LIMIT}",
+    ]
+    command += [f"--batch_size={BATCH_SIZE}", f"--reader_thread={workers}", f"--serve_requests={LIMIT}"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -129,71 +142,114 @@ def descendants(process: int) -> list[int]:
     return found
 
 
-async def ask(client: httpx.AsyncClient, picture: bytes) -> httpx.Response:
-    return await client.post("predict", content=picture, headers=HEADERS)
+def cost_of(process: int) -> float:
+    """Seconds of processors that a process has taken."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
 
 
-async def saturate(address: str, pictures: list[bytes], seconds: float) -> float:
-    """Images/s of as many clients as keep the server busy."""
+async def saturate(address: str, requests: list[bytes], seconds: float) -> tuple[int, float]:
+    """Images and seconds of as many clients as keep the server busy."""
     done, end = 0, time.perf_counter() + seconds
-    async with httpx.AsyncClient(base_url=address, timeout=60, limits=httpx.Limits(max_connections=CLIENTS)) as client:
 
-        async def one(number: int) -> None:
-            nonlocal done
+    async def one(number: int) -> None:
+        nonlocal done
+        with closing(Connection(address)) as connection:
             while time.perf_counter() < end:
-                assert (await ask(client, pictures[number % len(pictures)])).status_code == 200
+                status, _ = await connection.ask(requests[number % len(requests)])
+                assert status == 200
                 done += 1
                 number += CLIENTS
 
-        start = time.perf_counter()
-        await asyncio.gather(*map(one, range(CLIENTS)))
-        return done / (time.perf_counter() - start)
+    start = time.perf_counter()
+    await asyncio.gather(*map(one, range(CLIENTS)))
+    return done, time.perf_counter() - start
 
 
-async def paced(address: str, pictures: list[bytes], rate: float, seconds: float) -> list[float]:
+async def paced(address: str, requests: list[bytes], rate: float, seconds: float) -> list[float]:
     """Seconds of each answer, when requests come at an even rate, whether or not the last is answered."""
-    async with httpx.AsyncClient(base_url=address, timeout=60) as client:
+    idle: list[Connection] = []
 
-        async def one(number: int) -> float:
-            start = time.perf_counter()
-            assert (await ask(client, pictures[number % len(pictures)])).status_code == 200
-            return time.perf_counter() - start
+    async def one(number: int) -> float:
+        connection = idle.pop() if idle else Connection(address)
+        start = time.perf_counter()
+        status, _ = await connection.ask(requests[number % len(requests)])
+        assert status == 200
+        idle.append(connection)
+        return time.perf_counter() - start
 
-        tasks, start = [], time.perf_counter()
-        for number in range(max(2, int(rate * seconds))):
-            await asyncio.sleep(max(0.0, start + number / rate - time.perf_counter()))
-            tasks.append(asyncio.create_task(one(number)))
-        return list(await asyncio.gather(*tasks))
+    tasks, start = [], time.perf_counter()
+    for number in range(max(2, int(rate * seconds))):
+        await asyncio.sleep(max(0.0, start + number / rate - time.perf_counter()))
+        tasks.append(asyncio.create_task(one(number)))
+    times = list(await asyncio.gather(*tasks))
+    for connection in idle:
+        connection.close()
+    return times
 
 
 async def mixed(
-    address: str, pictures: list[bytes], expected: list[dict[str, list[float]]], requests: int, kill: int | None = None
+    address: str, requests: list[bytes], expected: list[dict[str, list[float]]], count: int, kill: int | None = None
 ) -> Counter[str]:
     """What became of requests of which a tenth are bad; a process is killed when a third is done, if one is named."""
     fates: Counter[str] = Counter()
-    numbers = iter(range(requests))
-    async with httpx.AsyncClient(base_url=address, timeout=60, limits=httpx.Limits(max_connections=CLIENTS)) as client:
+    numbers = iter(range(count))
 
-        async def one() -> None:
+    async def one() -> None:
+        with closing(Connection(address)) as connection:
             for number in numbers:
-                if kill is not None and number == requests // 3:
+                if kill is not None and number == count // 3:
                     os.kill(descendants(kill)[-1], signal.SIGKILL)
-                bad, which = number % 10 == 9, number % len(pictures)
+                bad, which = number % 10 == 9, number % len(requests)
                 try:
-                    answer = await ask(client, BAD[number % len(BAD)] if bad else pictures[which])
-                except httpx.HTTPError as error:
+                    status, body = await connection.ask(BAD[number % len(BAD)] if bad else requests[which])
+                except (OSError, EOFError) as error:
                     fates[f"lost: {type(error).__name__}"] += 1
                     continue
-                if bad or answer.status_code != 200:
-                    fates[f"{'bad' if bad else 'good'}: {answer.status_code}"] += 1
+                if bad or status != 200:
+                    fates[f"{'bad' if bad else 'good'}: {status}"] += 1
                     continue
-                (found,) = answer.json()["predictions"]
+                (found,) = json.loads(body)["predictions"]
                 same = found["class"] == expected[which]["class"]
                 same &= np.allclose(found["score"], expected[which]["score"], atol=1e-5)
                 fates["good: 200" if same else "wrong"] += 1
 
-        await asyncio.gather(*(one() for _ in range(CLIENTS)))
+    await asyncio.gather(*(one() for _ in range(CLIENTS)))
     return fates
+
+
+async def overload(address: str, requests: list[bytes], clients: int, seconds: float) -> tuple[Counter[int], float]:
+    """Statuses of answers to more clients than --serve_requests lets in, and the slowest refusal's seconds."""
+    statuses: Counter[int] = Counter()
+    slowest, end = 0.0, time.perf_counter() + seconds
+
+    async def one(number: int) -> None:
+        nonlocal slowest
+        with closing(Connection(address)) as connection:
+            while time.perf_counter() < end:
+                start = time.perf_counter()
+                status, _ = await connection.ask(requests[number % len(requests)])
+                statuses[status] += 1
+                if status != 200:
+                    slowest = max(slowest, time.perf_counter() - start)
+                    await asyncio.sleep(0.5)
+
+    await asyncio.gather(*map(one, range(clients)))
+    return statuses, slowest
+
+
+def measure_server(address: str, process: int, requests: list[bytes], seconds: float) -> float:
+    """Prints images/s at saturation, and what they cost; returns images/s."""
+    asyncio.run(saturate(address, requests, 2))
+    processes = [os.getpid(), process, *descendants(process)]
+    before = [cost_of(each) for each in processes]
+    done, took = asyncio.run(saturate(address, requests, seconds))
+    client, server, *workers = (
+        1000 * (cost_of(each) - was) / done for each, was in zip(processes, before, strict=True)
+    )
+    print(f"server       {done / took:8.1f} images/s  {client + server + sum(workers):6.2f} ms", end="")
+    print(f": the server's process {server:.2f}, decoding {sum(workers):.2f}, the client {client:.2f}")
+    return done / took
 
 
 def main() -> None:
@@ -208,21 +264,23 @@ def main() -> None:
         folder = Path(name) / "few"
         folder.mkdir()
         pictures = make_pictures(folder, PICTURES)
-        engine = engine_rate(model_file, args.seconds)
-        print(f"engine       {engine:8.1f} images/s")
-        predicted, expected = predict_rate(model_file, folder, args.reader_thread)
-        print(f"predict.py   {predicted:8.1f} images/s")
+        engine, cost = engine_rate(model_file, args.seconds)
+        print(f"engine       {engine:8.1f} images/s  {cost:6.2f} ms")
+        predicted, cost, expected = predict_rate(model_file, folder, args.reader_thread)
+        print(f"predict.py   {predicted:8.1f} images/s  {cost:6.2f} ms")
+    requests = [image_request(picture) for picture in pictures]
     with server(model_file, args.reader_thread) as (process, address):
-        asyncio.run(saturate(address, pictures, 2))
-        rate = asyncio.run(saturate(address, pictures, args.seconds))
-        shares = f"{rate / engine:.2f} of the engine, {rate / predicted:.2f} of predict.py"
-        print(f"server       {rate:8.1f} images/s: {shares}")
-        cuts = statistics.quantiles(asyncio.run(paced(address, pictures, rate / 2, args.seconds)), n=100)
+        rate = measure_server(address, process, requests, args.seconds)
+        print(f"  {rate / engine:.2f} of the engine, {rate / predicted:.2f} of predict.py")
+        cuts = statistics.quantiles(asyncio.run(paced(address, requests, rate / 2, args.seconds)), n=100)
         print(f"  at half of it: p50 {1000 * cuts[49]:.1f} ms, p99 {1000 * cuts[98]:.1f} ms")
         before = memory_of(process)
-        fates = asyncio.run(mixed(address, pictures, expected, args.requests))
+        fates = asyncio.run(mixed(address, requests, expected, args.requests))
         print(f"bad          {dict(fates)}; memory {before:.0f} MB before, {memory_of(process):.0f} MB after")
-        print(f"killed       {dict(asyncio.run(mixed(address, pictures, expected, args.requests // 10, process)))}")
+        print(f"killed       {dict(asyncio.run(mixed(address, requests, expected, args.requests // 10, process)))}")
+        statuses, slowest = asyncio.run(overload(address, requests, 2 * LIMIT, args.seconds))
+        print(f"overload     {dict(statuses)}, the slowest refusal after {1000 * slowest:.0f} ms", end="; ")
+        print(f"afterwards {dict(asyncio.run(mixed(address, requests, expected, len(requests))))}")
 
 
 if __name__ == "__main__":

@@ -10,11 +10,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import json
+import math
 import multiprocessing
+import pickle
 import signal
-from concurrent.futures import ThreadPoolExecutor
+import socket
+import struct
+from functools import lru_cache
 from io import BytesIO
-from multiprocessing.connection import Connection
 from typing import Any
 
 import cv2
@@ -25,17 +29,21 @@ from utils.reading.decode import UnreadableImage, take_remarks
 from utils.reading.transforms import EvalTransform
 from utils.serving.refusal import Refusal, try_again
 
-# Seconds after which a worker is given up: the largest images that are taken need a few.
+# Seconds after which a worker is given up: the largest images that are taken need a few, and to start takes it one.
 PATIENCE = 60.0
-# And after which one that has not taken an image is: to start takes it one or two.
-STARTING = 60.0
 # Processes that are tried for an image, as long as none has taken it.
 ATTEMPTS = 3
 # What Pillow can tell the size of by the header; others meet the reader's own limit.
 MEASURED = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "PPM", "JPEG2000", "GIF", "MPO")
 
-# What a worker says before it decodes: if it ends then, the image may have been why.
-TAKEN = True
+# To a worker: the lengths of what to do and of the image, which follow, and whether that is in base64.
+QUESTION = struct.Struct("<IQ?")
+# From a worker: 0, height, width and length of the pixels, which follow; or a status, zeros, and the length of why.
+ANSWER = struct.Struct("<HIIQ")
+# Characters of why at most, and what is enough for it in bytes of JSON.
+SENTENCE, LONGEST = 1000, 8192
+# Bytes that the system holds of what goes to the other process: an image, if it grants them.
+BUFFER = 1 << 20
 
 # bytes: a file. str: the same in base64, as JSON has it.
 Encoded = bytes | str
@@ -97,75 +105,125 @@ def from_base64(text: str) -> bytes:
         raise Refusal(400, "is not in base64") from None
 
 
-def work(channel: Connection) -> None:
-    """A worker process: takes images until nobody sends any more."""
+def work(channel: socket.socket, taken: Any) -> None:
+    """A worker process: takes images until nobody sends any more.
+
+    Args:
+        channel: where images come from, and pixels go to; see `QUESTION` and `ANSWER`.
+        taken: shared with the server: 1 from when the process has the whole of an image.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):  # the server finishes what it has, and ends its workers then
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)  # the workers are the parallelism
-    while True:
-        try:
-            data, transform, largest = channel.recv()
-            channel.send(TAKEN)
-        except (EOFError, OSError):
-            return
-        try:
-            answer: np.ndarray | tuple[int, str, dict[str, str]] = prepared(data, transform, largest)
-        except Refusal as error:
-            answer = error.status, error.sentence, error.headers
-        except Exception as error:  # of this image alone
-            answer = 500, f"the decoder failed: {type(error).__name__}", {}
-        try:
-            channel.send(answer)
-        except OSError:
-            return
+    try:
+        while True:
+            how_length, data_length, in_base64 = QUESTION.unpack(_received(channel, QUESTION.size))
+            how, data = bytes(_received(channel, how_length)), bytes(_received(channel, data_length))
+            taken.value = 1
+            _send_answer(channel, data.decode() if in_base64 else data, how)
+    except (EOFError, OSError):
+        return
+
+
+def _received(channel: socket.socket, length: int) -> bytearray:
+    """So many bytes; raises `EOFError` if there are no more."""
+    found = bytearray(length)
+    left = memoryview(found)
+    while left:
+        count = channel.recv_into(left)
+        if not count:
+            raise EOFError
+        left = left[count:]
+    return found
+
+
+def _send_answer(channel: socket.socket, data: Encoded, how: bytes) -> None:
+    """Decodes an image, and sends its pixels or why there are none."""
+    try:
+        pixels = prepared(data, *_unpacked(how))
+    except Refusal as error:
+        status, values = error.status, [error.sentence[:SENTENCE], error.headers]
+    except Exception as error:  # of this image alone
+        status, values = 500, [f"the decoder failed: {type(error).__name__}", {}]
+    else:
+        channel.sendall(ANSWER.pack(0, *pixels.shape[:2], pixels.nbytes) + pixels.tobytes())
+        return
+    text = json.dumps(values).encode()
+    channel.sendall(ANSWER.pack(status, 0, 0, len(text)) + text)
+
+
+@lru_cache(16)
+def _packed(transform: EvalTransform, largest: int) -> bytes:
+    """What is done to an image: the server makes it once for each network, and a worker reads it once."""
+    return pickle.dumps((transform, largest))
+
+
+_unpacked = lru_cache(16)(pickle.loads)
 
 
 class _Worker:
-    """A worker process, started when it is first needed, and its end of the channel."""
+    """A worker process, and its end of the channel."""
 
     def __init__(self, context: Any) -> None:
         self._context = context
-        self._channel: Connection | None = None
+        self._channel: socket.socket | None = None
+        self._taken = context.RawValue("b")
         self.process: Any = None
 
     def start(self) -> None:
         """Starts the process, in place of one that has ended."""
         self.end()
-        self._channel, theirs = self._context.Pipe()
-        self.process = self._context.Process(target=work, args=(theirs,), daemon=True)
-        self.process.start()
-        theirs.close()
+        channel, theirs = socket.socketpair()
+        with theirs:
+            for each in (channel, theirs):
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+            channel.setblocking(False)
+            self.process = self._context.Process(target=work, args=(theirs, self._taken), daemon=True)
+            self.process.start()
+        self._channel = channel
 
-    def __call__(self, *task: Any) -> np.ndarray:
-        """The pixels of an image; raises `Refusal`. Blocks."""
-        channel = self._given(task)
-        try:
-            if not channel.poll(PATIENCE):
-                self.end()
-                raise Refusal(400, f"took longer than {PATIENCE:g} seconds to decode")
-            answer = channel.recv()
-        except (OSError, EOFError):
-            self.end()
-            raise try_again(503, "the process that decoded it has ended: send it again") from None
-        if isinstance(answer, tuple):
-            raise Refusal(*answer)
-        return answer
-
-    def _given(self, task: tuple[Any, ...]) -> Connection:
-        """The channel of a process that has taken the task: another one, if the first ended before."""
+    async def __call__(self, data: Encoded, transform: EvalTransform, largest: int) -> np.ndarray:
+        """The pixels of an image; raises `Refusal`. It goes to another process if the first ends before it has it."""
+        loop = asyncio.get_running_loop()
         for _ in range(ATTEMPTS):
+            if self._channel is None:
+                await asyncio.to_thread(self.start)
+            self._taken.value = 0
+            timer = loop.call_later(PATIENCE, self.process.kill)
             try:
-                if self._channel is None:
-                    self.start()
-                channel = self._channel
-                assert channel is not None
-                channel.send(task)
-                if channel.poll(STARTING) and channel.recv() is TAKEN:
-                    return channel
+                return await self._exchange(loop, data, transform, largest)
             except (OSError, EOFError):
-                pass
-            self.end()
+                taken, late = self._taken.value, loop.time() >= timer.when()
+                await asyncio.to_thread(self.end)
+            finally:
+                timer.cancel()
+            if taken and late:
+                raise Refusal(400, f"took longer than {PATIENCE:g} seconds to decode")
+            if taken:
+                raise try_again(503, "the process that decoded it has ended: send it again")
         raise try_again(503, "no process comes up that could decode it: send it again")
+
+    async def _exchange(
+        self, loop: asyncio.AbstractEventLoop, data: Encoded, transform: EvalTransform, largest: int
+    ) -> np.ndarray:
+        """Sends an image and receives its pixels; raises `Refusal`, and `EOFError` or `OSError` if the process ends."""
+        assert self._channel is not None
+        how, body = _packed(transform, largest), data.encode() if isinstance(data, str) else data
+        head = QUESTION.pack(len(how), len(body), isinstance(data, str))
+        await loop.sock_sendall(self._channel, b"".join((head, how, body)))
+        answer = bytearray(ANSWER.size + max(3 * math.prod(transform.image_size), LONGEST))
+        received, length = 0, ANSWER.size
+        while received < length:
+            count = await loop.sock_recv_into(self._channel, memoryview(answer)[received:])
+            if not count:
+                raise EOFError
+            received += count
+            if received >= ANSWER.size:
+                length = ANSWER.size + ANSWER.unpack_from(answer)[3]
+        status, height, width, _ = ANSWER.unpack_from(answer)
+        if status:
+            raise Refusal(status, *json.loads(answer[ANSWER.size : length]))
+        return np.frombuffer(answer, np.uint8, height * width * 3, ANSWER.size).reshape(height, width, 3)
 
     def end(self) -> None:
         """Ends the process."""
@@ -188,16 +246,11 @@ class Decoders:
 
     def __init__(self, workers: int, largest: int) -> None:
         self._largest = largest
-        self._threads = ThreadPoolExecutor(max(1, workers), "decoder")
-        self._idle: asyncio.Queue[Any] = asyncio.Queue()
-        self._workers: list[_Worker] = []
-        if not workers:
-            self._idle.put_nowait(prepared)
-            return
+        self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
         # The server has threads, which a fork would copy in whatever state they are; its child has none. Windows has no
         # forks at all.
         can_fork = "forkserver" in multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("forkserver" if can_fork else "spawn")
+        context: Any = multiprocessing.get_context("forkserver" if can_fork else "spawn")
         if can_fork:
             context.set_forkserver_preload([__name__])
         self._workers = [_Worker(context) for _ in range(workers)]
@@ -212,9 +265,10 @@ class Decoders:
 
     async def __call__(self, data: Encoded, transform: EvalTransform) -> np.ndarray:
         """The pixels of an image, uint8 (height, width, 3), when a worker has had time for it; raises `Refusal`."""
+        if not self._workers:
+            return await asyncio.to_thread(prepared, data, transform, self._largest)
         worker = await self._idle.get()
-        loop = asyncio.get_running_loop()
-        task = loop.run_in_executor(self._threads, worker, data, transform, self._largest)
+        task = asyncio.ensure_future(worker(data, transform, self._largest))
         # Whoever waits may go; the worker is free again when it has answered.
         task.add_done_callback(lambda done: (self._idle.put_nowait(worker), done.cancelled() or done.exception()))
         return await asyncio.shield(task)
@@ -223,4 +277,3 @@ class Decoders:
         """Ends the workers."""
         for worker in self._workers:
             worker.end()
-        self._threads.shutdown(wait=False, cancel_futures=True)

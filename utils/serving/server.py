@@ -30,6 +30,8 @@ BATCH_SIZE = 16
 WORKERS = 8
 # Connections that are open at a time, most of them waiting for another request.
 CONNECTIONS = 4096
+# And that may wait to be taken.
+BACKLOG = 2048
 
 
 def build_service(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Service:
@@ -61,6 +63,7 @@ def run(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> N
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nobody reads who asked
         limit_concurrency=CONNECTIONS,
         timeout_keep_alive=30,
     )
@@ -78,6 +81,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(BACKLOG)  # who asks from now on waits; the address is told before the event loop runs
     except (OSError, UnicodeError) as error:
         why = reason(error) if isinstance(error, OSError) else "not a name"
         raise FlagError(f"--serve_host {host} --serve_port {port}: {why}: give another one") from None
