@@ -7,11 +7,13 @@ python -m torch.distributed.run --nproc_per_node=4 train.py --model=ResNet50 --u
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import time
+from collections.abc import Iterator
 
 from utils.errors import LESS_MEMORY, run_script
-from utils.flags import parse
+from utils.flags import Flags, parse
 
 if __name__ == "__main__":
     parse("train")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
@@ -34,7 +36,7 @@ from utils.processes import (
 )
 from utils.reading.build import train_loader, val_loader
 from utils.reading.file_report import report_contents, report_files
-from utils.reading.loader import Loader
+from utils.reading.loader import Batch, Loader
 from utils.reading.normalize import normalize
 from utils.reading.numbering import check_parts, classes_seen, known_names
 from utils.reading.to_device import copies_of_first, to_device
@@ -49,8 +51,10 @@ from utils.training.classes import settle_names
 from utils.training.freezing import train_mode
 from utils.training.imbalance import class_weights
 from utils.training.loss import Targets
+from utils.training.rate_test import range_test, report_rates
 from utils.training.run import Run
 from utils.training.seed import seed_everything
+from utils.training.seeds import run_seeds
 from utils.training.start import RunStart
 from utils.training.step import TrainStep
 from utils.training.varying import begin_epoch, check_stages, settle_plan
@@ -65,13 +69,22 @@ def main() -> None:
     weights = args.pretrained_model or (args.checkpoint if args.checkpoint != "auto" else None)
     resolve_input(args, weights and paddleclas_input(weights, args.model, args.pretrained_key))
     device = choose_device(args)
-    with process_group(device), explained_sizes(args.model), RunStart(args, device) as start:
-        signal = train(args, device, start)
+    with process_group(device), explained_sizes(args.model):
+        if args.seeds > 1:
+            signal = run_seeds(args, lambda own: run_once(own, device))
+        else:
+            signal = run_once(args, device)
     if signal:
         sys.exit(128 + signal)
 
 
-def train(args: argparse.Namespace, device: torch.device, start: RunStart) -> int:
+def run_once(args: Flags, device: torch.device) -> int:
+    """A run by its flags; returns the number of the signal that ended it, or 0."""
+    with RunStart(args, device) as start:
+        return train(args, device, start)
+
+
+def train(args: Flags, device: torch.device, start: RunStart) -> int:
     """Builds everything, then trains, validates and saves, epoch by epoch.
 
     Returns:
@@ -103,6 +116,9 @@ def train(args: argparse.Namespace, device: torch.device, start: RunStart) -> in
         log(str(load_pretrained(model, args.pretrained_model, excluded, **choices, remedies=TO_TRAIN)))
     label_shares = loader.images.labels.mean(0) if args.multi_label else None
     step = build_train_step(args, model, device, label_shares, class_weights(args, loader.images))
+    if args.lr_range_test:
+        report_rates(args, range_test(args, step, endless_batches(args, device, loader, step)))
+        return 0
     run = Run(start, step, loader.images, len(loader), class_names)
 
     started, steps_before, results = time.perf_counter(), step.step, {}
@@ -110,13 +126,10 @@ def train(args: argparse.Namespace, device: torch.device, start: RunStart) -> in
     for epoch in run.epochs():
         train_mode(model)
         begin_epoch(args, model, epoch, epoch == first)
-        batches = to_device(loader.epoch(epoch, position.step_in_epoch), device)
-        if args.same_feed:
-            batches = copies_of_first(batches, args.same_feed)
+        batches = read(args, device, loader, epoch, position.step_in_epoch)
         for images, labels, indices in run.steps(batches, len(loader)):
-            images = normalize(images, args.image_mean, args.image_std, memory_format(args, device))
-            images, targets = mix(args, images, labels, (position.seed, epoch, position.step_in_epoch))
-            loss, logits = step(images, targets)
+            seed = (position.seed, epoch, position.step_in_epoch)
+            loss, logits = step(*prepare(args, device, images, labels, seed))
             run.after_step(loss, logits, labels, indices)
         training = run.train_results()
         if run.ended:
@@ -138,14 +151,36 @@ def train(args: argparse.Namespace, device: torch.device, start: RunStart) -> in
     return run.signal
 
 
+def read(
+    args: argparse.Namespace, device: torch.device, loader: Loader, epoch: int, start_step: int = 0
+) -> Iterator[tuple[Tensor, Tensor, Batch]]:
+    """The batches of an epoch of training, on the device."""
+    batches = to_device(loader.epoch(epoch, start_step), device)
+    return copies_of_first(batches, args.same_feed) if args.same_feed else batches
+
+
+def endless_batches(
+    args: argparse.Namespace, device: torch.device, loader: Loader, step: TrainStep
+) -> Iterator[tuple[Tensor, Targets]]:
+    """What a run would train on, epoch after epoch without an end."""
+    for epoch in itertools.count():
+        train_mode(step.model)
+        begin_epoch(args, step.model, min(epoch, args.num_epochs - 1), epoch == 0)
+        for number, (images, labels, _) in enumerate(read(args, device, loader, epoch)):
+            yield prepare(args, device, images, labels, (loader.seed, epoch, number))
+
+
 def is_validated(args: argparse.Namespace, epoch: int) -> bool:
     """Whether a validation follows an epoch, counted from 0."""
     done = epoch + 1
     return done == args.num_epochs or (done > args.start_eval_epoch and done % args.eval_interval == 0)
 
 
-def mix(args: argparse.Namespace, images: Tensor, labels: Tensor, seed: tuple[int, ...]) -> tuple[Tensor, Targets]:
-    """Mixes a batch by the flags. The draw depends on the step alone, so a resumed run draws the same."""
+def prepare(
+    args: argparse.Namespace, device: torch.device, images: Tensor, labels: Tensor, seed: tuple[int, ...]
+) -> tuple[Tensor, Targets]:
+    """Normalises and mixes a batch by the flags. The draw depends on the step alone: a resumed run draws the same."""
+    images = normalize(images, args.image_mean, args.image_std, memory_format(args, device))
     alphas = args.use_mixup * args.mixup_alpha, args.use_cutmix * args.cutmix_alpha
     return mixing.mix(images, labels, *alphas, np.random.default_rng(seed), args.mixup_prob, args.cutmix_prob)
 

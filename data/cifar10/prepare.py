@@ -9,6 +9,9 @@ NAME/val/CLASS/FILE, compressed or not.
     train/CLASS/FILE  train_list.txt     50,000 images of 32 x 32 pixels
     val/CLASS/FILE    val_list.txt       10,000, the official test part
     label_names.txt                      for --class_map_path
+
+With --imbalance=20 there is a second list of training images, imbalanced_list.txt, where the classes have from 5,000
+images down to a 20th of that, each by the same factor fewer than the one before (Cui et al., arXiv:1901.05555).
 """
 
 from __future__ import annotations
@@ -79,7 +82,16 @@ def unpack(archive: tarfile.TarFile) -> Iterator[tuple[PurePosixPath, bytes]]:
             yield PurePosixPath(*path.parts[1:]), content
 
 
-def prepare(archive_path: str) -> None:
+def imbalanced(lines: list[str], ratio: float) -> list[str]:
+    """The first images of every class, in numbers that fall from class to class, all in all by `ratio`."""
+    kept = []
+    for label in range(len(NAMES)):
+        own = [line for line in lines if line.endswith(f" {label}\n")]
+        kept += own[: round(len(own) * ratio ** (-label / (len(NAMES) - 1)))]
+    return kept
+
+
+def prepare(archive_path: str, imbalance: float = 1.0) -> None:
     """Writes the images, then the lists. Raises whatever a damaged archive makes of reading it."""
     paths: dict[str, list[PurePosixPath]] = {part: [] for part in COUNTS}
     with tarfile.open(archive_path) as archive:
@@ -93,6 +105,10 @@ def prepare(archive_path: str) -> None:
         lines = [f"{path} {NAMES.index(path.parts[1])}\n" for path in sorted(paths[part])]
         (FOLDER / f"{part}_list.txt").write_text("".join(lines))
         print(f"{count} images in {FOLDER / part}")
+        if part == "train" and imbalance > 1:
+            kept = imbalanced(lines, imbalance)
+            (FOLDER / "imbalanced_list.txt").write_text("".join(kept))
+            print(f"{len(kept)} of them in {FOLDER / 'imbalanced_list.txt'}")
     (FOLDER / "label_names.txt").write_text("".join(f"{label} {name}\n" for label, name in enumerate(NAMES)))
 
 
@@ -101,9 +117,13 @@ def main() -> None:
         description=__doc__, usage=argparse.SUPPRESS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("archive", help="cifar-10-python.tar.gz, or a tar of image files")
-    archive = parser.parse_args().archive
+    parser.add_argument("--imbalance", type=float, default=1.0, help="most images of a class over fewest")
+    args = parser.parse_args()
+    archive = args.archive
+    if not 1 <= args.imbalance <= 1000:
+        sys.exit(f"prepare.py: error: --imbalance={args.imbalance:g} is not from 1 to 1000")
     try:
-        prepare(archive)
+        prepare(archive, args.imbalance)
     except OSError as error:
         sys.exit(f"prepare.py: error: {error}")
     except (tarfile.TarError, pickle.UnpicklingError, lzma.LZMAError, zlib.error, EOFError) as error:

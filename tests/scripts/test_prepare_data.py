@@ -116,6 +116,11 @@ def test_cifar10_from_image_files(cifar10, tmp_path, monkeypatch):
         assert (cifar10.FOLDER / path).read_bytes() == b"%d" % int(Path(path).stem)
         assert label == int(Path(path).stem) % 10
     assert not list(tmp_path.rglob("evil.jpg"))
+    lines = [f"{number} {label}\n" for label in range(10) for number in range(100)]
+    counts = [sum(line.endswith(f" {label}\n") for line in cifar10.imbalanced(lines, 20)) for label in range(10)]
+    assert counts == [100, 72, 51, 37, 26, 19, 14, 10, 7, 5]  # by a factor of 20 ** (1 / 9)
+    run(cifar10, monkeypatch, str(tmp_path / "cifar.xz"), "--imbalance=2")
+    assert [label for _, label in listed(cifar10.FOLDER, "imbalanced")].count(9) == 1
 
 
 class Evil:

@@ -474,6 +474,13 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "Fix every seed, take deterministic operations where PyTorch has them, and print the kpis lines at "
              "the end."),
         Flag("random_seed", number(int, 0, 2**63 - 1), None, TR, "Fix every source of randomness."),
+        Flag("seeds", number(int, 1, 1000), 1, T,
+             "Do as many runs, with the seeds --random_seed (not given: 0), the next one and so on, each in its folder "
+             "seed_N of --model_save_dir, and print and write mean and deviation of what they come to."),
+        Flag("lr_range_test", str, None, T,
+             "Instead of training: try learning rates from 1e-6 to 10, in --max_iter steps (not given: 100); "
+             "draw the loss by rate into this file NAME.png, with the figures in NAME.csv, and say which rate to take. "
+             "Nothing else is saved."),
         Flag("is_profiler", boolean, False, T,
              "Profile five steps from step --print_step of the first epoch on, then stop."),
         Flag("profiler_path", str, "./profiler_path/", T, "Folder for the profile.", aliases=("profilier_path",)),

@@ -28,8 +28,10 @@ from utils.training.imbalance import check_class_weights
 from utils.training.loss import Criterion, classification_loss, label_weights, labels_loss
 from utils.training.optimizer import build_optimizer
 from utils.training.plateau import Plateau
+from utils.training.rate_test import check_rate_test
 from utils.training.running_variance import BIASED, average_biased_variance
 from utils.training.schedule import Schedule
+from utils.training.seeds import check_seeds
 from utils.training.step import TrainStep
 from utils.training.sync_batch_norm import synchronize_batch_norm
 from utils.weights import OF_TEACHER, load_pretrained
@@ -75,6 +77,8 @@ def check_train_flags(args: argparse.Namespace) -> None:
         )
     if args.early_stop and not args.validate:
         raise FlagError("--early_stop goes by the validation: leave out --validate=False")
+    check_seeds(args)
+    check_rate_test(args)
     check_labels(args)
     check_class_weights(args)
     best_metric(args)

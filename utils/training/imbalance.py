@@ -8,7 +8,8 @@ from argparse import Namespace
 import numpy as np
 
 from utils.console import log, warn
-from utils.errors import FlagError, UserError, reason
+from utils.errors import FlagError, FormatError, UserError, reason
+from utils.files import read_text
 from utils.reading.image_list import ImageList
 
 KINDS = ("balanced", "sqrt", "effective")
@@ -55,13 +56,12 @@ def read_class_weights(path: str, classes: int) -> np.ndarray:
     """
     where = f"--class_weights {path}"
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            lines = file.read().splitlines()
+        lines = read_text(path, 16).splitlines()
     except OSError as error:
         one_of = f"; it is none of {', '.join(KINDS)} either" if isinstance(error, FileNotFoundError) else ""
         raise UserError(f"{where}: {reason(error)}{one_of}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{where}: not a text file in UTF-8") from None
+    except FormatError as error:
+        raise UserError(f"{where}: {error}") from None
     found: dict[int, float] = {}
     for number, line in enumerate(lines, 1):
         words = line.replace(",", " ").split()

@@ -1,0 +1,118 @@
+"""Several runs that differ in their seeds: mean and deviation of what they come to."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+import statistics
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from utils.console import is_main_process, log
+from utils.errors import FlagError
+from utils.evaluation.meters import best_metric
+from utils.files import write_text
+from utils.flags import Flags
+from utils.processes import broadcast_object
+from utils.training.checkpoint import BEST, MANIFEST, find_checkpoint, read_state
+from utils.training.record import note_changed_flags
+
+
+def check_seeds(args: Namespace) -> None:
+    """Raises `FlagError` where --seeds does not go with the other flags."""
+    if args.seeds == 1:
+        return
+    if args.checkpoint not in (None, "", "auto"):
+        raise FlagError("--seeds begins runs of its own: give --checkpoint=auto to go on with them, or leave it out")
+    if args.is_profiler:
+        raise FlagError("--seeds and --is_profiler=True: leave out one of them")
+    if (args.random_seed or 0) + args.seeds > 1 << 63:
+        raise FlagError(f"--random_seed {args.random_seed} leaves no room for --seeds={args.seeds}: lower it")
+
+
+def run_seeds(args: Flags, run: Callable[[Flags], int]) -> int:
+    """Does --seeds runs one after the other, and says what they come to.
+
+    The runs have the seeds --random_seed (0 if it is not given) and those after it, and each a folder of its own,
+    seed_N in --model_save_dir. With --checkpoint=auto those that are finished are not done again. The figures are
+    written to MODEL_seeds.json in --model_save_dir, after each run.
+
+    Args:
+        args: train.py's flags.
+        run: does a run by its flags; returns the number of the signal that ended it, or 0.
+
+    Returns:
+        The number of the signal that ended a run, or 0.
+    """
+    first, path = args.random_seed or 0, Path(args.model_save_dir, f"{args.model}_seeds.json")
+    results: dict[int, dict[str, float]] = {}
+    for number, seed in enumerate(range(first, first + args.seeds), 1):
+        own = copy.deepcopy(args)
+        own.random_seed, own.model_save_dir = seed, str(Path(args.model_save_dir, f"seed_{seed}"))
+        found = _figures(own, finished=True) if args.checkpoint == "auto" else None
+        log(f"--seeds: run {number} of {args.seeds}, seed {seed}" + (", is finished" if found else ""))
+        if found is None:
+            if signal := run(own):
+                return signal
+            gc.collect()  # the network and its optimizer refer to each other
+            found = _figures(own, finished=False)
+        results[seed] = found or {}
+        if is_main_process():
+            write_text(path, json.dumps(summary(results), indent=1) + "\n", "--model_save_dir")
+    for name, values in summary(results)["figures"].items():
+        each = ", ".join(f"{value:.5f}" for value in values["values"])
+        log(
+            f"seeds {first} to {first + args.seeds - 1}: {name} {values['mean']:.5f} +- {values['deviation']:.5f} ({each})"
+        )
+    if is_main_process():
+        log(f"written to {path}")
+    return 0
+
+
+def _figures(args: Flags, finished: bool) -> dict[str, float] | None:
+    """The figures that a run has ended with, in every process; None if there are none.
+
+    Args:
+        args: its flags.
+        finished: it has to have come to its end.
+    """
+    found = None
+    if is_main_process():
+        folder = find_checkpoint("auto", Path(args.model_save_dir, args.model))
+        if folder is not None:
+            state = read_state(folder)
+            position, steps = state["position"], state["training"]["step"]
+            over = position.is_at_end(args.num_epochs, args.early_stop) or 0 < args.max_iter <= steps
+            if over or not finished:
+                found = _of_history(position.history)
+                if BEST in position.best:
+                    found[f"best_test_{best_metric(args)}"] = position.best[BEST]
+            if over and finished and (folder / MANIFEST).exists():
+                note_changed_flags(args, folder)
+    return broadcast_object(found)
+
+
+def _of_history(history: list[dict[str, float]]) -> dict[str, float]:
+    """The figures of the last epoch that was validated; of one in training, where none was."""
+    for prefix in ("test_", "train_"):
+        for epoch in reversed(history):
+            if figures := {name: value for name, value in epoch.items() if name.startswith(prefix)}:
+                return figures
+    return {}
+
+
+def summary(results: Mapping[int, Mapping[str, float]]) -> dict:
+    """Mean, sample deviation (0 of a single run) and values of the figures that all runs have.
+
+    Args:
+        results: figures by seed.
+    """
+    names = [name for name in next(iter(results.values())) if all(name in figures for figures in results.values())]
+    figures = {}
+    for name in names:
+        values = [figures[name] for figures in results.values()]
+        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        figures[name] = {"mean": statistics.fmean(values), "deviation": deviation, "values": values}
+    return {"seeds": list(results), "figures": figures}
