@@ -63,9 +63,8 @@ def run_seeds(args: Flags, run: Callable[[Flags], int]) -> int:
             write_text(path, json.dumps(summary(results), indent=1) + "\n", "--model_save_dir")
     for name, values in summary(results)["figures"].items():
         each = ", ".join(f"{value:.5f}" for value in values["values"])
-        log(
-            f"seeds {first} to {first + args.seeds - 1}: {name} {values['mean']:.5f} +- {values['deviation']:.5f} ({each})"
-        )
+        mean = f"{values['mean']:.5f} +- {values['deviation']:.5f}"
+        log(f"seeds {first} to {first + args.seeds - 1}: {name} {mean} ({each})")
     if is_main_process():
         log(f"written to {path}")
     return 0
