@@ -21,6 +21,8 @@ The reader itself is utils/reading/; this is its front. No floating point image 
 from __future__ import annotations
 
 from argparse import Namespace
+from functools import partial
+from pathlib import Path
 
 from utils.errors import LESS_MEMORY, FlagError, run_script
 from utils.flags import parse
@@ -31,17 +33,10 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 
-from utils.console import check_readable, is_main_process
+from utils.console import check_readable, is_main_process, log, report_unreadable
+from utils.files import check_can_write
 from utils.flags.idle import note_idle_flags
-from utils.processes import (
-    check_agreement,
-    gather_dict,
-    gather_objects,
-    process_group,
-    rank,
-    refuse_several,
-    world_size,
-)
+from utils.processes import check_agreement, process_group, refuse_several
 from utils.reading.build import (
     crop_loader,
     decoding,
@@ -57,13 +52,16 @@ from utils.reading.class_names import Names, name_of, read_class_names
 from utils.reading.crops import MultiCropTransform
 from utils.reading.dali_loader import DaliLoader
 from utils.reading.dataset import open_dataset
-from utils.reading.dataset_report import Measure, describe_dataset, draw_batch, note_cut_off
-from utils.reading.file_report import report_files
+from utils.reading.dataset_report import describe_dataset, describe_overlap, draw_batch, note_cut_off
+from utils.reading.duplicates import groups_of
+from utils.reading.file_report import report_contents
 from utils.reading.image_list import ImageList
+from utils.reading.inspection import Inspect, Inspected, inspect_images
 from utils.reading.loader import Batch, Loader
 from utils.reading.normalize import normalize
 from utils.reading.numbering import check_parts, known_names
 from utils.reading.opencv_loader import OpenCVLoader
+from utils.reading.problems import Problem, write_problems
 from utils.reading.split import split_class_folders
 from utils.reading.transforms import EvalTransform, TrainTransform
 from utils.training.loss import Targets
@@ -127,30 +125,50 @@ def class_names(args: Namespace, images: ImageList) -> Names:
     return known_names(images, args.data_dir, args.class_dim if "class_dim" in args.given else None)
 
 
-def check(args: Namespace, part: str) -> ImageList:
+def duplicate_groups(args: Namespace, images: ImageList) -> np.ndarray:
+    """The number of the group of near-duplicates of each image, int64 (images,)."""
+    transform = Inspect(quick=True, **decoding(args))
+    found = inspect_images(images, transform, args.reader_thread, args.reader_buf_size)
+    report_unreadable(found.unreadable)
+    groups = np.arange(len(images))
+    groups[found.rows] = found.rows[groups_of(found.records["fingerprint"])]
+    return groups
+
+
+def check(args: Namespace, part: str) -> tuple[Inspected, list[Problem]]:
     """Reads every image of a part of the dataset once, in one of the processes, and reports what is there."""
     images = training_images(args) if part == "train" else validation_images(args)
     check_agreement({"data_dir": images.summary()})
-    loader = OpenCVLoader(
-        images,
-        Measure(**decoding(args)),
-        64,
-        training=False,
-        workers=args.reader_thread,
-        read_ahead_images=args.reader_buf_size,
-        rank=rank(),
-        world_size=world_size(),
-    )
-    sizes = [np.empty((0, 2), np.int64), *(Measure.sizes(batch.images) for batch in loader.epoch(0))]
-    loader.close()
-    sizes = np.concatenate(gather_objects(np.concatenate(sizes)))
-    unreadable = dict(sorted(gather_dict(loader.unreadable).items()))
-    check_readable(unreadable, len(sizes))
-    report_files(loader)
+    transform = Inspect(**decoding(args))
+    found = inspect_images(images, transform, args.reader_thread, args.reader_buf_size, report_contents)
+    check_readable(found.unreadable, len(found.rows))
+    problems = []
     if is_main_process():
-        describe_dataset(part, images, args.class_dim, class_names(args, images), sizes, unreadable)
+        problems = describe_dataset(part, found, args.class_dim, class_names(args, images))
+        sizes = np.stack((found.records["height"], found.records["width"]), 1)
         note_cut_off(part, sizes, (args.image_shape[1], args.image_shape[2]), args.resize_mode)
-    return images
+    return found, problems
+
+
+def check_parts_of(args: Namespace) -> None:
+    """Checks what --check names: both parts, and if they go together, or one."""
+    found: dict[str, Inspected] = {}
+    problems: list[Problem] = []
+    if args.check_path:
+        check_can_write(Path(args.check_path), "--check_path")
+    with process_group(torch.device("cpu")):
+        for part in ("train", "val") if args.check == "*" else (args.check,):
+            found[part], more = check(args, part)
+            problems += more
+        if not is_main_process():
+            return
+        if len(found) == 2:
+            problems += describe_overlap(found["train"], found["val"])
+        if args.check_path:
+            write_problems(Path(args.check_path), problems)
+            log(f"{args.check_path}: {len(problems)} findings, a line each")
+    if len(found) == 2 and args.label_from is None:
+        check_parts(found["train"].images, found["val"].images, args.data_dir)
 
 
 def main() -> None:
@@ -162,15 +180,13 @@ def main() -> None:
     note_idle_flags(args)
     if args.split:
         refuse_several("--split")
-        split_class_folders(args.data_dir, args.split, args.random_seed or 0)
+        group = partial(duplicate_groups, args) if args.group_duplicates else None
+        split_class_folders(args.data_dir, args.split, args.random_seed or 0, group)
     if args.show:
         refuse_several("--show")
         show(args)
     if args.check:
-        with process_group(torch.device("cpu")):
-            parts = [check(args, part) for part in (("train", "val") if args.check == "*" else (args.check,))]
-        if len(parts) == 2 and args.label_from is None:
-            check_parts(parts[0], parts[1], args.data_dir)
+        check_parts_of(args)
 
 
 if __name__ == "__main__":

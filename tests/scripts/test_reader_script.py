@@ -77,7 +77,7 @@ def test_check_reports_files_labels_and_sizes(folder, monkeypatch, capsys):
     run(monkeypatch, f"--data_dir={folder}", "--class_dim=4", "--check=val", "--reader_thread=1")
     report = capsys.readouterr().out
     assert "val: 12 images, 1 of them unreadable" in report
-    assert f"unreadable: {folder}/4.png: the file is empty" in report
+    assert f"unreadable: 1 of 12 images cannot be read\n    {folder}/4.png: the file is empty" in report
     assert "3 of 4 have images, 4 to 4" in report and "class 3 has 0" in report
     assert "height: 60 to 71" in report and "width: 100 to 100" in report
     assert "train" not in report
@@ -93,6 +93,7 @@ def test_check_reports_files_labels_and_sizes(folder, monkeypatch, capsys):
         ([], 2, "nothing to do"),
         (["--check=test"], 2, "--check=test"),
         (["--check", "--data_dir=nowhere"], 1, "nowhere: no such folder"),
+        (["--check", "--check_path=0.png/found.csv"], 1, "--check_path: cannot write"),
         (["--show=x.png", "--lower_ratio=2"], 2, "--lower_ratio 2"),
     ],
 )

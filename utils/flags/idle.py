@@ -211,6 +211,8 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     (("cache_size",), lambda args: args.cache_dir, "it needs --cache_dir"),
     (("crop_sweep_path",), lambda args: args.crop_sweep, "it needs --crop_sweep"),
     (("report_against",), lambda args: args.report, "it needs --report"),
+    (("check_path",), lambda args: args.check, "it needs --check"),
+    (("group_duplicates",), lambda args: args.split, "it needs --split"),
     (
         ("use_fp16",),
         lambda args: args.script != "infer" or not args.save_inference,

@@ -366,11 +366,15 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("show", str, None, ("reader",),
              "Write a picture of the first training batch, with its labels, to this file."),
         Flag("check", str, None, ("reader",),
-             "Read every image once, of train and val or of the part given, and report unreadable files, labels and "
-             "sizes.", length="?"),
+             "Read every image once, of train and val or of the part given, and report unreadable and damaged files, "
+             "wrong suffixes, odd sizes, duplicates (within a part, and of val in train), small classes.", length="?"),
+        Flag("check_path", str, None, ("reader",),
+             "--check: file for all that was found, NAME.csv, a line per image and problem."),
         Flag("split", number(float, 0, 1, above=True, below=True), None, ("reader",),
              "Hold out this share of every class for validation, such as 0.2: train_list.txt and val_list.txt are "
              "written into --data_dir, a folder of class folders. --random_seed draws others."),
+        Flag("group_duplicates", boolean, True, ("reader",),
+             "--split: keep near-duplicates on one side, for which every image is read; False: draw from the names."),
     ),
     "Switches": (
         Flag("class_weights", str, None, T,

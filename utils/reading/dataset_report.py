@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,10 +11,9 @@ from torch import Tensor
 
 from utils.console import warn
 from utils.reading.class_names import Names, name_of
-from utils.reading.decode import decode
 from utils.reading.grid import write_grid
-from utils.reading.image_list import ImageList
-from utils.reading.resize import Colour
+from utils.reading.inspection import Inspected
+from utils.reading.problems import Problem, duplicates, problems_of, say, say_few
 
 
 def draw_batch(
@@ -47,55 +45,45 @@ def draw_batch(
     print(f"{path}: {len(pixels)} images")
 
 
-@dataclass(frozen=True)
-class Measure:
-    """In place of a transform: the size of the image, three bytes each for its height and its width.
-
-    Attributes:
-        decode_backend, background, image_depth_range: as in `utils.reading.transforms.EvalTransform`.
-    """
-
-    image_size: tuple[int, int] = (1, 2)
-    decode_backend: str = "cv2"
-    background: Colour | None = None
-    image_depth_range: tuple[int, int] | None = None
-
-    def decode(self, data: bytes, path: str, rng: np.random.Generator) -> np.ndarray:
-        height, width = decode(data, path, self.decode_backend, self.background, self.image_depth_range).shape[:2]
-        return np.frombuffer(height.to_bytes(3, "big") + width.to_bytes(3, "big"), np.uint8).reshape(1, 2, 3)
-
-    @staticmethod
-    def sizes(images: Tensor) -> np.ndarray:
-        """The heights and widths, int64 (n, 2), of a batch of what `decode` made."""
-        return images[:, 0].numpy().astype(np.int64) @ [65536, 256, 1]
-
-
-def describe_dataset(
-    part: str, images: ImageList, class_dim: int, names: Names, sizes: np.ndarray, unreadable: dict[str, str]
-) -> None:
-    """Prints what there is in a part of a dataset.
+def describe_dataset(part: str, found: Inspected, class_dim: int, names: Names) -> list[Problem]:
+    """Prints what there is in a part of a dataset, and what may be wrong with it.
 
     Args:
         part: train or val.
-        images: its list.
+        found: in its images; one at least can be read.
         class_dim: number of classes.
         names: of the classes, by number, as far as they are known.
-        sizes: height and width, (n, 2), of the images that can be read; at least one.
-        unreadable: path -> reason of the others.
+
+    Returns:
+        All that may be wrong.
     """
-    print(f"{part}: {len(images)} images, {len(unreadable)} of them unreadable")
-    for path, reason in unreadable.items():
-        print(f"  unreadable: {path}: {reason}")
+    images = found.images
+    print(f"{part}: {len(images)} images, {len(found.unreadable)} of them unreadable")
     many = images.labels.ndim > 1
     counts = images.labels.sum(0, dtype=np.int64) if many else np.bincount(images.labels, minlength=class_dim)
     spread = f", {_spread(counts[counts > 0])} each" if counts.any() else ""  # images may have none of the labels
     print(f"  classes: {np.count_nonzero(counts)} of {class_dim} have images{spread}")
+    shown = (name_of(names, number) for number in range(len(counts)))
+    called = [f"class {number} ({name})" if name else f"class {number}" for number, name in enumerate(shown)]
     ranked = np.argsort(counts, kind="stable")
     for what, labels in (("fewest", ranked[:5]), ("most", ranked[::-1][:5])):
-        shown = ((label, f" ({name})" if (name := name_of(names, label)) else "") for label in labels.tolist())
-        print(f"  {what} images: " + ", ".join(f"class {label}{name} has {counts[label]}" for label, name in shown))
-    for what, values in zip(("height", "width"), sizes.T, strict=True):
-        print(f"  {what}: {_spread(values)} pixels")
+        print(f"  {what} images: " + ", ".join(f"{called[label]} has {counts[label]}" for label in labels.tolist()))
+    for side in ("height", "width"):
+        print(f"  {side}: {_spread(found.records[side])} pixels")
+    if part == "train":
+        say_few(counts, called)
+    problems = problems_of(part, found)
+    say(problems, len(images))
+    return problems
+
+
+def describe_overlap(train: Inspected, val: Inspected) -> list[Problem]:
+    """Prints which images of val are in train as well, whose accuracy says nothing; returns them."""
+    problems = duplicates([("train", train), ("val", val)], across=True)
+    if any(problem.kind in ("same", "duplicate") for problem in problems):
+        print("val and train: what is in both is known to the network, and its accuracy says nothing")
+        say(problems, len(val.images))
+    return problems
 
 
 def _spread(values: np.ndarray) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,23 +13,61 @@ from utils.console import log, warn
 from utils.errors import UserError
 from utils.files import write_text
 from utils.reading.folders import LeftOut, class_folders, image_files, without_images
+from utils.reading.image_list import ImageList
 
 
-def split_class_folders(data_dir: str, share: float, seed: int) -> None:
+def split_class_folders(
+    data_dir: str, share: float, seed: int, group: Callable[[ImageList], np.ndarray] | None = None
+) -> None:
     """Writes train_list.txt and val_list.txt into a folder of class folders, NAME/ or train/NAME/. No image is moved.
 
     Of each class the share nearest to the one asked for is held out, drawn at random, but one image at least, and one
-    at least is left: validation has all classes. Classes are numbered in the order of their names.
+    at least is left: validation has all classes. What `group` puts together is on one side, even if the share is missed
+    for it. Classes are numbered in the order of their names.
 
     Args:
         data_dir: the folder.
         share: of the images of each class, for validation.
         seed: of the draw.
+        group: gives each of the images the number of its group, int64 (images,); None: each is one of its own.
 
     Raises:
         UserError: there are no class folders, there are lists or validation images already, an image's name cannot be
             in a list, or the lists cannot be written.
     """
+    below, files = _class_files(data_dir)
+    paths, labels = [], []
+    for label, (name, images) in enumerate(files.items()):
+        paths += [os.path.join(below, name, image) for image in images]
+        labels += [label] * len(images)
+    if odd := next((path for path in paths if path != path.lstrip() or len(path.splitlines()) > 1), None):
+        raise UserError(f"--split: {odd!r} has a line break in it, or begins with a blank: rename it")
+
+    images = ImageList.from_paths(paths, labels, data_dir)
+    groups = np.arange(len(paths)) if group is None else group(images)
+    held_out = draw(images.labels, groups, share, np.random.default_rng(seed))
+    _say_groups(images.labels, groups)
+    if single := [name for name, images in files.items() if len(images) == 1]:
+        warn(f"--split: {len(single)} classes have one image, which is for training: {without_images(single)}")
+    missing = np.bincount(images.labels[held_out], minlength=len(files)) == 0
+    if alone := [name for name, none in zip(files, missing, strict=True) if none and name not in single]:
+        warn(
+            f"--split: all images of {len(alone)} classes are near-duplicates of each other, and are for training: "
+            f"{without_images(alone)}"
+        )
+    for part, chosen in (("train", ~held_out), ("val", held_out)):
+        lines = (f"{paths[row]} {labels[row]}\n" for row in np.flatnonzero(chosen).tolist())
+        write_text(Path(data_dir, f"{part}_list.txt"), "".join(lines), "--data_dir")
+    log(
+        f"wrote {np.count_nonzero(~held_out)} images to {os.path.join(data_dir, 'train_list.txt')}, and "
+        f"{np.count_nonzero(held_out)} to val_list.txt beside it: train.py --data_dir={data_dir} "
+        f"--class_dim={len(files)}"
+    )
+
+
+def _class_files(data_dir: str) -> tuple[str, dict[str, list[str]]]:
+    """The folder below `data_dir` that has the class folders, "" if it has them itself, and the images of each class;
+    raises `UserError`."""
     if not os.path.isdir(data_dir):
         raise UserError(f"--data_dir {data_dir}: no such folder")
     for name in ("train_list.txt", "val_list.txt", "val"):
@@ -44,24 +84,57 @@ def split_class_folders(data_dir: str, share: float, seed: int) -> None:
         raise UserError(
             f"--split: {root} has images in {len(files)} folders: it takes one for each class, two at least"
         )
-
-    rng = np.random.default_rng(seed)
-    lines: dict[str, list[str]] = {"train": [], "val": []}
-    for label, (name, images) in enumerate(files.items()):
-        held_out = min(max(1, round(share * len(images))), len(images) - 1)
-        validation = set(rng.permutation(len(images))[:held_out].tolist())
-        for number, image in enumerate(images):
-            path = os.path.join(below, name, image)
-            if path != path.lstrip() or len(path.splitlines()) > 1:
-                raise UserError(f"--split: {path!r} has a line break in it, or begins with a blank: rename it")
-            lines["val" if number in validation else "train"].append(f"{path} {label}\n")
-    if single := [name for name, images in files.items() if len(images) == 1]:
-        warn(f"--split: {len(single)} classes have one image, which is for training: {without_images(single)}")
     if len(left_out):
         log(str(left_out))
-    for part, text in lines.items():
-        write_text(Path(data_dir, f"{part}_list.txt"), "".join(text), "--data_dir")
+    return below, files
+
+
+def draw(labels: np.ndarray, groups: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Which images to hold out, bool (images,): the share of each class that is nearest to the one asked for, in whole
+    groups.
+
+    Groups are gone through at random, and each is held out while none of its classes gets more than its share. Where a
+    class has got nothing so, its smallest group is, provided that all classes keep an image to train on.
+
+    Args:
+        labels: of the images, from 0.
+        groups: the number of each image's group.
+        share: of the images of each class.
+        rng: what is drawn from.
+    """
+    held_out = np.zeros(len(labels), bool)
+    totals = np.bincount(labels)
+    wanted = np.minimum(np.maximum(1, np.round(share * totals).astype(np.int64)), totals - 1).tolist()
+    there = [0] * len(wanted)
+    order = np.argsort(groups, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+
+    def hold_out(rows: np.ndarray, limits: list[int]) -> None:
+        counts = Counter(labels[rows].tolist())
+        if all(there[label] + count <= limits[label] for label, count in counts.items()):
+            held_out[rows] = True
+            for label, count in counts.items():
+                there[label] += count
+
+    for number in rng.permutation(len(members)).tolist():
+        hold_out(members[number], wanted)
+    without = {label for label, count in enumerate(there) if not count}
+    most = [total - 1 for total in totals.tolist()]
+    for rows in sorted(members, key=len) if without else ():
+        if any(not there[label] for label in without.intersection(labels[rows].tolist())):
+            hold_out(rows, most)
+    return held_out
+
+
+def _say_groups(labels: np.ndarray, groups: np.ndarray) -> None:
+    """Says how many images are in groups, and warns of groups with several labels."""
+    counts = np.bincount(groups)
+    if not (counts > 1).any():
+        return
     log(
-        f"wrote {len(lines['train'])} images to {os.path.join(data_dir, 'train_list.txt')}, and {len(lines['val'])} to "
-        f"val_list.txt beside it: train.py --data_dir={data_dir} --class_dim={len(files)}"
+        f"{counts[counts > 1].sum()} images are near-duplicates of others, in {np.count_nonzero(counts > 1)} groups, "
+        "none of which is divided"
     )
+    pairs = np.unique(np.stack((groups, labels), 1), axis=0)[:, 0]
+    if mixed := np.count_nonzero(np.bincount(pairs) > 1):
+        warn(f"--split: {mixed} groups of near-duplicates have several labels: reader.py --check names them")
