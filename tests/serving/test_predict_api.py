@@ -64,6 +64,9 @@ def test_the_answers_are_those_of_predict(export, client, tmp_path, run_script_h
         np.testing.assert_allclose(got["score"], wanted["score"], atol=1e-6)
         np.testing.assert_allclose(hub_form["scores"], wanted["score"], atol=1e-6)
     assert plain.json()["predictions"][0]["class"] == expected[0]["class"]
+    of_address = client.post("/predict?topk=4", json={"images": in_base64(IMAGES[0])})
+    assert of_address.json()["results"]["prediction"][0]["class_ids"] == expected[0]["class"]
+    assert "topk '0'" in refused(client.post("/predict?topk=0", json={"images": in_base64(IMAGES[0])}), 400)
 
 
 def test_an_array_that_paddleclas_client_has_prepared(service, client):
@@ -97,6 +100,7 @@ IMAGE = {"images": in_base64(IMAGES[0])}
         (413, {"images": in_base64(jpeg(0, 101, 100))}, "image 0: has 100 x 101 pixels"),
         (400, {**IMAGE, "top_k": 11}, "tiny has 10 classes"),
         (400, {**IMAGE, "top_k": "many"}, "no whole number"),
+        (400, {**IMAGE, "top_k": 0}, "at least 1"),
         (400, {"images": "AAAA", "revert_params": {"shape": [1, 3, 64, 64], "dtype": "object"}}, "revert_params"),
         (400, {"images": "AAAA", "revert_params": {"shape": [1, 3, 64, 64], "dtype": "float32"}}, "3 bytes"),
         (400, {"images": "AAAA", "revert_params": {"shape": [1, 1, 1, 3], "dtype": "uint8"}}, "takes uint8 of shape"),

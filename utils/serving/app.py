@@ -96,7 +96,7 @@ def _routes(service: Service) -> list[Route]:
         return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def openapi(_: Request) -> Response:
-        return JSONResponse(document(service.limits))
+        return JSONResponse(document(service.limits, sorted(service.repository.served)))
 
     async def predict(request: Request) -> Response:
         return await predict_api.predict(request, service)

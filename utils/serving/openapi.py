@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from utils.serving.refusal import Limits
@@ -18,6 +19,8 @@ _REFUSALS = {
     "500": "The network's answer is none.",
     "503": "A part of the server has failed, or has too little memory: try again.",
 }
+# An image file of one pixel, orange, for examples.
+_EXAMPLE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP438AAAAQBAYD718vxAAAAAElFTkSuQmCC"
 _IMAGES = {"type": "array", "items": {"type": "string", "contentEncoding": "base64"}, "minItems": 1}
 _SHAPE = {"type": "array", "items": {"type": "integer"}}
 _PREDICTION = {
@@ -47,8 +50,8 @@ def _object(required: list[str], **properties: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": required}
 
 
-def _json(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"application/json": {"schema": schema}}
+def _json(schema: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"application/json": {"schema": schema, **more}}
 
 
 def _operation(
@@ -60,7 +63,7 @@ def _operation(
     responses: dict[str, Any] = {"200": {"description": "The answer.", "content": content}}
     responses |= {status: {"description": _REFUSALS[status], "content": _json(error)} for status in statuses}
     found: dict[str, Any] = {"summary": summary, "responses": responses}
-    path = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in parameters]
+    path = [{"$ref": f"#/components/parameters/{name}"} for name in parameters]
     if path or more:
         found["parameters"] = [*path, *more.get("parameters", [])]
     if body:
@@ -69,7 +72,8 @@ def _operation(
 
 
 def _predict(*parameters: str) -> dict[str, Any]:
-    topk = {"name": "topk", "in": "query", "schema": {"type": "integer", "minimum": 1}}
+    at_least_1 = {"type": "integer", "minimum": 1}
+    topk = {"name": "topk", "in": "query", "schema": at_least_1}
     prediction = {"type": "array", "items": {"type": "object"}}
     answer = {
         "anyOf": [
@@ -90,16 +94,16 @@ def _predict(*parameters: str) -> dict[str, Any]:
         revert_params=_object(
             ["shape", "dtype"], shape=_SHAPE, dtype={"enum": ["uint8", "float16", "float32", "float64"]}
         ),
-        top_k={"type": "integer", "minimum": 1},
+        top_k=at_least_1 | {"type": ["integer", "null"]},
     )
-    as_files = _object(["images"], images=_IMAGES, top_k={"type": "integer", "minimum": 1})
+    as_files = _object(["images"], images=_IMAGES, top_k=at_least_1 | {"type": ["integer", "null"]})
     form = {
         "type": "object",
         "properties": {"image": {"type": "string", "contentMediaType": "application/octet-stream"}},
         "required": ["image"],
     }
     body = {
-        **_json({"anyOf": [as_files, as_array]}),
+        **_json({"anyOf": [as_files, as_array]}, example={"images": [_EXAMPLE], "top_k": 1}),
         "multipart/form-data": {"schema": form},
         "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
     }
@@ -123,11 +127,17 @@ def _infer(*parameters: str) -> dict[str, Any]:
         outputs={"type": "array", "items": _TENSOR},
     )
     content = {**_json(answer), "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
-    return _operation("Infer, by the Open Inference Protocol", content, *parameters, body=_json(request))
+    example = {"inputs": [{"name": "images", "datatype": "BYTES", "shape": [1], "data": [_EXAMPLE]}]}
+    body = _json(request, example=example)
+    return _operation("Infer, by the Open Inference Protocol", content, *parameters, body=body)
 
 
-def document(limits: Limits) -> dict[str, Any]:
-    """The description of a server with these limits."""
+def _in_path(name: str, **schema: Any) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", **schema}}
+
+
+def document(limits: Limits, names: Sequence[str]) -> dict[str, Any]:
+    """The description of a server with these limits, which has networks of these names."""
     plain = {"type": "object"}
     text = {"text/plain": {"schema": {"type": "string"}}}
     index = _operation("The networks", _json({"type": "array", "items": plain}))
@@ -162,6 +172,10 @@ def document(limits: Limits) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": {"Refusal": refusal},
+            "parameters": {
+                "model": _in_path("model", **({"enum": [*names]} if names else {})),
+                "version": _in_path("version", pattern="^[1-9][0-9]*$", examples=["1"]),
+            },
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{}, {"key": []}],

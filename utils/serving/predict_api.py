@@ -43,14 +43,14 @@ async def predict(request: Request, service: Service) -> Response:
     """Answers a request of any of the three kinds."""
     served = service.repository.get(request.path_params.get("model"))
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    topk = _whole_number(request.query_params.get("topk"), "topk")
     if kind == "multipart/form-data":
-        return await _predict_files(request, service, served)
+        return await _predict_files(request, service, served, topk)
     if kind.startswith("image/") or kind == "application/octet-stream":
-        topk = _whole_number(request.query_params.get("topk"), "topk")
         found = await service.predictions(served, [await request.body()], ["image"], topk)
         return JSONResponse({"model": served.name, "predictions": [_values(each) for each in found]})
     if kind in ("application/json", "text/plain", ""):
-        return await _predict_json(request, service, served)
+        return await _predict_json(request, service, served, topk)
     raise Refusal(415, f"the type {kind[:80]!r} is not taken: send application/json, multipart/form-data or an image")
 
 
@@ -59,17 +59,17 @@ def _values(prediction: Prediction) -> dict[str, Any]:
 
 
 def _whole_number(value: Any, name: str) -> int | None:
-    """A number of a request, None if it is not there; raises `Refusal`."""
-    if value is None or type(value) is int:
-        return value
+    """A number of a request, at least 1, None if it is not there; raises `Refusal`."""
+    if value is None:
+        return None
     text = str(value)
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise Refusal(400, f"{name} {text[:40]!r} is no whole number")
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text)):
+        raise Refusal(400, f"{name} {text[:40]!r} is no whole number of at least 1")
     return int(text)
 
 
-async def _predict_files(request: Request, service: Service, served: Served) -> Response:
-    """Files of a form, in any of its fields; topk may be a field, or in the address."""
+async def _predict_files(request: Request, service: Service, served: Served, topk: int | None) -> Response:
+    """Files of a form, in any of its fields; topk may be a field, too."""
     limit = service.limits.images
     try:
         form = await request.form(max_files=limit, max_fields=16, max_part_size=1024)
@@ -81,18 +81,18 @@ async def _predict_files(request: Request, service: Service, served: Served) -> 
         files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
         images = [await file.read() for file in files]
         names = [file.filename or f"image {number}" for number, file in enumerate(files)]
-        topk = _whole_number(form.get("topk", request.query_params.get("topk")), "topk")
+        topk = _whole_number(form.get("topk", topk), "topk")
     finally:
         await form.close()
     found = await service.predictions(served, images, names, topk)
     return JSONResponse({"model": served.name, "predictions": [_values(each) for each in found]})
 
 
-async def _predict_json(request: Request, service: Service, served: Served) -> Response:
+async def _predict_json(request: Request, service: Service, served: Served, topk: int | None) -> Response:
     start = perf_counter()
     values = json_object(await request.body())
     images, shape = values.get("images"), values.get("revert_params")
-    topk = _whole_number(values.get("top_k"), "top_k")
+    topk = _whole_number(values.get("top_k", topk), "top_k")
     if isinstance(images, str):
         inputs: list[Any] = _array(images, shape, served)
     elif isinstance(images, list) and all(isinstance(image, str) for image in images):
