@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from utils.console import log, warn
+from utils.console import is_main_process, warn
 from utils.deploy.fast import make_fast
 from utils.deploy.network import Description, ExportedNetwork, Run
 from utils.deploy.paddle_settings import described_input, usual_input
-from utils.errors import FlagError, FormatError, UserError, one_line
+from utils.errors import FlagError, FormatError, UserError, one_line, say_on_stderr
 from utils.flags.paddleclas.use import post_flags
 from utils.flags.parsing import as_typed
 from utils.formats.inference_model import InferenceModel, read_inference_model
@@ -131,7 +131,8 @@ def read_paddle(
         classes = translation.outputs[output].shape[1] or 0
         names = answers.get("class_names") or _class_names(classes, post, model_file)
     values = {**usual_input(image_shape), **found, **given, "image_shape": image_shape}
-    if assumed := {name: value for name, value in values.items() if name not in found and name not in given}:
+    settled = {*found, *given}
+    if assumed := {name: value for name, value in values.items() if name not in settled and value is not None}:
         _report_assumed(model, assumed, model_file)
     description = Description(
         _network_name(settings, model_file),
@@ -155,10 +156,12 @@ def _network_name(settings: InferenceSettings | None, model_file: str) -> str:
 
 
 def _report_assumed(model: InferenceModel, assumed: Mapping[str, Any], model_file: str) -> None:
-    """Says which flags have a value that nobody gave."""
+    """Says which flags have a value that nobody gave; on stderr, as answers go to stdout."""
+    if not is_main_process():
+        return
     where = "no inference.yml is beside it" if model.settings is None else "inference.yml does not say all"
-    shown = (f"--{name}={as_typed(value).replace(' ', ',')}" for name, value in assumed.items() if value is not None)
-    log(f"{model_file}: {where}; of how images are prepared this is assumed: {' '.join(shown)}")
+    shown = (f"--{name}={as_typed(value).replace(' ', ',')}" for name, value in assumed.items())
+    say_on_stderr(f"{model_file}: {where}; of how images are prepared this is assumed: {' '.join(shown)}")
 
 
 def _class_names(classes: int, post: PostProcess | None, model_file: str) -> list[str]:
