@@ -12,9 +12,9 @@ is given float images that are on the device already, and does forward, loss, ba
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,57 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch.nn import functional as F
 
-import models
-from models.network import Network
-from utils.devices import keep_freed_memory, place
-from utils.evaluation.metrics import Meter, means
+from benchmarks.steps import FORMATS, PRINT_STEP, build, choose_device, our_loop, rate
 from utils.flags.line_parser import LineParser
-from utils.reading.loader import Batch
-from utils.reading.normalize import normalize
-from utils.reading.to_device import to_device
-from utils.training.loss import Targets
-from utils.training.optimizer import build_optimizer
-from utils.training.schedule import Schedule
-from utils.training.step import TrainStep
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
-PRINT_STEP = 10
-
-
-def build(args: argparse.Namespace, device: torch.device, data_format: str) -> Network:
-    """The network of either loop, with the same weights every time."""
-    torch.manual_seed(0)
-    model = place(models.build(args.model), device, FORMATS[data_format]).train()
-    if args.compile:
-        model.compile()
-    return model
-
-
-def our_loop(
-    args: argparse.Namespace, device: torch.device, data_format: str, dtype: torch.dtype | None
-) -> Callable[[int], None]:
-    """train.py's loop, as a function of the number of steps."""
-    model = build(args, device, data_format)
-    optimizer = build_optimizer(model, "piecewise_decay", 0.001, 1e-4)
-    step = TrainStep(
-        model, optimizer, Schedule("piecewise_decay", 0.001, 1000, 100), amp_dtype=dtype, loss_scale=1024.0
-    )
-    images = torch.randint(256, (args.batch_size, args.image_size, args.image_size, 3), dtype=torch.uint8)
-    labels = torch.randint(1000, (args.batch_size,))
-    if device.type == "cuda":
-        images, labels = images.pin_memory(), labels.pin_memory()
-    batch = Batch(images, labels, torch.arange(args.batch_size))
-
-    def run(steps: int) -> None:
-        meter = Meter(device)
-        for pixels, targets, _ in to_device([batch] * steps, device):
-            loss, logits = step(normalize(pixels, MEAN, STD, FORMATS[data_format]), Targets(targets))
-            meter.add(loss, logits, targets, step.step)
-            if step.step % PRINT_STEP == 0:
-                means(meter.take())
-
-    return run
 
 
 def bare_loop(
@@ -100,17 +51,6 @@ def bare_loop(
     return run
 
 
-def rate(run: Callable[[int], None], steps: int, batch_size: int, device: torch.device) -> float:
-    """Images per second over so many steps."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run(steps)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return steps * batch_size / (time.perf_counter() - start)
-
-
 def main() -> None:
     parser = LineParser(__doc__)
     parser.add_argument("--model", default="ResNet50")
@@ -120,17 +60,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--compile", action="store_true", help="torch.compile both networks")
     parser.add_argument("--cpu", action="store_true", help="also where there is a GPU")
+    parser.add_argument("--mixed_only", action="store_true", help="only in mixed precision and NHWC")
+    parser.add_argument("--save_json_path", help="file for the figures, an object for each precision and layout")
     args = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
-    if device.type == "cpu":
-        keep_freed_memory()  # as train.py does; the C library has one allocator for both
-    half = torch.float16 if device.type == "cuda" else torch.bfloat16
+    device, half = choose_device(args.cpu)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     size = f"{args.image_size} x {args.image_size}"
     print(f"{args.model}, batch {args.batch_size}, {size}, {name}, torch {torch.__version__}")
 
-    medians = []
-    for data_format, dtype in (("NCHW", None), ("NHWC", None), ("NHWC", half)):
+    medians, figures = [], []
+    kinds = [("NCHW", None), ("NHWC", None), ("NHWC", half)]
+    for data_format, dtype in kinds[-1:] if args.mixed_only else kinds:
         loops = [make(args, device, data_format, dtype) for make in (our_loop, bare_loop)]
         for loop in loops:
             loop(2 if device.type == "cpu" else PRINT_STEP)  # warm up
@@ -143,7 +83,11 @@ def main() -> None:
             f"{data_format} {precision:8}  train.py {ours:8.2f} img/s  bare {bare:8.2f} img/s  share {share:.3f}",
             flush=True,
         )
-    print(f"train.py, NHWC: {precision} {medians[2] / medians[1]:.2f} times as fast as float32")
+        figures.append({"layout": data_format, "precision": precision, "ours": ours, "bare": bare, "share": share})
+        if args.save_json_path:
+            Path(args.save_json_path).write_text(json.dumps(figures) + "\n")
+    if not args.mixed_only:
+        print(f"train.py, NHWC: {figures[2]['precision']} {medians[2] / medians[1]:.2f} times as fast as float32")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if for_gpu:
+        import torch  # which many a file of tests does without
+
+        for item in for_gpu if not torch.cuda.is_available() else ():
+            item.add_marker(pytest.mark.skip(reason="no GPU here"))
     if config.getoption("--all"):
         return
     full = [item for item in items if item.get_closest_marker("full")]

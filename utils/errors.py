@@ -19,6 +19,12 @@ PATIENCE = 10.0
 FREE_MEMORY = "free some on this machine"
 LESS_MEMORY = "lower --batch_size, or --image_shape"
 
+# What PyTorch, CUDA's libraries and ONNX Runtime say of too little memory, beside what has a type of its own.
+OUT_OF_MEMORY = re.compile(
+    r"DefaultCPUAllocator: can't allocate memory|CUDA error: out of memory|CU(BLAS|DNN|SOLVER)_STATUS_ALLOC_FAILED"
+    r"|Failed to allocate memory for requested buffer"
+).search
+
 
 class UserError(Exception):
     """A problem that the user can mend: bad input, a missing file, weights that do not fit.
@@ -133,12 +139,15 @@ def of_the_machine(error: BaseException, less_memory: str = FREE_MEMORY) -> str 
         return f"{name}{reason(error)}"
     # PyTorch's own errors, of a GPU and of a CPU, are told by name and text: nothing here imports it.
     text = str(error)
-    if (
-        isinstance(error, MemoryError | OSError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "DefaultCPUAllocator: can't allocate memory" in text
-    ):
+    if isinstance(error, MemoryError | OSError) or type(error).__name__ == "OutOfMemoryError" or OUT_OF_MEMORY(text):
         return f"out of memory: {less_memory} ({' '.join(text.split())[:200]})"
+    if "no kernel image is available" in text:
+        return (
+            "this PyTorch has no code for this GPU: install one that has (https://pytorch.org/get-started/locally), or "
+            "give --device=cpu"
+        )
+    if type(error).__name__ in ("TritonMissing", "GPUTooOldForTriton"):
+        return f"--use_compile: PyTorch compiles for a GPU by Triton: {text.splitlines()[0][:200]}; leave the flag out"
     if "No working C++ compiler found" in text or "Failed to find C compiler" in text:  # of Inductor, of Triton
         return "--use_compile: there is no C++ compiler: install gcc and g++, or name them in the variables CC and CXX"
     if type(error).__name__ in ("BackendCompilerFailed", "InductorError"):

@@ -47,6 +47,26 @@ def fails_with(error: BaseException):
             "script.py: error: out of memory: free some on this machine (9 GB or so)",
         ),
         (
+            RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+            1,
+            "script.py: error: out of memory: free some on this machine (cuDNN error: CUDNN_STATUS_ALLOC_FAILED)",
+        ),
+        (
+            RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+            1,
+            "script.py: error: out of memory: free some on this machine (CUDA error: out of memory CUDA kernel",
+        ),
+        (
+            RuntimeError("CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors"),
+            1,
+            "script.py: error: this PyTorch has no code for this GPU: install one that has ",
+        ),
+        (
+            type("TritonMissing", (RuntimeError,), {})("Cannot find a working triton installation.\nMore"),
+            1,
+            "script.py: error: --use_compile: PyTorch compiles for a GPU by Triton: Cannot find a working triton inst",
+        ),
+        (
             RuntimeError("InductorError: RuntimeError: Failed to find C compiler. Please specify via CC\nTraceback"),
             1,
             "script.py: error: --use_compile: ",

@@ -25,7 +25,6 @@ def dali_is_installed() -> bool:
         return False
 
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 needs_dali = pytest.mark.skipif(not dali_is_installed(), reason="needs NVIDIA DALI, see requirements-dali.txt")
 
 
@@ -109,7 +108,7 @@ def test_resuming_giving_up_and_sharing(folder, training):
 
 
 @needs_dali
-@pytest.mark.parametrize("pin_memory", [False, pytest.param(True, marks=needs_gpu)])
+@pytest.mark.parametrize("pin_memory", [False, pytest.param(True, marks=pytest.mark.gpu)])
 def test_a_batch_is_not_written_over_while_it_waits_to_be_copied(folder, pin_memory):
     """The next batches are made while the GPU is still at earlier work, behind which the copies are queued."""
     dali, _ = loaders(folder, training=True, batch_size=1, pin_memory=pin_memory)

@@ -149,3 +149,20 @@ def test_an_environment_of_windows(house):
         result = run_sh("eval", "--topk=3", root=house, **{"PYTHON": "", **variables})
         assert result.returncode == 0, result.stderr
         assert result.stdout == "eval --topk=3\n"
+
+
+def test_prove_takes_an_interpreter_that_brings_all(house):
+    """Nothing is installed on a machine that has its own torch, torchvision and OpenCV; otherwise as for every command."""
+    (house / "benchmarks" / "prove").mkdir(parents=True)
+    (house / "benchmarks" / "prove" / "__main__.py").write_text("import sys\nprint('proven', *sys.argv[1:])\n")
+    environment = {"PYTHON": str(house / "env" / "bin" / "python")}
+    bring_torch(house, "2.11.0+cu130")
+    site = next((house / "env").glob("lib/python*/site-packages"))
+    for module in ("torchvision", "safetensors", "yaml", "filelock"):
+        (site / f"{module}.py").touch()
+    result = run_sh("prove", "--minutes=5", root=house, **environment)
+    assert (result.returncode, result.stdout) == (0, "proven --minutes=5\n"), result.stderr
+    assert not (house / "pip.log").exists()
+    (site / "torchvision.py").unlink()
+    assert run_sh("prove", root=house, **environment).stdout.endswith("proven\n")
+    assert (house / "pip.log").exists()

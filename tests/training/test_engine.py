@@ -26,7 +26,7 @@ from utils.training.mixing import mix
 from utils.training.optimizer import build_optimizer
 from utils.training.step import TrainStep
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 # ---------------------------------------------------------------------------------------------------- accumulation
