@@ -10,10 +10,11 @@ import argparse
 import itertools
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from utils.errors import LESS_MEMORY, run_script
 from utils.flags import Flags, parse
+from utils.flags.kinds import AUTO
 
 if __name__ == "__main__":
     parse("train")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.network import Network
 from utils.console import log, report_unreadable
 from utils.devices import amp_dtype, choose_device, in_mixed_precision, memory_format
 from utils.evaluation.meters import validation_meter
@@ -34,13 +36,14 @@ from utils.processes import (
     rank,
     world_size,
 )
-from utils.reading.build import train_loader, val_loader
+from utils.reading.build import train_loader, training_images, val_loader
 from utils.reading.file_report import report_contents, report_files
 from utils.reading.loader import Batch, Loader
 from utils.reading.normalize import normalize
 from utils.reading.numbering import check_parts, classes_seen, known_names
 from utils.reading.to_device import copies_of_first, to_device
 from utils.training import mixing
+from utils.training.batch_size import check_auto, choose_batch_size
 from utils.training.build import (
     build_train_step,
     check_train_flags,
@@ -66,6 +69,7 @@ def main() -> None:
     args = parse("train")
     settle_update_freq(args)
     check_train_flags(args)
+    check_auto(args)
     weights = args.pretrained_model or (args.checkpoint if args.checkpoint != "auto" else None)
     resolve_input(args, weights and paddleclas_input(weights, args.model, args.pretrained_key))
     device = choose_device(args)
@@ -90,12 +94,15 @@ def train(args: Flags, device: torch.device, start: RunStart) -> int:
     Returns:
         The number of the signal that ended the run, or 0.
     """
-    position = start.position
+    position, images = start.position, None
+    if args.batch_size == AUTO:
+        images = training_images(args)
+        args.batch_size = position.batch_size = choose_batch_size(args, device, len(images))
     position.seed = seed_everything(args.random_seed if position.seed is None else position.seed, args.enable_ce)
 
     # Every process reads its rows of the same global batches.
     shares = {"rank": rank(), "world_size": world_size(), "pin_memory": device.type == "cuda"}
-    loader = train_loader(args, position.seed, **shares)
+    loader = train_loader(args, position.seed, **shares, images=images)
     classes = args.class_dim if "class_dim" in args.given else classes_seen(loader.images)
     known = known_names(loader.images, args.data_dir, classes)
     test_loader = val_loader(args, **shares, class_names=known) if args.validate else None
@@ -111,9 +118,7 @@ def train(args: Flags, device: torch.device, start: RunStart) -> int:
     model = build_model(args)
     check_stages(args, model)
     if args.pretrained_model and start.resumed is None:
-        excluded = [name.strip() for name in (args.finetune_exclude_pretrained_params or "").split(",")]
-        choices = {"key": args.pretrained_key, "skip_misfits": args.skip_misfits, "class_names": class_names}
-        log(str(load_pretrained(model, args.pretrained_model, excluded, **choices, remedies=TO_TRAIN)))
+        load_start(args, model, class_names)
     label_shares = loader.images.labels.mean(0) if args.multi_label else None
     step = build_train_step(args, model, device, label_shares, class_weights(args, loader.images))
     if args.lr_range_test:
@@ -168,6 +173,13 @@ def endless_batches(
         begin_epoch(args, step.model, min(epoch, args.num_epochs - 1), epoch == 0)
         for number, (images, labels, _) in enumerate(read(args, device, loader, epoch)):
             yield prepare(args, device, images, labels, (loader.seed, epoch, number))
+
+
+def load_start(args: argparse.Namespace, model: Network, class_names: Sequence[str | None]) -> None:
+    """Gives a network the weights of --pretrained_model."""
+    excluded = [name.strip() for name in (args.finetune_exclude_pretrained_params or "").split(",")]
+    choices = {"key": args.pretrained_key, "skip_misfits": args.skip_misfits, "class_names": class_names}
+    log(str(load_pretrained(model, args.pretrained_model, excluded, **choices, remedies=TO_TRAIN)))
 
 
 def is_validated(args: argparse.Namespace, epoch: int) -> bool:

@@ -28,6 +28,24 @@ def usable_processors() -> int:
     return os.cpu_count() or 1
 
 
+def free_memory() -> float:
+    """Bytes of memory that this process may still take: of the machine or, where it has less, of its container.
+
+    Infinite where the system does not say (macOS, Windows).
+    """
+    found = [float("inf")]
+    with contextlib.suppress(OSError, ValueError, StopIteration), open("/proc/meminfo", encoding="ascii") as file:
+        found.append(float(next(line for line in file if line.startswith("MemAvailable:")).split()[1]) * 1024)
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):
+            numbers = [int(Path("/sys/fs/cgroup", name).read_text(encoding="ascii")) for name in (limit, used)]
+            found.append(max(0.0, float(numbers[0] - numbers[1])))
+    return min(found)
+
+
 def open_at_once(path: str) -> int:
     """A descriptor to read a file by, without waiting for somebody to write into it if it is a pipe.
 

@@ -60,6 +60,9 @@ non_negative = number(float, 0)
 fraction = number(float, 0, 1)
 part = number(float, 0, 1, below=True)  # of which a whole makes no sense: a momentum of 1 never forgets
 
+# What --batch_size=auto stands for until a number is chosen.
+AUTO = 0
+
 # Of --crop_sweep.
 MOST_SIZES, LARGEST_SIZE = 1000, 65535
 # Of an image that is trained on.

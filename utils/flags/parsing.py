@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from utils import PIXELS_VARIABLE
 from utils.console import log
 from utils.errors import FlagError
+from utils.flags.kinds import AUTO
 from utils.flags.line_parser import LineParser
 from utils.flags.table import GROUPS, SCRIPTS, Flag, flags_of
 
@@ -217,6 +218,8 @@ def parse(script: str, argv: Sequence[str] | None = None) -> Flags:
         for flag in flags:
             if script in flag.required and not typed.get(flag.name):
                 parser.error(f"--{flag.name} is required (see --help)")
+    if script != "train" and typed.get("batch_size") == AUTO:
+        parser.error("--batch_size=auto is for training: give a number")
     if "max_image_pixels" in typed:
         os.environ[PIXELS_VARIABLE] = str(typed["max_image_pixels"])
     defaults = {flag.name: flag.default_for(script) for flags in GROUPS.values() for flag in flags}

@@ -9,6 +9,7 @@ from typing import Any
 from utils import MAX_IMAGE_PIXELS
 from utils.flags.inputs import BACKENDS, CHANNEL_ORDERS, LARGEST_MEAN, LARGEST_STD, RESIZE_MODES
 from utils.flags.kinds import (
+    AUTO,
     boolean,
     data_root,
     delimiter,
@@ -183,8 +184,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("num_epochs", positive_int, 120, T, "Number of epochs."),
         Flag("batch_size", positive_int, 8, TEIPRC,
              "Images per step over all devices and processes; must divide evenly. infer, predict: images that each "
-             "process runs at once. convert_model: of --calibration_dir.",
-             defaults={"eval": 256, "reader": 32}),
+             "process runs at once. convert_model: of --calibration_dir. train: auto tries how many images fit into "
+             "the GPU or, on a CPU, make training faster.",
+             defaults={"eval": 256, "reader": 32}, words={"auto": AUTO}),
         Flag("test_batch_size", positive_int, 16, T, "The same for validation."),
         Flag("lr", positive, 0.1, T, "Base learning rate, for the whole batch."),
         Flag("lr_strategy", str, "piecewise_decay", T,

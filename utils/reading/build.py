@@ -145,12 +145,19 @@ def _pipeline(args: Namespace) -> type[Loader]:
     return DaliLoader if args.use_dali else OpenCVLoader
 
 
-def train_loader(args: Namespace, seed: int, rank: int = 0, world_size: int = 1, pin_memory: bool = False) -> Loader:
-    """The training loader that train.py's flags ask for."""
+def train_loader(
+    args: Namespace,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+    images: ImageList | None = None,
+) -> Loader:
+    """The training loader that train.py's flags ask for; `images` are its list, if that has been read."""
     _check_training(args)
     batch_size = share_of_batch("batch_size", args.batch_size, world_size)
     return _pipeline(args)(
-        training_images(args),
+        training_images(args) if images is None else images,
         train_transform(args),
         batch_size,
         training=True,

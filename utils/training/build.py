@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import inspect
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ from utils.devices import amp_dtype, keep_compiled_code_by_processor, memory_for
 from utils.errors import FlagError
 from utils.evaluation.meters import best_metric, check_labels
 from utils.flags.idle import PLATEAU, WARM_UP_STRATEGIES, note_idle_flags
+from utils.flags.kinds import AUTO
 from utils.processes import world_size
 from utils.training.distill_terms import HARD, OF_ALL, OF_BOTH, OF_SEVERAL_LABELS, terms_of_words
 from utils.training.distillation import Distillation
@@ -57,7 +59,7 @@ def check_train_flags(args: argparse.Namespace) -> None:
         raise FlagError(
             f"--{decay} {getattr(args, decay):g} at --lr {args.lr:g} takes all of a weight away in a step: lower it"
         )
-    if args.accumulate_steps > args.batch_size:
+    if args.batch_size != AUTO and args.accumulate_steps > args.batch_size:
         raise FlagError(f"--accumulate_steps {args.accumulate_steps} is more than the images of a batch: lower it")
     if args.min_lr > args.lr:
         raise FlagError(f"--min_lr {args.min_lr:g} is above --lr {args.lr:g}")
@@ -322,6 +324,7 @@ def build_train_step(
     device: torch.device,
     label_shares: np.ndarray | None = None,
     class_weights: np.ndarray | None = None,
+    alone: bool = False,
 ) -> TrainStep:
     """Moves the network to the device and builds what trains it, by the flags.
 
@@ -331,13 +334,17 @@ def build_train_step(
         device: of this process.
         label_shares: each label's share of the training images, (classes,), for --label_weights_by_ratio.
         class_weights: of the classes in the loss, (classes,), for --class_weights.
+        alone: whatever other processes there are, this one trains by itself.
     """
     freeze(model, args)
+    if alone:
+        args = copy.copy(args)
+        args.sync_bn = False
     _prepare(model, args, device)
     criterion = build_criterion(args, label_shares, device, class_weights)
     distillation = build_distillation(args, model, label_shares, device, criterion)
     network: nn.Module = model if distillation is None else distillation
-    if world_size() > 1:
+    if world_size() > 1 and not alone:
         # Batch-norm statistics stay with their process; those of rank 0 are handed round before they are used.
         # (PyTorch 2.13 renamed the option.)
         known = inspect.signature(DistributedDataParallel).parameters

@@ -57,6 +57,7 @@ def run_seeds(args: Flags, run: Callable[[Flags], int]) -> int:
             if signal := run(own):
                 return signal
             gc.collect()  # the network and its optimizer refer to each other
+            args.batch_size = own.batch_size  # --batch_size=auto is of all runs the same
             found = _figures(own, finished=False)
         results[seed] = found or {}
         if is_main_process():

@@ -12,6 +12,7 @@ from utils.console import is_main_process, log, warn
 from utils.errors import UserError, cut, one_line
 from utils.evaluation.metrics import FIELDS
 from utils.flags import Flags
+from utils.flags.kinds import AUTO
 from utils.formats.training_states import TrainingState
 from utils.processes import StopSignal, broadcast_module, broadcast_object, rank
 from utils.training.checkpoint import (
@@ -73,6 +74,9 @@ class RunStart:
             found = broadcast_object(find_resumed(args, self.path) if is_main_process() else None)
             self.resumed: Path | None = found["folder"] if found else None
             self.position: Position = found["position"] if found else Position(args.batch_size)
+            if args.batch_size == AUTO and self.position.batch_size != AUTO:
+                args.batch_size = self.position.batch_size
+                log(f"--batch_size=auto: --batch_size={args.batch_size}, which the run was begun with")
             self.position.batch_size = args.batch_size
             self._training: dict[str, Any] | None = found["training"] if found else None
             self._original: TrainingState | None = found["original"] if found else None
@@ -239,7 +243,7 @@ def check_resumed(args: Flags, folder: Path, position: Position, notes: dict[str
         warn("--start_epoch does nothing here: the checkpoint tells where the run is")
     if args.random_seed not in (None, position.seed):
         warn(f"--random_seed does nothing here: the run goes on with its own, {position.seed}")
-    if position.step_in_epoch and position.batch_size != args.batch_size:
+    if position.step_in_epoch and args.batch_size not in (AUTO, position.batch_size):
         raise UserError(
             f"--checkpoint: {folder} is in the middle of an epoch of batches of {position.batch_size}; "
             f"resume with --batch_size={position.batch_size}"
