@@ -6,7 +6,8 @@
 From normalized images in memory to probabilities. Every contestant has a process of its own, and all but the one whose
 turn it is are stopped; each one's best time counts.
 
-    predict.py      the program, as predict.py --model_file=PROGRAM runs it
+    predict.py      the program, as predict.py --model_file=PROGRAM --engine=auto runs it: by the fastest engine
+    pytorch         the same by --engine=pytorch
     onnxruntime     what utils/convert_model.py --inference_format=onnx makes of it, in ONNX Runtime
     openvino        the same in OpenVINO
     paddle          the program in Paddle Inference, with oneDNN in float32
@@ -21,6 +22,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -30,13 +32,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from benchmarks.turns.contestants import command
-from benchmarks.turns.race import Contestant, race
-from utils.deploy.export import export_program, test_images, write_export
+from benchmarks.turns.race import rates, start
+from benchmarks.turns.report import ISAS, machine, table, useful_isas, write_table
+from utils.deploy.comparing import export_program, test_images
+from utils.deploy.export import write_export
 from utils.deploy.paddle_model import PaddleModel, read_paddle
 from utils.errors import UserError, run_script
 from utils.flags.line_parser import LineParser
 
-CONTESTANTS = ("predict.py", "onnxruntime", "openvino", "paddle", "paddle_plain")
+CONTESTANTS = ("predict.py", "pytorch", "onnxruntime", "openvino", "paddle", "paddle_plain")
+PACKAGES = ("torch", "onnxruntime", "openvino")
 
 
 def parameters_beside(program: Path) -> Path:
@@ -60,27 +65,23 @@ def write_onnx(model: PaddleModel, folder: Path) -> Path:
     return write_export(program, images, expected, model.description, folder, "onnx", "--model_file")
 
 
-def start(program: Path, onnx: Path | None, size: int, batch_size: int, args: argparse.Namespace) -> list[Contestant]:
-    """Starts all contestants for a program; says who cannot take part."""
+def commands(
+    program: Path, onnx: Path | None, size: int, batch_size: int, args: argparse.Namespace
+) -> dict[str, list[str]]:
+    """The commands that start the contestants for a program."""
     numbers = batch_size, size, args.threads
-    commands = {"predict.py": command(sys.executable, "exported", program, "auto", args.precision, *numbers)}
+    found = {
+        name: command(sys.executable, "exported", program, engine, args.precision, *numbers)
+        for name, engine in (("predict.py", "auto"), ("pytorch", "pytorch"))
+    }
     for engine in ("onnxruntime", "openvino"):
         if onnx is not None and importlib.util.find_spec(engine) is not None:
-            commands[engine] = command(sys.executable, "exported", onnx, engine, args.precision, *numbers)
+            found[engine] = command(sys.executable, "exported", onnx, engine, args.precision, *numbers)
     if args.precision == "float32":
         files = program, parameters_beside(program)
         for name, onednn in (("paddle", True), ("paddle_plain", False)):
-            commands[name] = command(args.paddle_python, "paddle", *files, onednn, *numbers)
-    contestants = []
-    for name, words in commands.items():
-        if name not in args.contestant:
-            continue
-        contestant = Contestant(name, words, {"OMP_NUM_THREADS": str(args.threads)})
-        if contestant.error is None:
-            contestants.append(contestant)
-        else:
-            print(f"  {name:<15} left out: {contestant.error}")
-    return contestants
+            found[name] = command(args.paddle_python, "paddle", *files, onednn, *numbers)
+    return {name: words for name, words in found.items() if name in args.contestant}
 
 
 def main() -> None:
@@ -92,14 +93,24 @@ def main() -> None:
         "--contestant", type=lambda text: text.split(","), default=CONTESTANTS, help="some of those above"
     )
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of a turn")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=0.6, help="length of a turn")
+    parser.add_argument("--isa", type=lambda text: text.split(","), default=["default", "AVX2"])
+    parser.add_argument("--table", type=Path, help="file that the tables are written to, or into")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
     if not args.model_file:
         parser.error("--model_file is required: programs that PaddlePaddle exported, separated by commas")
-    settings = f"PyTorch {torch.__version__}, {args.threads} threads, {args.precision}"
-    print(f"{settings}; images per second (milliseconds a batch)")
+    texts = [race_all(isa, args) for isa in useful_isas(args.isa)]
+    if args.table:
+        write_table(args.table, "paddle_inference", "\n\n".join(texts))
+
+
+def race_all(isa: str, args: argparse.Namespace) -> str:
+    """Races for all programs with some of the processor's instructions; returns the table."""
+    about = f"{machine(args.threads, PACKAGES, isa)}{paddle_version(args.paddle_python)}; {args.precision}"
+    print(f"{about}; images per second (milliseconds a batch)")
+    rows = {}
     for file in map(Path, args.model_file):
         model = read_paddle(str(file), None, {})
         size = model.description.image_shape[-1]
@@ -107,11 +118,27 @@ def main() -> None:
             wants_onnx = {"onnxruntime", "openvino"} & set(args.contestant)
             has_onnx = wants_onnx and importlib.util.find_spec("onnxscript") and importlib.util.find_spec("onnxruntime")
             onnx = write_onnx(model, Path(folder)) if has_onnx else None
+            # What predict.py keeps of its measurements is this race's own.
+            cache = os.path.join(folder, "cache")
+            environment = {"OMP_NUM_THREADS": str(args.threads), "XDG_CACHE_HOME": cache, **ISAS[isa]}
             for batch_size in args.batch_size:
                 print(f"\n{file}, batch size {batch_size}")
-                best = race(start(file, onnx, size, batch_size, args), args.rounds, args.seconds)
-                for name, seconds in sorted(best.items(), key=lambda item: item[1]):
-                    print(f"  {name:<15} {batch_size / seconds:8.1f} ({seconds * 1000:.1f})", flush=True)
+                contestants = start(commands(file, onnx, size, batch_size, args), environment)
+                title = f"{model.description.network}, batch {batch_size}"
+                rows[title] = rates(contestants, batch_size, args.rounds, args.seconds)
+    shares = {
+        "predict.py: share of the fastest": ("predict.py", CONTESTANTS),
+        "predict.py over Paddle": ("predict.py", ("paddle", "paddle_plain")),
+        "pytorch over Paddle": ("pytorch", ("paddle", "paddle_plain")),
+    }
+    return f"{about}:\n\n{table(rows, CONTESTANTS, shares)}"
+
+
+def paddle_version(python: str) -> str:
+    """The version of PaddlePaddle that a Python has, for the table; nothing if it has none."""
+    words = [python, "-c", "import importlib.metadata as m; print(m.version('paddlepaddle'))"]
+    found = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    return f", paddlepaddle {found}" if found else ""
 
 
 if __name__ == "__main__":

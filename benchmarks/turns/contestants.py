@@ -1,11 +1,17 @@
-"""The contestants of benchmarks/paddle_inference.py; each runs in a process of its own.
+"""The contestants of benchmarks/inference.py and paddle_inference.py; each runs in a process of its own.
 
 Paddle Inference may have a Python of its own, too, without PyTorch: each imports what it needs itself.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -16,19 +22,82 @@ def command(python: str, contestant: str, *words: object) -> list[str]:
     return [python, "-c", f"{program}; contestants.{contestant}(*sys.argv[1:])", *map(str, words)]
 
 
-def exported(model_file: str, engine: str, precision: str, batch_size: str, image_size: str, threads: str) -> None:
-    """A network as predict.py runs it."""
+def exported(
+    model_file: str,
+    engine: str,
+    precision: str,
+    batch_size: str,
+    image_size: str,
+    threads: str,
+    device: str = "cpu",
+    clock: str = "wall",
+) -> None:
+    """A network as predict.py runs it; of `auto` the engine that a measurement says is the fastest."""
+    import math
+
     import torch
 
-    from benchmarks.turns.race import pixels, serve
+    from benchmarks.turns.race import pixels
     from utils.deploy.exported import load_exported
 
     torch.set_num_threads(int(threads))
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
-    network = load_exported(model_file, None, torch.device("cpu"), dtype, engine=engine, batch_size=int(batch_size))
+    network = load_exported(
+        model_file,
+        device=device,
+        dtype=_dtype(precision),
+        engine=engine,
+        batch_size=int(batch_size),
+        images=math.inf,
+        measure=True,
+    )
     images = torch.from_numpy(pixels(int(batch_size), int(image_size)))
-    images = images.to(network.dtype, memory_format=network.memory_format)
-    serve(lambda: network(images))
+    images = images.to(network.device, network.dtype, memory_format=network.memory_format)
+    _serve(lambda: network(images), device, clock)
+
+
+def network(
+    contestant: str,
+    name: str,
+    precision: str,
+    batch_size: str,
+    image_size: str,
+    threads: str,
+    device: str,
+    clock: str,
+) -> None:
+    """A network as PyTorch runs it, see `benchmarks.turns.networks.runner`."""
+    import torch
+
+    from benchmarks.turns.networks import runner
+    from benchmarks.turns.race import pixels
+
+    torch.set_num_threads(int(threads))
+    images = torch.from_numpy(pixels(int(batch_size), int(image_size))).to(device)
+    try:
+        run = runner(contestant, name, images, _dtype(precision))
+    except LookupError:
+        raise SystemExit(f"{contestant} is not installed, or has no {name}") from None
+    _serve(run, device, clock)
+
+
+def _dtype(precision: str) -> torch.dtype:
+    import torch
+
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision, torch.float32)
+
+
+def _serve(run: Callable[[], object], device: str, clock: str) -> None:
+    """Has `benchmarks.turns.race.serve` run it until a GPU has finished, too, by one of two clocks: wall, process."""
+    import torch
+
+    from benchmarks.turns.race import serve
+
+    def whole() -> None:
+        run()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    serve(whole, time.process_time if clock == "process" else time.perf_counter)
 
 
 def paddle(program: str, params: str, onednn: str, batch_size: str, image_size: str, threads: str) -> None:

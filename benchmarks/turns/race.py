@@ -83,6 +83,26 @@ def race(contestants: list[Contestant], rounds: int, seconds: float) -> dict[str
     return best
 
 
+def start(commands: dict[str, list[str]], environment: dict[str, str]) -> list[Contestant]:
+    """Starts contestants by their names, one after the other; says who cannot take part, and why."""
+    contestants = []
+    for name, words in commands.items():
+        contestant = Contestant(name, words, environment)
+        if contestant.error is None:
+            contestants.append(contestant)
+        else:
+            print(f"  {name:<15} left out: {contestant.error}", flush=True)
+    return contestants
+
+
+def rates(contestants: list[Contestant], batch_size: int, rounds: int, seconds: float) -> dict[str, float]:
+    """Images per second of each contestant in a race, which are printed, the fastest first."""
+    best = race(contestants, rounds, seconds)
+    for name, taken in sorted(best.items(), key=lambda item: item[1]):
+        print(f"  {name:<15} {batch_size / taken:8.1f} ({taken * 1000:.1f})", flush=True)
+    return {name: batch_size / taken for name, taken in best.items()}
+
+
 def pixels(batch_size: int, image_size: int) -> np.ndarray:
     """Normalized images, (N, 3, H, W), float32."""
     return np.random.RandomState(7).uniform(-2, 2, (batch_size, 3, image_size, image_size)).astype(np.float32)

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import small_classifier
 from paddle_programs import example_files
 
 from benchmarks import inference
-from utils.deploy.export import save_inference
-from utils.deploy.network import Description
+from benchmarks.turns import report
+from benchmarks.turns.report import table, write_table
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = "--model=MobileNetV1_x0_25"
@@ -32,7 +31,10 @@ CASES = {
         [NETWORK, "--batch_size=2", "--image_size=32", "--steps=1", "--rounds=1", "--cpu"],
         r"NHWC bfloat16 +train\.py +\d",
     ),
-    "inference": ([NETWORK, "--batch_size=1", "--precision=float32", "--rounds=1", "--cpu"], r"channels_last +\S*\d"),
+    "inference": (
+        [NETWORK, "--batch_size=1", "--rounds=1", "--seconds=0.01", "--cpu", "--contestant=pytorch,channels_last"],
+        r"channels_last +\d(.*\n)*  pytorch +\d|pytorch +\d(.*\n)*  channels_last +\d",
+    ),
     "forward_backward": ([NETWORK, "--image_size=64", "--rounds=1", "--cpu"], r"MobileNetV1_x0_25 \| 64 \| 0.47 "),
 }
 
@@ -57,28 +59,52 @@ def test_exported_programs_are_raced(tmp_path):
     paddle.chmod(0o755)
     command = [sys.executable, str(ROOT / "benchmarks" / "paddle_inference.py"), f"--model_file={tmp_path}/model"]
     command += [f"--paddle_python={paddle}", "--batch_size=2", "--rounds=1", "--seconds=0.01", "--threads=1"]
-    command += ["--contestant=predict.py,paddle,paddle_plain"]
+    command += ["--contestant=pytorch,paddle,paddle_plain"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^  predict\.py +\d", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^  pytorch +\d", done.stdout, re.MULTILINE), done.stdout
     assert done.stdout.count("left out: PaddlePaddle is not here") == 2
 
 
-def test_inference_without_openvino(tmp_path, monkeypatch):
-    """In bfloat16 nothing runs NAME/model.onnx on a CPU then, and the others still have their turn."""
-    description = Description("MobileNetV1_x0_25", list("abcd"), [3, 32, 32], 32, 1, [0.5] * 3, [0.25] * 3)
-    save_inference(small_classifier(), description, tmp_path)
+def test_only_what_is_installed_takes_part(monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else found(name))
-    files = {"pytorch": tmp_path / "model", "onnx": tmp_path / "model"}
-    names = [name for name, _ in inference.engines(files, torch.randn(1, 3, 32, 32), "bfloat16", inference.CONTESTANTS)]
-    assert names == ["pytorch"]
+    files = {"program": Path("model"), "onnx": Path("model.onnx"), "int8": Path("model_int8.onnx")}
+    monkeypatch.setattr(sys, "argv", ["inference", NETWORK, "--cpu", "--contestant=pytorch,openvino,onnxruntime,timm"])
+    args = inference.parse()
+    name = "MobileNetV1_x0_25"
+    assert list(inference.commands(name, files, "bfloat16", 1, args)) == ["pytorch", "onnxruntime", "timm"]
+    (words,) = inference.commands(name, files, "int8", 1, args).values()
+    assert "model_int8.onnx" in words and "onnxruntime" in words
+
+
+def test_tables_of_races(tmp_path, monkeypatch):
+    rows = {"A, batch 1": {"predict.py": 30.0, "paddle": 20.0}, "B, batch 8": {"predict.py": 10.0, "timm": 40.0}}
+    shares = {
+        "of the fastest": ("predict.py", ("predict.py", "paddle", "timm")),
+        "over Paddle": ("predict.py", ["paddle"]),
+    }
+    text = table(rows, ("predict.py", "eager", "timm", "paddle"), shares)
+    assert text.splitlines() == [
+        "| | predict.py | timm | paddle | of the fastest | over Paddle |",
+        "|---|--:|--:|--:|--:|--:|",
+        "| A, batch 1 | 30.0 |  | 20.0 | 1.00 | 1.50 |",
+        "| B, batch 8 | 10.0 | 40.0 |  | 0.25 |  |",
+    ]
+    path = tmp_path / "page.md"
+    path.write_text("before\n<!-- race -->\nold\n<!-- /race -->\nafter\n")
+    write_table(path, "race", text)
+    assert path.read_text() == f"before\n<!-- race -->\n{text}\n<!-- /race -->\nafter\n"
+    monkeypatch.setattr(report, "instructions", lambda: "AVX2")
+    assert report.useful_isas(["default", "AVX2"]) == ["default"]
+    monkeypatch.setattr(report, "instructions", lambda: "AMX")
+    assert report.useful_isas(["default", "AVX2"]) == ["default", "AVX2"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="takes the error of a machine without a GPU for a sign")
-@pytest.mark.parametrize("name", ["crops", "forward_backward", "inference", "train_step"])
+@pytest.mark.parametrize("name", ["crops", "forward_backward", "train_step"])
 def test_a_gpu_is_used_unless_told_otherwise(name, monkeypatch):
-    flags = [NETWORK, "--batch_size=1", "--rounds=1", *["--contestant=eager"] * (name == "inference")]
+    flags = [NETWORK, "--batch_size=1", "--rounds=1"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(sys, "argv", [name, *flags])
     with pytest.raises((RuntimeError, AssertionError), match=r"CUDA|NVIDIA"):
