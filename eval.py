@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +26,7 @@ import torch
 
 from utils.console import is_main_process, log
 from utils.deploy.exported import load_exported
-from utils.devices import amp_dtype, choose_device, in_mixed_precision, memory_format, place
+from utils.devices import amp_dtype, choose_device, in_mixed_precision, memory_format, note_slow_type, place
 from utils.evaluation.class_report import MATRIX_SUFFIXES, TABLE_SUFFIXES
 from utils.evaluation.crops import write_sweep
 from utils.evaluation.evaluate import Subject, evaluate
@@ -56,6 +57,7 @@ def main() -> None:
         check_outputs(args)
     note_idle_flags(args)
     device = choose_device(args)
+    note_slow_type(device, amp_dtype(args, device), "--use_fp16")
     with process_group(device), explained_sizes(args.model):
         if args.crop_sweep:
             sweep(args, device)
@@ -143,7 +145,10 @@ def load_exported_network(args: argparse.Namespace, device: torch.device) -> Sub
         args.params_file,
         device,
         amp_dtype(args, device) or torch.float32,
+        engine=args.engine,
         batch_size=args.batch_size,
+        images=math.inf,
+        measure="engine" in args.given,
         may_use_cpu=not {"use_gpu", "device"} & args.given,
         cpu_flag="--device=cpu" if args.device else "--use_gpu=False",
         input_flags=given,

@@ -30,7 +30,7 @@ from utils.deploy.export import save_inference
 from utils.deploy.network import Description
 from utils.deploy.onnx_export import onnx_form
 from utils.deploy.quantize import quantize
-from utils.devices import amp_dtype, choose_device, in_mixed_precision, memory_format, place
+from utils.devices import amp_dtype, choose_device, in_mixed_precision, memory_format, note_slow_type, place
 from utils.evaluation.classify import Classifier, Extractor, answer_images
 from utils.evaluation.features import FeatureFile
 from utils.evaluation.meters import answer_thresholds
@@ -69,6 +69,7 @@ def main() -> None:
             export(args)
         return
     device = choose_device(args)
+    note_slow_type(device, amp_dtype(args, device), "--use_fp16")
     with process_group(device), explained_sizes(args.model):
         infer(args, device)
 

@@ -21,7 +21,7 @@ if __name__ == "__main__":
 import torch
 
 from utils.deploy.answering import classifier_by_flags, input_of, load_by_flags, precision_flag
-from utils.devices import gpu_of_process, named_device
+from utils.devices import gpu_of_process, named_device, note_slow_type
 from utils.evaluation.classify import Extractor, Scorer, answer_images
 from utils.evaluation.features import FeatureFile
 from utils.evaluation.predictions import ResultFile
@@ -38,6 +38,7 @@ def main() -> None:
     check_features_path(args)
     dtype = choose_dtype(args)
     device = choose_device(args)
+    note_slow_type(device, dtype, precision_flag(args) or "")
     if args.serve_port is not None:
         serve(args, device, dtype)
         return
@@ -51,7 +52,7 @@ def predict(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) 
         raise FlagError("--image_path is required, or --serve_port (see --help)")
     images = ImageList.find(args.image_path)
     check_agreement({**args.values(), "image_path": images.summary()})
-    network = load_by_flags(args, args.model_file, device, dtype, min(args.batch_size, len(images)))
+    network = load_by_flags(args, args.model_file, device, dtype, min(args.batch_size, len(images)), len(images))
 
     def open_loader(images: ImageList) -> Loader:
         transform = eval_transform(network.description)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from models.network import Network
 from utils.console import log, report_unreadable
-from utils.devices import amp_dtype, choose_device, in_mixed_precision, memory_format
+from utils.devices import amp_dtype, choose_device, in_mixed_precision, memory_format, note_slow_type
 from utils.evaluation.meters import validation_meter
 from utils.evaluation.validation import validate
 from utils.processes import (
@@ -73,6 +73,7 @@ def main() -> None:
     weights = args.pretrained_model or (args.checkpoint if args.checkpoint != "auto" else None)
     resolve_input(args, weights and paddleclas_input(weights, args.model, args.pretrained_key))
     device = choose_device(args)
+    note_slow_type(device, amp_dtype(args, device), "--use_fp16", training=True)
     with process_group(device), explained_sizes(args.model):
         if args.seeds > 1:
             signal = run_seeds(args, lambda own: run_once(own, device))

@@ -24,6 +24,12 @@ def log(line: str) -> None:
             print(line, flush=True)
 
 
+def note(line: str) -> None:
+    """Prints a line on stderr, where it is not among a script's results, from the main process only."""
+    if is_main_process():
+        say_on_stderr(line)
+
+
 def warn(line: str) -> None:
     """Prints a warning on stderr, from the main process only."""
     if is_main_process():

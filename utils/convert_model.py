@@ -27,14 +27,8 @@ import torch
 
 from utils.console import log
 from utils.deploy.calibration import CalibrationBatches, choose_images
-from utils.deploy.export import (
-    check_answers,
-    check_format,
-    export_program,
-    forget_source,
-    test_images,
-    write_export,
-)
+from utils.deploy.comparing import export_program, test_images
+from utils.deploy.export import check_answers, check_format, forget_source, write_export
 from utils.deploy.onnx_export import onnx_form
 from utils.deploy.paddle_model import PaddleModel, read_paddle
 from utils.deploy.quantize import quantize

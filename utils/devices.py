@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from utils.console import log
+from utils.console import log, warn
 from utils.errors import FlagError, UserError
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -132,6 +132,39 @@ def amp_dtype(args: argparse.Namespace, device: torch.device) -> torch.dtype | N
     return torch.bfloat16
 
 
+def note_slow_type(device: torch.device, dtype: torch.dtype | None, flag: str, training: bool = False) -> None:
+    """Says so if a CPU is to compute in a type of 16 bits for which it has no instructions that are worth it.
+
+    Args:
+        device, dtype: where to compute, and in what.
+        flag: by which that was asked for.
+        training: whether gradients are computed, too. Without AMX a processor that has AVX512_BF16 makes 0.70 of
+            float32's rate there.
+    """
+    if device.type == "cpu" and dtype in (torch.bfloat16, torch.float16) and not _is_fast(dtype, training):
+        name, what = str(dtype).removeprefix("torch."), "training" if training else "networks"
+        warn(
+            f"{flag}: this processor has no instructions that make {what} in {name} faster than in float32: leave the "
+            "flag out"
+        )
+
+
+def _is_fast(dtype: torch.dtype, training: bool) -> bool:
+    """Whether this processor, as far as oneDNN may use it, is faster in a type of 16 bits than in float32."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        checks = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+        return bool(getattr(torch.ops.mkldnn, checks[dtype])())
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
+    unlimited = limit in ("DEFAULT", "ALL")
+    has_amx = torch.cpu._is_amx_tile_supported() and (unlimited or "AMX" in limit)
+    if dtype == torch.float16:
+        return has_amx and torch.cpu._is_amx_fp16_supported() and (unlimited or "FP16" in limit)
+    bf16 = torch.cpu._is_avx512_bf16_supported() and (
+        unlimited or any(name in limit for name in ("BF16", "FP16", "AMX"))
+    )
+    return has_amx or (bf16 and not training)
+
+
 def in_mixed_precision(
     network: Callable[[Tensor], Any], device: torch.device, dtype: torch.dtype | None
 ) -> Callable[[Tensor], Any]:
@@ -155,12 +188,12 @@ def keep_compiled_code_by_processor() -> None:
     """
     from torch._inductor.runtime.cache_dir_utils import cache_dir  # takes seconds, and imports the compiler
 
-    folder, name = cache_dir(), _processor()
+    folder, name = cache_dir(), processor()
     if os.path.basename(folder) != name:  # that of the process that started this one, or of an earlier call
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(folder, name)
 
 
-def _processor() -> str:
+def processor() -> str:
     """A name for the instructions that this processor has and those that PyTorch and oneDNN are held to."""
     facts = [platform.machine(), platform.processor(), os.environ.get("ONEDNN_MAX_CPU_ISA", "")]
     if os.path.exists("/proc/cpuinfo"):

@@ -46,6 +46,15 @@ def free_memory() -> float:
     return min(found)
 
 
+def cache_folder() -> Path:
+    """The user's folder for what can be made again: XDG_CACHE_HOME where that is set, else the system's own."""
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder)
+    if WINDOWS:
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+
+
 def open_at_once(path: str) -> int:
     """A descriptor to read a file by, without waiting for somebody to write into it if it is a pipe.
 

@@ -113,4 +113,4 @@ def test_every_processor_has_its_own_code(cache, monkeypatch):
             keep_compiled_code_by_processor()
         folders.append(os.environ["TORCHINDUCTOR_CACHE_DIR"])
     assert len(set(folders)) == 3 and all(os.path.dirname(folder) == str(cache) for folder in folders)
-    assert os.path.basename(folders[0]).startswith("avx512-") and devices._processor() == os.path.basename(folders[2])
+    assert os.path.basename(folders[0]).startswith("avx512-") and devices.processor() == os.path.basename(folders[2])

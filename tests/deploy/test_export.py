@@ -18,7 +18,8 @@ from shortening import shortened
 from torch import nn
 
 import models
-from utils.deploy.export import export_program, fold_batch_norms, relative_difference, save_inference
+from utils.deploy.comparing import export_program, relative_difference
+from utils.deploy.export import fold_batch_norms, save_inference
 from utils.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]

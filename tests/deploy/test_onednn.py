@@ -10,7 +10,7 @@ from exports import images
 from torch import fx, nn
 from torch.nn import functional as F
 
-from utils.deploy.export import export_program, relative_difference
+from utils.deploy.comparing import export_program, relative_difference
 from utils.deploy.fast import make_fast
 from utils.deploy.onednn import can_fuse, fuse_convolutions
 from utils.deploy.program_graph import build_graph

@@ -138,7 +138,7 @@ def test_models_of_others(model, message):
 def test_a_missing_engine_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(UserError, match=r"openvino is not installed: pip install -r requirements-onnx\.txt"):
-        onnx_engines._import("openvino")
+        onnx_engines.import_engine("openvino")
 
 
 # ------------------------------------------------------------------------------------------------- with the engines

@@ -158,10 +158,21 @@ def test_what_is_not_supported_is_named(pplcnet, tmp_path):
 
 
 def test_engines_for_other_formats_are_refused(pplcnet):
-    with pytest.raises(FlagError, match=r"--engine=openvino runs ONNX models: utils/convert_model.py"):
-        load_exported(str(pplcnet), engine="openvino")
-    with pytest.raises(FlagError, match="--use_tensorrt runs ONNX models"):
+    with pytest.raises(FlagError, match=r"--use_tensorrt runs ONNX models: utils/convert_model.py"):
         load_exported(str(pplcnet), use_tensorrt=True)
+    with pytest.raises(FlagError, match="--use_compile and --engine=openvino exclude each other"):
+        load_exported(str(pplcnet), engine="openvino", use_compile=True)
+
+
+def test_another_engine_runs_it(custom, tmp_path, monkeypatch):
+    for package in ("onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    network, ours = load_exported(str(custom), engine="onnxruntime"), load_exported(str(custom), engine="pytorch")
+    assert (network.engine, ours.engine) == ("onnxruntime", "pytorch")
+    assert (network.description, network.topk, network.remedy) == (ours.description, ours.topk, ours.remedy)
+    images = torch.rand(3, *network.description.image_shape)
+    assert np.abs(probabilities(network, images) - probabilities(ours, images)).max() < 1e-5
 
 
 # ----------------------------------------------------------------------------------------------------- inference.yml

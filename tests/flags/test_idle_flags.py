@@ -107,6 +107,7 @@ CASES = [
 ]
 OTHERS = [
     ("eval", "--with_mem_opt=True", []),
+    ("eval", "--engine=pytorch", ["--model_file=m"]),
     ("infer", "--with_mem_opt=True", []),
     ("eval", "--crop_sweep_path=x", ["--crop_sweep=32:64:32"]),
     ("eval", "--report_against=x.html", ["--report=x.html"]),

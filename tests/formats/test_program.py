@@ -13,7 +13,7 @@ import pytest
 import torch
 from exports import copied, export_tiny, images, refusal
 
-from utils.deploy.export import relative_difference
+from utils.deploy.comparing import relative_difference
 from utils.deploy.exported import load_exported
 from utils.deploy.program_graph import attention
 from utils.errors import UserError

@@ -49,7 +49,7 @@ NEVER_PRINTED = (
         "utils/deploy/exported.py",
         "engine use_compile use_tensorrt features_path score_decimals output_name",
     ),
-    ("convert_model eval infer", "utils/deploy/onnx_engines.py", "use_tensorrt engine"),
+    ("convert_model eval infer", "utils/deploy/onnx_engines.py utils/deploy/engine_choice.py", "use_tensorrt engine"),
     ("convert_model", "utils/deploy/export.py utils/deploy/quantize.py", "save_inference"),
     ("predict", "utils/devices.py", "use_gpu"),
     # Of the names of classes it takes ImageNet's, and those in notes.
@@ -66,7 +66,7 @@ NEVER_PRINTED = (
     # infer.py loads no exports but those that it has just written.
     (
         "infer",
-        "utils/deploy/exported.py utils/deploy/network.py utils/deploy/program_graph.py",
+        "utils/deploy/exported.py utils/deploy/network.py utils/deploy/program_graph.py utils/deploy/engine_choice.py",
         "model_file output_name",
     ),
     ("infer", "utils/deploy/paddle_model.py", "output_name model_file params_file"),

@@ -435,7 +435,7 @@ def test_a_gpu_that_the_engine_does_not_use(run, exported, tiny_dataset, monkeyp
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     flags = [f"--image_path={tiny_dataset}/val", "--topk=4", f"--engine={engine}"]
     warnings = []
-    monkeypatch.setattr("utils.deploy.exported.warn", warnings.append)
+    monkeypatch.setattr("utils.deploy.onnx_engines.warn", warnings.append)
     assert_same(run(*flags, model="model.onnx", gpu_id=None), answers((exported / "infer.txt").read_text()))
     assert len(warnings) == 1 and warnings[0].startswith("running on the CPU: ")
     with pytest.raises(UserError, match="; for the CPU give --gpu_id=-1"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from copy import copy
 
@@ -21,9 +22,17 @@ from utils.reading.numbering import choose_names
 
 
 def load_by_flags(
-    args: argparse.Namespace, model_file: str, device: torch.device, dtype: torch.dtype, batch_size: int
+    args: argparse.Namespace,
+    model_file: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    batch_size: int,
+    images: float = math.inf,
 ) -> ExportedNetwork:
-    """Loads an export as the flags say; errors are those of `load_exported`."""
+    """Loads an export as the flags say, for so many images; errors are those of `load_exported`.
+
+    Which engine is the fastest is measured if --engine=auto is given, or `images` have an end and take long.
+    """
     return load_exported(
         model_file,
         args.params_file,
@@ -38,6 +47,8 @@ def load_by_flags(
         cpu_flag="--device=cpu" if args.device else "--gpu_id=-1",
         input_flags=given_input(args),
         output_name=args.output_name,
+        images=images,
+        measure=True if "engine" in args.given else False if images == math.inf else None,
         features=bool(args.features_path or args.score_decimals is not None) and args.serve_port is None,
     )
 

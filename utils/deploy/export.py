@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -20,15 +20,13 @@ from torch.utils._pytree import tree_leaves
 from models.fusion import fuse
 from models.network import Network, shapes_only
 from utils.console import warn
+from utils.deploy.comparing import TOLERANCE, export_program, relative_difference, test_images
 from utils.deploy.exported import load_exported
 from utils.deploy.network import DESCRIPTION, Description, sha256
 from utils.deploy.onnx_export import USUAL_FORM, OnnxForm, require, write_onnx
 from utils.deploy.triton import write_model
 from utils.errors import UserError
 from utils.files import written_together
-
-# Share of the largest logit by which an exported network may differ from the one it was made of.
-TOLERANCE = 1e-4
 
 # What utils/deploy/quantize.py makes of model.onnx.
 QUANTIZED = "model_int8.onnx"
@@ -117,21 +115,6 @@ def check_answers(answers: Tensor, expected: Tensor, description: Description, o
             f"{flag}: {description.network} is not written to {output}: its export differs from it by "
             f"{difference:.1e} of the largest logit; are the weights those of this network, and finite?"
         )
-
-
-def test_images(image_shape: list[int]) -> Tensor:
-    """Two images as a normalization leaves them. (A batch of one would be exported as one of exactly one.)"""
-    return torch.randn(2, *image_shape, generator=torch.Generator().manual_seed(0))
-
-
-def relative_difference(logits: Tensor, expected: Tensor) -> float:
-    """Largest difference as a share of the largest absolute value expected; NaN if there is one anywhere."""
-    return ((logits - expected).abs().max() / expected.abs().max()).item()
-
-
-def export_program(model: nn.Module, images: Tensor) -> ExportedProgram:
-    """Exports a network in evaluation mode, for any number of images of the size of `images`."""
-    return torch.export.export(model, (images,), dynamic_shapes=({0: Dim("batch")},))
 
 
 # ------------------------------------------------------------------------------------------------------ folding

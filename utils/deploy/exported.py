@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
-from utils.console import warn
+from utils.deploy.engine_choice import Settings, Source, load_by_engine
 from utils.deploy.fast import make_fast
-from utils.deploy.network import DESCRIPTION, Description, ExportedNetwork, checked_params
-from utils.deploy.onnx_engines import NoGpuError, load_onnx
+from utils.deploy.network import DESCRIPTION, Description, ExportedNetwork, checked_params, sha256
+from utils.deploy.onnx_engines import load_onnx
 from utils.deploy.program_graph import build_graph
 from utils.errors import FlagError, FormatError, UserError, one_line, reason
 from utils.formats.inference_model import is_inference_model
@@ -47,6 +47,8 @@ def load_exported(
     input_flags: Mapping[str, Any] | None = None,
     output_name: str | None = None,
     features: bool = False,
+    images: float = 0,
+    measure: bool | None = None,
 ) -> ExportedNetwork:
     """Loads what infer.py --save_inference=True wrote, of either format, or PaddlePaddle; its content tells which.
 
@@ -55,8 +57,9 @@ def load_exported(
         params_file: its weights; None: the file that was written beside it.
         device: where to run it.
         dtype: to compute in: float32, bfloat16 or float16.
-        engine: pytorch, onnxruntime, openvino or auto, which is PyTorch for a program and, for an ONNX model, ONNX
-            Runtime, or OpenVINO where that is faster (in bfloat16 and int8 on a CPU) and installed.
+        engine: pytorch, onnxruntime, openvino or auto. For a program auto is PyTorch, or another one that takes less
+            time for `images`, as far as that was measured. For an ONNX model it is ONNX Runtime, or OpenVINO where that
+            is faster (in bfloat16 and int8 on a CPU) and installed.
         batch_size: images that a batch will usually have; with TensorRT, images that it will have at most.
         use_compile: compile a program with torch.compile.
         use_tensorrt: run an ONNX model with ONNX Runtime's TensorRT provider.
@@ -66,31 +69,29 @@ def load_exported(
         input_flags: the `INPUT_FLAGS` that the user gave: they count for more than the description.
         output_name: of a program of PaddlePaddle with several outputs, the one to answer with.
         features: answer with an output that is no classes, by `ExportedNetwork.features`.
+        images: how many are to be answered; 0: PyTorch runs a program, whatever is known.
+        measure: of auto and a program: measure how fast the engines are, if that is not known yet. None: only if
+            `images` would keep PyTorch busy for `utils.deploy.engine_choice.LONG` seconds.
 
     Raises:
         FlagError: flags that do not go with the network.
         UserError: files that are missing, damaged, of another version or do not belong together, or an engine that
             is not installed or cannot do what is asked.
     """
-    device, given = torch.device(device), input_flags or {}
+    given = input_flags or {}
+    settings = Settings(
+        torch.device(device), dtype, engine, batch_size, images, measure, gpu_mem, use_compile, use_tensorrt,
+        may_use_cpu, cpu_flag,
+    )  # fmt: skip
     if is_inference_model(model_file):
         from utils.deploy.paddle_model import load_paddle  # the tables of its operators take a while to import
 
-        if engine not in ("auto", "pytorch") or use_tensorrt:
-            wanted = "--use_tensorrt" if use_tensorrt else f"--engine={engine}"
-            raise FlagError(
-                f"{wanted} runs ONNX models: utils/convert_model.py --inference_format=onnx makes one of {model_file}"
-            )
-        return load_paddle(
-            model_file, params_file, device, dtype, batch_size, use_compile, given, output_name, features
-        )
+        _check_program(settings, f"utils/convert_model.py --inference_format=onnx makes one of {model_file}")
+        return load_paddle(model_file, params_file, settings, given, output_name, features)
     if features or output_name is not None:
         flag = "--features_path or --score_decimals" if features else "--output_name"
         raise FlagError(f"{flag} is for models that PaddlePaddle exported, and --model_file {model_file} is none")
-    network = _load_own(
-        model_file, params_file, device, dtype, engine, batch_size, use_compile, use_tensorrt, gpu_mem, may_use_cpu,
-        cpu_flag,
-    )  # fmt: skip
+    network = _load_own(model_file, params_file, settings)
     return replace(network, description=_with_input(network.description, given, model_file))
 
 
@@ -101,55 +102,32 @@ def _with_input(description: Description, given: Mapping[str, Any], model_file: 
     return replace(description, **given)
 
 
-def _load_own(
-    model_file: str,
-    params_file: str | None,
-    device: torch.device,
-    dtype: torch.dtype,
-    engine: str,
-    batch_size: int,
-    use_compile: bool,
-    use_tensorrt: bool,
-    gpu_mem: int | None,
-    may_use_cpu: bool,
-    cpu_flag: str,
-) -> ExportedNetwork:
-    """What infer.py wrote; arguments and errors are those of `load_exported`."""
+def _check_program(settings: Settings, remedy: str) -> None:
+    """Raises `FlagError` if a program is to be run in a way that is for ONNX models, or in two ways."""
+    if settings.use_tensorrt:
+        raise FlagError(f"--use_tensorrt runs ONNX models: {remedy}")
+    if settings.use_compile and settings.engine not in ("auto", "pytorch"):
+        raise FlagError(f"--use_compile and --engine={settings.engine} exclude each other: give one of them")
+
+
+def _load_own(model_file: str, params_file: str | None, settings: Settings) -> ExportedNetwork:
+    """What infer.py wrote; errors are those of `load_exported`."""
     try:
         with open(model_file, "rb") as file:
             is_archive = file.read(4) == b"PK\3\4"
     except OSError as error:
         raise UserError(f"--model_file {model_file}: {reason(error)}") from None
     if is_archive:
-        if engine not in ("auto", "pytorch") or use_tensorrt:
-            wanted = "--use_tensorrt" if use_tensorrt else f"--engine={engine}"
-            raise FlagError(f"{wanted} runs ONNX models: export the network by infer.py --inference_format=onnx")
-        return _load_program(model_file, params_file, device, dtype, batch_size, use_compile)
-    if engine == "pytorch" or use_compile:
-        wanted = "--use_compile" if use_compile else "--engine=pytorch"
+        _check_program(settings, "export the network by infer.py --inference_format=onnx")
+        return _load_program(model_file, params_file, settings)
+    if settings.engine == "pytorch" or settings.use_compile:
+        wanted = "--use_compile" if settings.use_compile else "--engine=pytorch"
         raise FlagError(f"{wanted} runs programs of PyTorch: export the network by infer.py --inference_format=torch")
-
-    def load(device: torch.device) -> ExportedNetwork:
-        return load_onnx(model_file, params_file, device, dtype, engine, batch_size, use_tensorrt, gpu_mem)
-
-    try:
-        return load(device)
-    except NoGpuError as error:
-        if not may_use_cpu:
-            raise UserError(f"{error}; for the CPU give {cpu_flag}", error.exit_code) from None
-        warn(f"running on the CPU: {error}")
-    return load(torch.device("cpu"))
+    return load_onnx(model_file, params_file, settings)
 
 
-def _load_program(
-    model_file: str,
-    params_file: str | None,
-    device: torch.device,
-    dtype: torch.dtype,
-    batch_size: int,
-    use_compile: bool,
-) -> ExportedNetwork:
-    """A program of torch.export, run by PyTorch."""
+def _load_program(model_file: str, params_file: str | None, settings: Settings) -> ExportedNetwork:
+    """A program of torch.export."""
     try:
         program, texts = read_program(model_file, DESCRIPTION)
         if DESCRIPTION not in texts:
@@ -157,12 +135,27 @@ def _load_program(
                 "a program without a description of the network: infer.py --save_inference=True writes it"
             )
         description = Description.from_json(texts[DESCRIPTION], model_file)
-        weights = _read_weights(checked_params(description, model_file, params_file), device, dtype)
-        module = build_graph(program, weights, device)
-        run = make_fast(module, device, dtype, batch_size, use_compile, description.network)
+        params = checked_params(description, model_file, params_file)
+        device, dtype = settings.device, settings.dtype
+
+        def module(device: torch.device, dtype: torch.dtype) -> fx.GraphModule:
+            return build_graph(program, _read_weights(params, device, dtype), device)
+
+        def own() -> ExportedNetwork:
+            built = module(device, dtype)
+            run = make_fast(built, device, dtype, settings.batch_size, settings.use_compile, description.network)
+            return ExportedNetwork(description, "pytorch", device, dtype, torch.channels_last, run)
+
+        source = Source(
+            model_file,
+            description,
+            lambda: f"{sha256(model_file)} {description.params_sha256}",
+            lambda: module(torch.device("cpu"), torch.float32),
+            own,
+        )
+        return replace(load_by_engine(source, settings), description=description)
     except ProgramError as error:
         raise UserError(f"--model_file {model_file} is {one_line(error)}") from None
-    return ExportedNetwork(description, "pytorch", device, dtype, torch.channels_last, run)
 
 
 def _read_weights(path: str, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:

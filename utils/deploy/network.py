@@ -135,6 +135,23 @@ def _is_threshold(description: Description) -> bool:
 
 
 @dataclass(frozen=True)
+class Settings:
+    """How a network is to be run; the attributes are those of `utils.deploy.exported.load_exported`."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    engine: str = "auto"
+    batch_size: int = 8
+    images: float = 0
+    measure: bool | None = None
+    gpu_mem: int | None = None
+    use_compile: bool = False
+    use_tensorrt: bool = False
+    may_use_cpu: bool = False
+    cpu_flag: str = ""
+
+
+@dataclass(frozen=True)
 class ExportedNetwork:
     """A network that is ready to run: call it with images to get logits.
 

@@ -8,15 +8,18 @@ import importlib.util
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from types import ModuleType
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from utils.deploy.network import DESCRIPTION, Description, ExportedNetwork, Run, checked_params
+from utils.console import warn
+from utils.deploy.network import DESCRIPTION, Description, ExportedNetwork, Run, Settings, checked_params
 from utils.errors import FlagError, UserError, reason
 from utils.formats.protobuf import read_fields
+from utils.system import cache_folder
 
 # What becomes one line here is not printed by a session of onnxruntime as well. (Its other logger, which says which
 # library of a GPU does not load, goes on: nobody else says it.)
@@ -32,21 +35,21 @@ class NoGpuError(UserError):
     """An engine that could use the CPU cannot use the GPU that it was given. The message is the reason and a remedy."""
 
 
-def load_onnx(
-    model_file: str,
-    params_file: str | None,
-    device: torch.device,
-    dtype: torch.dtype,
-    engine: str,
-    batch_size: int,
-    use_tensorrt: bool,
-    gpu_mem: int | None,
-) -> ExportedNetwork:
-    """Loads NAME/model.onnx; arguments and errors are those of `utils.deploy.exported.load_exported`.
+def load_onnx(model_file: str, params_file: str | None, settings: Settings) -> ExportedNetwork:
+    """Loads NAME/model.onnx; arguments and errors are those of `utils.deploy.exported.load_exported`."""
+    try:
+        return _load(model_file, params_file, settings)
+    except NoGpuError as error:
+        if not settings.may_use_cpu:
+            raise UserError(f"{error}; for the CPU give {settings.cpu_flag}", error.exit_code) from None
+        warn(f"running on the CPU: {error}")
+    return _load(model_file, params_file, replace(settings, device=torch.device("cpu")))
 
-    Raises:
-        NoGpuError: `device` is a GPU, and the engine cannot use it.
-    """
+
+def _load(model_file: str, params_file: str | None, settings: Settings) -> ExportedNetwork:
+    """The same, on the device of the settings; raises `NoGpuError` if that is a GPU that the engine cannot use."""
+    device, dtype, engine = settings.device, settings.dtype, settings.engine
+    use_tensorrt = settings.use_tensorrt
     with open(model_file, "rb") as file:
         model = file.read()
     description = read_description(model, model_file)
@@ -55,7 +58,7 @@ def load_onnx(
     engine = choose_engine(engine, device, dtype, description.precision)
     providers = []
     if engine == "onnxruntime":
-        providers = _providers(model, description, device, dtype, batch_size, use_tensorrt, gpu_mem)
+        providers = _providers(model, description, device, dtype, settings.batch_size, use_tensorrt, settings.gpu_mem)
     params = _checked_weights(model, description, model_file, params_file)
     _check_external_files(model, model_file, description)
     with _one_line(model_file, engine):
@@ -113,7 +116,8 @@ def _is_installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-def _import(name: str) -> ModuleType:
+def import_engine(name: str) -> ModuleType:
+    """The package of an engine; raises `UserError` if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -124,13 +128,16 @@ def _import(name: str) -> ModuleType:
 
 
 def _onnxruntime(model: bytes, params: str | None, description: Description, providers: list[Provider]) -> Run:
-    ort = _import("onnxruntime")
+    ort = import_engine("onnxruntime")
     options = ort.SessionOptions()
     options.log_severity_level = SILENT
     options.intra_op_num_threads = torch.get_num_threads()
     # Processors without VNNI add the products of int8 in pairs, in 16 bits. Unless told not to, ONNX Runtime lets these
     # overflow; it then takes a tenth longer there, and nothing changes elsewhere.
     options.add_session_config_entry("session.x64quantprecision", "1")
+    # Its threads look out for more work for a while, at full speed; between batches others have the processor to read
+    # the next images.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if params is not None:
         with open(params, "rb") as file:
             weights = file.read()
@@ -171,7 +178,7 @@ def _providers(
     """
     if device.type == "cpu":
         return [(CPU, {})]
-    ort = _import("onnxruntime")
+    ort = import_engine("onnxruntime")
     wanted = TENSORRT if use_tensorrt else CUDA
     if wanted not in ort.get_available_providers():
         remedy = "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
@@ -221,8 +228,7 @@ def _engine_folder(model: bytes, version: str) -> str:
     Raises:
         UserError: it cannot be made.
     """
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = os.path.join(cache, "tensorrt_engines", f"{hashlib.sha256(model).hexdigest()[:32]}-{version}")
+    folder = os.path.join(cache_folder(), "tensorrt_engines", f"{hashlib.sha256(model).hexdigest()[:32]}-{version}")
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
@@ -237,7 +243,7 @@ def _engine_folder(model: bytes, version: str) -> str:
 
 
 def _openvino(model_file: str, params: str | None, description: Description, dtype: torch.dtype) -> Run:
-    openvino = _import("openvino")
+    openvino = import_engine("openvino")
     beside = os.path.join(os.path.dirname(model_file), description.params_name)
     if params is not None and not (os.path.exists(beside) and os.path.samefile(params, beside)):
         raise FlagError(f"--engine=openvino reads the weights beside the model, as {beside}: put {params} there")

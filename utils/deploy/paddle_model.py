@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, fx
 
 from utils.console import is_main_process, warn
+from utils.deploy.engine_choice import Source, checksum_of, load_by_engine
 from utils.deploy.fast import make_fast
-from utils.deploy.network import Description, ExportedNetwork, Run
+from utils.deploy.network import Description, ExportedNetwork, Run, Settings
 from utils.deploy.paddle_settings import described_input, usual_input
 from utils.errors import FlagError, FormatError, UserError, one_line, say_on_stderr
 from utils.flags.paddleclas.use import post_flags
@@ -67,25 +68,27 @@ class PaddleModel:
 def load_paddle(
     model_file: str,
     params_file: str | None,
-    device: torch.device,
-    dtype: torch.dtype,
-    batch_size: int,
-    use_compile: bool,
+    settings: Settings,
     given: Mapping[str, Any],
     output_name: str | None = None,
     features: bool = False,
 ) -> ExportedNetwork:
     """Loads an exported model of PaddlePaddle; arguments and errors are those of `load_exported`."""
     model = read_paddle(model_file, params_file, given, output_name, features)
-    module = model.module(before_activation=not features)
-    if dtype != torch.float32:
-        set_precision(module, dtype)
-    run = make_fast(module, device, dtype, model.images or batch_size, use_compile, model.description.network)
-    if model.images is not None:
-        run = in_parts(run, model.images)
-    return ExportedNetwork(
-        model.description, "pytorch", device, dtype, torch.channels_last, run, model.topk, model.attributes, REMEDY
-    )
+    about, device, dtype = model.description, settings.device, settings.dtype
+
+    def own() -> ExportedNetwork:
+        module = model.module(before_activation=not features)
+        if dtype != torch.float32:
+            set_precision(module, dtype)
+        run = make_fast(module, device, dtype, model.images or settings.batch_size, settings.use_compile, about.network)
+        if model.images is not None:
+            run = in_parts(run, model.images)
+        return ExportedNetwork(about, "pytorch", device, dtype, torch.channels_last, run)
+
+    source = Source(model_file, about, lambda: checksum_of(model.module()), model.module, own)
+    network = own() if model.images is not None and settings.engine == "auto" else load_by_engine(source, settings)
+    return replace(network, description=about, topk=model.topk, attributes=model.attributes, remedy=REMEDY)
 
 
 def read_paddle(

@@ -53,6 +53,7 @@ def _uses_momentum(args: Namespace) -> bool:
 # Flags, when they have an effect, and else why not. (Those that only some networks have are `build_model`'s to name.)
 CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...] = (
     (("use_gpu", "gpu_id"), lambda args: args.device is None, "--device={device} says where to compute"),
+    (("engine",), lambda args: bool(args.model_file), "it is of --model_file"),
     (
         ("min_lr",),
         lambda args: args.lr_strategy in (*COSINE_STRATEGIES, PLATEAU),

@@ -555,9 +555,11 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("output_name", str, None, EPC,
              "Of a model that PaddlePaddle exported with several outputs, the one to use. Not given: the one of shape "
              "(images, classes)."),
-        Flag("engine", str, "auto", ("predict",),
-             "What runs the network: auto is pytorch for NAME/model; for NAME/model.onnx it is onnxruntime, or "
-             "openvino on a CPU in bfloat16 or int8 if it is installed.",
+        Flag("engine", str, "auto", ("eval", "predict"),
+             "What runs the network. auto: for NAME/model.onnx onnxruntime, or openvino on a CPU in bfloat16 or int8 "
+             "if it is installed. For a program pytorch, or on a CPU another one that is installed and faster, which "
+             "is measured once for each processor and network, and kept in the user's cache: now if auto is given, "
+             "else in predict.py if the images would take more than a minute.",
              choices=("auto", "pytorch", "onnxruntime", "openvino")),
         Flag("gpu_id", int, 0, ("predict",), "GPU to use; below 0: the CPU."),
         Flag("gpu_mem", positive_int, None, ("predict",),
