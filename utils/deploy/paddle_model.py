@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from utils.console import is_main_process, warn
+from utils.console import note, warn
 from utils.deploy.engine_choice import Source, checksum_of, load_by_engine
 from utils.deploy.fast import make_fast
 from utils.deploy.network import Description, ExportedNetwork, Run, Settings
 from utils.deploy.paddle_settings import described_input, usual_input
-from utils.errors import FlagError, FormatError, UserError, one_line, say_on_stderr
+from utils.errors import FlagError, FormatError, UserError, one_line
 from utils.flags.paddleclas.use import post_flags
 from utils.flags.parsing import as_typed
 from utils.formats.inference_model import InferenceModel, read_inference_model
@@ -159,12 +159,10 @@ def _network_name(settings: InferenceSettings | None, model_file: str) -> str:
 
 
 def _report_assumed(model: InferenceModel, assumed: Mapping[str, Any], model_file: str) -> None:
-    """Says which flags have a value that nobody gave; on stderr, as answers go to stdout."""
-    if not is_main_process():
-        return
+    """Says which flags have a value that nobody gave."""
     where = "no inference.yml is beside it" if model.settings is None else "inference.yml does not say all"
     shown = (f"--{name}={as_typed(value).replace(' ', ',')}" for name, value in assumed.items())
-    say_on_stderr(f"{model_file}: {where}; of how images are prepared this is assumed: {' '.join(shown)}")
+    note(f"{model_file}: {where}; of how images are prepared this is assumed: {' '.join(shown)}")
 
 
 def _class_names(classes: int, post: PostProcess | None, model_file: str) -> list[str]:
