@@ -11,8 +11,6 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from models import list_models
-
 FILE = Path(__file__).with_suffix(".json")
 
 
@@ -36,20 +34,6 @@ class Facts(NamedTuple):
 def read() -> dict[str, Facts]:
     """The facts of every network, by name."""
     return {name: Facts(*values) for name, values in json.loads(FILE.read_text()).items()}
-
-
-def short_list(pattern: str = "*") -> list[str]:
-    """A line for each network whose name matches a shell pattern such as `ResNet*_vd`, sorted."""
-    facts = read()
-    lines = []
-    for name in list_models(pattern):
-        parameters, multiply_adds, size, top1, _ = facts[name]
-        accuracy = f"top-1 {top1:.2f}" if top1 is not None else ""
-        lines.append(
-            f"{name:32}{parameters / 1e6:7.2f} M parameters {multiply_adds / 1e9:7.3f} G multiply-adds "
-            f"{size:4} x {size}  {accuracy}".rstrip()
-        )
-    return lines
 
 
 def family(module: str) -> tuple[str, list[str]]:

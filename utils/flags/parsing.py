@@ -7,11 +7,11 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from utils import PIXELS_VARIABLE
 from utils.console import log
-from utils.errors import FlagError
+from utils.errors import FlagError, UserError, report_once
 from utils.flags.kinds import AUTO
 from utils.flags.line_parser import LineParser
 from utils.flags.table import GROUPS, SCRIPTS, Flag, flags_of
@@ -127,15 +127,19 @@ def build_parser(script: str) -> LineParser:
     return parser
 
 
-def _print_models(parser: argparse.ArgumentParser, pattern: str) -> NoReturn:
-    """Answers --list_models, and ends the process."""
-    from models.catalogue import short_list  # read only when asked for
+def _print_networks(parser: argparse.ArgumentParser, typed: dict[str, Any]) -> None:
+    """Answers --list_models and --recommend, if they are asked, and ends the process."""
+    from utils.flags import networks  # the catalogue is read only when asked for
 
-    lines = short_list(pattern)
-    if not lines:
-        parser.error(f"--list_models: no network's name matches {pattern!r}; without a pattern all are listed")
-    print("\n".join(lines))
-    parser.exit()
+    try:
+        if networks.is_asked(typed):
+            networks.answer(typed)
+            parser.exit()
+    except FlagError as error:
+        parser.error(str(error))
+    except UserError as error:
+        report_once(str(error), parser.prog)
+        parser.exit(1)
 
 
 _announced: set[str] = set()
@@ -206,14 +210,14 @@ def parse(script: str, argv: Sequence[str] | None = None) -> Flags:
         script: a key of `SCRIPTS`.
         argv: the words after the script's name; None: those of this process.
 
-    A command line that cannot be parsed ends the process with one line on stderr and exit code 2; --help and
-    --list_models print what was asked for and end it with 0.
+    A command line that cannot be parsed ends the process with one line on stderr and exit code 2; --help,
+    --list_models and --recommend print what was asked for and end it with 0.
     """
     parser = build_parser(script)
     argv = sys.argv[1:] if argv is None else argv
     typed = _configured(parser, script, vars(parser.parse_args(argv)), argv)
-    if pattern := typed.get("list_models"):
-        _print_models(parser, pattern)
+    if script == "train":
+        _print_networks(parser, typed)
     for flags in flags_of(script).values():
         for flag in flags:
             if script in flag.required and not typed.get(flag.name):

@@ -172,7 +172,26 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "Network name. eval, infer, convert_weights: not given, the one that the weights note.",
              required=("weights_aggregator",)),
         Flag("list_models", str, None, T,
-             "Print the networks, or those whose names match a pattern such as 'ResNet*_vd', and end.", length="?"),
+             "Print the networks, or those whose names match a pattern such as 'ResNet*_vd', and end: their size, "
+             "multiply-adds, input, published latency and accuracy, and whose that is.", length="?"),
+        Flag("recommend", str, None, T,
+             "Print the networks, of all or those of --list_models, that no other one beats in published accuracy for "
+             "as little --cost, and end; NAME.png: draw them, too.", length="?"),
+        Flag("max_params", positive, None, T,
+             "--list_models, --recommend: networks of up to so many million parameters."),
+        Flag("max_macs", positive, None, T,
+             "--list_models, --recommend: those of up to so many thousand million multiply-adds for one image."),
+        Flag("max_latency", positive, None, T,
+             "--list_models, --recommend: those of which a latency of up to so many milliseconds was published (Tesla "
+             "P4, TensorRT)."),
+        Flag("sort", str, "name", T, "--list_models: the order.",
+             choices=("name", "accuracy", "params", "macs", "latency")),
+        Flag("cost", str, None, T,
+             "--recommend: what accuracy is set against. Not given: macs; with --measure time.",
+             choices=("macs", "params", "latency", "time")),
+        Flag("measure", number(float, 1, 86400), None, T,
+             "--list_models, --recommend: measure networks on this machine's processor, one image on one thread, for "
+             "about so many seconds in all."),
         Flag("total_images", positive_int, 1281167, T,
              "Number of training images, for the schedule, whose epochs have that over --batch_size steps, rounded up. "
              "Not given and the list is not ImageNet's: the images that an epoch trains on."),
