@@ -280,6 +280,12 @@ def test_parameters_of_pir_are_sorted_by_name():
     assert read_program(encoded(pir_program(*parameters))).parameters == ("a", "b_10", "b_2")
 
 
+def test_what_only_training_needs_is_in_no_file():
+    program = json.loads(changed("1/OA", [0, 1, 0]))
+    found = read_program(encoded(program))
+    assert found.parameters == () and found.operations[0].inputs == {"": ("%1", "")}
+
+
 def test_values_of_lists_and_of_no_type():
     listed = {"%": 2, "TT": {"#": "0.t_vec", "D": [pir_value(1)["TT"]]}}
     program = read_program(

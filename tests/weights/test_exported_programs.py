@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import zoo
+from paddle_operators import cases
 from paddle_programs import PPLCNET, example_files, write_example
 
 import models
@@ -20,6 +22,7 @@ from utils.formats.inference_model import read_inference_model
 from utils.formats.paddle_program import Operation, Program, Variable
 from utils.weights import Weights, load_pretrained, load_weights
 from utils.weights.from_program import weights_from_program
+from utils.weights.uses import uses_of_program
 
 NAME = "PPLCNet_x0_25"
 
@@ -184,6 +187,21 @@ class Summed(Network):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.block(images).mean((2, 3))
+
+
+@pytest.mark.parametrize("name", ["residuals", "padded", "attention", "shuffled"])
+def test_what_engines_make_part_of_layers_is_spelled_out(name):
+    """oneDNN's operators, with an addend and an activation in them, use parameters as the plain ones do."""
+    programs = {case.name: case.program for case in cases("optimized_2.6")}
+    plain, fused = (uses_of_program(programs[f"{name}:{engine}"]) for engine in ("plain", "onednn"))
+    ways = [
+        Counter(
+            (uses.kinds[key], uses.kinds.get(other), way) for key, pairs in uses.before.items() for other, way in pairs
+        )
+        for uses in (plain, fused)
+    ]
+    assert ways[0] == ways[1] and len(ways[0]) > 2
+    assert Counter(plain.kinds.values()) == Counter(fused.kinds.values())
 
 
 def test_branches_that_were_summed_up():

@@ -240,7 +240,13 @@ class _Reader:
             settings = _get(entry, "A", list)
             if len(settings) != 4:
                 raise FormatError("the program is damaged: a parameter has no name")
-            self.define(entry.get("O"), checked_name(_string(settings[3])))
+            name = checked_name(_string(settings[3]))
+            if "OA" in entry and _get(entry, "OA", list)[:1] == [0]:
+                # It is in no file, but a recurrent layer's, for training: as an operand that is not given.
+                del self.variables[self.define(entry.get("O"))]
+                self.names[entry["O"]["%"]] = ""
+            else:
+                self.define(entry.get("O"), name)
             return
         number, _, kind = code.partition(".")
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -210,7 +210,7 @@ def uses_of_program(program: Program) -> Uses:
         for name in program.parameters
         if variables[name].dtype in ("float16", "bfloat16", "float32", "float64")
     }
-    for operation in program.operations:
+    for operation in _spelled_out(program.operations):
         known = [(values[name], role) for name, role in _inputs(operation, program) if name in values]
         if operation.kind in _SIZES or not known:
             result = _Value()
@@ -231,6 +231,18 @@ def uses_of_program(program: Program) -> Uses:
     for name, shape in [(name, shape) for name, shape in answers if len(shape) == 2][:1]:
         uses.end(values.get(name, _Value()), shape[-1])
     return uses
+
+
+def _spelled_out(operations: Iterable[Operation]) -> Iterator[Operation]:
+    """Operations, with addends and activations that an engine made part of some as operations of their own."""
+    for operation in operations:
+        outputs = tuple(name for names in operation.outputs.values() for name in names)[:1]
+        inputs = {slot: names for slot, names in operation.inputs.items() if slot != "ResidualData"}
+        yield replace(operation, inputs=inputs)
+        if "ResidualData" in operation.inputs:
+            yield Operation("add", {"X": outputs, "Y": operation.inputs["ResidualData"]}, {"Out": outputs}, {})
+        if operation.attributes.get("fuse_activation") or operation.attributes.get("activation_type"):
+            yield Operation("relu", {"X": outputs}, {"Out": outputs}, {})
 
 
 def _joined(uses: Uses, known: list[tuple[_Value, str]], shapes: Iterable[Iterable[int]]) -> _Value:
