@@ -27,6 +27,7 @@ HABITS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("mean", ("image_mean",)),
     ("std", ("image_std",)),
     ("seed manual_seed", ("random_seed",)),
+    ("log_wandb use_wandb wandb mlflow report_to logger", ("tracker",)),
     ("num_seeds n_seeds repeats", ("seeds",)),
     ("lr_find lr_finder auto_lr_find find_lr lr_range", ("lr_range_test",)),
     ("amp half fp16 use_amp mixed_precision", ("use_fp16",)),

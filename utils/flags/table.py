@@ -502,6 +502,10 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("seeds", number(int, 1, 1000), 1, T,
              "Do as many runs, with the seeds --random_seed (not given: 0), the next one and so on, each in its folder "
              "seed_N of --model_save_dir, and print and write mean and deviation of what they come to."),
+        Flag("tracker", str, None, T,
+             "Record the figures in MLflow or Weights & Biases as well, where these packages are installed; what they "
+             "raise never ends the run. Where to is up to their own variables, such as MLFLOW_TRACKING_URI.",
+             choices=("mlflow", "wandb")),
         Flag("lr_range_test", str, None, T,
              "Instead of training: try learning rates from 1e-6 to 10, in --max_iter steps (not given: 100); "
              "draw the loss by rate into this file NAME.png, with the figures in NAME.csv, and say which rate to take. "

@@ -36,6 +36,7 @@ from utils.training.schedule import Schedule
 from utils.training.seeds import check_seeds
 from utils.training.step import TrainStep
 from utils.training.sync_batch_norm import synchronize_batch_norm
+from utils.training.tracker import check_tracker
 from utils.weights import OF_TEACHER, load_pretrained
 from utils.weights.network import build_model, check_model, explained_options
 
@@ -80,6 +81,7 @@ def check_train_flags(args: argparse.Namespace) -> None:
     if args.early_stop and not args.validate:
         raise FlagError("--early_stop goes by the validation: leave out --validate=False")
     check_seeds(args)
+    check_tracker(args.tracker)
     check_rate_test(args)
     check_labels(args)
     check_class_weights(args)

@@ -14,6 +14,7 @@ import numpy as np
 from utils.console import warn
 from utils.errors import one_line
 from utils.files import written_whole
+from utils.training.tracker import Tracked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,12 +28,16 @@ class Curves:
     Args:
         folder: of the run.
         history: epochs of an earlier part of the run, when it is resumed.
+        tracked: where the figures are recorded as well.
     """
 
-    def __init__(self, folder: Path, history: list[dict[str, float]] | None = None) -> None:
+    def __init__(
+        self, folder: Path, history: list[dict[str, float]] | None = None, tracked: Tracked | None = None
+    ) -> None:
         self.folder = folder
         self.history = list(history or [])
         self.writer = None
+        self._tracked = tracked
         self._warned = False
         self._excepthook = threading.excepthook
         threading.excepthook = self._thread_failed
@@ -59,6 +64,8 @@ class Curves:
 
     def step(self, step: int, values: dict[str, float]) -> None:
         """Records values at a training step."""
+        if self._tracked is not None:
+            self._tracked.record(values, step)
         if self.writer is None:
             return
         with self._spared():
@@ -72,14 +79,16 @@ class Curves:
         with self._spared():
             self.writer.add_text(name, text, step)
 
-    def epoch(self, epoch: int, values: dict[str, float]) -> None:
-        """Records the values of a finished epoch and draws the curves anew."""
+    def epoch(self, epoch: int, values: dict[str, float], step: int = 0) -> None:
+        """Records the values of a finished epoch, after `step` steps of the run, and draws the curves anew."""
         self.history = [past for past in self.history if past["epoch"] < epoch]
         self.history.append({"epoch": epoch, **values})
         with self._spared(), written_whole(self.folder / "curves.json", "--model_save_dir") as file:
             file.write_text(json.dumps(self.history, indent=1) + "\n")
         with self._spared(), written_whole(self.folder / "curves.png", "--model_save_dir") as file:
             draw_curves(self.history, file)
+        if self._tracked is not None:
+            self._tracked.record({f"epoch/{name}": value for name, value in values.items()}, step)
         if self.writer is None:
             return
         with self._spared():

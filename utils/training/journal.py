@@ -118,7 +118,7 @@ class Journal:
         fields.append(self._progress((position.epoch + 1) * self._epoch_steps))
         log(f"[End pass {position.epoch}]  {', '.join(fields)}")
         if self._curves is not None:
-            self._curves.epoch(position.epoch, figures)
+            self._curves.epoch(position.epoch, figures, self._step.step)
             position.history = self._curves.history
 
     def _progress(self, steps: int) -> str:

@@ -36,6 +36,7 @@ from utils.training.record import as_markdown, describe_run, note_changed_flags,
 from utils.training.running_variance import BIASED, UNBIASED, average_biased_variance
 from utils.training.seed import set_random_state
 from utils.training.step import TrainStep
+from utils.training.tracker import Tracked
 from utils.weights import TO_RESUME, load_pretrained
 
 T = TypeVar("T")
@@ -174,7 +175,12 @@ class RunStart:
         self._warn_of_others()
         if self._folder is None:
             self._folder = self.hold(RunFolder(self.path, self.args.keep_checkpoints))
-        curves = self.hold(Curves(self.path, self.position.history))
+        args, tracked = self.args, None
+        if args.tracker is not None:
+            title = f"{args.model}, seed {self.position.seed}"
+            resumed = self.resumed is not None and is_in(self.resumed, self.path)
+            tracked = self.hold(Tracked(args.tracker, self.path, title, args.values(), resumed))
+        curves = self.hold(Curves(self.path, self.position.history, tracked))
         if self.resumed is not None and (self.resumed / MANIFEST).exists():  # PaddlePaddle notes no flags
             note_changed_flags(self.args, self.resumed)
         record = describe_run(self.args, self.position.seed, self.device, self.resumed)
