@@ -105,6 +105,14 @@ def test_arguments_that_pytorch_takes_on_trust(name, args):
         check_arguments(operator_of(f"torch.ops.aten.{name}")._schema, args, {})
 
 
+def test_attention_of_groups_is_refused():
+    """With a key of no heads it would end the process."""
+    schema = operator_of("torch.ops.aten.scaled_dot_product_attention.default")._schema
+    check_arguments(schema, ("q", "k", "v"), {"enable_gqa": False})
+    with pytest.raises(ValueError, match="enable_gqa"):
+        check_arguments(schema, ("q", "k", "v"), {"enable_gqa": True})
+
+
 def test_arithmetic_on_sizes_is_bounded():
     assert bits_of_result("mul", (1 << 62, 3)) == 65
     for function, args in (("floordiv", (1, 0)), ("mul", (1 << 4000, 1 << 4000)), ("mul", ([0], 5)), ("add", ("a", 1))):

@@ -57,6 +57,9 @@ def check_arguments(schema: torch.FunctionSchema, args: Sequence[Any], kwargs: M
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     if len(args) > len(names) or not given.keys() <= set(names):
         raise ValueError(f"{schema.name} has no such arguments")
+    # It divides by the heads of the key, of which there may be none. No network here has fewer of them than queries.
+    if given.get("enable_gqa"):
+        raise ValueError(f"{schema.name}: enable_gqa is not supported")
     for name, value in given.items():
         if name in _SETTINGS and isinstance(value, int | float | str | list) and type(value) is not bool:
             raise ValueError(f"{schema.name}: {name} is {str(value)[:60]}")
