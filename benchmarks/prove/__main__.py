@@ -117,14 +117,12 @@ def _run_item(
     log = report.folder / "files" / f"{item.part}_{item.name}.log".replace(" ", "_").replace(",", "").replace("%", "")
     print(f"{item.part}: {item.name}, at most {left:.0f} s", flush=True)
     outcome = start(item.command, left, log, environment)
+    rows = [Row(item.part, item.name, "ok")] if item.read is None and not outcome.cut and not outcome.code else []
     try:
-        rows = item.read(outcome.seconds)
+        rows += item.read(outcome.seconds) if item.read is not None else []
     except (OSError, ValueError, LookupError) as error:  # it has not come so far as to write them
-        rows = []
         if not outcome.cut and not outcome.code:
             rows = [Row(item.part, item.name, "failed", f"its figures cannot be read ({error!r}), see {log}")]
-    for row in rows:
-        row.seconds = row.seconds or outcome.seconds
     if outcome.cut:
         rows.append(Row(item.part, item.name, "no time", f"ended after {outcome.seconds:.0f} s, see {log}"))
     # pytest's code for failed tests is 1, and they have rows of their own.

@@ -94,9 +94,12 @@ def imbalanced(lines: list[str], ratio: float) -> list[str]:
 def prepare(archive_path: str, imbalance: float = 1.0) -> None:
     """Writes the images, then the lists. Raises whatever a damaged archive makes of reading it."""
     paths: dict[str, list[PurePosixPath]] = {part: [] for part in COUNTS}
+    folders: set[PurePosixPath] = set()
     with tarfile.open(archive_path) as archive:
         for path, content in unpack(archive):
-            (FOLDER / path).parent.mkdir(parents=True, exist_ok=True)
+            if path.parent not in folders:
+                (FOLDER / path.parent).mkdir(parents=True, exist_ok=True)
+                folders.add(path.parent)
             (FOLDER / path).write_bytes(content)
             paths[path.parts[0]].append(path)
     for part, count in COUNTS.items():

@@ -9,9 +9,12 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
+import numpy as np
 import pytest
 
 from benchmarks.prove import __main__ as script
+from benchmarks.prove import items
 from benchmarks.prove.items import CIFAR10_RECIPE, PARTS, Item, plan, recipe_flags
 from benchmarks.prove.machine import MODULES, ROOT, Machine
 from benchmarks.prove.part_of_list import write_parts
@@ -20,6 +23,8 @@ from benchmarks.prove.report import Report, Row, measured
 from benchmarks.prove.runner import Outcome, run
 from utils.errors import run_script
 from utils.flags import parse
+from utils.reading.build import train_transform
+from utils.weights.network import resolve_input
 
 PROVIDERS = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 H200 = Machine("NVIDIA H200", "", 1, 139 << 30, 16, list(MODULES), PROVIDERS, {"torch": "2.11.0"})
@@ -78,17 +83,18 @@ def statuses(report: Report) -> list[tuple[str, str]]:
 
 
 def test_a_gpu_machine_is_proven_within_14_minutes(tmp_path):
-    items = plan(H200, tmp_path, tmp_path / "cifar-10-python.tar.gz")
-    assert sum(item.seconds for item in items) <= 14 * 60
-    assert list(dict.fromkeys(item.part for item in items)) == list(PARTS)
-    assert [item.name for item in items if item.missing] == []
-    for item in items:
+    planned = plan(H200, tmp_path, tmp_path / "cifar-10-python.tar.gz")
+    assert sum(item.seconds for item in planned) <= 14 * 60
+    assert list(dict.fromkeys(item.part for item in planned)) == list(PARTS)
+    assert [item.name for item in planned if item.missing] == []
+    for item in planned:
         files = [word for word in item.command if word.endswith(".py")]
         assert all((ROOT / file).is_file() for file in files), item.command
         assert item.command[0] == sys.executable
 
 
-def test_what_a_machine_lacks_is_named(tmp_path):
+def test_what_a_machine_lacks_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(items, "CIFAR10", tmp_path)
     lacking = {item.name: item.missing for item in plan(BARE_CPU, tmp_path, None) if item.missing}
     assert lacking["networks"].startswith("pytest is not installed")
     assert lacking["compiled"] == "no GPU: the compiler takes minutes on a CPU"
@@ -112,7 +118,10 @@ def test_on_a_cpu_small_networks_are_run(tmp_path):
 def test_the_recipe_is_read_without_bash(capsys):
     args = parse("train", recipe_flags(CIFAR10_RECIPE))
     assert (args.model, args.random_seed, args.image_shape) == ("ResNet18_vd", 0, [3, 128, 128])
-    assert args.train_transforms[:2] == ["pad:size=40", "random_crop:size=32"]
+    resolve_input(args)
+    file = cv2.imencode(".png", np.zeros((32, 32, 3), np.uint8))[1].tobytes()
+    image = train_transform(args).decode(file, "a.png", np.random.default_rng(0))
+    assert image.shape == (128, 128, 3)
     assert capsys.readouterr().err == ""
 
 
@@ -168,9 +177,16 @@ def test_a_failure_stops_only_what_needs_it(tmp_path):
 
     first = item("a", missing="")
     first.read = no_figures
-    items = [first, item("b", after=["a"]), item("c", missing="no DALI"), item("d")]
-    report = proven(tmp_path, items, Commands(Clock(), {"a": 1, "d": 1}, {"a": 1}))
-    assert statuses(report) == [("a", "failed"), ("b", "skipped"), ("c", "skipped"), ("figure of d", "ok")]
+    tried = [first, item("b", after=["a"]), item("c", missing="no DALI"), item("d")]
+    tried += [Item("inference", name, [name], 60, None) for name in ("the export", "the images", "late")]
+    commands = Commands(
+        Clock(), dict.fromkeys(["a", "d", "the export", "the images"], 1) | {"late": 9e9}, {"a": 1, "the images": 2}
+    )
+    report = proven(tmp_path, tried, commands)
+    assert statuses(report) == [
+        ("a", "failed"), ("b", "skipped"), ("c", "skipped"), ("figure of d", "ok"), ("the export", "ok"),
+        ("the images", "failed"), ("late", "no time"),
+    ]  # fmt: skip
     assert "a says why (exit code 1, see " in report.rows[0].text
     assert report.code == 1
     table = (tmp_path / "prove.md").read_text()
@@ -192,7 +208,7 @@ def test_exit_codes(tmp_path):
 
 
 def test_tests_that_a_crash_kept_from_being_run(tmp_path, capsys):
-    items = plan(H200, tmp_path, None)[:1]
+    tests = plan(H200, tmp_path, None)[:1]
     results = _Results(str(tmp_path / "tests_networks.jsonl"))
     names = ["tests/gpu/test_x.py::test_a", "tests/gpu/test_x.py::test_b", "tests/gpu/test_x.py::test_c"]
     results.pytest_collection_finish(SimpleNamespace(items=[SimpleNamespace(nodeid=name) for name in names]))
@@ -202,7 +218,7 @@ def test_tests_that_a_crash_kept_from_being_run(tmp_path, capsys):
     report = SimpleNamespace(nodeid=names[1], when="call", outcome="failed", duration=0.5, longrepr=crash)
     results.pytest_runtest_logreport(report)
     commands = Commands(Clock(), {sys.executable: 5}, {sys.executable: -11})
-    proof = proven(tmp_path, items, commands)
+    proof = proven(tmp_path, tests, commands)
     assert [(row.name, row.status, row.text) for row in proof.rows[:3]] == [
         ("test_x.py::test_a", "ok", ""),
         ("test_x.py::test_b", "failed", "assert 0.5 <= 3e-05 where"),

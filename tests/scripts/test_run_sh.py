@@ -152,7 +152,7 @@ def test_an_environment_of_windows(house):
 
 
 def test_prove_takes_an_interpreter_that_brings_all(house):
-    """Nothing is installed on a machine that has its own torch, torchvision and OpenCV; otherwise as for every command."""
+    """Nothing is installed on a machine that has its own torch, torchvision and OpenCV."""
     (house / "benchmarks" / "prove").mkdir(parents=True)
     (house / "benchmarks" / "prove" / "__main__.py").write_text("import sys\nprint('proven', *sys.argv[1:])\n")
     environment = {"PYTHON": str(house / "env" / "bin" / "python")}
