@@ -167,7 +167,7 @@ def test_bad_starts(export, tmp_path, monkeypatch):
         ([f"--model_file={export}/model", "--topk=11"], "--topk 11 is more"),
         ([f"--model_file={export}/model", "--serve_host=no.such.host.invalid"], "--serve_host no.such.host"),
     ):
-        args = parse("predict", [*flags, "--serve_port=0"])
+        args = parse("predict", [*flags, "--serve_port=0", "--reader_thread=0"])
         with pytest.raises(UserError, match=said):
             predict.serve(args, predict.choose_device(args), predict.choose_dtype(args))
     monkeypatch.setenv("WORLD_SIZE", "2")

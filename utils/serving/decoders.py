@@ -28,6 +28,7 @@ from utils.reading.codec_messages import LISTENING
 from utils.reading.decode import UnreadableImage, take_remarks
 from utils.reading.transforms import EvalTransform
 from utils.serving.refusal import Refusal, try_again
+from utils.system import without_script
 
 # Seconds after which a worker is given up: the largest images that are taken need a few, and to start takes it one.
 PATIENCE = 60.0
@@ -179,7 +180,8 @@ class _Worker:
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
             channel.setblocking(False)
             self.process = self._context.Process(target=work, args=(theirs, self._taken), daemon=True)
-            self.process.start()
+            with without_script():
+                self.process.start()
         self._channel = channel
 
     async def __call__(self, data: Encoded, transform: EvalTransform, largest: int) -> np.ndarray:

@@ -44,9 +44,14 @@ def build_service(args: argparse.Namespace, device: torch.device, dtype: torch.d
 
     metrics = Metrics()
     limits = Limits(args.serve_requests, args.serve_images, args.serve_megabytes << 20, args.max_image_pixels)
-    repository = Repository(args.model_file, args.params_file, load, batch_size, args.serve_wait / 1000, metrics)
     workers = min(args.reader_thread if "reader_thread" in args.given else WORKERS, usable_processors())
-    return Service(repository, Decoders(workers, limits.pixels), limits, metrics)
+    decoders = Decoders(workers, limits.pixels)  # they come up while the networks are loaded
+    try:
+        repository = Repository(args.model_file, args.params_file, load, batch_size, args.serve_wait / 1000, metrics)
+    except BaseException:
+        decoders.close()
+        raise
+    return Service(repository, decoders, limits, metrics)
 
 
 def run(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> None:
