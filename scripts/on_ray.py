@@ -1,0 +1,46 @@
+"""predict.py --serve_port on Ray Serve: replicas, on one machine or many, that come and go with the requests.
+
+    pip install -r requirements-ray.txt
+    serve run scripts/on_ray.yaml
+
+Each replica is the whole application, with networks, decoders and batches of its own; Ray's proxies share the requests
+among them. docs/serving.md says what is different.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ray import serve  # pyright: ignore[reportMissingImports]
+from starlette.applications import Starlette
+
+from predict import choose_device, choose_dtype
+from utils.flags import parse
+from utils.serving.app import build_app
+from utils.serving.server import KEY, build_service
+
+
+def build(flags: dict[str, Any]) -> Any:
+    """The application of Ray Serve.
+
+    Args:
+        flags: those of predict.py, without dashes: the deployment file has them.
+
+    Raises:
+        FlagError: one is not as it may be.
+    """
+    words = [*(f"--{name}={value}" for name, value in flags.items()), "--serve_port=0"]
+    requests = parse("predict", words).serve_requests
+
+    def application() -> Starlette:
+        """Within a replica."""
+        args = parse("predict", words)
+        return build_app(build_service(args, choose_device(args), choose_dtype(args)), os.environ.get(KEY, ""))
+
+    class Classification:
+        """A replica."""
+
+    # A replica batches what it has; what is beyond --serve_requests is refused by Ray's proxy, with the status 503.
+    deployment = serve.deployment(max_ongoing_requests=requests, max_queued_requests=requests)
+    return deployment(serve.ingress(application)(Classification)).bind()
