@@ -25,13 +25,14 @@ from torch import Tensor
 
 import models
 from benchmarks.pictures import write_pictures
-from utils.devices import keep_freed_memory, place
+from utils.devices import place
 from utils.evaluation.crops import AverageOverCrops
 from utils.flags import parse
 from utils.flags.line_parser import LineParser
 from utils.reading.build import crop_loader
 from utils.reading.normalize import normalize
 from utils.reading.to_device import to_device
+from utils.system import keep_freed_memory
 from utils.weights.network import usual_input
 
 CROPS = 12

@@ -10,11 +10,12 @@ import torch
 
 import models
 from models.network import Network
-from utils.devices import keep_freed_memory, place
+from utils.devices import place
 from utils.evaluation.metrics import Meter, means
 from utils.reading.loader import Batch
 from utils.reading.normalize import normalize
 from utils.reading.to_device import to_device
+from utils.system import keep_freed_memory
 from utils.training.loss import Targets
 from utils.training.optimizer import build_optimizer
 from utils.training.schedule import Schedule

@@ -1,13 +1,11 @@
-"""The device to compute on, its memory format, the memory allocator of a CPU, and where compiled code is kept."""
+"""The device to compute on, its memory format, and where compiled code is kept."""
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import hashlib
 import os
 import platform
-import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,22 +14,9 @@ from torch import Tensor, nn
 
 from utils.console import log, warn
 from utils.errors import FlagError, UserError
+from utils.system import keep_freed_memory
 
 Module = TypeVar("Module", bound=nn.Module)
-
-
-def keep_freed_memory() -> None:
-    """Has the C library keep freed memory for the next tensor (glibc only).
-
-    By default it hands large blocks back to the system, and every result of every layer is made of new pages, which
-    costs more than many a layer's arithmetic.
-    """
-    if sys.platform == "linux":
-        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-        library = ctypes.CDLL(None)
-        if hasattr(library, "gnu_get_libc_version"):
-            library.mallopt(mmap_threshold, 1 << 30)
-            library.mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def gpu_of_process(cpu_flag: str) -> torch.device:

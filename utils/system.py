@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -138,6 +139,23 @@ def _lock(handle: int) -> bool:
     except (OSError, ImportError):
         return False
     return True
+
+
+def keep_freed_memory(largest: int = 1 << 30) -> None:
+    """Has the C library keep freed memory for what comes next (glibc only).
+
+    By default it hands large blocks back to the system, and every result of every layer is made of new pages, which
+    costs more than many a layer's arithmetic.
+
+    Args:
+        largest: bytes of a block that is kept; of all, it is twice that.
+    """
+    if sys.platform == "linux":
+        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+        library = ctypes.CDLL(None)
+        if hasattr(library, "gnu_get_libc_version"):
+            library.mallopt(mmap_threshold, largest)
+            library.mallopt(trim_threshold, min(2 * largest, (1 << 31) - 1))
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import pytest
 # Page faults of a large block's second use: of a fresh process, as the setting cannot be taken back.
 SECOND_USE = """
 import resource, sys
-from utils.devices import keep_freed_memory
+from utils.system import keep_freed_memory
 
 if sys.argv[1] == "keep":
     keep_freed_memory()

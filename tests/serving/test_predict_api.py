@@ -137,8 +137,9 @@ def test_the_page_the_description_and_the_figures(client):
     assert page.headers["content-type"].startswith("text/html") and "default-src 'none'" in str(page.headers)
     assert not {"http://", "https://", "src=", "@import"} & {word for word in page.text.split() if "://" in word}
     assert client.get("/health").json() == {"status": "ok", "models": {"tiny": 1}}
-    paths = client.get("/openapi.json").json()["paths"]
-    assert {"/predict/{model}", "/v2/models/{model}/infer"} <= set(paths)
+    about = client.get("/openapi.json").json()
+    assert {"/predict/{model}", "/v2/models/{model}/infer"} <= set(about["paths"])
+    assert about["components"]["parameters"]["model"]["schema"]["enum"] == ["tiny"]
     assert client.post("/predict", json=IMAGE).status_code == 200  # other tests' requests may be another process's
     figures = client.get("/metrics").text
     assert 'serve_requests_total{route="predict",status="200"}' in figures

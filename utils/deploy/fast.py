@@ -8,7 +8,8 @@ from torch import fx
 from utils.deploy.compiled import CompiledProgram
 from utils.deploy.network import Run
 from utils.deploy.onednn import can_fuse, fuse_convolutions
-from utils.devices import keep_freed_memory, place
+from utils.devices import place
+from utils.system import keep_freed_memory
 
 
 def make_fast(

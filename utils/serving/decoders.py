@@ -28,7 +28,7 @@ from utils.reading.codec_messages import LISTENING
 from utils.reading.decode import UnreadableImage, take_remarks
 from utils.reading.transforms import EvalTransform
 from utils.serving.refusal import Refusal, try_again
-from utils.system import without_script
+from utils.system import keep_freed_memory, without_script
 
 # Seconds after which a worker is given up: the largest images that are taken need a few, and to start takes it one.
 PATIENCE = 60.0
@@ -45,6 +45,9 @@ ANSWER = struct.Struct("<HIIQ")
 SENTENCE, LONGEST = 1000, 8192
 # Bytes that the system holds of what goes to the other process: an image, if it grants them.
 BUFFER = 1 << 20
+
+# Bytes of the largest image, decoded, whose memory a worker keeps for the next: those of most photographs.
+KEPT = 32 << 20
 
 # bytes: a file. str: the same in base64, as JSON has it.
 Encoded = bytes | str
@@ -116,6 +119,7 @@ def work(channel: socket.socket, taken: Any) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # the server finishes what it has, and ends its workers then
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)  # the workers are the parallelism
+    keep_freed_memory(KEPT)
     try:
         while True:
             how_length, data_length, in_base64 = QUESTION.unpack(_received(channel, QUESTION.size))

@@ -155,11 +155,11 @@ def document(limits: Limits, names: Sequence[str]) -> dict[str, Any]:
         "/v2/repository/index": {"post": index},
     }
     for version in ((), ("version",)):
-        names, path = ("model", *version), "/v2/models/{model}" + ("/versions/{version}" if version else "")
+        variables, path = ("model", *version), "/v2/models/{model}" + ("/versions/{version}" if version else "")
         paths |= {
-            path: {"get": _operation("What a network takes and gives", _json(plain), *names)},
-            f"{path}/ready": {"get": _operation("Whether a network answers", _json(plain), *names)},
-            f"{path}/infer": {"post": _infer(*names)},
+            path: {"get": _operation("What a network takes and gives", _json(plain), *variables)},
+            f"{path}/ready": {"get": _operation("Whether a network answers", _json(plain), *variables)},
+            f"{path}/infer": {"post": _infer(*variables)},
         }
     refusal = _object(["error"], error={"type": "string"}, msg={"type": "string"}, status={"type": "string"})
     about = (
