@@ -58,6 +58,7 @@ from utils.training.rate_test import range_test, report_rates
 from utils.training.run import Run
 from utils.training.seed import seed_everything
 from utils.training.seeds import run_seeds
+from utils.training.sharding import check_fsdp, is_sharded
 from utils.training.start import RunStart
 from utils.training.step import TrainStep
 from utils.training.varying import begin_epoch, check_stages, settle_plan
@@ -74,6 +75,7 @@ def main() -> None:
     resolve_input(args, weights and paddleclas_input(weights, args.model, args.pretrained_key))
     device = choose_device(args)
     note_slow_type(device, amp_dtype(args, device), "--use_fp16", training=True)
+    check_fsdp(args, device)
     with process_group(device), explained_sizes(args.model):
         if args.seeds > 1:
             signal = run_seeds(args, lambda own: run_once(own, device))
@@ -220,6 +222,7 @@ def validate_networks(
             epoch=run.position.epoch,
             title=name,
             interrupted=lambda: run.interrupted,
+            in_step=is_sharded(model),
         )
     return results
 

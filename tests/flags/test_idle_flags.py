@@ -180,9 +180,9 @@ def test_predict_has_none_of_the_others(capsys):
 
 
 def test_statistics_over_one_process(capsys, monkeypatch):
-    assert named(capsys, "train", ["--sync_bn=True"]) == ["sync_bn"]
+    assert named(capsys, "train", ["--sync_bn=True", "--fsdp=True"]) == ["sync_bn", "fsdp"]
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert named(capsys, "train", ["--sync_bn=True"]) == []
+    assert named(capsys, "train", ["--sync_bn=True", "--fsdp=True"]) == []
 
 
 def test_an_export_is_in_float32(capsys):
@@ -204,6 +204,7 @@ def test_every_condition_is_tested():
     tested = {flag.removeprefix("--").split("=")[0] for flag in (*(c[0] for c in CASES), *(o[1] for o in OTHERS))}
     assert {name for names, *_ in CONDITIONS for name in names} == tested | set(SERVER + LISTS) | {
         "sync_bn",
+        "fsdp",
         "use_fp16",
         "topk",
         "gpu_id",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ def validate(
     same_feed: int = 0,
     interrupted: Callable[[], bool] = never,
     watch: Callable[[Tensor, Tensor, Tensor, Batch], None] | None = None,
+    in_step: bool = False,
 ) -> dict[str, float]:
     """Validates a network in float32. Every process has to call it; one of them may have no images.
 
@@ -51,6 +52,7 @@ def validate(
         interrupted: asked before each batch: whether this process leaves the rest out.
         watch: is shown each batch: its images as `prepare` gets them, the logits (N, classes) in float32, the labels,
             and the batch as it was read.
+        in_step: the processes hold parts of the network: each runs it as often as the others, if need be on nothing.
 
     Returns:
         The figures over all processes, as `utils.evaluation.metrics.total` gives them, and the meter's own.
@@ -64,9 +66,11 @@ def validate(
     clock = time.perf_counter()
     with progress(len(loader), title) as bar:
         lines = print_step if bar.disable or not sys.stdout.isatty() else None  # the bar is on stderr
-        for number, (images, labels, batch) in enumerate(batches):
-            if interrupted():
-                break
+        for number, read in enumerate(_rounds(batches, interrupted, in_step)):
+            if read is None:
+                network(prepare(*_nothing(loader, meter))[0])
+                continue
+            images, labels, batch = read
             inputs, labels = prepare(images, labels)
             logits = main_output(network(inputs)).float()
             meter.add(meter.loss(logits, labels), logits, labels, number)
@@ -81,3 +85,27 @@ def validate(
     if not values["images"] and not any(gather_objects(interrupted())):
         check_readable(gather_dict(loader.unreadable), 0)
     return values
+
+
+def _rounds(
+    batches: Iterable[tuple[Tensor, Tensor, Batch]], interrupted: Callable[[], bool], in_step: bool
+) -> Iterator[tuple[Tensor, Tensor, Batch] | None]:
+    """The batches, until it is interrupted. In step with others, None where they have more; one ends it for all."""
+    remaining = iter(batches)
+    while True:
+        batch = next(remaining, None)
+        cut_short = interrupted()
+        if in_step:
+            shares = gather_objects((batch is not None, cut_short))
+            if not any(there for there, _ in shares) or any(cut for _, cut in shares):
+                return
+        elif batch is None or cut_short:
+            return
+        yield batch
+
+
+def _nothing(loader: Loader, meter: Meter) -> tuple[Tensor, Tensor]:
+    """A black image as the loader gives them, and a label."""
+    device = meter.sums.device
+    size = loader.transforms[0].image_size
+    return torch.zeros(1, *size, 3, dtype=torch.uint8, device=device), torch.zeros(1, dtype=torch.int64, device=device)

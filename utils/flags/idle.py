@@ -157,6 +157,11 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
         "a single process has all batches",
     ),
     (
+        ("fsdp",),
+        lambda args: os.environ.get("WORLD_SIZE", "1") != "1",
+        "a single process holds everything: start it with python -m torch.distributed.run",
+    ),
+    (
         ("label_weights_by_ratio", "sum_over_labels"),
         lambda args: args.multi_label,
         "it needs --multi_label=True",

@@ -447,6 +447,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "times that."),
         Flag("accumulate_steps", positive_int, 1, T,
              "Parts of a batch that go through the network one after the other, for batches that do not fit."),
+        Flag("fsdp", boolean, False, T,
+             "Each of several processes holds a part of the parameters, gradients and optimizer state, which takes a "
+             "network, or a classifier of 100,000 classes, that is too large for one GPU."),
         Flag("sync_bn", boolean, False, T, "Batch-norm statistics over the batches of all processes together."),
         Flag("multi_label", boolean, False, (*TEIR, "predict"),
              "Images have several labels: lines `path 0,1,0,...` of a list, a 0 or 1 for each class, and a sigmoid in "

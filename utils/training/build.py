@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-import inspect
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from models.activation_checkpointing import checkpoint_activations
 from models.network import Network
@@ -34,6 +31,7 @@ from utils.training.rate_test import check_rate_test
 from utils.training.running_variance import BIASED, average_biased_variance
 from utils.training.schedule import Schedule
 from utils.training.seeds import check_seeds
+from utils.training.sharding import distribute, divide, divides
 from utils.training.step import TrainStep
 from utils.training.sync_batch_norm import synchronize_batch_norm
 from utils.training.tracker import check_tracker
@@ -311,7 +309,8 @@ def _settle_batch_norm(module: nn.Module, args: argparse.Namespace, device: torc
 
 def _prepare(model: Network, args: argparse.Namespace, device: torch.device) -> None:
     """Moves a network that is to be trained to the device, and makes of it what the flags say."""
-    place(model, device, memory_format(args, device))
+    if not divides(args):  # else it goes there in parts, which have a shape only as they are
+        place(model, device, memory_format(args, device))
     _settle_batch_norm(model, args, device)
     if args.with_mem_opt and not checkpoint_activations(model):
         warn(f"--with_mem_opt does nothing here: {type(model).__name__} has no repeated blocks to compute again")
@@ -341,24 +340,18 @@ def build_train_step(
     freeze(model, args)
     if alone:
         args = copy.copy(args)
-        args.sync_bn = False
+        args.sync_bn = args.fsdp = False
     _prepare(model, args, device)
     criterion = build_criterion(args, label_shares, device, class_weights)
     distillation = build_distillation(args, model, label_shares, device, criterion)
     network: nn.Module = model if distillation is None else distillation
-    if world_size() > 1 and not alone:
-        # Batch-norm statistics stay with their process; those of rank 0 are handed round before they are used.
-        # (PyTorch 2.13 renamed the option.)
-        known = inspect.signature(DistributedDataParallel).parameters
-        option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        options: dict[str, Any] = {option: False}
-        network = DistributedDataParallel(
-            network,
-            device_ids=[device.index] if device.type == "cuda" else None,
-            **options,
-            gradient_as_bucket_view=True,
-            static_graph=args.accumulate_steps == 1,
-        )
+    ema = None
+    if divides(args):
+        ema = divide(model, args, device)
+    elif world_size() > 1 and not alone:
+        network = distribute(network, args, device)
+    if args.use_ema and ema is None:
+        ema = ExponentialMovingAverage(model, args.ema_decay, args.ema_warm_up)
     dtype = amp_dtype(args, device)
     with explained_options():
         optimizer = build_optimizer(
@@ -393,7 +386,7 @@ def build_train_step(
         clip_norm=args.clip_norm,
         clip_norm_each=args.clip_norm_each,
         l1_decay=0.0 if args.optimizer == "adamw" else args.l1_decay,
-        ema=ExponentialMovingAverage(model, args.ema_decay, args.ema_warm_up) if args.use_ema else None,
+        ema=ema,
         distillation=distillation,
         accumulate_steps=args.accumulate_steps,
     )

@@ -31,17 +31,30 @@ class ExponentialMovingAverage:
         self.step = 0
         self.ramps = ramps
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        pairs = list(zip(_tensors(self.model), _tensors(model), strict=True))
-        self._averages = [average for average, source in pairs if source.is_floating_point()]
-        self._sources = [source for _, source in pairs if source.is_floating_point()]
-        for average in self._averages if ramps else ():
-            average.zero_()
+        self.follow(model)
+        for averages, _ in self._pairs if ramps else ():
+            for average in averages:
+                average.zero_()
+
+    def follow(self, model: Network) -> None:
+        """Takes in this network from now on; again when the tensors of both have been divided among processes."""
+        pairs = [
+            (average, source)
+            for average, source in zip(_tensors(self.model), _tensors(model), strict=True)
+            if source.is_floating_point()
+        ]
+        # Divided tensors and others do not go together in one operation.
+        by_kind: dict[type, list[tuple[Tensor, Tensor]]] = {}
+        for pair in pairs:
+            by_kind.setdefault(type(pair[1]), []).append(pair)
+        self._pairs = [([average for average, _ in kind], [source for _, source in kind]) for kind in by_kind.values()]
 
     @torch.no_grad()
     def update(self) -> None:
         """Takes in the network as it is after a step."""
         decay = min(self.decay, (1 + self.step) / (10 + self.step)) if self.ramps else self.decay
-        torch._foreach_lerp_(self._averages, self._sources, 1.0 - decay)
+        for averages, sources in self._pairs:
+            torch._foreach_lerp_(averages, sources, 1.0 - decay)
         self.step += 1
 
 

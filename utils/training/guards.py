@@ -14,6 +14,7 @@ from utils.flags import Flags
 from utils.processes import gather_objects
 from utils.reading.image_list import ImageList
 from utils.training.checkpoint import Position
+from utils.training.sharding import local
 from utils.training.step import TrainStep
 from utils.training.tally import Tally
 
@@ -98,7 +99,7 @@ class Guards:
 
     def check_network(self) -> None:
         """Refuses a parameter, or a statistic of a batch-norm that would be saved, that is not finite."""
-        tensors: list[Tensor] = [parameter for _, parameter in self._step.named_parameters()]
+        tensors: list[Tensor] = [local(parameter) for _, parameter in self._step.named_parameters()]
         if is_main_process():  # whose statistics are saved
             tensors += [buffer for buffer in self._step.model.buffers() if buffer.is_floating_point()]
         finite = bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())

@@ -18,6 +18,7 @@ from models.names import l2_overrides, lr_shares, paddleclas_names
 from models.network import Network
 from utils.console import warn
 from utils.training.schedule import STRATEGIES
+from utils.training.sharding import is_divided
 
 
 class RMSProp(torch.optim.Optimizer):
@@ -290,7 +291,8 @@ def build_optimizer(
         warn(f"--lr_strategy: unknown strategy {strategy!r}, the rate stays at {lr}; known: {', '.join(STRATEGIES)}")
     # Fused optimizers go through the parameters once, and take the loss scale on the device; others would wait for it
     # at every step.
-    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    parameter = next(model.parameters())
+    fused = parameter.device.type in ("cpu", "cuda") and not is_divided(parameter)  # which have no fused SGD
     adam = {"lr": lr, "betas": betas, "eps": 1e-8 if epsilon is None else epsilon, "fused": fused}
     decay = _Decay(
         "decoupled" if optimizer == "adamw" else "none" if optimizer is None and strategy == "adam_decay" else "l2",

@@ -14,6 +14,7 @@ from utils.processes import gather_objects
 from utils.training.checkpoint import BEST, BEST_EMA, Position, RunFolder
 from utils.training.guards import Guards
 from utils.training.seed import random_state
+from utils.training.sharding import gathered, whole
 from utils.training.step import TrainStep
 from utils.training.tally import Tally
 from utils.weights.notes import CLASS_NAMES
@@ -92,11 +93,12 @@ class Saver:
         position, step = self._position, self._step
         self._guards.check_network()
         states = gather_objects((random_state(self._device), tally.sums.cpu()))
+        model, ema_model = whole(step.model), whole(step.ema.model) if step.ema is not None else None
+        training = gathered(step.state_dict())
         if self._folder is None:
             return
         position.random = [random for random, _ in states]
         position.sums = torch.stack([sums for _, sums in states]).sum(0) if position.step_in_epoch else None
-        ema_model = step.ema.model if step.ema is not None else None
         notes = {name: getattr(self._args, name) for name in ("model", "class_dim", *INPUT_FLAGS)}
         if self._args.multi_label:
             notes["multi_label"] = True
@@ -104,7 +106,7 @@ class Saver:
             notes[CLASS_NAMES] = self._class_names
         learning = step.learning_teacher
         teacher = None if learning is None else (self._args.teacher_model, learning)
-        self._saved = self._folder.save(names, step.model, position, step.state_dict(), ema_model, notes, teacher)
+        self._saved = self._folder.save(names, model, position, training, ema_model, notes, teacher)
 
     def check_last(self) -> None:
         """Raises `UserError` if the last checkpoint could not be written."""

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 import torch
 
 from utils.console import is_main_process, log, warn
-from utils.errors import UserError, cut, one_line
+from utils.errors import FlagError, UserError, cut, one_line
 from utils.evaluation.metrics import FIELDS
 from utils.flags import Flags
 from utils.flags.kinds import AUTO
 from utils.formats.training_states import TrainingState
-from utils.processes import StopSignal, broadcast_module, broadcast_object, rank
+from utils.processes import StopSignal, broadcast_module, broadcast_object, rank, world_size
 from utils.training.checkpoint import (
     BEST,
     BEST_EMA,
@@ -35,6 +35,7 @@ from utils.training.paddle_states import find_original
 from utils.training.record import as_markdown, describe_run, note_changed_flags, write_record
 from utils.training.running_variance import BIASED, UNBIASED, average_biased_variance
 from utils.training.seed import set_random_state
+from utils.training.sharding import empty, fill, is_sharded, outlined
 from utils.training.step import TrainStep
 from utils.training.tracker import Tracked
 from utils.weights import TO_RESUME, load_pretrained
@@ -72,7 +73,11 @@ class RunStart:
             if is_main_process() and self.path.exists():
                 self._folder = resources.enter_context(RunFolder(self.path, args.keep_checkpoints))
             # One process looks and tells the others, which need not see the folder.
-            found = broadcast_object(find_resumed(args, self.path) if is_main_process() else None)
+            found = find_resumed(args, self.path) if is_main_process() else None
+            if args.fsdp and world_size() > 1:
+                found = self._told_in_part(found)
+            else:
+                found = broadcast_object(found)
             self.resumed: Path | None = found["folder"] if found else None
             self.position: Position = found["position"] if found else Position(args.batch_size)
             if args.batch_size == AUTO and self.position.batch_size != AUTO:
@@ -83,6 +88,22 @@ class RunStart:
             self._original: TrainingState | None = found["original"] if found else None
             self.stop = resources.enter_context(StopSignal())
             self._resources = resources.pop_all()
+
+    def _told_in_part(self, found: dict[str, Any] | None) -> dict[str, Any] | None:
+        """What the main process found; the others get no more of what is divided than its shapes.
+
+        Raises:
+            UserError: it is PaddlePaddle's.
+        """
+        if found is not None and found["original"] is not None:
+            raise FlagError("--fsdp: take PaddlePaddle's state up without it, and go on from our checkpoint with it")
+        told = None
+        if found is not None:
+            training = {**found["training"], "optimizer": outlined(found["training"]["optimizer"])}
+            told = broadcast_object({**found, "training": training})
+        else:
+            told = broadcast_object(None)
+        return found if is_main_process() else told
 
     def __enter__(self) -> RunStart:
         return self
@@ -158,9 +179,13 @@ class RunStart:
         if step.learning_teacher is not None:
             networks[TEACHER_WEIGHTS] = step.learning_teacher
         for name, model in networks.items():
-            if is_main_process():
-                load_pretrained(model, self.resumed / name, resize=False, remedies=TO_RESUME)
-            broadcast_module(model)
+            filled = model if not is_sharded(model) else empty(model) if is_main_process() else None
+            if is_main_process() and filled is not None:
+                load_pretrained(filled, self.resumed / name, resize=False, remedies=TO_RESUME)
+            if is_sharded(model):
+                fill(model, filled)
+            else:
+                broadcast_module(model)
 
     def take_folder(self, steps_done: int) -> tuple[RunFolder | None, Curves | None]:
         """The folder to save to, made if need be, and the curves in it; None in all processes but one.

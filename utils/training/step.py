@@ -23,6 +23,7 @@ from utils.training.optimizer import set_lr
 from utils.training.plateau import Plateau
 from utils.training.running_variance import running_variance
 from utils.training.schedule import Schedule
+from utils.training.sharding import divided_state, is_sharded
 
 
 class TrainStep:
@@ -191,6 +192,9 @@ class TrainStep:
 
     def _no_sync(self, wanted: bool) -> contextlib.AbstractContextManager:
         """Keeps the processes from exchanging gradients that are not complete yet."""
+        network: Any = self.network
+        if is_sharded(network):
+            network.set_requires_gradient_sync(not wanted)
         if wanted and isinstance(self.network, DistributedDataParallel):
             return self.network.no_sync()
         return contextlib.nullcontext()
@@ -243,7 +247,11 @@ class TrainStep:
         self.step = state["step"]
         now = self.schedule.steps_per_epoch
         self.shift = round((self.step + state["shift"]) * now / state["steps_per_epoch"]) - self.step
-        self.optimizer.load_state_dict(state["optimizer"])
+        optimizer = state["optimizer"]
+        if is_sharded(self.model):
+            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            optimizer = {**optimizer, "state": divided_state(optimizer["state"], parameters)}
+        self.optimizer.load_state_dict(optimizer)
         for group, own in zip(self.optimizer.param_groups, options, strict=True):
             group.update(own)
         # Fused optimizers pair values as they lie in memory: those saved in another memory format take this run's.
