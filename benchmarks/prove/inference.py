@@ -116,7 +116,6 @@ def main() -> None:
         export(args.model, args.image_size, Path(args.folder))
         return
     device = torch.device("cuda", 0) if torch.cuda.is_available() and not args.cpu else torch.device("cpu")
-    torch.backends.cudnn.benchmark = True
     figures = []
     with torch.inference_mode():
         make = contestant(args, device, args.image_size)

@@ -73,9 +73,9 @@ def tests(machine: Machine, folder: Path) -> list[Item]:
     in one of them fails in all that follow."""
     items = []
     for name, files, seconds in (
-        ("networks", ["tests/gpu/test_gpu_networks.py"], 60),
-        ("training", ["tests/gpu/test_gpu_training.py", "tests/training/test_engine.py"], 110),
-        ("engines", ["tests/gpu/test_gpu_engines.py", "tests/reading/test_reader_dali.py"], 80),
+        ("networks", ["tests/gpu/test_gpu_networks.py"], 50),
+        ("training", ["tests/gpu/test_gpu_training.py", "tests/training/test_engine.py"], 140),
+        ("engines", ["tests/gpu/test_gpu_engines.py", "tests/reading/test_reader_dali.py"], 70),
     ):
         results = folder / f"tests_{name}.jsonl"
         command = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "benchmarks.prove.pytest_results"]
@@ -123,7 +123,7 @@ def steps(machine: Machine, folder: Path) -> list[Item]:
     if not machine.gpu:
         fed = [*flags[:4], "--steps=12", "--rounds=1", "--pictures=8", "--warm_up=2"]
     command = [PYTHON, "benchmarks/fed_step.py", *fed, f"--save_json_path={file}"]
-    items.append(Item("step", f"{what}, fed by the readers", command, 50, _fed_reader(file, machine)))
+    items.append(Item("step", f"{what}, fed by the readers", command, 45, _fed_reader(file, machine)))
     return items
 
 
@@ -173,8 +173,8 @@ def inference(machine: Machine, folder: Path) -> list[Item]:
     start = [PYTHON, "-m", "benchmarks.prove.inference", *flags, f"--folder={folder / 'export'}"]
     export = "the export"
     command = [*start, "--contestant=export"]
-    items = [Item("inference", export, command, 30, None)]
-    for name, seconds in (("eager", 15), ("program", 15), ("compiled", 40), ("onnxruntime", 20), ("tensorrt", 45)):
+    items = [Item("inference", export, command, 25, None)]
+    for name, seconds in (("eager", 12), ("program", 12), ("compiled", 40), ("onnxruntime", 18), ("tensorrt", 45)):
         file = folder / f"inference_{name}.json"
         command = [*start, f"--contestant={name}", f"--save_json_path={file}"]
         item = Item("inference", name, command, seconds, _rates_reader(file, name), _lacks(name, machine))

@@ -72,21 +72,19 @@ def test_a_step_that_overflows_is_skipped(device, dynamic):
 
 
 @pytest.mark.parametrize("device", WITH_ALL)
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
-def test_a_compiled_step_is_the_same(device, dtype):
-    plain, compiled = network(), network()
+def test_a_compiled_step_is_the_same(device):
+    plain, compiled = network("MobileNetV1_x0_25"), network("MobileNetV1_x0_25")
     steps = []
     for model in (plain, compiled):
         place(model, torch.device(device), torch.channels_last)
         if model is compiled:
             model.compile()
-        steps.append(make_step(model, amp_dtype=dtype))
+        steps.append(make_step(model))
     with tf32(False):
         for number in range(3):
             images, targets = on(device)
             first, second = (float(step(images, targets)[0]) for step in steps)
-            # The compiler keeps in float32 what half precision rounds between operations; each step adds to it.
-            assert second == pytest.approx(first, rel=1e-3 if dtype is None else 0.05), number
+            assert second == pytest.approx(first, rel=1e-3), number
 
 
 # ----------------------------------------------------------------------------------------------- what must not wait
@@ -245,7 +243,7 @@ def test_resumed_to_the_last_bit(train_here, tiny_dataset, tmp_path, device, ext
 
 @pytest.mark.parametrize("device", WITH_ALL)
 def test_compiled_and_profiled_runs(train_here, tiny_dataset, tmp_path, device):
-    flags = {"device": device, "use_fp16": True, "num_epochs": 3}
+    flags = {"device": device, "use_fp16": True, "num_epochs": 3, "validate": False}
     compiled = train_here(tiny_dataset, tmp_path / "compiled", **flags, use_compile=True)
     plain = train_here(tiny_dataset, tmp_path / "plain", **flags)
     assert compiled.code == plain.code == 0
