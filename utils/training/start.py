@@ -70,7 +70,7 @@ class RunStart:
         self.path = Path(args.model_save_dir) / args.model
         self._folder: RunFolder | None = None
         with contextlib.ExitStack() as resources:
-            if is_main_process() and self.path.exists():
+            if is_main_process() and self.path.exists() and args.lr_range_test is None:  # which saves nothing
                 self._folder = resources.enter_context(RunFolder(self.path, args.keep_checkpoints))
             # One process looks and tells the others, which need not see the folder.
             found = find_resumed(args, self.path) if is_main_process() else None
