@@ -6,7 +6,7 @@ import os
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.errors import FlagError
 from utils.files import check_can_write_into
@@ -21,13 +21,14 @@ from utils.reading.dataset import MissingPart, open_dataset
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Loader
 from utils.reading.opencv_loader import OpenCVLoader
-from utils.reading.pipeline import Pipeline
 from utils.reading.range_cache import RangeCache
 from utils.reading.remote import is_url
 from utils.reading.resize import Colour, Resizer
 from utils.reading.transforms import EvalTransform, TrainTransform
 from utils.reading.varying import Scales, Stages, Varying, scaled_batches
-from utils.reading.words import pipeline_of_words, words_of_magnitude
+
+if TYPE_CHECKING:
+    from utils.reading.pipeline import Pipeline
 
 
 def share_of_batch(flag: str, batch_size: int, world_size: int) -> int:
@@ -71,6 +72,8 @@ def train_transform(args: Namespace) -> TrainTransform | Pipeline:
     if args.train_transforms:
         if args.use_dali:
             raise FlagError("--train_transforms is done by the readers of --use_dali=False: leave out one of them")
+        from utils.reading.words import pipeline_of_words  # with Pillow, which others than train.py do without
+
         return pipeline_of_words(args.train_transforms, args)
     mean = mean_colour(args.image_mean, args.channel_order)
     return TrainTransform(
@@ -249,6 +252,8 @@ def _transform_of_size(
     values = vars(args) | {"image_shape": [3, *size]}
     if magnitude is not None:
         values["ra_magnitude"] = magnitude
+        from utils.reading.words import words_of_magnitude
+
         values["train_transforms"] = words_of_magnitude(args.train_transforms, magnitude)
     transform = train_transform(Namespace(**values))
     if transform.image_size != size:

@@ -10,7 +10,6 @@ from typing import Any
 
 from utils.errors import FlagError, FormatError, UserError, cut, one_line, reason
 from utils.files import as_text, read_text
-from utils.formats.yaml_data import read_yaml
 from utils.reading.remote import is_url, read_small
 
 # By class number; None, or missing at the end, where a class has no name that is known.
@@ -106,6 +105,8 @@ def read_names(path: str, flag: str = "--class_map_path") -> list[str]:
     try:
         text = as_text(read_small(path)) if is_url(path) else read_text(path, _MAX_MEGABYTES)
         if path.lower().endswith((".json", ".yaml", ".yml")):
+            from utils.formats.yaml_data import read_yaml  # takes a while to import, and few lists are of the kind
+
             return _names_in_data(read_yaml(text.replace("\t", " ")))  # JSON is YAML, but for tabs
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         if len(lines) > _MAX_NAMES:

@@ -11,8 +11,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from filelock import FileLock
-
 from utils import system
 from utils.console import warn
 from utils.errors import reason
@@ -79,6 +77,8 @@ class RangeCache:
     @contextmanager
     def making(self, key: str) -> Iterator[None]:
         """Has what takes long be made by one process of this machine, while others that need it wait."""
+        from filelock import FileLock  # takes a while to import, and files on a disk need none
+
         folder = os.path.join(self.folder, "locks")
         lock = FileLock(os.path.join(folder, os.path.basename(self._path(key))[:2]))
         with contextlib.suppress(OSError):  # where there are no locks, each process makes its own
