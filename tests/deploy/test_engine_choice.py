@@ -58,9 +58,13 @@ def cache(made, monkeypatch, tmp_path):
     return tmp_path / "engines"
 
 
-def measured(monkeypatch, **seconds: float) -> None:
-    """Has a measurement say that engines take so long for a batch."""
-    monkeypatch.setattr(engine_choice, "_race", lambda networks, size: {name: seconds[name] for name in networks})
+def measured(monkeypatch, is_busy: bool = False, **seconds: float) -> None:
+    """Has a measurement say that engines take so long for a batch, and whether the machine is busy."""
+
+    def race(networks, batch_size):
+        return {name: seconds[name] for name in networks}, is_busy
+
+    monkeypatch.setattr(engine_choice, "_race", race)
 
 
 WRITE = engine_choice._Kept._write
@@ -83,6 +87,13 @@ def test_what_was_measured_is_kept(model, cache, capsys, monkeypatch):
     assert load(model, measure=False, batch_size=3).engine == "pytorch"  # not known for such batches
     assert load(model, images=0).engine == "pytorch"
     monkeypatch.setattr(engine_choice, "processor", lambda: "another one")
+    assert load(model, measure=False).engine == "pytorch"
+
+
+def test_what_a_busy_machine_says_is_not_kept(model, cache, capsys, monkeypatch):
+    measured(monkeypatch, is_busy=True, pytorch=2.0, onnxruntime=1.0)
+    assert load(model).engine == "onnxruntime"
+    assert "is for this run, and not kept" in capsys.readouterr().err
     assert load(model, measure=False).engine == "pytorch"
 
 
@@ -168,6 +179,8 @@ def test_as_exact_in_fewer_bits(model):
 def test_networks_race_in_turns(model, monkeypatch):
     monkeypatch.setattr(engine_choice, "TURN", 0.001)
     monkeypatch.setattr(engine_choice, "REST", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     networks = dict.fromkeys(("pytorch", "other"), load_exported(str(model)))
-    best = engine_choice._race(networks, 2)
+    best, is_busy = engine_choice._race(networks, 2)
+    assert not is_busy  # of one thread the processor's time counts
     assert all(0 < seconds < 10 for seconds in best.values()) and best.keys() == networks.keys()

@@ -31,7 +31,7 @@ from utils.deploy.onnx_engines import choose_engine, import_engine, load_onnx
 from utils.devices import processor
 from utils.errors import FlagError, UserError, cut, of_the_machine, one_line, reason
 from utils.files import written_together
-from utils.system import cache_folder
+from utils.system import cache_folder, usable_processors
 
 # What auto may choose on a CPU, beside PyTorch. (ONNX Runtime has no bfloat16 there.)
 OTHERS = {torch.float32: ("onnxruntime", "openvino"), torch.bfloat16: ("openvino",)}
@@ -47,6 +47,8 @@ LONG, MANY = 60.0, 500
 # Of a measurement: seconds of a turn and of the rest before it, in which another engine's threads stop spinning; turns
 # of each engine; seconds after which there are no more than two.
 TURN, REST, TURNS, PATIENCE = 0.2, 0.1, 5, 20.0
+# Of the processors' time, the share that an undisturbed measurement has at least.
+BUSY = 0.5
 
 
 @dataclass(frozen=True)
@@ -218,17 +220,30 @@ def _measured(kept: _Kept, own: ExportedNetwork, others: list[str], way: str, se
             continue
         if settings.dtype == torch.float32 or _is_as_exact(network, own, kept.source):
             networks[other] = network
-    batches = _race(networks, settings.batch_size)
+    batches, is_busy = _race(networks, settings.batch_size)
     speeds = {each: Speed(starts[each], batches[each]) for each in networks}
-    kept.keep_speeds(way, speeds)
+    if is_busy:
+        note(f"{name}: other programs have the processors: what was measured is for this run, and not kept")
+    else:
+        kept.keep_speeds(way, speeds)
     gc.collect()
     return speeds
 
 
-def _race(networks: Mapping[str, ExportedNetwork], batch_size: int) -> dict[str, float]:
-    """Seconds that each network takes for a batch: its best time, all of them in turns."""
+def _race(networks: Mapping[str, ExportedNetwork], batch_size: int) -> tuple[dict[str, float], bool]:
+    """Seconds that each network takes for a batch: its best time, all of them in turns.
+
+    One thread's time is the processor's, which other programs hardly change. That of several is real time, which says
+    little on a busy machine.
+
+    Returns:
+        The times, and whether other programs had so much of the processors that they cannot be relied on.
+    """
+    threads = torch.get_num_threads()
+    clock = time.process_time if threads == 1 else time.perf_counter
     best = dict.fromkeys(networks, math.inf)
     patience = time.perf_counter() + PATIENCE
+    real = used = 0.0
     for turn in range(TURNS):
         if turn >= 2 and time.perf_counter() > patience:
             break
@@ -236,11 +251,14 @@ def _race(networks: Mapping[str, ExportedNetwork], batch_size: int) -> dict[str,
             images = _inputs(network, batch_size)
             time.sleep(REST)
             network(images)
-            end = time.perf_counter() + TURN
-            while (start := time.perf_counter()) < end or best[name] == math.inf:
+            begin, used_before = time.perf_counter(), time.process_time()
+            while time.perf_counter() < begin + TURN or best[name] == math.inf:
+                start = clock()
                 network(images)
-                best[name] = min(best[name], time.perf_counter() - start)
-    return best
+                best[name] = min(best[name], clock() - start)
+            real += time.perf_counter() - begin
+            used += time.process_time() - used_before
+    return best, threads > 1 and used < BUSY * real * min(threads, usable_processors())
 
 
 def _is_as_exact(network: ExportedNetwork, own: ExportedNetwork, source: Source) -> bool:
