@@ -13,6 +13,7 @@ usage: bash run.sh COMMAND [arguments]
   eval [flags]          eval.py: accuracy of weights
   infer [flags]         infer.py: classify images, or export a network
   predict [flags]       predict.py: classify images with an exported network
+  verify NAME [...]     fetch published weights, evaluate them on data/ILSVRC2012, compare; all: the whole zoo
   serve MODEL [flags]   predict.py --serve_port=8866: answer requests with an exported network, NAME/model
   test [--all] [...]    the test suite; --all: hours, every network; other arguments go to pytest
   bench [NAME [...]]    all benchmarks, or benchmarks/NAME.py with its arguments
@@ -257,6 +258,10 @@ case $command in
     eval | infer | predict)
         setup quietly
         exec "$python" "$command.py" "$@"
+        ;;
+    verify)
+        setup quietly
+        exec "$python" utils/verify.py "$@"
         ;;
     serve)
         serve "$@"

@@ -1,0 +1,204 @@
+"""Verifies published accuracies: fetches the published weights, evaluates them on your ImageNet, and compares.
+
+bash run.sh verify ResNet50_vd MobileNetV3_large_x1_0
+bash run.sh verify all --data_dir=/data/ILSVRC2012 --device=cuda
+
+The exit code is 1 if an accuracy is further from the published one than 0.05 points, or could not be verified.
+Results go into a table, verify.csv, a line for each file of weights; `all` leaves out those that are in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+if not __package__:
+    # Run as a script: Python looks for modules beside it, and not in the project's root.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import models
+from models import published
+from models.published import FLUID_FILES, Published
+from utils.console import log
+from utils.errors import FlagError, UserError, run_script
+from utils.files import check_can_write, write_text
+from utils.flags.line_parser import LineParser
+from utils.weights.download import fetch
+
+ROOT = Path(__file__).resolve().parent.parent
+# Points of accuracy by which ours may be off.
+TOLERANCE = 0.05
+HOLDS, DIFFERS = "holds", "differs"
+
+
+class Result(NamedTuple):
+    """A line of the table, all as text: accuracies in percent; the verdict may be why there are none."""
+
+    name: str
+    source: str
+    network: str
+    published_top1: str
+    published_top5: str
+    verdict: str
+    top1: str = ""
+    top5: str = ""
+    images: str = ""
+
+
+HEADINGS = Result._fields
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = LineParser(__doc__, prog="verify")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a network, or published weights; all: the whole zoo")
+    parser.add_argument("--all", action="store_true", help="the whole zoo, but what the table has")
+    parser.add_argument("--source", choices=("fluid", "PaddleClas"), help="verify the files of one of them alone")
+    parser.add_argument("--data_dir", default="./data/ILSVRC2012/", help="ImageNet, with val_list.txt or val/WNID/")
+    parser.add_argument("--weights_dir", default="./published/", help="where the files go (80 GB for the whole zoo)")
+    parser.add_argument("--table", default="verify.csv", help="file for the results")
+    parser.add_argument("--mirror", default=FLUID_FILES, help=f"another server of the files than {FLUID_FILES}")
+    parser.add_argument("--batch_size", type=int, default=64, help="images at a time")
+    parser.add_argument("--device", help="where to compute, as eval.py takes it")
+    args = parser.parse_args()
+    args.all |= "all" in args.names
+    args.names = [name for name in args.names if name != "all"]
+    if bool(args.names) == args.all:
+        parser.error("name networks, such as ResNet50_vd, or all")
+    if not args.mirror.startswith(("http://", "https://")):
+        parser.error(f"--mirror {args.mirror}: give an address that begins with https:// or http://")
+    if args.batch_size < 1:
+        parser.error(f"--batch_size {args.batch_size}: give 1 at least")
+    return args
+
+
+def chosen(args: argparse.Namespace) -> list[Published]:
+    """The published weights that are asked for, of which there are files and an accuracy; raises `FlagError`."""
+    there = [one for one in published.read() if one.url and one.top1 and args.source in (None, one.source)]
+    if args.all:
+        return there
+    found: dict[Published, None] = {}
+    for name in args.names:
+        of = [one for one in there if name in (one.name, one.network)]
+        if not of:
+            if name not in models.list_models():
+                try:
+                    models.check_name(name)
+                except ValueError as error:
+                    raise FlagError(str(error)) from None
+            of_source = f" by {args.source}" if args.source else ""
+            raise FlagError(f"{name}: neither file nor accuracy was published{of_source}: train.py --list_models")
+        found |= dict.fromkeys(of)
+    return list(found)
+
+
+def read_table(path: Path) -> dict[tuple[str, str], Result]:
+    """The results of a table, by name and source; empty if there is none. Raises `UserError` if it is another file."""
+    if not path.exists():
+        return {}
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            headings, *rows = csv.reader(file)
+        if tuple(headings) != HEADINGS:
+            raise ValueError
+        results = [Result(*row) for row in rows]
+    except (ValueError, TypeError, OSError, csv.Error):
+        raise UserError(f"--table {path}: no table of results: give another file") from None
+    return {(result.name, result.source): result for result in results}
+
+
+def write_table(path: Path, results: dict[tuple[str, str], Result]) -> None:
+    """Writes all results; raises `UserError`."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(HEADINGS)
+    table.writerows(results.values())
+    write_text(path, text.getvalue(), "--table")
+
+
+def verify(args: argparse.Namespace, weights: Published) -> Result:
+    """Fetches and evaluates one file of weights; what went wrong is its verdict."""
+    said = ["" if value is None else f"{value:.2f}" for value in (weights.top1, weights.top5)]
+    about = weights.name, weights.source, weights.network, said[0], said[1]
+    try:
+        assert weights.url is not None
+        path = Path(args.weights_dir, weights.source, PurePosixPath(weights.url).name)
+        fetch(args.mirror.rstrip("/") + "/" + weights.url.removeprefix(FLUID_FILES), path)
+        top1, top5, images = evaluate(args, weights, path)
+    except UserError as error:
+        return Result(*about, verdict=str(error))
+    off = [abs(ours - wanted) for ours, wanted in ((top1, weights.top1), (top5, weights.top5)) if wanted is not None]
+    verdict = HOLDS if max(off) <= TOLERANCE + 1e-6 else DIFFERS
+    return Result(*about, verdict, f"{top1:.3f}", f"{top5:.3f}", str(images))
+
+
+def evaluate(args: argparse.Namespace, weights: Published, path: Path) -> tuple[float, float, int]:
+    """Top-1 and top-5 in percent, and over how many images, by eval.py; raises `UserError` if it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder, "results.json")
+        words = [
+            f"--model={weights.network}",
+            f"--pretrained_model={path}",
+            f"--data_dir={args.data_dir}",
+            f"--batch_size={args.batch_size}",
+            f"--save_json_path={results}",
+            "--print_step=100",
+            *(["--deploy=True"] * weights.deploy),
+            *([f"--device={args.device}"] if args.device else []),
+        ]
+        command = [sys.executable, str(ROOT / "eval.py"), *words]
+        ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace")
+        if ended.returncode:
+            last = (ended.stderr.strip() or f"eval.py ended with code {ended.returncode}").splitlines()[-1]
+            raise UserError(last.removeprefix("eval.py: error: "))
+        found = json.loads(results.read_text(encoding="utf-8"))
+    images = found["labelled"]
+    if not images:
+        raise UserError(f"--data_dir {args.data_dir}: no image has a label")
+    return 100 * found["top1"] / images, 100 * found["top5"] / images, images
+
+
+def line(result: Result) -> str:
+    """A result for people."""
+    name = f"{result.name:40}{result.source:11}"
+    if not result.images:
+        return f"{name}{result.verdict}"
+    return (
+        f"{name}top-1 {result.top1:>7} (published {result.published_top1:>5})  top-5 {result.top5:>7} "
+        f"(published {result.published_top5 or 'none':>5})  {result.verdict}, on {result.images} images"
+    )
+
+
+def main() -> None:
+    args = parse_arguments()
+    wanted, path = chosen(args), Path(args.table)
+    results = read_table(path)
+    check_can_write(path, "--table")
+    if not Path(args.data_dir).is_dir():
+        raise UserError(f"--data_dir {args.data_dir}: no such folder")
+    evaluated = {key for key, result in results.items() if result.images}
+    done = [one for one in wanted if args.all and (one.name, one.source) in evaluated]
+    if done:
+        log(f"{len(done)} of {len(wanted)} are in {path} already")
+    for weights in (one for one in wanted if one not in done):
+        result = verify(args, weights)
+        results[weights.name, weights.source] = result
+        write_table(path, results)
+        log(line(result))
+    verdicts = [results[one.name, one.source].verdict for one in wanted]
+    holding, differing = verdicts.count(HOLDS), verdicts.count(DIFFERS)
+    failed = len(verdicts) - holding - differing
+    log(f"{holding} of {len(verdicts)} hold, {differing} differ, {failed} could not be verified: {path}")
+    if holding < len(verdicts):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_script(main)
