@@ -67,25 +67,25 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--mirror", default=FLUID_FILES, help=f"another server of the files than {FLUID_FILES}")
     parser.add_argument("--batch_size", type=int, default=64, help="images at a time")
     parser.add_argument("--device", help="where to compute, as eval.py takes it")
-    args = parser.parse_args()
-    args.all |= "all" in args.names
-    args.names = [name for name in args.names if name != "all"]
-    if bool(args.names) == args.all:
+    options = parser.parse_args()
+    options.all |= "all" in options.names
+    options.names = [name for name in options.names if name != "all"]
+    if bool(options.names) == options.all:
         parser.error("name networks, such as ResNet50_vd, or all")
-    if not args.mirror.startswith(("http://", "https://")):
-        parser.error(f"--mirror {args.mirror}: give an address that begins with https:// or http://")
-    if args.batch_size < 1:
-        parser.error(f"--batch_size {args.batch_size}: give 1 at least")
-    return args
+    if not options.mirror.startswith(("http://", "https://")):
+        parser.error(f"--mirror {options.mirror}: give an address that begins with https:// or http://")
+    if options.batch_size < 1:
+        parser.error(f"--batch_size {options.batch_size}: give 1 at least")
+    return options
 
 
-def chosen(args: argparse.Namespace) -> list[Published]:
+def chosen(options: argparse.Namespace) -> list[Published]:
     """The published weights that are asked for, of which there are files and an accuracy; raises `FlagError`."""
-    there = [one for one in published.read() if one.url and one.top1 and args.source in (None, one.source)]
-    if args.all:
+    there = [one for one in published.read() if one.url and one.top1 and options.source in (None, one.source)]
+    if options.all:
         return there
     found: dict[Published, None] = {}
-    for name in args.names:
+    for name in options.names:
         of = [one for one in there if name in (one.name, one.network)]
         if not of:
             if name not in models.list_models():
@@ -93,7 +93,7 @@ def chosen(args: argparse.Namespace) -> list[Published]:
                     models.check_name(name)
                 except ValueError as error:
                     raise FlagError(str(error)) from None
-            of_source = f" by {args.source}" if args.source else ""
+            of_source = f" by {options.source}" if options.source else ""
             raise FlagError(f"{name}: neither file nor accuracy was published{of_source}: train.py --list_models")
         found |= dict.fromkeys(of)
     return list(found)
@@ -123,15 +123,15 @@ def write_table(path: Path, results: dict[tuple[str, str], Result]) -> None:
     write_text(path, text.getvalue(), "--table")
 
 
-def verify(args: argparse.Namespace, weights: Published) -> Result:
+def verify(options: argparse.Namespace, weights: Published) -> Result:
     """Fetches and evaluates one file of weights; what went wrong is its verdict."""
     said = ["" if value is None else f"{value:.2f}" for value in (weights.top1, weights.top5)]
     about = weights.name, weights.source, weights.network, said[0], said[1]
     try:
         assert weights.url is not None
-        path = Path(args.weights_dir, weights.source, PurePosixPath(weights.url).name)
-        fetch(args.mirror.rstrip("/") + "/" + weights.url.removeprefix(FLUID_FILES), path)
-        top1, top5, images = evaluate(args, weights, path)
+        path = Path(options.weights_dir, weights.source, PurePosixPath(weights.url).name)
+        fetch(options.mirror.rstrip("/") + "/" + weights.url.removeprefix(FLUID_FILES), path)
+        top1, top5, images = evaluate(options, weights, path)
     except UserError as error:
         return Result(*about, verdict=str(error))
     off = [abs(ours - wanted) for ours, wanted in ((top1, weights.top1), (top5, weights.top5)) if wanted is not None]
@@ -139,19 +139,19 @@ def verify(args: argparse.Namespace, weights: Published) -> Result:
     return Result(*about, verdict, f"{top1:.3f}", f"{top5:.3f}", str(images))
 
 
-def evaluate(args: argparse.Namespace, weights: Published, path: Path) -> tuple[float, float, int]:
+def evaluate(options: argparse.Namespace, weights: Published, path: Path) -> tuple[float, float, int]:
     """Top-1 and top-5 in percent, and over how many images, by eval.py; raises `UserError` if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder, "results.json")
         words = [
             f"--model={weights.network}",
             f"--pretrained_model={path}",
-            f"--data_dir={args.data_dir}",
-            f"--batch_size={args.batch_size}",
+            f"--data_dir={options.data_dir}",
+            f"--batch_size={options.batch_size}",
             f"--save_json_path={results}",
             "--print_step=100",
             *(["--deploy=True"] * weights.deploy),
-            *([f"--device={args.device}"] if args.device else []),
+            *([f"--device={options.device}"] if options.device else []),
         ]
         command = [sys.executable, str(ROOT / "eval.py"), *words]
         ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace")
@@ -161,7 +161,7 @@ def evaluate(args: argparse.Namespace, weights: Published, path: Path) -> tuple[
         found = json.loads(results.read_text(encoding="utf-8"))
     images = found["labelled"]
     if not images:
-        raise UserError(f"--data_dir {args.data_dir}: no image has a label")
+        raise UserError(f"--data_dir {options.data_dir}: no image has a label")
     return 100 * found["top1"] / images, 100 * found["top5"] / images, images
 
 
@@ -177,18 +177,18 @@ def line(result: Result) -> str:
 
 
 def main() -> None:
-    args = parse_arguments()
-    wanted, path = chosen(args), Path(args.table)
+    options = parse_arguments()
+    wanted, path = chosen(options), Path(options.table)
     results = read_table(path)
     check_can_write(path, "--table")
-    if not Path(args.data_dir).is_dir():
-        raise UserError(f"--data_dir {args.data_dir}: no such folder")
+    if not Path(options.data_dir).is_dir():
+        raise UserError(f"--data_dir {options.data_dir}: no such folder")
     evaluated = {key for key, result in results.items() if result.images}
-    done = [one for one in wanted if args.all and (one.name, one.source) in evaluated]
+    done = [one for one in wanted if options.all and (one.name, one.source) in evaluated]
     if done:
         log(f"{len(done)} of {len(wanted)} are in {path} already")
     for weights in (one for one in wanted if one not in done):
-        result = verify(args, weights)
+        result = verify(options, weights)
         results[weights.name, weights.source] = result
         write_table(path, results)
         log(line(result))
