@@ -43,8 +43,8 @@ LIMIT = 900  # seconds for a block
 SHELL = ("bash", "sh", "shell")
 # Flags of other programs that the documents name.
 FOREIGN = {
-    "all", "help", "max_restarts", "name", "nnodes", "nproc_per_node", "parse", "rdzv_backend", "rdzv_endpoint",
-    "standalone",
+    "additional-suffix", "all", "help", "max_restarts", "name", "nnodes", "nodes", "nproc_per_node", "parse",
+    "rdzv_backend", "rdzv_endpoint", "standalone",
 }  # fmt: skip
 
 
