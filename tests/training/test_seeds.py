@@ -32,7 +32,8 @@ def test_runs(train_here, tiny_dataset, tmp_path):
     result = train_here(tiny_dataset, tmp_path / "cut", **several)
     assert result.code == 0 and result.out.count("resumed from") == 2
     assert_same_checkpoint(tmp_path / "alone" / NETWORK / "latest", tmp_path / "cut" / "seed_6" / NETWORK / "latest")
-    again = train_here(tiny_dataset, tmp_path / "cut", **several | {"seeds": 3})
+    again = train_here(tiny_dataset, tmp_path / "cut", **several | {"seeds": 3, "batch_size": "auto"})
+    assert "--batch_size=auto" not in again.out  # it is that of the runs before
     assert again.out.count("is finished") == 2 and again.out.count("[End pass") == 2
     written = json.loads((tmp_path / "cut" / f"{NETWORK}_seeds.json").read_text())
     assert written["seeds"] == [5, 6, 7]

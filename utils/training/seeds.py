@@ -57,9 +57,9 @@ def run_seeds(args: Flags, run: Callable[[Flags], int]) -> int:
             if signal := run(own):
                 return signal
             gc.collect()  # the network and its optimizer refer to each other
-            args.batch_size = own.batch_size  # --batch_size=auto is of all runs the same
             found = _figures(own, finished=False)
-        results[seed] = found or {}
+        if found is not None:
+            results[seed], args.batch_size = found  # --batch_size=auto is the same for all runs
         if is_main_process():
             write_text(path, json.dumps(summary(results), indent=1) + "\n", "--model_save_dir")
     for name, values in summary(results)["figures"].items():
@@ -71,8 +71,8 @@ def run_seeds(args: Flags, run: Callable[[Flags], int]) -> int:
     return 0
 
 
-def _figures(args: Flags, finished: bool) -> dict[str, float] | None:
-    """The figures that a run has ended with, in every process; None if there are none.
+def _figures(args: Flags, finished: bool) -> tuple[dict[str, float], int] | None:
+    """The figures that a run has ended with, and its --batch_size, in every process; None if there are none.
 
     Args:
         args: its flags.
@@ -86,9 +86,10 @@ def _figures(args: Flags, finished: bool) -> dict[str, float] | None:
             position, steps = state["position"], state["training"]["step"]
             over = position.is_at_end(args.num_epochs, args.early_stop) or 0 < args.max_iter <= steps
             if over or not finished:
-                found = _of_history(position.history)
+                figures = _of_history(position.history)
                 if BEST in position.best:
-                    found[f"best_test_{best_metric(args)}"] = position.best[BEST]
+                    figures[f"best_test_{best_metric(args)}"] = position.best[BEST]
+                found = figures, args.batch_size or position.batch_size
             if over and finished and (folder / MANIFEST).exists():
                 note_changed_flags(args, folder)
     return broadcast_object(found)
@@ -109,7 +110,7 @@ def summary(results: Mapping[int, Mapping[str, float]]) -> dict:
     Args:
         results: figures by seed.
     """
-    names = [name for name in next(iter(results.values())) if all(name in figures for figures in results.values())]
+    names = [name for name in next(iter(results.values()), {}) if all(name in figures for figures in results.values())]
     figures = {}
     for name in names:
         values = [figures[name] for figures in results.values()]
