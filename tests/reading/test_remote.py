@@ -16,6 +16,7 @@ from utils.flags import parse
 from utils.reading import remote
 from utils.reading.build import train_loader
 from utils.reading.dataset import MissingPart, open_dataset
+from utils.reading.image_list import ImageList
 from utils.reading.numbering import known_names
 from utils.reading.range_cache import RangeCache
 from utils.reading.tar_shards import TarShards
@@ -179,6 +180,13 @@ def test_credentials_in_urls_are_refused(flag, url, capsys):
         parse("train", [f"--{flag}={url}"])
     said = capsys.readouterr().err
     assert "a URL with a user's name, password or query is not taken" in said and "secret" not in said
+
+
+def test_loose_images_are_not_read_from_urls():
+    with pytest.raises(
+        UserError, match=r"tar shards at a URL are for train\.py and eval\.py: give files of this machine"
+    ):
+        ImageList.find("s3://bucket/photos")
 
 
 def test_signatures_are_not_repeated():

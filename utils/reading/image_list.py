@@ -24,6 +24,7 @@ from utils.reading.folders import (
 )
 from utils.reading.list_file import list_text, parse_label_list, parse_list, parse_parts
 from utils.reading.list_paths import explain_missing
+from utils.reading.remote import is_url
 from utils.reading.shared_array import SharedArray
 
 
@@ -178,6 +179,8 @@ class ImageList:
         Raises:
             UserError: there is no image, or the list is in UTF-16.
         """
+        if is_url(where):
+            raise UserError(f"{where}: tar shards at a URL are for train.py and eval.py: give files of this machine")
         if os.path.isdir(where):
             return cls.from_folder(where)
         root, name = os.path.split(where)
