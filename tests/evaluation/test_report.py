@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from utils.errors import FlagError, UserError
+from utils.evaluation.class_report import ClassMeter
+from utils.evaluation.report import near, page
 from utils.evaluation.report.answers import Answers, Collector, appearance
 from utils.evaluation.report.charts import confusion_picture, order_of_classes
 from utils.evaluation.report.comparison import Result, compare, packed_answers, read_result
+from utils.evaluation.report.examples import Examples
 from utils.evaluation.report.slices import slices
 from utils.evaluation.report.statistics import (
     McNemar,
@@ -24,6 +28,7 @@ from utils.evaluation.report.statistics import (
 from utils.evaluation.report.suspects import find_suspects, write_suspects
 from utils.evaluation.report.write import check_report_flags
 from utils.flags import parse
+from utils.reading.build import eval_transform, validation_images
 from utils.reading.image_list import ImageList
 from utils.reading.loader import Batch
 
@@ -243,3 +248,45 @@ def test_classes_that_are_taken_for_each_other_stand_side_by_side():
 def test_flags_that_do_not_go_with_a_report(flags, message):
     with pytest.raises(FlagError, match=message):
         check_report_flags(parse("eval", flags))
+
+
+# ------------------------------------------------------------------------------------------------------- duplicates
+
+
+def test_duplicates_of_training_images(tmp_path):
+    """Copies are found, with the label of what they are copies of; images that only the network takes for one not."""
+    rng = np.random.default_rng(0)
+    pictures = [cv2.resize(rng.integers(0, 256, (8, 8, 3), np.uint8), (48, 48)) for _ in range(14)]
+    small = cv2.resize(pictures[1], (24, 24), interpolation=cv2.INTER_AREA)
+    files = {f"t{number}": pictures[number] for number in range(8)} | {"v0": pictures[0], "v1": small}
+    files |= {f"v{number}": pictures[number + 6] for number in range(2, 8)}
+    for name, pixels in files.items():
+        cv2.imwrite(f"{tmp_path}/{name}.png", pixels)
+    (tmp_path / "train_list.txt").write_text("".join(f"t{number}.png {number % 2}\n" for number in range(8)))
+    (tmp_path / "val_list.txt").write_text("v1.png 0\n" + "".join(f"v{n}.png 0\n" for n in (0, *range(2, 8))))
+    words = f"--data_dir={tmp_path} --class_dim=2 --image_shape 3 32 32 --report={tmp_path}/r.html --reader_thread=0"
+    args = parse("eval", [*words.split(), "--report_duplicates=True", "--resize_mode=exact"])
+    images = validation_images(args)
+
+    class Same(torch.nn.Module):
+        def forward_features(self, inputs: torch.Tensor) -> torch.Tensor:
+            return torch.ones(len(inputs), 4)
+
+    found = near.find(args, Same(), images, lambda pixels: pixels)
+    assert [(pair.val, pair.train) for pair in found.pairs] == [(0, 1), (1, 0)] and len(found.images) == 8
+    answers = answers_of(np.tile(np.float32([1, 0]), (8, 1)), np.zeros(8, np.int64))
+    meter = ClassMeter(2, torch.device("cpu"), 2)
+    subject = page.Subject(answers, meter, ("cat", "dog"), Examples(images, eval_transform(args)))
+    about = near.section(subject, args, found)
+    assert (about["count"], about["clashes"], about["trained"], about["accuracy_without"]) == (2, 1, 8, 1.0)
+    assert [(pair["val"]["name"], pair["train"]["name"]) for pair in about["pairs"]] == [
+        ("v1.png", "t1.png"),
+        ("v0.png", "t0.png"),
+    ]
+    assert (tmp_path / "r_duplicates.csv").read_text().splitlines()[1] == "v1.png,0,t1.png,1,1.0000"
+
+
+def test_duplicates_need_features():
+    args = parse("eval", ["--model_file=x", "--report=a.html", "--report_duplicates=True"])
+    with pytest.raises(FlagError, match="--report_duplicates goes by features, of --pretrained_model"):
+        check_report_flags(args)

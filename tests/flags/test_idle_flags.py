@@ -111,6 +111,7 @@ OTHERS = [
     ("infer", "--with_mem_opt=True", []),
     ("eval", "--crop_sweep_path=x", ["--crop_sweep=32:64:32"]),
     ("eval", "--report_against=x.html", ["--report=x.html"]),
+    ("eval", "--report_duplicates=True", ["--report=x.html"]),
     ("reader", "--check_path=x.csv", ["--check"]),
     ("reader", "--group_duplicates=True", ["--split=0.2"]),
     ("infer", "--inference_format=onnx", ["--save_inference=True"]),

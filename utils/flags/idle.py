@@ -216,7 +216,7 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     (("cache_dir",), _reads_url, "it is for --data_dir or --val_dir at a URL"),
     (("cache_size",), lambda args: args.cache_dir, "it needs --cache_dir"),
     (("crop_sweep_path",), lambda args: args.crop_sweep, "it needs --crop_sweep"),
-    (("report_against",), lambda args: args.report, "it needs --report"),
+    (("report_against", "report_duplicates"), lambda args: args.report, "it needs --report"),
     (("check_path",), lambda args: args.check, "it needs --check"),
     (("group_duplicates",), lambda args: args.split, "it needs --split"),
     (

@@ -633,6 +633,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("report", str, None, ("eval",),
              "Write a page, NAME.html, that shows where the network fails: mistakes, labels that are likely wrong "
              "(listed in NAME_suspects.txt, too), confused classes, what probabilities are worth, weak spots."),
+        Flag("report_duplicates", boolean, False, ("eval",),
+             "--report: go through the training images as well, and name the validation images that have a "
+             "near-duplicate among them (listed in NAME_duplicates.csv, too). Needs weights."),
         Flag("report_against", str, None, ("eval",),
              "--report: compare with an earlier result on the same images: a page of --report, or what infer.py or "
              "predict.py wrote to --save_json_path."),

@@ -15,13 +15,13 @@ from utils.console import log, warn
 from utils.errors import FlagError
 from utils.evaluation.class_report import ClassMeter
 from utils.evaluation.predictions import not_finite
-from utils.evaluation.report import page
+from utils.evaluation.report import near, page
 from utils.evaluation.report.answers import Answers, Collector
 from utils.evaluation.report.comparison import Result, compare, packed_answers, read_result
 from utils.evaluation.report.examples import Examples, attention
 from utils.evaluation.report.suspects import find_suspects, list_path, write_suspects
 from utils.files import check_can_write, write_text
-from utils.processes import broadcast_object
+from utils.processes import broadcast_object, refuse_several
 from utils.reading.build import eval_transform
 from utils.reading.class_names import Names
 from utils.reading.loader import Batch, Loader
@@ -34,6 +34,10 @@ def check_report_flags(args: argparse.Namespace) -> None:
         return
     if not args.report.lower().endswith((".html", ".htm")):
         raise FlagError(f"--report {args.report}: give a file name that ends in .html")
+    if args.report_duplicates:
+        refuse_several("--report_duplicates")
+        if args.model_file:
+            raise FlagError("--report_duplicates goes by features, of --pretrained_model: leave out one of them")
     if args.crop_num > 1:
         raise FlagError(f"--crop_num={args.crop_num} has no one picture of what the network sees: leave out --report")
     for flag in ("multi_label", "crop_sweep", "same_feed", "tpr_at_fpr"):
@@ -44,7 +48,8 @@ def check_report_flags(args: argparse.Namespace) -> None:
 def check_report_outputs(args: argparse.Namespace) -> None:
     """Raises `UserError` if a file of the report could not be written in the end."""
     if args.report:
-        for path in (Path(args.report), list_path(Path(args.report))):
+        report = Path(args.report)
+        for path in (report, list_path(report), *[near.list_path(report)] * args.report_duplicates):
             check_can_write(path, "--report")
 
 
@@ -126,13 +131,21 @@ class Report:
             "source": images.source,
             "unreadable": unreadable,
             "comparison": comparison,
-            "duplicates": None,
+            "duplicates": self._duplicates(subject),
             "data": data,
             **self._mistakes(subject),
             **page.suspects(subject, found, list_path(path)),
         }
         write_text(path, page.whole_page(subject, loss, parts), "--report")
         log(f"{path}: the report; {found.likely} labels that are likely wrong: {list_path(path)}")
+
+    def _duplicates(self, subject: page.Subject) -> dict[str, Any] | None:
+        """The validation images that were trained on, if --report_duplicates asks for them."""
+        if not self.args.report_duplicates:
+            return None
+        found = near.find(self.args, self.model, self.loader.images, self._prepared)
+        log(f"{len(found.pairs)} validation images have a near-duplicate among {len(found.images)} training images")
+        return near.section(subject, self.args, found)
 
     def _mistakes(self, subject: page.Subject) -> dict[str, Any]:
         """The gallery of mistakes, with what spoke for the wrong answer where gradients tell."""
