@@ -139,7 +139,7 @@ class _Simplifier:
         new_bias = torch.zeros(weight.shape[0], dtype=torch.float64) if bias is None else bias.double()
         new_weight: Any = operands(layer)[1]
         if factor is not None:
-            scaled = weight.double() * factor.reshape([-1] + [1] * (weight.ndim - 1))
+            scaled = weight.to(torch.float64, copy=True).mul_(factor.reshape([-1] + [1] * (weight.ndim - 1)))
             new_weight = self.hold(scaled.to(dtype), layer, operands(layer)[1])
             new_bias = new_bias * factor
         if addend is not None:

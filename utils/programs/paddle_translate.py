@@ -8,17 +8,18 @@ applies: fusion for CPUs, other precisions, torch.compile, torch.export, ONNX.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from utils.formats.paddle_program import Operation, Program
-from utils.programs.operands import operands
+from utils.programs.operands import operands, tensor_name
 from utils.programs.paddle_ops.builder import Builder
 from utils.programs.paddle_ops.registry import DESC, DTYPES, PIR, Operator, arguments
 from utils.programs.paddle_ops.sizes import BatchSize, Size, TranslationError
@@ -91,13 +92,20 @@ class Translation:
     """A translated program.
 
     Attributes:
-        module: takes the inputs, and returns the outputs as a tuple.
+        root: holds the tensors.
+        graph: takes the inputs, and returns the outputs as a tuple.
         inputs, outputs: of it, in order.
     """
 
-    module: fx.GraphModule
+    root: nn.Module
+    graph: fx.Graph
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
+
+    @functools.cached_property
+    def module(self) -> fx.GraphModule:
+        """All of it as a module. (Made when asked for: writing the code takes time.)"""
+        return fx.GraphModule(self.root, self.graph)
 
     def single(self, index: int = 0, before_activation: bool = False) -> fx.GraphModule:
         """A module that returns one output as a tensor, and computes nothing else.
@@ -107,14 +115,14 @@ class Translation:
             before_activation: return what its softmax or sigmoid is applied to: the logits.
         """
         graph = fx.Graph()
-        result: Any = graph.graph_copy(self.module.graph, {})
+        result: Any = graph.graph_copy(self.graph, {})
         assert isinstance(result, tuple)
         node = result[index]
         if before_activation and self.outputs[index].activation is not None:
             node = operands(node)[0]
         graph.output(node)
         remove_unused(graph)
-        return fx.GraphModule(self.module, graph)
+        return fx.GraphModule(self.root, graph)
 
 
 def translate(
@@ -155,6 +163,7 @@ def translate(
                 raise error from None
         if dtype != torch.float32:
             set_precision(translation.module, dtype)
+            translation = replace(translation, root=translation.module, graph=translation.module.graph)
     return translation
 
 
@@ -199,12 +208,15 @@ class _Translator:
         self.builder.graph.output(tuple(value.node for value in fetched))
         if self.simplified:
             simplify(self.builder.root, self.builder.graph)
-        module = fx.GraphModule(self.builder.root, self.builder.graph)
+        root, graph = self.builder.root, self.builder.graph
+        used = {tensor_name(node) for node in graph.find_nodes(op="get_attr")}
+        for name in [name for name, _ in root.named_buffers() if name not in used]:
+            delattr(root, name)  # of which another has been made: its memory is free again
         outputs = tuple(
             Output(label, _open_shape(value.shape), value.dtype, activation(node, value.ndim))
-            for label, value, node in zip(self.program.fetch_labels, fetched, output_nodes(module), strict=True)
+            for label, value, node in zip(self.program.fetch_labels, fetched, output_nodes(graph), strict=True)
         )
-        return Translation(module, inputs, outputs)
+        return Translation(root, graph, inputs, outputs)
 
     def add_input(self, index: int, name: str, label: str) -> Input:
         variable = self.program.variables[name]
@@ -287,9 +299,9 @@ def _open_shape(shape: Sequence[Size]) -> tuple[int | None, ...]:
     return tuple(size if isinstance(size, int) else None if size == BatchSize(1) else -1 for size in shape)
 
 
-def output_nodes(module: fx.GraphModule) -> list[fx.Node]:
-    """The nodes whose results a module returns as a tuple."""
-    (output,) = module.graph.find_nodes(op="output")
+def output_nodes(graph: fx.Graph) -> list[fx.Node]:
+    """The nodes whose results a graph returns as a tuple."""
+    (output,) = graph.find_nodes(op="output")
     return list(operands(output)[0])
 
 
