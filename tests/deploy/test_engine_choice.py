@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import shutil
@@ -19,6 +20,7 @@ from utils.deploy.export import save_inference
 from utils.deploy.exported import load_exported
 from utils.deploy.network import Settings
 from utils.errors import FlagError
+from utils.flags import parse
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason="requirements-onnx.txt is not installed")
@@ -184,3 +186,18 @@ def test_networks_race_in_turns(model, monkeypatch):
     best, is_busy = engine_choice._race(networks, 2)
     assert not is_busy  # of one thread the processor's time counts
     assert all(0 < seconds < 10 for seconds in best.values()) and best.keys() == networks.keys()
+
+
+@pytest.mark.parametrize("given", ["auto", "pytorch", None])
+def test_eval_hands_the_engine_on(monkeypatch, given):
+    class Loaded(Exception):
+        pass
+
+    def load(*_, **options):
+        raise Loaded(options["engine"], options["images"], options["measure"])
+
+    monkeypatch.setattr("eval.load_exported", load)
+    args = parse("eval", ["--model_file=m", *([f"--engine={given}"] if given else [])])
+    with pytest.raises(Loaded) as error:
+        importlib.import_module("eval").load_exported_network(args, torch.device("cpu"))
+    assert error.value.args == (given or "auto", math.inf, given is not None)
