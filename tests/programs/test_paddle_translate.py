@@ -216,6 +216,7 @@ REFUSED: dict[str, list[Step]] = {
         ("conv2d", {"Filter": ("w",)}, {**CONV, "fuse_activation": "hard_swish", "fuse_alpha": 6.0})
     ],
     "fused addend that is not there": [("conv2d", {"Filter": ("w",)}, {**CONV, "fuse_residual_connection": True})],
+    "fused transpose to bytes": [("fused_transpose", {}, {"axis": [0, 2, 1, 3], "output_data_type": "int8"})],
     "pooling stride 0": [("pool2d", {}, {**POOL, "strides": [0, 2]})],
     "pooling window 0": [("pool2d", {}, {**POOL, "ksize": [0, 0]})],
     "pooling padding": [("pool2d", {}, {**POOL, "paddings": [2, 2]})],

@@ -160,8 +160,11 @@ def transpose_with_more(
     fused_squeeze2_axes: Ints | None = None,
     fused_unsqueeze2_axes: Ints | None = None,
     fused_reshape2_shape: Sizes | None = None,
+    output_data_type: str = "",
 ) -> Value:
     """A transpose, after what takes dimensions out and before what adds some or reshapes."""
+    if output_data_type not in ("", "fp32"):
+        raise TranslationError(f"its output_data_type is {output_data_type[:50]!r}, which is not known here")
     x = squeeze(b, x, fused_squeeze2_axes) if fused_squeeze2_axes else x
     x = b.permute(x, axis)
     x = unsqueeze(b, x, fused_unsqueeze2_axes) if fused_unsqueeze2_axes else x
