@@ -41,10 +41,10 @@ QUICK = "--num_epochs=1 --batch_size=2 --test_batch_size=8 --lr=0.001 --print_st
 LIMIT = 900  # seconds for a block
 
 SHELL = ("bash", "sh", "shell")
-# Flags of other programs that the documents name.
+# Flags of other programs, and of utils/verify.py, that the documents name.
 FOREIGN = {
-    "additional-suffix", "all", "help", "max_restarts", "name", "nnodes", "nodes", "nproc_per_node", "parse",
-    "rdzv_backend", "rdzv_endpoint", "standalone",
+    "additional-suffix", "all", "help", "max_restarts", "mirror", "name", "nnodes", "nodes", "nproc_per_node", "parse",
+    "rdzv_backend", "rdzv_endpoint", "source", "standalone", "table",
 }  # fmt: skip
 
 

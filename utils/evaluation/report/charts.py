@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREY, INK = "#2f5fb3", "#d9772b", "#aab2bf", "#1f2733"
 # Classes up to which the rows of the matrix are put into an order of their own: it takes a second for as many.
 MOST_ORDERED = 1200
-MOST_PIXELS = 1200
+# (A page shows about as many: where it has to leave pixels out, single mistakes would vanish.)
+MOST_PIXELS = 600
 # Images that a bin of the reliability diagram needs, to say anything.
 FEW = 10
 STYLE: dict[Any, Any] = {
