@@ -110,8 +110,8 @@ def inline_commands(document: Path) -> Iterator[str]:
 def unknown_flags(document: Path) -> list[str]:
     """The flags that a document names and no script has."""
     known = {name for group in GROUPS.values() for flag in group for name in (flag.name, *flag.aliases)}
-    for benchmark in (ROOT / "benchmarks").rglob("*.py"):
-        known.update(re.findall(r'add_argument\(\s*"--([\w-]+)"', benchmark.read_text(encoding="utf-8")))
+    for script in (path for folder in ("benchmarks", "data") for path in (ROOT / folder).rglob("*.py")):
+        known.update(re.findall(r'add_argument\(\s*"--([\w-]+)"', script.read_text(encoding="utf-8")))
     if document.name == "other_programs.md":  # which names those of others
         known.update(word.replace("_", mark) for words, _ in HABITS for word in words.split() for mark in "-_")
         known |= {"config", "override"}

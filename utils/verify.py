@@ -57,7 +57,7 @@ HEADINGS = Result._fields
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = LineParser(__doc__, prog="verify")
+    parser = LineParser(__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="a network, or published weights; all: the whole zoo")
     parser.add_argument("--all", action="store_true", help="the whole zoo, but what the table has")
     parser.add_argument("--source", choices=("fluid", "PaddleClas"), help="verify the files of one of them alone")

@@ -230,23 +230,24 @@ def cifar10(machine: Machine, folder: Path, archive: Path | None) -> list[Item]:
     missing = "" if is_there or archive else "no CIFAR-10 here: give --cifar10=cifar-10-python.tar.gz"
     command = [PYTHON, "-c", "pass"] if is_there else [PYTHON, "data/cifar10/prepare.py", str(archive)]
     items = [Item("cifar10", prepare, command, 40, None, missing)]
-    output = folder / "cifar10"
+    after, output = prepare, folder / "cifar10"
     flags = [*recipe_flags(CIFAR10_RECIPE), f"--model_save_dir={output}"]
     flags.append(f"--reader_thread={min(32, machine.processors)}")
     if machine.gpu:
         name = "95% of the test images"
         flags.append("--device=cuda")
-        train = [PYTHON, "train.py"]
     else:
+        after = "a part of them"
+        part = [PYTHON, "-m", "benchmarks.prove.part_of_list", f"--data_dir={CIFAR10}", f"--folder={folder}"]
+        items.append(Item("cifar10", after, [*part, "--train=2000", "--val=500"], 15, None, missing, after=[prepare]))
         name = "two epochs on 2,000 images, on the CPU"
         flags += ["--device=cpu", "--num_epochs=2", "--warm_up_epochs=0.5", "--use_fp16=False", "--eval_interval=1"]
         flags += ["--batch_size=64", "--test_batch_size=100", "--lr=0.05"]
         flags += [f"--train_list={folder / 'train_part.txt'}", f"--val_list={folder / 'val_part.txt'}"]
         flags += ["--image_shape", "3", "32", "32", "--resize_short_size=32", "--print_step=10"]
         flags += ["--train_transforms", "resize:size=32 pad:size=40 random_crop:size=32 flip"]
-        train = [PYTHON, "-m", "benchmarks.prove.part_of_list", str(CIFAR10), str(folder), "2000", "500", "train.py"]
-    command = [*train, *flags]
-    item = Item("cifar10", name, command, 210, _accuracy_reader(output, machine), missing, after=[prepare])
+    command = [PYTHON, "train.py", *flags]
+    item = Item("cifar10", name, command, 210, _accuracy_reader(output, machine), missing, after=[after])
     return [*items, item]
 
 

@@ -1,27 +1,33 @@
-"""Runs a script on a part of a data set, drawn once.
+"""Draws a part of a data set, once: lists of some of its images, FOLDER/train_part.txt and FOLDER/val_part.txt.
 
-python -m benchmarks.prove.part_of_list DATA FOLDER 2000 500 SCRIPT FLAGS
-
-The lists of so many images for training and for validation are FOLDER/train_part.txt and FOLDER/val_part.txt.
+python -m benchmarks.prove.part_of_list --data_dir=data/cifar10 --folder=FOLDER --train=2000 --val=500
 """
 
 from __future__ import annotations
 
 import random
-import runpy
-import sys
 from pathlib import Path
+
+from utils.errors import run_script
+from utils.flags.line_parser import LineParser
 
 
 def write_parts(data: Path, folder: Path, train: int, val: int) -> None:
-    """Writes both lists."""
+    """Writes both lists, of so many images."""
     for part, count in (("train", train), ("val", val)):
         lines = (data / f"{part}_list.txt").read_text().splitlines(keepends=True)
         (folder / f"{part}_part.txt").write_text("".join(random.Random(0).sample(lines, count)))
 
 
+def main() -> None:
+    parser = LineParser(__doc__)
+    parser.add_argument("--data_dir", type=Path, required=True, help="with train_list.txt and val_list.txt")
+    parser.add_argument("--folder", type=Path, required=True, help="for the parts")
+    parser.add_argument("--train", type=int, required=True, help="images for training")
+    parser.add_argument("--val", type=int, required=True, help="images for validation")
+    args = parser.parse_args()
+    write_parts(args.data_dir, args.folder, args.train, args.val)
+
+
 if __name__ == "__main__":
-    data, folder, train, val, script, *flags = sys.argv[1:]
-    write_parts(Path(data), Path(folder), int(train), int(val))
-    sys.argv = [script, *flags]
-    runpy.run_path(script, run_name="__main__")
+    run_script(main)

@@ -37,8 +37,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from client import Connection, image_request
-
+from benchmarks.serving.client import Connection, image_request
 from utils.deploy.answering import input_of
 from utils.deploy.exported import load_exported
 from utils.flags.line_parser import LineParser

@@ -61,6 +61,16 @@ NEVER_PRINTED = (
     ("convert_weights", "utils/training/paddle_states.py", "checkpoint"),
     # They read no images.
     ("convert_weights weights_aggregator ema_clean", "utils/reading/limits.py", "max_image_pixels"),
+    # They use no GPU.
+    ("convert_weights convert_model weights_aggregator ema_clean reader", "utils/errors.py", "device"),
+    # Said of flags that only train.py has.
+    (
+        "convert_weights convert_model weights_aggregator eval infer predict ema_clean reader",
+        "utils/flags/networks.py",
+        "list_models recommend",
+    ),
+    ("eval", "utils/reading/build.py utils/reading/tar_shards.py", "unlabeled_list"),
+    ("convert_weights", "utils/training/distillation.py utils/training/step.py", "distill_loss lr_strategy optimizer"),
     # It runs in one process, whose memory is the machine's.
     ("convert_weights", "utils/errors.py", "batch_size"),
     # infer.py loads no exports but those that it has just written.
