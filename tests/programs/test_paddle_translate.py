@@ -255,6 +255,8 @@ REFUSED: dict[str, list[Step]] = {
     ],
     "groups of channels": [("group_norm", {}, {"groups": 3})],
     "unknown type": [("cast", {}, {"out_dtype": "complex64"})],
+    "number of no type": [("fill_constant", {None: ()}, {"shape": [2], "dtype": 99, "value": 1.0})],
+    "list of types": [("fill_constant", {None: ()}, {"shape": [2], "dtype": [5], "value": 1.0})],
 }  # fmt: skip
 
 

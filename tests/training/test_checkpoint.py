@@ -225,6 +225,8 @@ def test_a_file_system_without_locks(train_here, tiny_dataset, tmp_path, monkeyp
         ("position", "best", None),
         ("training", "step", -5),
         (None, "notes", None),
+        ("notes", "class_dim", torch.ones(2)),
+        ("notes", "class_names", ["a", torch.ones(2)]),
         (None, "training", []),
     ],
 )

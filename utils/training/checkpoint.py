@@ -367,6 +367,17 @@ def _check_state(state: dict[str, Any]) -> None:
         raise ValueError("its place in the training is none")
     if position.seed is not None and type(position.seed) is not int:
         raise ValueError("its seed is no number")
+    if not _is_plain(notes):
+        raise ValueError("its notes are more than texts and numbers")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is made of texts, numbers, lists and dictionaries alone."""
+    if isinstance(value, dict):
+        return all(isinstance(name, str) and _is_plain(part) for name, part in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float)
 
 
 def read_state(folder: Path) -> dict[str, Any]:

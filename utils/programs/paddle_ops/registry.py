@@ -58,10 +58,12 @@ class Parameter(NamedTuple):
 
     Attributes:
         kind: its annotation without `| None`.
+        optional: it may be None.
         required: it has no default.
     """
 
     kind: Any
+    optional: bool
     required: bool
 
 
@@ -139,10 +141,11 @@ def _parameters(function: Callable[..., Any]) -> dict[str, Parameter]:
     found = {}
     for name, parameter in list(inspect.signature(function).parameters.items())[1:]:
         kind = hints[name]
-        if isinstance(kind, types.UnionType) and types.NoneType in typing.get_args(kind):
+        optional = isinstance(kind, types.UnionType) and types.NoneType in typing.get_args(kind)
+        if optional:
             kinds = [item for item in typing.get_args(kind) if item is not types.NoneType]
             kind = kinds[0] if len(kinds) == 1 else typing.Union[tuple(kinds)]  # noqa: UP007 (made of a list)
-        found[name] = Parameter(kind, parameter.default is parameter.empty)
+        found[name] = Parameter(kind, optional, parameter.default is parameter.empty)
     return found
 
 
@@ -182,7 +185,7 @@ def arguments(entry: Operator, operation: Operation, values: Mapping[str, Any]) 
         parameter = entry.attributes.get(attribute, attribute)
         if parameter in entry.parameters:
             if parameter not in found:
-                found[parameter] = _from_attribute(given, parameter, entry.parameters[parameter].kind)
+                found[parameter] = _from_attribute(given, parameter, entry)
         elif attribute in NEUTRAL and given != NEUTRAL[attribute] and given:
             raise TranslationError(f"its attribute {attribute} is {str(given)[:50]!r}, which is not known here")
     for name, parameter in entry.parameters.items():
@@ -227,17 +230,19 @@ def _from_operands(given: list[Any], parameter: str, entry: Operator) -> Any:
     number = value.number
     if number is None:
         raise TranslationError(f"its {parameter} is computed from the images")
-    return _from_attribute(number, parameter, kind)
+    return _from_attribute(number, parameter, entry)
 
 
-def _from_attribute(given: Any, parameter: str, kind: Any) -> Any:
+def _from_attribute(given: Any, parameter: str, entry: Operator) -> Any:
     """An argument from an attribute, which may be anything that a file can say."""
+    kind, optional, _ = entry.parameters[parameter]
     if kind is torch.dtype:
         name = DATA_TYPES.get(given) if type(given) is int else given
-        if not isinstance(name, str):
+        if not isinstance(name, str) and optional:  # such as -1: that of the input
             return None
-        if name not in DTYPES:
-            raise TranslationError(f"its {parameter} is {name[:50]!r}, a type that is not known here")
+        if not isinstance(name, str) or name not in DTYPES:
+            shown = str(given if name is None else name)[:50]
+            raise TranslationError(f"its {parameter} is {shown!r}, a type that is not known here")
         return DTYPES[name]
     if kind in (Ints, Sizes):
         items = given if isinstance(given, list | tuple) else [given]
