@@ -145,5 +145,12 @@ def test_other_refusals(client):
     assert "no length" in client.post(INFER, content=b"{}", headers={HEADER: "9"}).json()["error"]
     assert client.post(INFER, content=b"{}", headers={"Content-Encoding": "gzip"}).status_code == 415
     good = tensor("images", "BYTES", [1], [base64.b64encode(IMAGES[0]).decode()])
-    for outputs in ([{"name": "x"}], "x", [{"name": "logits", "parameters": {"classification": -1}}]):
+    for outputs in (
+        [{"name": "x"}],
+        "x",
+        {},
+        [{"name": "logits", "parameters": {"classification": -1}}],
+        [{"name": "logits", "parameters": [None]}],
+    ):
         assert ask(client, [good], outputs=outputs).status_code == 400
+    assert ask(client, [good], id=7).status_code == 400

@@ -72,11 +72,13 @@ async def infer(request: Request, service: Service) -> Response:
     values, tensors = _split(await request.body(), request.headers.get(HEADER_LENGTH))
     images = _read_inputs(values.get("inputs"), tensors, served, service)
     asked = _asked_outputs(values)
+    if not isinstance(values.get("id", ""), str):
+        raise Refusal(400, "the id of the request is no text")
     logits = await service.logits(served, images, [f"image {number}" for number in range(len(images))])
     if not logits.isfinite().all():
         raise Refusal(500, f"the logits of {served.name} are not finite numbers: its weights are damaged")
     head: dict[str, Any] = {"model_name": served.name, "model_version": str(served.version)}
-    if isinstance(values.get("id"), str):
+    if "id" in values:
         head["id"] = values["id"]
     return _response(head, [_output(served, logits, *each) for each in asked])
 
@@ -104,8 +106,7 @@ def _read_inputs(inputs: Any, tensors: memoryview, served: Served, service: Serv
     if not isinstance(shape, list) or not shape or not all(type(side) is int and 0 <= side < 1 << 31 for side in shape):
         raise Refusal(400, f"{tensor['name']}: shape is no list of lengths")
     service.limits.check_images(shape[0])
-    parameters = tensor.get("parameters")
-    size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+    size = _parameters(tensor, tensor["name"]).get("binary_data_size")
     if size is not None and (type(size) is not int or size != len(tensors)):
         raise Refusal(400, f"{tensor['name']}: binary_data_size is not the {len(tensors)} bytes behind the JSON")
     if dtype is None:
@@ -123,6 +124,14 @@ def _read_inputs(inputs: Any, tensors: memoryview, served: Served, service: Serv
     if array.size != count:
         raise Refusal(400, f"{tensor['name']}: {array.size} values are not of the shape {shape[:8]}")
     return checked_inputs(array.reshape(shape), served)
+
+
+def _parameters(values: dict[str, Any], whose: str) -> dict[str, Any]:
+    """The parameters of a request, an input or an output; raises `Refusal` if they are no object."""
+    parameters = values.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise Refusal(400, f"the parameters of {whose} are no object")
+    return parameters
 
 
 def _strings(data: Any) -> list[str]:
@@ -160,19 +169,17 @@ def _numbers(data: Any, dtype: np.dtype, name: str) -> np.ndarray:
 
 def _asked_outputs(values: dict[str, Any]) -> list[tuple[str, bool, int]]:
     """Name, whether binary, and how many classes in words (0: the tensor itself), of each output that is wanted."""
-    parameters = values.get("parameters")
-    all_binary = isinstance(parameters, dict) and parameters.get("binary_data_output") is True
-    outputs = values.get("outputs")
-    if not outputs:
-        return [(OUTPUTS[0], all_binary, 0)]
+    all_binary = _parameters(values, "the request").get("binary_data_output") is True
+    outputs = values.get("outputs", [])
     if not isinstance(outputs, list) or len(outputs) > len(OUTPUTS):
         raise Refusal(400, f"outputs is no list of some of {', '.join(OUTPUTS)}")
+    if not outputs:
+        return [(OUTPUTS[0], all_binary, 0)]
     asked = []
     for output in outputs:
         if not isinstance(output, dict) or output.get("name") not in OUTPUTS:
             raise Refusal(400, f"an output is none of {', '.join(OUTPUTS)}")
-        about = output.get("parameters")
-        about = about if isinstance(about, dict) else {}
+        about = _parameters(output, output["name"])
         classes = about.get("classification", 0)
         if type(classes) is not int or classes < 0:
             raise Refusal(400, f"{output['name']}: classification is no number of classes")
