@@ -373,11 +373,8 @@ def _check_state(state: dict[str, Any]) -> None:
 
 def _is_plain(value: Any) -> bool:
     """Whether a value is made of texts, numbers, lists and dictionaries alone."""
-    if isinstance(value, dict):
-        return all(isinstance(name, str) and _is_plain(part) for name, part in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, str | int | float)
+    held = [*value, *value.values()] if isinstance(value, dict) else value
+    return all(map(_is_plain, held)) if isinstance(held, list | tuple) else isinstance(held, str | int | float | None)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
