@@ -1,7 +1,7 @@
 """Proves a GPU machine in 14 minutes: tests, training, inference, and CIFAR-10 to 95%.
 
     bash run.sh prove                     or, where there is no bash, python -m benchmarks.prove
-    bash run.sh prove --part=tests,step --minutes=7 --output=/tmp/prove
+    bash run.sh prove --part=tests,step --minutes=7 --output=prove_7
     bash run.sh prove --cpu               as on a machine without a GPU: what can be run on a CPU, in small
 
 The most important comes first. What fails does not stop the rest; each command has a limit, and what one leaves of its

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -31,6 +32,7 @@ PLAN = {
 GROUND = {"errors", "files", "console", "processes", "devices", "system", "torchvision_compat"}
 
 MAX_FILE, MAX_FUNCTION = 400, 60
+MAX_TRACKED = 4 << 20  # bytes
 # Files that are a table in the main, however long.
 TABLES = {"utils/flags/table.py", "models/families.py"}
 
@@ -138,6 +140,16 @@ def test_no_file_is_long():
     lengths = {path: len((ROOT / path).read_text(encoding="utf-8").splitlines()) for path in sources()}
     long = {path: length for path, length in lengths.items() if length > MAX_FILE and path not in TABLES}
     assert long == {}
+
+
+def test_no_tracked_file_is_large():
+    """What a trial wrote into the folder is easily committed with the rest."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("this is no checkout of git's")
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    assert len(files) > 500
+    assert [path.name for path in files if path.is_file() and path.stat().st_size > MAX_TRACKED] == []
 
 
 def test_no_function_is_long():
