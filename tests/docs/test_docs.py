@@ -14,6 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs"))
 
 import check
+import make_flags
 import make_paddle_operators
 import make_readme
 
@@ -34,7 +35,14 @@ def test_links_lead_somewhere(document):
     assert [target for target in targets if not (document.parent / target).exists()] == []
 
 
-@pytest.mark.parametrize("readme", [*READMES, make_readme.OTHER_PROGRAMS])
+@pytest.mark.parametrize("document", [make_flags.FLAGS, make_flags.OTHER_PROGRAMS])
+def test_flags_are_todays(document):
+    assert (ROOT / document).read_text(encoding="utf-8") == make_flags.generated(document), (
+        "run: python docs/make_flags.py"
+    )
+
+
+@pytest.mark.parametrize("readme", READMES)
 def test_tables_are_todays(readme):
     assert (ROOT / readme).read_text(encoding="utf-8") == make_readme.generated(readme), (
         "run: python docs/make_readme.py"

@@ -42,7 +42,7 @@ def start(monkeypatch, capsys):
 
 
 def test_the_scripts_are_found():
-    assert {"train.py", "utils/convert_weights.py", "docs/make_readme.py", "data/digits/prepare.py"} < set(SCRIPTS)
+    assert {"train.py", "utils/convert_weights.py", "docs/make_flags.py", "data/digits/prepare.py"} < set(SCRIPTS)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -61,7 +61,7 @@ def test_unknown_flags(start, script):
     assert err.startswith(f"{called}: error: ") and "--no_such_flag" in err and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("script", ["data/digits/prepare.py", "docs/make_readme.py"])
+@pytest.mark.parametrize("script", ["data/digits/prepare.py", "docs/make_flags.py"])
 def test_unexpected_words(start, script):
     code, _, err = start(script, "words")
     assert code == 2 and err.startswith(f"{Path(script).name}: error: ") and "words" in err and err.count("\n") == 1
