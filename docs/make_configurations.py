@@ -1,4 +1,4 @@
-"""Writes docs/configurations.md: which configurations of PaddleClas are accepted, and what is refused of the others.
+"""Writes docs/configurations.md: which configurations of PaddleClas are accepted, and why the others are refused.
 
 python docs/make_configurations.py
 
@@ -30,6 +30,9 @@ SCRIPTS = ("train", "eval", "infer", "reader")
 
 TITLE = """# Configurations of PaddleClas
 
+train.py, eval.py, infer.py, predict.py and reader.py run a YAML configuration of PaddleClas (`-c`) and change its values
+(`-o`), as PaddleClas does. This page says how keys are interpreted and which configurations of PaddleClas work.
+
 <!-- check-docs: the configurations are PaddleClas's -->
 ```bash
 python train.py -c ResNet50_vd.yaml -o Global.epochs=30 -o DataLoader.Train.dataset.image_root=my_data
@@ -40,24 +43,24 @@ python predict.py -c inference_cls.yaml -o Global.inference_model_dir=ResNet50_v
 python reader.py -c ResNet50_vd.yaml --show=grid.png
 ```
 
-The file is read as data and becomes flags; the equivalent command is printed, so that the file can be left behind.
-Flags typed beside it count for more. Where the file is silent, PaddleClas's defaults hold, not those of the flags. A
-key that cannot be honoured ends the script with the key, its line and, where there is one, the nearest right key; keys
-without meaning here are named in one line.
+A configuration is read as data and translated into flags. The script prints the equivalent command, so that you can do
+without the file afterwards. Flags on the command line override the file. If the file does not set a value, PaddleClas's
+default applies, not the flag's. A key that the script cannot honour ends it with one line that names the key, its line
+in the file and, if there is one, the closest valid key. Keys without a meaning here are listed in one line and ignored.
 
-- `-o KEY=VALUE`, repeated: `Global.epochs=30`, `Arch.pretrained=False`, `Global.pretrained_model=None`,
-  `Arch.stride_list=[2,[2,1],[2,1],[2,1],[2,1]]`; places in lists are numbers:
-  `DataLoader.Train.dataset.transform_ops.1.RandCropImage.size=192`. Values are Python's literals or formulas of
-  numbers; nothing is executed.
-- `Arch.pretrained=True` makes PaddleClas download weights. Nothing is downloaded here: what PaddleClas has put into
-  ~/.paddleclas/weights is taken; otherwise the message says which file is wanted, and `--pretrained_model` gives it. A
-  classifier of other classes starts anew, as there (`--skip_misfits`).
-- Batch sizes are those of one process in the file, and of all processes in the flags.
-- A frozen teacher is in evaluation mode here; PaddleClas leaves it in training mode, and so its batch-norms look at
-  the batch.
-- Images of four channels have zeros in the fourth (`image_channel: 4`): it is left out, with its weights.
-- predict.py takes the configurations of deploy/: Topk, ThreshOutput, MultiLabelThreshOutput, ScoreOutput, and the
-  attributes of PULC's networks.
+- **`-o KEY=VALUE`** can be repeated: `Global.epochs=30`, `Arch.pretrained=False`, `Global.pretrained_model=None`,
+  `Arch.stride_list=[2,[2,1],[2,1],[2,1],[2,1]]`. Numbers select list items:
+  `DataLoader.Train.dataset.transform_ops.1.RandCropImage.size=192`. Values are Python literals or arithmetic; nothing
+  is executed.
+- **`Arch.pretrained=True`** downloads weights in PaddleClas; nothing is downloaded here. The script uses the file that
+  PaddleClas has left in ~/.paddleclas/weights, or names the file to pass to `--pretrained_model`. A classifier with
+  another number of classes is initialised anew, as in PaddleClas (`--skip_misfits`).
+- **Batch sizes** in the file are per process; in the flags they are the total of all processes.
+- **Frozen teachers** run in evaluation mode. PaddleClas leaves them in training mode, where batch-norm uses the
+  statistics of the batch.
+- **`image_channel: 4`** adds a fourth channel that is always zero. It is left out here, together with its weights.
+- **Configurations of deploy/** belong to predict.py. It supports Topk, ThreshOutput, MultiLabelThreshOutput,
+  ScoreOutput and the attributes of PULC's networks.
 """
 
 
@@ -90,9 +93,9 @@ def answers() -> dict[str, list[str]]:
 def is_aside(path: str, content: dict[str, Any]) -> str | None:
     """Why a configuration is not of classification, or has nothing to classify with."""
     if path.endswith("search.yaml") and "Arch" not in content:
-        return "a search over configurations: it has no network"
+        return "a search over configurations, without a network"
     if "TRAIN" in content:
-        return "of PaddleClas before 2.0"
+        return "written for PaddleClas before 2.0"
     if content.get("Global", {}).get("eval_mode") == "retrieval":
         return "retrieval"
     if "DetPreProcess" in content or "RecPreProcess" in content:
@@ -108,11 +111,12 @@ def document() -> str:
         folder, _, name = path.partition("/")
         aside = is_aside(path, content)
         lines = answers().get(path, [])
-        answer = f"aside: {aside}" if aside else "; ".join(lines) or "accepted"
+        answer = f"out of scope: {aside}" if aside else "; ".join(lines) or "accepted"
         folders.setdefault(folder, []).append((name, answer))
-        counts.setdefault(folder, Counter())["aside" if aside else "refused" if lines else "accepted"] += 1
-    lines = [TITLE, "## How many", "", "| folder | accepted | refused | aside |", "|---|---|---|---|"]
-    lines += [f"| {name}/ | {c['accepted']} | {c['refused']} | {c['aside']} |" for name, c in counts.items()]
+        counts.setdefault(folder, Counter())["out of scope" if aside else "refused" if lines else "accepted"] += 1
+    lines = [TITLE, "## Accepted configurations", ""]
+    lines += ["| folder | accepted | refused | out of scope |", "|---|---|---|---|"]
+    lines += [f"| {name}/ | {c['accepted']} | {c['refused']} | {c['out of scope']} |" for name, c in counts.items()]
     for folder, rows in folders.items():
         lines += ["", f"## {folder}/", ""]
         by_answer: dict[str, list[str]] = {}
