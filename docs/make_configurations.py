@@ -30,7 +30,7 @@ SCRIPTS = ("train", "eval", "infer", "reader")
 
 TITLE = """# Configurations of PaddleClas
 
-train.py, eval.py, infer.py, predict.py and reader.py run a YAML configuration of PaddleClas (`-c`) and change its values
+train.py, eval.py, infer.py, predict.py and reader.py take a YAML configuration of PaddleClas (`-c`) and changes to it
 (`-o`), as PaddleClas does. This page says how keys are interpreted and which configurations of PaddleClas work.
 
 <!-- check-docs: the configurations are PaddleClas's -->

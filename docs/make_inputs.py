@@ -1,4 +1,4 @@
-"""Writes docs/inputs.md: what every network makes of a photograph before it looks at it, and whose choice that is.
+"""Writes docs/inputs.md: how every network's images are decoded, resized, cropped and normalised, and who chose that.
 
 python docs/make_inputs.py
 
@@ -29,20 +29,25 @@ FACTS = Path(__file__).with_name("paddleclas_inputs.json.gz")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "area", "lanczos")
 LIBRARIES = {"cv2": "OpenCV", "pil": "Pillow"}
 
-TITLE = """# What a network sees
+TITLE = """# Preprocessing of every network
 
-Written by docs/make_inputs.py from the facts beside the networks (`INPUTS` in models/) and PaddleClas's configurations.
+How images are decoded, resized, cropped and normalised for each network, and the source of each setting. Look here when
+you feed a network from your own program, or when an accuracy differs from the published one.
 
-Accuracies belong to pixels. Each network is evaluated, exported and, where nothing else is said, trained with the
-pixels that its published accuracy was measured with; `--image_shape`, `--resize_short_size`, `--interpolation`,
-`--resize_mode`, `--resize_backend`, `--decode_backend`, `--channel_order`, `--background`, `--image_depth_range`,
-`--image_mean` and `--image_std` say otherwise. Checkpoints and exports note all of them.
+An accuracy holds for one way of preprocessing. Each network is evaluated and exported with the preprocessing that its
+published accuracy was measured with, and trained with it by default. These flags change it: `--image_shape`,
+`--resize_short_size`, `--interpolation`, `--resize_mode`, `--resize_backend`, `--decode_backend`, `--channel_order`,
+`--background`, `--image_depth_range`, `--image_mean` and `--image_std`. Checkpoints and exports store all of them.
 
-- OpenCV interpolates between the pixels next to a place; Pillow averages over all that become one. The two differ by up
-  to 69 levels of 255. Resized by Pillow, an image is filtered along its rows first, whatever Pillow's version.
-- OpenCV turns an image upright by its EXIF orientation, Pillow does not.
-- The pixels are PaddleClas's, bit by bit. (OpenCV's bicubic interpolation rounds a pixel in 50,000 otherwise on another
-  processor, in PaddleClas as well.)
+- OpenCV interpolates between neighbouring pixels; Pillow averages over all pixels that shrink into one. They differ by
+  up to 69 of 255 levels. When Pillow resizes, rows are filtered first, with any version of Pillow.
+- OpenCV rotates an image upright by its EXIF orientation; Pillow does not.
+- The pixels equal PaddleClas's bit by bit. (OpenCV's bicubic interpolation depends on the processor in one of 50,000
+  pixels, in PaddleClas as well.)
+
+docs/make_inputs.py writes this page from the settings in models/ (`INPUTS`) and the configurations of PaddleClas.
+
+## All networks
 """
 
 
@@ -132,7 +137,7 @@ def table_of_networks(configurations: Mapping[str, Any]) -> str:
         for publisher, config in inputs.items():
             source = str(Path(by_network[name]).parent) if name in by_network else "as published"
             if len(inputs) == 2:
-                source = f"{source}, for weights of PaddleClas" if publisher else "fluid's zoo, for its weights"
+                source = f"{source}, for PaddleClas's weights" if publisher else "fluid zoo, for its weights"
             mean = f"{numbers(config.mean)} / {numbers(config.std)}"
             rows.setdefault((*described(transform_of(config)), mean, source), []).append(name)
     lines = [row("network", "decode", "resize", "crop", "mean / std", "source"), "|---|---|---|---|---|---|"]
@@ -144,7 +149,7 @@ def table_of_networks(configurations: Mapping[str, Any]) -> str:
 
 def table_of_differences(facts: Mapping[str, Any]) -> str:
     """The configurations whose Infer section makes other pixels than Eval."""
-    lines = [row("configuration", "Eval, which counts here", "Infer"), "|---|---|---|"]
+    lines = [row("configuration", "Eval (used here)", "Infer"), "|---|---|---|"]
     for path, about in facts["configurations"].items():
         if "Infer" in about and about["Infer"][0] != about["Eval"][0]:
             pipelines = [facts["pipelines"][about[section][0]] for section in ("Eval", "Infer")]
@@ -194,24 +199,22 @@ def document() -> str:
     return f"""{TITLE}
 {table_of_networks(known["configurations"])}
 
-## Eval and Infer
+## Configurations whose Infer section differs from Eval
 
-In these configurations of PaddleClas the Infer section, which its `infer.py` and the `inference.yml` beside an export
-follow, has other pixels than Eval, to which the published accuracy belongs. Here everything follows Eval, so that
-validation, eval.py, infer.py and predict.py agree.
+In these configurations of PaddleClas, the Infer section preprocesses images differently from the Eval section.
+PaddleClas's `infer.py` and the `inference.yml` of an export follow Infer; the published accuracy belongs to Eval. Here
+validation, eval.py, infer.py and predict.py all follow Eval.
 
 {table_of_differences(known)}
 
-## Training
+## Networks that PaddleClas trains with other preprocessing
 
---interpolation and the like hold for training and validation alike. PaddleClas trains these networks with other pixels
-than it evaluates them with (`random`: bilinear or bicubic):
+`--interpolation` and the other flags apply to training and validation alike. PaddleClas uses different settings for
+training and evaluation of these networks (`random`: bilinear or bicubic):
 
 {table_of_training(known)}
 
-## PULC
-
-Tasks that do not keep the image's aspect ratio:
+## PULC tasks that change the aspect ratio
 
 {table_of_pulc(known)}
 """
