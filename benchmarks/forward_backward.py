@@ -26,7 +26,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
-from models import catalogue
+from models import published
 from utils.devices import place
 from utils.flags.line_parser import LineParser
 
@@ -92,19 +92,18 @@ def measure(name: str, size: int, args: argparse.Namespace, device: torch.device
 
 
 def plot(rows: list[Row], path: str, batch_size: int) -> None:
-    """Draws the published accuracy over the forward time per image, each network at its own size."""
+    """Draws the best published accuracy over the forward time per image, each network at its own size."""
     from matplotlib.figure import Figure
 
-    facts = catalogue.read()
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots()
     for row in rows:
-        fact = facts.get(row.name)
-        if fact is None or fact.top1 is None or row.size != models.input_config(row.name).image_size:
+        known = published.by_network().get(row.name)
+        if known is None or known[0].top1 is None or row.size != models.input_config(row.name).image_size:
             continue
         milliseconds = row.forward * 1000 / batch_size
-        axes.scatter(milliseconds, fact.top1, s=4 * math.sqrt(row.parameters / 1e4), alpha=0.5)
-        axes.annotate(row.name, (milliseconds, fact.top1), (4, 3), textcoords="offset points", fontsize=7)
+        axes.scatter(milliseconds, known[0].top1, s=4 * math.sqrt(row.parameters / 1e4), alpha=0.5)
+        axes.annotate(row.name, (milliseconds, known[0].top1), (4, 3), textcoords="offset points", fontsize=7)
     axes.set_xscale("log")
     axes.set_xlabel("forward time per image, milliseconds")
     axes.set_ylabel("published top-1 accuracy on ImageNet, percent")

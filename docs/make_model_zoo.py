@@ -1,4 +1,5 @@
-"""Writes docs/model_zoo.md, and models/catalogue.json for --list_models: every network, from code and published.json.
+"""Writes docs/model_zoo.md, and models/catalogue.json for --list_models: every network, from the code and what was
+published of its weights.
 
 python docs/make_model_zoo.py
 """
@@ -6,8 +7,10 @@ python docs/make_model_zoo.py
 from __future__ import annotations
 
 import json
+import re
 import sys
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -16,23 +19,28 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
-from models import catalogue
+from models import catalogue, published
 from models.catalogue import Facts
+from models.published import Published
 from utils.flags.line_parser import LineParser
 
 DOCS = Path(__file__).resolve().parent
 
 TITLE = """# The networks
 
-Written by docs/make_model_zoo.py. Parameters are counted with 1000 classes, multiply-adds (of convolutions, linear
-layers and attention) for one image of the given size. Accuracy in percent on ImageNet's validation set, as published
-with the weight file; "as X" marks other weights of network X. `python train.py --list_models` prints the short
-form.
+Written by docs/make_model_zoo.py. {networks} networks in {series} series; `python train.py --list_models` prints the
+short form, and [choosing.md](choosing.md) helps to choose. How closely each network reproduces the original:
+[parity.md](parity.md).
 
-The weight files are those that the original published, linked as it linked them (ResNeXt101_64x4d to the file of
-ResNeXt50_64x4d, which does not fit it). PaddleClas's have the same names, end in `.pdparams`, and are linked in
-[its own list](https://github.com/PaddlePaddle/PaddleClas/blob/release/2.6/docs/zh_CN/models/ImageNet1k/model_list.md).
-Both load with `--pretrained_model`. How closely each network reproduces the original: [parity.md](parity.md).
+- Accuracy is top-1 / top-5 in percent on ImageNet's validation set, as published: by *fluid*, with the weight files of
+  PaddlePaddle's fluid 1.x zoo, and by *PaddleClas*, in its list of models. *ssld* marks weights that were distilled
+  from a larger network, on more images than ImageNet's.
+- PaddleClas has another network than fluid under some names. Here that network's name ends in `_paddleclas`, and it has
+  PaddleClas's accuracy and file.
+- Parameters are counted with 1000 classes, multiply-adds (of convolutions, linear layers and attention) for one image
+  of the given size. "As X" marks other weights of network X.
+- The weight files are those that were published, linked as they were (ResNeXt101_64x4d to the file of ResNeXt50_64x4d,
+  which does not fit it). All load with `--pretrained_model`.
 
 PaddleClas's networks for retrieval, faces and text lines are not here: AdaFace_IR_18 to AdaFace_IR_SE_200,
 MobileFaceNet, SVTR_tiny, SVTR_base and SVTR_large; those for ReID and ShiTu, ResNet50_last_stage_stride1,
@@ -40,7 +48,6 @@ ResNet50_adaptive_max_pool2d, ResNet50_metabin, the three SwinTransformer_*_SOLI
 with another end for one task, PPLCNet_x2_5_Tanh, VGG19Sigmoid, EfficientNetB3_watermark and
 CLIP_large_patch14_224_aesthetic.
 """
-WEIGHTS = "https://paddle-imagenet-models-name.bj.bcebos.com"
 
 
 def measure(name: str) -> tuple[int, int, int]:
@@ -55,25 +62,55 @@ def measure(name: str) -> tuple[int, int, int]:
     return parameters, counter.get_total_flops() // 2, size
 
 
-def row(name: str, facts: Facts, files: list[str], first: str) -> str:
+def accuracy(weights: Published) -> str:
+    """Top-1 and top-5 of published weights."""
+    return " / ".join(f"{value:.2f}" for value in (weights.top1, weights.top5) if value is not None)
+
+
+def best(names: Sequence[str], source: str) -> str:
+    """The best accuracy of a series that `source` published, and whose it is."""
+    weights = published.best(names, source)
+    return f"{accuracy(weights)} ({weights.whose})" if weights else ""
+
+
+def series_table() -> str:
+    """Every series of networks, with the best accuracies that were published of it."""
+    lines = ["| series | networks | best of fluid's | best of PaddleClas's |", "|---|---|---|---|"]
+    for module, names in models.FAMILIES.items():
+        title = catalogue.family(module)[0]
+        anchor = re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+        cells = [f"[{title}](#{anchor})", str(len(names)), *(best(names, source) for source in published.SOURCES)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def row(name: str, facts: Facts, first: str) -> str:
     """A network's line of its family's table; `first` is the first name of the same constructor."""
-    accuracy = [f"{value:.2f}" if value is not None else "" for value in (facts.top1, facts.top5)]
+    of = [weights for weights in published.read() if weights.network == name]
+    accuracies = [
+        ", ".join(
+            accuracy(weights) + weights.said.removeprefix(source)  # 77.90 / 93.94 ssld
+            for weights in of
+            if weights.source == source
+        )
+        for source in published.SOURCES
+    ]
+    files = [weights.url for weights in of if weights.url is not None]
     cells = [
         name if name == first else f"{name} (as {first})",
         f"{facts.parameters / 1e6:.2f} M",
         f"{facts.multiply_adds / 1e9:.3f} G",
         f"{facts.image_size} x {facts.image_size}",
-        *accuracy,
-        ", ".join(f"[{file}]({WEIGHTS}/{file})" for file in files),
+        *accuracies,
+        ", ".join(f"[{PurePosixPath(url).name}]({url})" for url in files),
     ]
     return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
     LineParser(__doc__).parse_args()
-    published = json.loads((DOCS / "published.json").read_text())["paddle"]
     facts: dict[str, Facts] = {}
-    sections = [TITLE]
+    sections = [TITLE.format(networks=len(models.list_models()), series=len(models.FAMILIES)), series_table() + "\n"]
     for module, names in models.FAMILIES.items():
         title, papers = catalogue.family(module)
         links = ", ".join(f"[arXiv:{paper}](https://arxiv.org/abs/{paper})" for paper in papers)
@@ -82,17 +119,14 @@ def main() -> None:
             "",
             f"models/{module}.py" + (f" · {links}" if links else ""),
             "",
-            "| network | parameters | multiply-adds | input | top-1 | top-5 | weight file |",
+            "| network | parameters | multiply-adds | input | fluid | PaddleClas | weight files |",
             "|---|---|---|---|---|---|---|",
         ]
         first: dict[Any, str] = {}
         for name in names:
-            known = published.get(name, {})
-            facts[name] = Facts(*measure(name), known.get("top1"), known.get("top5"))
+            facts[name] = Facts(*measure(name))
             constructor = first.setdefault(getattr(models, name), name)
-            # An ACNet has a second file, of the network after fusing.
-            files = [published[key]["weights_file"] for key in (name, f"{name}_deploy") if key in published]
-            lines.append(row(name, facts[name], files, constructor))
+            lines.append(row(name, facts[name], constructor))
             print(name, *facts[name])
         sections.append("\n".join(lines) + "\n")
     (DOCS / "model_zoo.md").write_text("\n".join(sections), encoding="utf-8")

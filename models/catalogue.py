@@ -1,6 +1,6 @@
-"""Facts about the networks, without building them: size, cost, input and published accuracy, for --list_models.
+"""Facts about the networks, without building them: size, cost and input, for --list_models.
 
-catalogue.json is written by docs/make_model_zoo.py.
+catalogue.json is written by docs/make_model_zoo.py. Published accuracies: models/published.py.
 """
 
 from __future__ import annotations
@@ -21,14 +21,11 @@ class Facts(NamedTuple):
         parameters: their number, with 1000 classes.
         multiply_adds: for one image, of convolutions, linear layers and attention.
         image_size: height and width of the input.
-        top1, top5: published accuracy on ImageNet's validation set, in percent; None where there is none.
     """
 
     parameters: int
     multiply_adds: int
     image_size: int
-    top1: float | None = None
-    top5: float | None = None
 
 
 def read() -> dict[str, Facts]:

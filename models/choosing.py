@@ -82,7 +82,7 @@ def candidates(
     rows = []
     for name in names:
         facts, of = known[name], published.by_network().get(name, ())
-        accuracies = tuple(dict.fromkeys((weights.top1, weights.said) for weights in of if weights.top1 is not None))
+        accuracies = tuple((weights.top1, weights.said) for weights in of if weights.top1 is not None)
         latency = min((weights.latency for weights in of if weights.latency), default=None)
         rows.append(Row(name, facts.parameters / 1e6, facts.multiply_adds / 1e9, facts.image_size, accuracies, latency))
     limits = {"params": max_params, "macs": max_macs, "latency": max_latency}

@@ -6,6 +6,7 @@ From docs/published.json (the fluid files) and docs/paddleclas_published.json (P
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,11 @@ from models import list_models
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 FLUID_FILES = "https://paddle-imagenet-models-name.bj.bcebos.com/"
+SOURCES = ("fluid", "PaddleClas")
+# Names in PaddleClas's list of networks that are called otherwise here.
+OTHER_NAMES = {"Fix_ResNet50_vd_ssld": "Fix_ResNet50_vd_ssld_v2", "PPLCNetV1_x2_5": "PPLCNet_x2_5"}
+# What a name ends in where PaddleClas has another network under it than fluid, as HRNet_W18_C_paddleclas.
+CHANGED = "_paddleclas"
 
 
 class Published(NamedTuple):
@@ -22,7 +28,7 @@ class Published(NamedTuple):
     Attributes:
         name: under which they were.
         network: that they are of.
-        source: "fluid" or "PaddleClas".
+        source: one of `SOURCES`.
         top1, top5: accuracy on ImageNet's validation set, in percent; None where it was not said.
         url: of the file; None where there is none.
         latency: milliseconds for one image on a Tesla P4 with TensorRT; None where it was not said.
@@ -40,14 +46,24 @@ class Published(NamedTuple):
 
     @property
     def said(self) -> str:
-        """Whose the accuracy is, with what the name adds to the network's."""
-        added = self.name[len(self.network) :].strip("_")
-        return f"{self.source} {added}" if added else self.source
+        """Whose the accuracy is, and of which of the network's weights: fluid, PaddleClas ssld."""
+        return self.source + self._added
+
+    @property
+    def whose(self) -> str:
+        """The network, and which of its weights: ResNet50_vd, GhostNet_x1_3 ssld."""
+        return self.network + self._added
+
+    @property
+    def _added(self) -> str:
+        """What tells the weights from others of the network."""
+        words = (word for word in ("deploy", "ssld") if self.name.endswith(word) and word not in self.network)
+        return "".join(f" {word}" for word in words)
 
 
 @cache
 def read() -> tuple[Published, ...]:
-    """All published weights of networks that are here."""
+    """All published weights of networks that are here, each once; those without a file come last."""
     fluid = json.loads((DOCS / "published.json").read_text())["paddle"]
     found = []
     for name, facts in fluid.items():
@@ -55,13 +71,25 @@ def read() -> tuple[Published, ...]:
         accuracy, url = (facts["top1"], facts["top5"]), FLUID_FILES + facts["weights_file"]
         found.append(Published(name, network, "fluid", *accuracy, url, facts["trt_ms_p4"], network != name))
     own = json.loads((DOCS / "paddleclas_published.json").read_text())
-    called = {name.lower(): name for name in list_models()}
     for name, (top1, top5, file) in own["paddleclas"].items():
-        # Some names have other capitals than their network's, some are better weights of one.
-        network = called.get(name.lower()) or called.get(name.removesuffix("_ssld").lower())
+        network = network_of(name)
         if network is not None:
             found.append(Published(name, network, "PaddleClas", top1, top5, file and own["base"] + file))
-    return tuple(found)
+    # Pages on one family repeat figures of others, under other names, rounded, and without files.
+    found.sort(key=lambda one: one.url is None)
+    first: dict[tuple[str, str], Published] = {}
+    for one in found:
+        first.setdefault((one.network, one.said), one)
+    return tuple(first.values())
+
+
+def network_of(name: str) -> str | None:
+    """The network that weights in PaddleClas's list are of; None if it is not here."""
+    called = {network.lower(): network for network in list_models()}
+    name = OTHER_NAMES.get(name, name).lower()  # some have other capitals than their network's
+    plain = name.removesuffix("_ssld")  # better weights of a network, which need not have a name of their own here
+    candidates = (plain + CHANGED, name, plain)
+    return next((called[candidate] for candidate in candidates if candidate in called), None)
 
 
 @cache
@@ -72,3 +100,9 @@ def by_network() -> dict[str, tuple[Published, ...]]:
         if weights.top1 is not None:
             found.setdefault(weights.network, []).append(weights)
     return {name: tuple(sorted(of, key=lambda one: -(one.top1 or 0))) for name, of in found.items()}
+
+
+def best(networks: Iterable[str], source: str) -> Published | None:
+    """The most accurate weights that `source`, one of `SOURCES`, published of any of the networks; None without any."""
+    known = [weights for name in networks for weights in by_network().get(name, ()) if weights.source == source]
+    return max(known, key=lambda weights: (weights.top1 or 0, weights.top5 or 0), default=None)

@@ -18,6 +18,8 @@ import make_flags
 import make_paddle_operators
 import make_readme
 
+import models
+
 ROOT = Path(__file__).resolve().parents[2]
 
 READMES = ("README.md", "README_cn.md")
@@ -47,6 +49,11 @@ def test_tables_are_todays(readme):
     assert (ROOT / readme).read_text(encoding="utf-8") == make_readme.generated(readme), (
         "run: python docs/make_readme.py"
     )
+
+
+def test_every_network_is_of_one_kind():
+    modules = [module for *_, modules in make_readme.KINDS for module in modules.split()]
+    assert sorted(modules) == sorted(models.FAMILIES)
 
 
 def test_the_table_of_operators_is_todays():

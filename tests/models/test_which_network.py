@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -42,6 +43,28 @@ def test_facts_and_their_sources():
     fused = next(one for one in published.read() if one.deploy)
     assert (fused.name, fused.network) == ("ResNet50_ACNet_deploy", "ResNet50_ACNet")
     assert {one.network for one in published.read()} <= set(models.list_models()) and len(published.read()) > 400
+
+
+def test_paddleclass_accuracies_are_those_of_its_networks():
+    """Under some names it has another network than fluid, some are quoted in other spellings, and some are not here."""
+    assert candidates("HRNet_W18_C")[0].accuracies == ((76.92, "fluid"),)
+    assert candidates("HRNet_W18_C_paddleclas")[0].accuracies == ((81.2, "PaddleClas ssld"), (76.92, "PaddleClas"))
+    assert candidates("MobileNetV3_small_x1_0")[0].accuracies == ((67.46, "fluid"),)
+    assert candidates("MobileNetV3_large_x1_25_paddleclas")[0].accuracies == ((76.41, "PaddleClas"),)
+    assert candidates("PPLCNet_x2_5")[0].accuracies == ((80.8, "PaddleClas ssld"), (76.6, "PaddleClas"))
+    (fixed,) = published.by_network()["Fix_ResNet50_vd_ssld_v2"]
+    assert (fixed.name, fixed.said, fixed.top1) == ("Fix_ResNet50_vd_ssld", "PaddleClas", 84.0)
+    listed = json.loads((published.DOCS / "paddleclas_published.json").read_text())["paddleclas"]
+    # Quantised weights, and three rows of other works.
+    assert [name for name in listed if published.network_of(name) is None] == [
+        "MobileNetV3_large_x1_0_ssld_int8",
+        "ResNet50_rsb",
+        "SwinTransformer_base",
+        "SwinTransformer_tiny",
+    ]
+    best = published.best(models.list_models("PPHGNet_*"), "PaddleClas")
+    assert best is not None and (best.whose, best.top1) == ("PPHGNet_base ssld", 85.0)
+    assert published.best(models.list_models("PPHGNet_*"), "fluid") is None
 
 
 def test_budgets_and_orders():
