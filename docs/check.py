@@ -322,7 +322,7 @@ def main() -> None:
             prepare(prepared, "".join(document.read_text(encoding="utf-8") for document in chosen))
         for document in chosen:
             if not args.parse:  # each document begins afresh
-                house = Path(folder, document.stem)
+                house = Path(folder, "_".join(document.relative_to(ROOT).parts))
                 shutil.copytree(prepared, house, copy_function=os.link)
             for block in blocks(document):
                 if block.language in (*SHELL, "python"):

@@ -1,14 +1,18 @@
-"""Writes the table of README.md and README_cn.md that comes from the code, between its markers: the kinds of networks.
+"""Writes the tables and numbers of README.md and README_cn.md: the networks from the code, and what was measured from
+the documents that have it in full. Tables are between markers.
 
 python docs/make_readme.py
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import measured
 
 import models
 from models import published
@@ -46,6 +50,45 @@ ZOO_COLUMNS = {
     "README.md": ("networks", "number", "best top-1 published for fluid", "best top-1 published by PaddleClas"),
     "README_cn.md": ("网络", "数量", "fluid 权重公布的最高 top-1", "PaddleClas 公布的最高 top-1"),
 }
+# README -> the columns of its table of differences, and its names for networks and for exported models
+EXACT_WORDS = {
+    "README.md": (
+        ("compared", "number", "within 1e-5", "largest difference"),
+        {"fluid": "networks of fluid 1.8.5", "PaddleClas": "networks of PaddleClas 2.6"},
+        "models that {} exported",
+    ),
+    "README_cn.md": (
+        ("比较对象", "数量", "误差小于 1e-5", "最大误差"),
+        {"fluid": "fluid 1.8.5 的网络", "PaddleClas": "PaddleClas 2.6 的网络"},
+        "{} 导出的模型",
+    ),
+}
+# README -> the columns of its table of speeds, and its names for what was measured and what beside it
+FAST_WORDS = {
+    "README.md": (
+        ("images/s", "here", "compared with", "times as fast"),
+        {
+            "predict.py": ("predict.py, {}", "PyTorch, eager"),
+            "exported": ("predict.py, {} as PaddlePaddle exported it", "Paddle Inference"),
+            "train.py": ("a training step, {}", "a bare loop"),
+            "reader.py": ("photographs to crops", "torchvision"),
+        },
+    ),
+    "README_cn.md": (
+        ("图像/秒", "本项目", "对照", "倍数"),
+        {
+            "predict.py": ("predict.py，{}", "PyTorch eager"),
+            "exported": ("predict.py，PaddlePaddle 导出的 {}", "Paddle Inference"),
+            "train.py": ("训练步，{}", "最简训练循环"),
+            "reader.py": ("读取并裁剪照片", "torchvision"),
+        },
+    ),
+}
+# What follows a number in the text -> the number
+NUMBERS = {
+    "networks for image|个图像分类网络": lambda: len(models.list_models()),
+    "YAML configurations|个 YAML 配置": measured.configurations,
+}
 
 
 def zoo_table(readme: str) -> str:
@@ -64,16 +107,44 @@ def zoo_table(readme: str) -> str:
     return "\n".join(lines)
 
 
+def exact_table(readme: str) -> str:
+    """How far networks and exported models are from the originals, as parity.md and paddle_parity.md have it."""
+    columns, networks, exported = EXACT_WORDS[readme]
+    lines = [f"| {' | '.join(columns)} |", "|---|--:|--:|---|"]
+    for found in measured.exactness():
+        name = networks.get(found.what) or exported.format(found.what)
+        lines.append(f"| {name} | {found.count} | {found.within} | {found.largest:.1e} ({found.worst}) |")
+    return "\n".join(lines)
+
+
+def fast_table(readme: str) -> str:
+    """How fast ours is beside others, as benchmarks.md and reader.md have it."""
+    columns, names = FAST_WORDS[readme]
+    lines = [f"| {' | '.join(columns)} |", "|---|--:|--:|--:|"]
+    for speed in measured.speeds():
+        ours, theirs = names[speed.what]
+        cells = (ours.format(speed.network), speed.ours, f"{speed.theirs} ({theirs})", speed.times)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def generated(readme: str) -> str:
-    """The text of `readme` with today's table in it."""
-    begin, end = "<!-- zoo: written by docs/make_readme.py -->", "<!-- end of zoo -->"
-    before, rest = (ROOT / readme).read_text(encoding="utf-8").split(begin)
-    return f"{before}{begin}\n\n{zoo_table(readme)}\n\n{end}{rest.split(end)[1]}"
+    """The text of `readme` with today's tables and numbers in it."""
+    text = (ROOT / readme).read_text(encoding="utf-8")
+    for what, table in (("zoo", zoo_table), ("exact", exact_table), ("fast", fast_table)):
+        begin, end = f"<!-- {what}: written by docs/make_readme.py -->", f"<!-- end of {what} -->"
+        before, rest = text.split(begin)
+        text = f"{before}{begin}\n\n{table(readme)}\n\n{end}{rest.split(end)[1]}"
+    for what, number in NUMBERS.items():
+        text, count = re.subn(rf"\d+(?= (?:{what}))", str(number()), text)
+        if not count:
+            raise ValueError(f"{readme} gives no number of {what}")
+    return text
 
 
 def main() -> None:
     LineParser(__doc__).parse_args()
-    for readme in ZOO_COLUMNS:
+    for readme in EXACT_WORDS:
         (ROOT / readme).write_text(generated(readme), encoding="utf-8")
 
 

@@ -17,6 +17,7 @@ import check
 import make_flags
 import make_paddle_operators
 import make_readme
+import measured
 
 import models
 
@@ -30,11 +31,20 @@ def test_commands_parse(document):
     assert list(check.problems(document)) == []
 
 
-@pytest.mark.parametrize("document", check.documents(), ids=lambda path: path.name)
+def anchors(document: Path) -> set[str]:
+    """What links to a document's headings end in, as GitHub makes it of them; of equal headings the first one."""
+    prose = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", check.documents(), ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_links_lead_somewhere(document):
-    text = document.read_text(encoding="utf-8")
-    targets = re.findall(r"\]\((?!https?:)([^)#]+)", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
-    assert [target for target in targets if not (document.parent / target).exists()] == []
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
+        path = document.parent / target if target else document
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), f"{target}#{anchor}"
 
 
 @pytest.mark.parametrize("document", [make_flags.FLAGS, make_flags.OTHER_PROGRAMS])
@@ -45,7 +55,7 @@ def test_flags_are_todays(document):
 
 
 @pytest.mark.parametrize("readme", READMES)
-def test_tables_are_todays(readme):
+def test_tables_and_numbers_are_todays(readme):
     assert (ROOT / readme).read_text(encoding="utf-8") == make_readme.generated(readme), (
         "run: python docs/make_readme.py"
     )
@@ -61,6 +71,36 @@ def test_the_table_of_operators_is_todays():
     assert make_paddle_operators.BEGIN in text and text == make_paddle_operators.with_table(text), (
         "run: python docs/make_paddle_operators.py"
     )
+
+
+def test_figures_are_read_from_tables(monkeypatch, tmp_path):
+    (tmp_path / "benchmarks.md").write_text(
+        "<!-- inference -->\n| | predict.py | eager | timm | share |\n|---|--:|--:|--:|--:|\n"
+        "| Net, float32, batch 1 | 30.0 | 10.0 | 20.0 | 1.00 |\n| Net, float32, batch 8 | 1.0 | 9.0 | | 0.11 |\n"
+        "<!-- /inference -->\n<!-- paddle_inference -->\n"
+        "| | predict.py | paddle | predict.py over Paddle |\n|---|---|---|---|\n"
+        "| Net, batch 1 | 12.0 | 8.0 | 1.51 |\n<!-- /paddle_inference -->\n\n"
+        "| | train.py | bare loop | ratio |\n|---|---|---|---|\n| Net, NHWC, float32 | 7.0 | 7.1 | 0.98 |\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "reader.md").write_text(
+        "| | median | ours is faster by |\n|---|---|---|\n"
+        "| ours, with nvImageCodec | 8 | 1 |\n| torchvision | 4 | 2.1 |\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setattr(measured, "DOCS", tmp_path)
+    assert [tuple(speed) for speed in measured.speeds()] == [
+        ("predict.py", "Net", "30.0", "20.0", "1.50"),
+        ("exported", "Net", "12.0", "8.0", "1.51"),
+        ("train.py", "Net", "7.0", "7.1", "0.98"),
+        ("reader.py", None, "8", "4", "2.1"),
+    ]
+
+
+def test_the_index_names_every_document():
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    others = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert {name for name in others if f"]({name}" not in index} == set()
 
 
 def test_the_readmes_link_the_same_documents():
