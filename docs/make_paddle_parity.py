@@ -1,9 +1,9 @@
-"""Writes docs/paddle_parity.md: how far exported programs, run here, are from PaddlePaddle's own answers.
+"""Writes docs/paddle_parity.md: how far the outputs of exported programs are from PaddlePaddle's.
 
     python docs/make_paddle_parity.py FOLDER [fluid] [pdmodel] [json] [examples]
 
-FOLDER has the programs, and what PaddlePaddle answered for known images and weights (see the README there). With names
-of tables, only these are written anew. Takes about an hour.
+FOLDER has the programs and PaddlePaddle's outputs for known images and weights (see the README there). Names of tables
+limit the measurement to them. Takes about an hour.
 """
 
 from __future__ import annotations
@@ -37,23 +37,27 @@ BAR = 1e-5
 # A softmax of which the largest probability is above this says little.
 SATURATED = 0.999
 
-TITLE = """# Parity of exported programs
+TITLE = """# Parity with PaddlePaddle: exported programs
 
-Written by docs/make_paddle_parity.py. Programs that PaddlePaddle exported, translated and run here, against what
-PaddlePaddle answered itself, for two images and known weights, in float32 on a CPU.
+How closely this project reproduces the outputs of programs that PaddlePaddle exported: the programs are translated and
+run here, and compared with PaddlePaddle's own outputs for two images and known weights, in float32 on a CPU.
+[parity.md](parity.md) has the same for the networks.
 
-- probabilities: the largest absolute difference. The bar is 1e-5.
-- logits: the largest difference of what the softmax is applied to, as a share of the largest, for networks whose
-  softmax saturates (one probability above 0.999), so that probabilities say little, and for those with logits in the
-  thousands, of which the last digit moves the probabilities by more than the bar. The bar is 1e-5.
-- float64: where that is above the bar, how far float32 is from our float64: ours, then the original's own. Rounding is
-  amplified in these networks, and ours is no worse.
+- probabilities: the largest absolute difference. The limit is 1e-5.
+- logits: the largest difference of the softmax's inputs, relative to the largest one. The limit is 1e-5. This is given
+  where probabilities say little: the softmax saturates (one probability above 0.999), or the logits are in the
+  thousands, where their last digit moves the probabilities by more than the limit.
+- float64: given if the difference exceeds the limit. It is the difference of float32 results from float64 results
+  computed here: first this project's, then the original's. These networks amplify rounding errors; the errors here are
+  no larger than the original's.
 - seconds: processor time to translate the program.
+
+docs/make_paddle_parity.py measures the programs and writes this page.
 """
 
 HEADINGS = {
     "examples": "Complete examples",
-    "fluid": "The zoo of PaddlePaddle's fluid 1.8.5 (`model`)",
+    "fluid": "PaddlePaddle's fluid 1.8.5 zoo (`model`)",
     "pdmodel": "PaddleClas 2.6.0, exported by PaddlePaddle 2.6.2 (`inference.pdmodel`)",
     "json": "PaddleClas 2.6.0, exported by PaddlePaddle 3.3.1 (`inference.json`)",
 }
@@ -257,8 +261,8 @@ class Table:
 
     def text(self, complete: bool) -> str:
         """The section of the document."""
-        measured = f"{len(self.lines)} programs{'' if complete else ', those of the smallest networks, so far'}"
-        summary = f"{measured}. Above the bar: {', '.join(self.above) or 'none'}."
+        measured = f"{len(self.lines)} programs{'' if complete else ', of the smallest networks'}"
+        summary = f"{measured}. Above the limit: {', '.join(self.above) or 'none'}."
         head = ["| program | probabilities | logits | float64 | seconds |", "|---|---|---|---|---|"]
         return "\n".join([self.heading, "", summary, "", *head, *sorted(self.lines)]) + "\n"
 

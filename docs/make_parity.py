@@ -1,8 +1,8 @@
-"""Writes docs/parity.md: how far every network's logits are from the original's. Takes long: every network runs.
+"""Writes docs/parity.md: how far every network's logits are from the original's. Runs every network, which takes long.
 
 python docs/make_parity.py [fluid] [paddleclas] [paddleclas_extended]
 
-With names of originals, only their tables are written anew.
+Names of originals limit the measurement to their tables.
 """
 
 from __future__ import annotations
@@ -20,30 +20,35 @@ import zoo
 from utils.flags.line_parser import LineParser
 
 FILE = Path(__file__).with_name("parity.md")
-TITLE = """# Parity with the originals
+TITLE = """# Parity with PaddlePaddle and PaddleClas: networks
 
-Written by docs/make_parity.py. For each network of the originals: the largest difference between its logits and ours,
-as a share of the largest absolute logit, for two images and the same weights, in float32 on a CPU. The weights are made
-from the tensors' names (see tests/support/zoo.py), so that every layer and every offset counts.
+How closely each network reproduces the logits of the original implementation. For each network, the table has the
+largest difference between the original's logits and the logits here, relative to the largest absolute logit: two
+images, the same weights, float32 on a CPU. The weights are generated from the tensors' names (see
+tests/support/zoo.py), so that every layer and every offset counts. [paddle_parity.md](paddle_parity.md) has the same
+for exported programs.
 
-The bar is 1e-5. It is 1e-4 for those few where rounding is amplified, `AMPLIFIED` in tests/support/zoo.py: very deep
-networks, and those that multiply activations by activations, as squeeze-and-excitation (SE_HRNet, EfficientNet,
-GhostNet, PP-LCNet), involution (RedNet) and attention between two streams (DSNet) do. For them the table has, too, how
-far the original's float32 logits are from ours in float64, which is the rounding of the original itself: where an error
-is above 1e-5, that is as large.
+The limit is 1e-5. It is 1e-4 for a few networks that amplify rounding errors (`AMPLIFIED` in tests/support/zoo.py):
+very deep networks, and networks that multiply activations with activations, as squeeze-and-excitation (SE_HRNet,
+EfficientNet, GhostNet, PP-LCNet), involution (RedNet) and attention between two streams (DSNet) do. For these, the last
+column compares the original's float32 logits with float64 logits computed here, which shows the original's rounding
+error. Every error above 1e-5 is about as large as that.
+
+docs/make_parity.py measures the networks and writes this page.
 """
 
 HEADINGS = {
-    "fluid": "The zoo of PaddlePaddle's fluid 1.8.5",
+    "fluid": "PaddlePaddle's fluid 1.8.5 zoo",
     "paddleclas": "The same networks in PaddleClas 2.6.0",
-    "paddleclas_extended": "PaddleClas's later families",
-    "paddleclas_rest": "The rest of PaddleClas 2.6",
+    "paddleclas_extended": "Networks that PaddleClas added",
+    "paddleclas_rest": "Other networks of PaddleClas 2.6",
 }
 
 
 def section(kind: str) -> str:
     """The table of one original."""
-    lines = [f"## {HEADINGS[kind]}", "", "| network | ours | error | original's own |", "|---|---|---|---|"]
+    lines = [f"## {HEADINGS[kind]}", ""]
+    lines += ["| network | `--model`, if different | error | original's rounding |", "|---|---|---|---|"]
     errors = {}
     for entry in zoo.entries(kind):
         errors[entry.name] = error = zoo.logits_error(entry, entry.build())
@@ -65,7 +70,7 @@ def section(kind: str) -> str:
 def main() -> None:
     parser = LineParser(__doc__)
     parser.add_argument(
-        "kinds", nargs="*", metavar="KIND", help=f"sections to write anew, all by default: {', '.join(zoo.KINDS)}"
+        "kinds", nargs="*", metavar="KIND", help=f"sections to measure, all by default: {', '.join(zoo.KINDS)}"
     )
     kinds = parser.parse_args().kinds or list(zoo.KINDS)
     if unknown := set(kinds) - set(zoo.KINDS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -156,6 +157,22 @@ def keep_freed_memory(largest: int = 1 << 30) -> None:
         if hasattr(library, "gnu_get_libc_version"):
             library.mallopt(mmap_threshold, largest)
             library.mallopt(trim_threshold, min(2 * largest, (1 << 31) - 1))
+
+
+@contextlib.contextmanager
+def garbage_collection_paused() -> Iterator[None]:
+    """Keeps Python from searching for reference cycles meanwhile.
+
+    Whoever makes 100,000 objects and keeps them makes it search again and again, and in vain: a quarter of the time
+    that loading a program takes.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextlib.contextmanager

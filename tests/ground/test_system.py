@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -93,3 +94,18 @@ def test_a_spawned_process_does_not_import_the_script():
         assert getattr(sys.modules["__main__"], "__file__", None) is None
         raise ValueError
     assert sys.modules["__main__"] is script
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_collection_is_as_it_was_after_a_pause(enabled):
+    before = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with pytest.raises(ValueError), system.garbage_collection_paused():
+            with system.garbage_collection_paused():
+                pass
+            assert not gc.isenabled()
+            raise ValueError
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()

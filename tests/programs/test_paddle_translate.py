@@ -260,6 +260,18 @@ REFUSED: dict[str, list[Step]] = {
 }  # fmt: skip
 
 
+def test_a_weight_that_two_layers_share_is_changed_for_one_of_them():
+    program = program_of(
+        ("conv2d", {"Filter": ("w",)}, CONV), ("scale", {}, {"scale": 3.0}), ("conv2d", {"Filter": ("w",)}, CONV)
+    )
+    weights = {"w": np.arange(144, dtype=np.float32).reshape(4, 4, 3, 3) / 144}
+    images = torch.rand(2, 4, 8, 8)
+    folded, plain = (translate(program, weights, simplified=each).module for each in (True, False))
+    assert len(dict(folded.named_buffers())) == 2
+    torch.testing.assert_close(folded(images), plain(images), rtol=1e-6, atol=0)
+    assert np.array_equal(weights["w"], np.arange(144, dtype=np.float32).reshape(4, 4, 3, 3) / 144)
+
+
 @pytest.mark.parametrize("what", REFUSED)
 def test_refused_in_one_line(what):
     with pytest.raises(FormatError) as caught:

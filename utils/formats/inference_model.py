@@ -27,6 +27,7 @@ from utils.formats.paddle_program import MAX_NAME, Program, Variable
 from utils.formats.pickles import read_plain_pickle
 from utils.formats.pir import read_pir
 from utils.formats.program_desc import read_program_desc
+from utils.system import garbage_collection_paused
 
 _BFLOAT16 = 22
 
@@ -300,6 +301,7 @@ def is_inference_model(path: str | os.PathLike[str]) -> bool:
     return looks_like_program(head) or is_compressed(head) or is_tar(head)
 
 
+@garbage_collection_paused()
 def read_inference_model(
     model_file: str | os.PathLike[str],
     params_file: str | os.PathLike[str] | None = None,

@@ -74,7 +74,12 @@ class _Simplifier:
         return None
 
     def hold(self, tensor: Tensor, before: fx.Node, source: fx.Node | None = None) -> fx.Node:
-        """A node for a new constant."""
+        """A node for a new constant: `source`'s own, if that has no other use."""
+        if source is not None and source.users.keys() == {before}:
+            name = tensor_name(source)
+            setattr(self.module, name, tensor)
+            self.tensors[name] = tensor
+            return source
         self.spare_bytes -= tensor.nbytes
         name = f"folded_{len(self.tensors)}"
         self.module.register_buffer(name, tensor)

@@ -25,6 +25,7 @@ from utils.programs.paddle_ops.registry import DESC, DTYPES, PIR, Operator, argu
 from utils.programs.paddle_ops.sizes import BatchSize, Size, TranslationError
 from utils.programs.paddle_ops.values import Value
 from utils.programs.paddle_simplify import remove_unused, simplify
+from utils.system import garbage_collection_paused
 
 CONTROL_FLOW = frozenset({
     "while", "while_loop", "conditional_block", "conditional_block_infer", "if", "select_input", "select_output",
@@ -125,6 +126,7 @@ class Translation:
         return fx.GraphModule(self.root, graph)
 
 
+@garbage_collection_paused()
 def translate(
     program: Program,
     parameters: Mapping[str, np.ndarray],
