@@ -51,7 +51,8 @@ def machine(threads: int, packages: Sequence[str], isa: str = "default") -> str:
     versions = ", ".join(f"{each} {importlib.metadata.version(each)}" for each in installed)
     limit = "" if isa == "default" else f", PyTorch and oneDNN held to {isa}"
     python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
-    return f"{name}, {instructions()}{limit}, {os.cpu_count()} cores, {threads} threads; {python}, {versions}"
+    used = f"{threads} thread{'s' * (threads > 1)}"
+    return f"{name}, {instructions()}{limit}, {os.cpu_count()} cores, {used}; {python}, {versions}"
 
 
 def table(
