@@ -92,19 +92,27 @@ def measure(name: str, size: int, args: argparse.Namespace, device: torch.device
 
 
 def plot(rows: list[Row], path: str, batch_size: int) -> None:
-    """Draws the best published accuracy over the forward time per image, each network at its own size."""
+    """Draws the published accuracy over the forward time per image, each network at its own size.
+
+    The accuracy is that of the network's usual weights, not of those that a larger network taught (SSLD).
+    """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots()
     for row in rows:
-        known = published.by_network().get(row.name)
-        if known is None or known[0].top1 is None or row.size != models.input_config(row.name).image_size:
+        known = [weights for weights in published.by_network().get(row.name, ()) if weights.whose == row.name]
+        if not known or known[0].top1 is None or row.size != models.input_config(row.name).image_size:
             continue
         milliseconds = row.forward * 1000 / batch_size
         axes.scatter(milliseconds, known[0].top1, s=4 * math.sqrt(row.parameters / 1e4), alpha=0.5)
         axes.annotate(row.name, (milliseconds, known[0].top1), (4, 3), textcoords="offset points", fontsize=7)
     axes.set_xscale("log")
+    axes.margins(x=0.15)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("forward time per image, milliseconds")
     axes.set_ylabel("published top-1 accuracy on ImageNet, percent")
     axes.set_title("The area of a dot is proportional to the square root of the number of parameters", fontsize=9)
