@@ -10,12 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import zoo
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs"))
 
 import check
 import make_flags
 import make_paddle_operators
+import make_parity_plot
 import make_readme
 import measured
 
@@ -101,6 +104,13 @@ def test_the_index_names_every_document():
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     others = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
     assert {name for name in others if f"]({name}" not in index} == set()
+
+
+def test_the_picture_of_parity_is_todays():
+    figures = [make_parity_plot.networks(titles) for _, titles in make_parity_plot.NETWORKS]
+    assert sum(map(len, figures)) == sum(len(zoo.entries(kind)) for kind in zoo.KINDS)
+    with Image.open(make_parity_plot.PICTURE) as picture:
+        assert picture.info["Source"] == make_parity_plot.source(), "run: python docs/make_parity_plot.py"
 
 
 def test_the_readmes_link_the_same_documents():
