@@ -26,27 +26,31 @@ from utils.flags.line_parser import LineParser
 
 DOCS = Path(__file__).resolve().parent
 
-TITLE = """# The networks
+TITLE = """# Model zoo: all networks
 
-Written by docs/make_model_zoo.py. {networks} networks in {series} series; `python train.py --list_models` prints the
-short form, and [choosing.md](choosing.md) helps to choose. How closely each network reproduces the original:
-[parity.md](parity.md).
+Every network with its size, its input, its published accuracy and its weight files. {networks} networks in {series}
+series. `python train.py --list_models` prints the short form; [choosing.md](choosing.md) helps you to choose;
+[parity.md](parity.md) says how closely each network reproduces the original.
 
-- Accuracy is top-1 / top-5 in percent on ImageNet's validation set, as published: by *fluid*, with the weight files of
-  PaddlePaddle's fluid 1.x zoo, and by *PaddleClas*, in its list of models. *ssld* marks weights that were distilled
-  from a larger network, on more images than ImageNet's.
-- PaddleClas has another network than fluid under some names. Here that network's name ends in `_paddleclas`, and it has
+- **Accuracy** is top-1 / top-5 in percent on ImageNet's validation set, as published. *fluid*: for the weights of
+  PaddlePaddle's fluid 1.x zoo. *PaddleClas*: in its list of models. *ssld* marks weights that were distilled from a
+  larger network on more images than ImageNet.
+- **Names ending in `_paddleclas`**: PaddleClas has a different network than fluid under the same name. The entry has
   PaddleClas's accuracy and file.
-- Parameters are counted with 1000 classes, multiply-adds (of convolutions, linear layers and attention) for one image
-  of the given size. "As X" marks other weights of network X.
-- The weight files are those that were published, linked as they were (ResNeXt101_64x4d to the file of ResNeXt50_64x4d,
-  which does not fit it). All load with `--pretrained_model`.
+- **Parameters** are counted with 1000 classes, and multiply-adds (of convolutions, linear layers and attention) for one
+  image of the given size. "As X" marks other weights of network X.
+- **Weight files** are linked as their publishers linked them. (ResNeXt101_64x4d links to the file of ResNeXt50_64x4d,
+  which does not fit it.) All load with `--pretrained_model`.
 
-PaddleClas's networks for retrieval, faces and text lines are not here: AdaFace_IR_18 to AdaFace_IR_SE_200,
-MobileFaceNet, SVTR_tiny, SVTR_base and SVTR_large; those for ReID and ShiTu, ResNet50_last_stage_stride1,
-ResNet50_adaptive_max_pool2d, ResNet50_metabin, the three SwinTransformer_*_SOLIDER and PPLCNetV2_base_ShiTu; nor those
-with another end for one task, PPLCNet_x2_5_Tanh, VGG19Sigmoid, EfficientNetB3_watermark and
-CLIP_large_patch14_224_aesthetic.
+These networks of PaddleClas are not included:
+
+- for faces and text lines: AdaFace_IR_18 to AdaFace_IR_SE_200, MobileFaceNet, SVTR_tiny, SVTR_base, SVTR_large
+- for retrieval (ReID and ShiTu): ResNet50_last_stage_stride1, ResNet50_adaptive_max_pool2d, ResNet50_metabin, the three
+  SwinTransformer_*_SOLIDER, PPLCNetV2_base_ShiTu
+- with a special output for one task: PPLCNet_x2_5_Tanh, VGG19Sigmoid, EfficientNetB3_watermark,
+  CLIP_large_patch14_224_aesthetic
+
+docs/make_model_zoo.py writes this page.
 """
 
 
@@ -75,7 +79,7 @@ def best(names: Sequence[str], source: str) -> str:
 
 def series_table() -> str:
     """Every series of networks, with the best accuracies that were published of it."""
-    lines = ["| series | networks | best of fluid's | best of PaddleClas's |", "|---|---|---|---|"]
+    lines = ["| series | networks | best of fluid | best of PaddleClas |", "|---|---|---|---|"]
     for module, names in models.FAMILIES.items():
         title = catalogue.family(module)[0]
         anchor = re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
