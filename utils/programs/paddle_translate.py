@@ -108,6 +108,7 @@ class Translation:
         """All of it as a module. (Made when asked for: writing the code takes time.)"""
         return fx.GraphModule(self.root, self.graph)
 
+    @garbage_collection_paused()
     def single(self, index: int = 0, before_activation: bool = False) -> fx.GraphModule:
         """A module that returns one output as a tensor, and computes nothing else.
 
