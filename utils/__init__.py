@@ -3,6 +3,8 @@
 import os
 import sys
 
+__version__ = "1.0.0"  # CHANGELOG.md and CITATION.cff have it as well
+
 # Cron jobs and daemons may be started with their standard streams closed. The next files opened would get the numbers
 # of these, and have what libraries print written into them; and Python has None in place of the streams.
 for _number, _name, _mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):

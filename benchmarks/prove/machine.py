@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from utils import __version__
 from utils.errors import UserError
 from utils.system import usable_processors
 
@@ -37,7 +38,7 @@ class Machine:
         processors: that this process may use.
         modules: those of `MODULES` that are installed.
         providers: of ONNX Runtime.
-        versions: of system, Python, CUDA, cuDNN and `PACKAGES`.
+        versions: of this toolbox, system, Python, CUDA, cuDNN and `PACKAGES`.
     """
 
     gpu: str | None = None
@@ -65,7 +66,7 @@ def look() -> dict[str, Any]:
     found["modules"] = [name for name in MODULES if _is_there(name)]
     if find_library("nvinfer") and "tensorrt" not in found["modules"]:  # of the system, without its Python package
         found["modules"].append("tensorrt")
-    versions: dict[str, str | None] = {"system": platform.platform(), "processor": _processor()}
+    versions: dict[str, str | None] = {"toolbox": __version__, "system": platform.platform(), "processor": _processor()}
     versions |= {"python": platform.python_version(), "cuda": torch.version.cuda}
     for package in PACKAGES:
         try:

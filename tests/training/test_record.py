@@ -10,6 +10,7 @@ import pytest
 import torch
 from training import NETWORK, SMALL
 
+from utils import __version__
 from utils.flags import parse
 from utils.training import record
 
@@ -25,7 +26,11 @@ def test_each_run_writes_its_flags(train_here, tiny_dataset, tmp_path):
     assert first["flags"]["lr"] == 0.01 and first["flags"]["total_images"] == 48, "what holds, settled"
     assert set(first["given"]) == {*SMALL, "data_dir", "model_save_dir", "validate"}
     assert first["command"].startswith("train.py --model=") and first["seed"] == 1 and first["processes"] == 1
-    assert first["versions"]["torch"] == torch.__version__ and "opencv-python" in first["versions"]
+    assert (
+        first["version"] == __version__
+        and first["versions"]["torch"] == torch.__version__
+        and "opencv-python" in first["versions"]
+    )
     assert first["device"].startswith("CPU") and first["resumed"] is None
     assert json.loads((tmp_path / NETWORK / "latest" / "manifest.json").read_text())["record"] == "run_1.json"
 

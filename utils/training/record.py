@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from utils import __version__
 from utils.console import log, warn
 from utils.errors import UserError
 from utils.files import read_text, write_text
@@ -44,6 +45,7 @@ def describe_run(args: Flags, seed: int | None, device: torch.device, resumed: P
         "command": shlex.join(sys.argv),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "resumed": str(resumed) if resumed is not None else None,
+        "version": __version__,
         "commit": project_commit(),
         "versions": versions(),
         "device": torch.cuda.get_device_name(device)
