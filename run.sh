@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The front door: sets up, then runs the scripts beside it. `bash run.sh` prints the usage.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # as `sh run.sh`
 set -euo pipefail
 cd "$(dirname "$0")"
 

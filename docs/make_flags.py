@@ -26,8 +26,8 @@ TITLE = """# Flags
 Written by docs/make_flags.py: every flag of every program, with its default. `python train.py --help` prints those of
 train.py, and so on.
 
-- Write `--topk=5` or `--topk 5`. Booleans: True or False, 1 or 0, yes or no, on or off. Lists: with blanks or
-  commas between the values, `--image_shape 3 224 224`.
+- Write `--topk=5` or `--topk 5`. Booleans: True or False, 1 or 0, yes or no, on or off; the flag alone is
+  True. Lists: with blanks or commas between the values, `--image_shape 3 224 224`.
 - A flag that a program does not know ends it with one line that names the nearest one, or what the flag of another
   toolbox is called here ([other_programs.md](other_programs.md)).
 - `-c FILE.yaml` and `-o KEY=VALUE` take a configuration of PaddleClas ([configurations.md](configurations.md)); flags

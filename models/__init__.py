@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import importlib
+import re
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,22 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter(_MODULES, pattern))
 
 
+def _letters(name: str) -> str:
+    """A name of a network without what other programs write otherwise: capitals, hyphens, underscores."""
+    return "".join(filter(str.isalnum, name.lower()))
+
+
 def _unknown(name: str) -> str:
     """What to say of a name that no network has: the nearest ones."""
-    near = difflib.get_close_matches(name, _MODULES, n=3, cutoff=0.5)
+    spelt: dict[str, list[str]] = {}
+    for known in _MODULES:
+        spelt.setdefault(_letters(known), []).append(known)
+    typed = name.rpartition("/")[2].partition(".")[0]  # microsoft/resnet-50, convnext_tiny.fb_in1k
+    asked = _letters(typed)
+    family = re.split("[^a-z]", typed.lower())[0]  # a word of its name counts for more than the letters of the rest
+    relatives = [letters for letters in spelt if len(family) > 2 and letters.startswith(family)]
+    close = difflib.get_close_matches(asked, relatives or spelt, n=3, cutoff=0.2 if relatives else 0.5)
+    near = spelt.get(asked) or [known for letters in close for known in spelt[letters]]
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {len(_MODULES)}, such as ResNet50_vd"
     return f"unknown network {name!r}: {hint}"
 

@@ -10,6 +10,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,7 +69,7 @@ def candidates(
     """The networks within a budget, by name.
 
     Args:
-        pattern: shell pattern of their names.
+        pattern: shell pattern of their names; where none matches, of their names in any capitals.
         max_params, max_macs, max_latency: most parameters in millions, multiply-adds in thousand millions, and
             published milliseconds (which leaves out networks of which none were published); None: any number.
 
@@ -76,7 +77,7 @@ def candidates(
         ValueError: there is none.
     """
     known = catalogue.read()
-    names = list_models(pattern)
+    names = list_models(pattern) or [name for name in known if fnmatchcase(name.lower(), pattern.lower())]
     if not names:
         raise ValueError(f"no network's name matches {pattern!r}; without a pattern all are listed")
     rows = []

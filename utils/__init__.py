@@ -5,6 +5,13 @@ import sys
 
 __version__ = "1.0.0"  # CHANGELOG.md and CITATION.cff have it as well
 
+# Older ones would end in a traceback, somewhere in the modules imported next; this file is read by all of Python 3.
+if sys.version_info < (3, 10):  # noqa: UP036
+    sys.exit(
+        "%s: error: Python 3.10 or newer is needed, and this is %s: bash run.sh setup finds or names one"  # noqa: UP031
+        % (os.path.basename(sys.argv[0]), sys.version.split()[0])
+    )
+
 # Cron jobs and daemons may be started with their standard streams closed. The next files opened would get the numbers
 # of these, and have what libraries print written into them; and Python has None in place of the streams.
 for _number, _name, _mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):

@@ -1,5 +1,6 @@
 """The flags that users' scripts rely on: names, older spellings, defaults, ways of writing values, refusals."""
 
+import os
 import subprocess
 import sys
 
@@ -96,6 +97,25 @@ def test_older_spellings(old, new):
     assert args.given == {new}
 
 
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        (["--use_mixup"], "use_mixup", True),
+        (["--use_mixup", "--lr=0.1"], "use_mixup", True),
+        (["--image_shape=[3,224,224]"], "image_shape", [3, 224, 224]),
+        (["--step_epochs", "(30,", "60)"], "step_epochs", [30, 60]),
+        (["--class_names", "(a)"], "class_names", ["(a)"]),
+        (["--optimizer=AdamW"], "optimizer", "adamw"),
+        (["--interpolation=bicubic"], "interpolation", 2),
+        (["--data_dir=~/data"], "data_dir", os.path.expanduser("~/data")),
+        (["--model_save_dir=./~/runs"], "model_save_dir", "./~/runs"),
+    ],
+)
+def test_values_written_as_elsewhere(words, name, value):
+    script = "infer" if name == "class_names" else "train"
+    assert getattr(parse(script, [*REQUIRED[script], *words]), name) == value
+
+
 def test_the_last_of_two_equal_flags_wins():
     assert parse("train", ["--lr=0.1", "--lr=0.2"]).lr == 0.2
 
@@ -115,7 +135,12 @@ def test_given_names_what_was_typed():
         (["--lr=0"], "--lr: 0 is not allowed"),
         (["--lr=nan"], "--lr: nan is not allowed"),
         (["--batch_size=2.5"], "--batch_size: '2.5' is not a whole number"),
-        (["--padding_type=same"], "--padding_type: 'same' is not one of SAME, VALID, DYNAMIC"),
+        (["--padding_type=full"], "--padding_type: 'full' is not one of SAME, VALID, DYNAMIC"),
+        (["--lr", "=", "0.1"], "--lr: write --lr=VALUE, without blanks beside the ="),
+        (["--lr=0,1"], "--lr: '0,1' is not a number above 0: write it with a point, and without commas"),
+        (["--image_shape=224x224"], "--image_shape takes 3 values, got 1: 224x224, such as 3 224 224"),
+        (["--interpolation=cubic"], "at most 4 (or nearest, bilinear, bicubic, area, lanczos)"),
+        (["--device=0,1"], "start a process for each GPU, python -m torch.distributed.run"),
         (["--label_smoothing_epsilon=1.5"], "--label_smoothing_epsilon: 1.5 is not allowed"),
         (
             ["--label_smoothing_epsilon=1"],

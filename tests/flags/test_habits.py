@@ -39,6 +39,16 @@ NAMES = {flag.name for flags in GROUPS.values() for flag in flags} | {"config", 
         ("convert_weights", "--device=cpu", "this script computes on the CPU"),
         ("train", "--lrr=1", "did you mean --lr?"),
         ("train", "resnet50", "(--data_dir=FOLDER for a data set)"),
+        ("predict", "b.jpg", "(--image_path='photos/*.jpg', in quotes, for several images)"),
+        ("eval", "--checkpoint=x", "it is --pretrained_model here"),
+        ("eval", "--aa=rand-m9", "unknown flag --aa (see --help)"),  # no advice of flags that it has not
+        ("train", "-j8", "unknown flag -j8: it is --reader_thread here"),
+        ("train", "-class_dim=10", "unknown flag -class_dim: it is --class_dim here"),  # no -c with the file lass_dim
+        ("train", "--Batch_Size=8", "it is --batch_size here"),
+        ("train", "--no-validate", "unknown flag --no-validate: give --validate=False"),
+        ("train", "--trainer.max_epochs=3", "unknown flag --trainer.max_epochs: it is --num_epochs here"),
+        ("train", "epochs=3", "unknown flag epochs: it is --num_epochs here"),
+        ("train", "\u2014model=ResNet50", "a flag begins with two hyphens: --model"),
     ],
 )
 def test_flags_of_other_programs(script, word, said, capsys):
@@ -46,6 +56,27 @@ def test_flags_of_other_programs(script, word, said, capsys):
         parse(script, [*REQUIRED.get(script, []), word])
     error = capsys.readouterr().err
     assert end.value.code == 2 and said in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            "--data-dir data --model ResNet50 -b 128 --opt adamw --lr 0.1 --amp",  # timm
+            "unknown flags --data-dir: it is --data_dir here; -b: it is --batch_size here; --opt: it is --optimizer "
+            "here; --amp: it is --use_fp16 here",
+        ),
+        (
+            "classify train data=mnist epochs=3",  # ultralytics
+            "unexpected argument 'classify': flags are written --name=value (--data_dir=FOLDER for a data set) (see "
+            "--help); data: it is --data_dir here; epochs: it is --num_epochs here",
+        ),
+    ],
+)
+def test_all_unknown_flags_are_named_in_one_line(line, said, capsys):
+    with pytest.raises(SystemExit):
+        parse("train", line.split())
+    assert capsys.readouterr().err == f"train.py: error: {said}\n"
 
 
 def test_every_flag_of_the_table_is_one_here():

@@ -96,6 +96,11 @@ NEVER_PRINTED = (
     ("eval reader", "utils/reading/build.py", "validate"),
     # For scripts that have the flag.
     ("convert_weights convert_model weights_aggregator predict ema_clean", "utils/flags/line_parser.py", "data_dir"),
+    (
+        "convert_weights convert_model weights_aggregator train eval ema_clean reader",
+        "utils/flags/line_parser.py",
+        "image_path",
+    ),
 )
 
 FLAG = re.compile(r"--([a-z]\w*)")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,11 @@ def everything_imported(script: str) -> set[str]:
 def test_predict_imports_little(package):
     assert "utils.deploy.exported" in (names := everything_imported("predict.py"))
     assert {name for name in names if name == package or name.startswith(f"{package}.")} == set()
+
+
+def test_an_old_python_is_named_in_a_line(monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 8, 10))
+    with pytest.raises(SystemExit, match=r": error: Python 3\.10 or newer is needed, and this is"):
+        runpy.run_path(str(ROOT / "utils/__init__.py"))
+    for script in ("train.py", "eval.py", "infer.py", "predict.py", "reader.py", "ema_clean.py", "utils/__init__.py"):
+        ast.parse((ROOT / script).read_text(encoding="utf-8"), feature_version=(3, 8))  # else it cannot say so

@@ -58,6 +58,7 @@ def test_published_accuracy():
     [
         (["--list_models"], "AlexNet ", len(models.list_models())),
         (["--list_models", "VGG*"], "VGG11 ", 4),
+        (["--list_models", "vgg*"], "VGG11 ", 4),
         (["--list_models=ResNet50_v[cd]", "--num_epochs=3"], "ResNet50_vc ", 2),
     ],
 )
@@ -68,6 +69,21 @@ def test_list_models(words, first, count, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == count
     assert lines[0].startswith(first)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("resnet_50-vd", "ResNet50_vd?"),
+        ("google/vit-base-patch16-224", "ViT_base_patch16_224?"),
+        ("convnext_tiny.fb_in1k", "ConvNeXt_tiny?"),
+        ("swin_t", "SwinTransformer_tiny_patch4_window7_224 or "),
+        ("mobilenetv3_large_100", "MobileNetV3_large_x1_0 or "),
+    ],
+)
+def test_names_of_networks_as_other_programs_write_them(name, meant):
+    with pytest.raises(ValueError, match=f"unknown network '{name}': did you mean {re.escape(meant)}"):
+        models.check_name(name)
 
 
 def test_list_models_without_a_match(capsys):

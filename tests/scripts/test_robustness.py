@@ -104,7 +104,9 @@ def test_a_required_flag_left_empty(script, command):
 def test_an_unknown_strategy_is_a_warning(train_here, tiny_dataset, tmp_path):
     result = train_here(tiny_dataset, tmp_path, lr_strategy="cosin", max_iter=1)
     assert result.code == 0
-    assert "warning: --lr_strategy: unknown strategy 'cosin', the rate stays at 0.01; known: piecewise" in result.err
+    assert (
+        "warning: --lr_strategy: unknown strategy 'cosin', the rate stays at 0.01; did you mean cosine?" in result.err
+    )
 
 
 def test_a_batch_larger_than_the_data(command, weights, tiny_dataset):

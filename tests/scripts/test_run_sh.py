@@ -32,6 +32,12 @@ def test_no_or_an_unknown_command_gets_the_usage(arguments):
     assert result.stdout == ""
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no sh of its own")
+def test_another_shell_hands_over_to_bash():
+    done = subprocess.run(["sh", ROOT / "run.sh", "trian"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("error: unknown command trian")) == (2, 1), done.stderr
+
+
 @pytest.mark.parametrize("arguments", [("train",), ("train", "ResNet5O"), ("bench", "nothing"), ("serve",)])
 def test_an_unknown_recipe_or_benchmark_is_one_line(arguments):
     result = run_sh(*arguments)

@@ -44,7 +44,8 @@ def number(
         try:
             value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}") from None
+            commas = ": write it with a point, and without commas" if "," in text else ""
+            raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}{commas}") from None
         inside = low <= value <= high and not (above and value == low) and not (below and value == high)
         if not inside or abs(value) == math.inf:  # nan is not inside
             raise argparse.ArgumentTypeError(f"{text} is not allowed: it must be {allowed}")
@@ -92,7 +93,8 @@ def device_name(text: str) -> str:
     """cpu, cuda, cuda:N or mps; gpu, gpu:N and N alone are other ways to write cuda."""
     match = re.fullmatch(r"(cpu|mps)|(?:(?:cuda|gpu)(?::(\d{1,3}))?|(\d{1,3}))", text.strip().lower())
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no device: use cpu, cuda, cuda:N or mps")
+        several = ", and start a process for each GPU, python -m torch.distributed.run" if "," in text else ""
+        raise argparse.ArgumentTypeError(f"{text!r} is no device: use cpu, cuda, cuda:N or mps{several}")
     number = match[2] or match[3]
     return match[1] or ("cuda" if number is None else f"cuda:{int(number)}")
 

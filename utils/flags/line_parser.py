@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -11,9 +12,18 @@ from typing import Any, NoReturn
 from utils.errors import report_once
 from utils.flags.habits import called_here
 
+# Dashes that text programs and web pages make of two hyphens.
+LONG_DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
+
+# What a word without a flag is likely to be, of the first of these flags that a script has.
+SEVERAL = {
+    "--image_path": "--image_path='photos/*.jpg', in quotes, for several images",
+    "--data_dir": "--data_dir=FOLDER for a data set",
+}
+
 
 class LineParser(argparse.ArgumentParser):
-    """Reports a bad command line in one line, exit code 2, and suggests the nearest flag for an unknown one.
+    """Reports a bad command line in one line, exit code 2, and says what unknown flags are called here.
 
     Args:
         description: printed by --help, line by line as it is written.
@@ -29,17 +39,49 @@ class LineParser(argparse.ArgumentParser):
         sys.exit(2)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        args = sys.argv[1:] if args is None else args
+        # argparse would take -class_dim for -c with the file lass_dim.
+        single = [word for word in args if re.match(r"-[A-Za-z][\w-]+(=|$)", word) and self._meant(word)]
+        if single := [word for word in single if word.partition("=")[0] not in self._option_string_actions]:
+            self._refuse(single)
         namespace, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            self._refuse(unknown[0].split("=")[0])
+            self._refuse(unknown)
         return namespace
 
-    def _refuse(self, word: str) -> NoReturn:
-        if not word.startswith("-"):
-            hint = " (--data_dir=FOLDER for a data set)" if "--data_dir" in self._option_string_actions else ""
-            self.error(f"unexpected argument {word!r}: flags are written --name=value{hint} (see --help)")
+    def _refuse(self, words: list[str]) -> NoReturn:
+        """Ends the process with a line that names all unknown flags among some words, and what they are here."""
         known = [option for action in self._actions for option in action.option_strings]
-        if meant := called_here(word, [option.removeprefix("--") for option in known if option.startswith("--")]):
-            self.error(f"unknown flag {word}: {meant}")
-        near = difflib.get_close_matches(word, known, n=1)
-        self.error(f"unknown flag {word}" + (f": did you mean {near[0]}?" if near else " (see --help)"))
+        flags: dict[str, str] = {}
+        arguments: list[str] = []
+        for word in words:
+            name, equals, _ = word.partition("=")
+            if word[:1] in LONG_DASHES:
+                flags[name] = f"a flag begins with two hyphens: --{name.lstrip(LONG_DASHES + '-')}"
+            elif not word.startswith("-") and not (equals and self._meant(name)):
+                if not flags:  # else perhaps the value of an unknown flag
+                    arguments.append(word)
+            elif meant := self._meant(name):
+                flags[name] = meant
+            elif re.match(r"-+[A-Za-z]", word):
+                near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+                flags[name] = f"did you mean {near[0]}?" if near else "(see --help)"
+        told = "; ".join(f"{name}{'' if said.startswith('(') else ':'} {said}" for name, said in flags.items())
+        if flags and not arguments:
+            self.error(f"unknown flag{'s' if len(flags) > 1 else ''} {told}")
+        hint = next((f" ({said})" for flag, said in SEVERAL.items() if flag in self._option_string_actions), "")
+        self.error(
+            f"unexpected argument {(arguments or words)[0]!r}: flags are written --name=value{hint} (see --help)"
+            + (f"; {told}" if flags else "")
+        )
+
+    def _meant(self, word: str) -> str | None:
+        """What a word that is no flag is called here; None: nothing that is known."""
+        options = {
+            option.removeprefix("--"): action
+            for action in self._actions
+            for option in action.option_strings
+            if option.startswith("--")
+        }
+        switches = [name for name, action in options.items() if getattr(action, "const", None) == "True"]
+        return called_here(word.partition("=")[0], options, switches)

@@ -12,7 +12,7 @@ from typing import Any
 from utils import PIXELS_VARIABLE
 from utils.console import log
 from utils.errors import FlagError, UserError, report_once
-from utils.flags.kinds import AUTO
+from utils.flags.kinds import AUTO, boolean, data_root
 from utils.flags.line_parser import LineParser
 from utils.flags.table import GROUPS, SCRIPTS, Flag, flags_of
 
@@ -58,23 +58,43 @@ class _Store(argparse.Action):
     ) -> None:
         flag = self.flag
         given = option_string.lstrip("-") if option_string else flag.name
-        texts = [values] if flag.length in (None, "?") else [t for v in values for t in v.replace(",", " ").split()]
+        texts = [values] if flag.length in (None, "?") else self._items(values)
+        if texts[:1] == ["="]:
+            parser.error(f"--{given}: write --{given}=VALUE, without blanks beside the =")
         if len(texts) == 1 and texts[0].lower() in flag.words:
             setattr(namespace, flag.name, flag.words[texts[0].lower()])
             return
         if isinstance(flag.length, int) and len(texts) != flag.length:
             words = f" or {', '.join(flag.words)}" if flag.words else ""
-            parser.error(f"--{given} takes {flag.length} values{words}, got {len(texts)}: {' '.join(texts) or 'none'}")
+            such_as = f", such as {as_typed(flag.default)}" if flag.default else ""
+            got = f"got {len(texts)}: {' '.join(texts) or 'none'}"
+            parser.error(f"--{given} takes {flag.length} values{words}, {got}{such_as}")
         if not texts:
             parser.error(f"--{given} takes at least one value")
         try:
-            parsed = [flag.kind(text) for text in texts]
+            parsed = [flag.kind(self._settled(text)) for text in texts]
         except (argparse.ArgumentTypeError, ValueError) as error:
-            parser.error(f"--{given}: {error}")
+            words = f" (or {', '.join(flag.words)})" if flag.words else ""
+            parser.error(f"--{given}: {error}{words}")
         for value in parsed:
             if flag.choices and value not in flag.choices:
                 parser.error(f"--{given}: {value!r} is not one of {', '.join(map(str, flag.choices))}")
         setattr(namespace, flag.name, parsed[0] if flag.length in (None, "?") else parsed)
+
+    def _items(self, values: Sequence[str]) -> list[str]:
+        """The values of a list, written with blanks or commas; of numbers, in brackets as Python has them, too."""
+        text = " ".join(values)
+        if self.flag.kind is not str and text[:1] + text[-1:] in ("[]", "()"):
+            text = text[1:-1]
+        return text.replace(",", " ").split()
+
+    def _settled(self, text: str) -> str:
+        """A value as it was meant: a choice in other capitals, or a path in the user's home, ~/, for which shells do
+        not look behind a =."""
+        if text.startswith("~/") and self.flag.kind in (str, data_root):
+            return os.path.expanduser(text)
+        alike = [str(choice) for choice in self.flag.choices or () if str(choice).lower() == text.lower()]
+        return alike[0] if len(alike) == 1 else text
 
 
 def as_typed(value: Any) -> str:
@@ -90,7 +110,7 @@ def build_parser(script: str) -> LineParser:
         SCRIPTS[script],
         prog=f"{script}.py",
         formatter_class=argparse.HelpFormatter,
-        epilog="Booleans: True/False, 1/0, yes/no, on/off. Lists: spaces or commas.",
+        epilog="Booleans: True/False, 1/0, yes/no, on/off; the flag alone is True. Lists: spaces or commas.",
         argument_default=argparse.SUPPRESS,  # what is parsed is what was typed
     )
     for group, flags in flags_of(script).items():
@@ -103,8 +123,8 @@ def build_parser(script: str) -> LineParser:
                 *(f"--{alias}" for alias in flag.aliases),
                 dest=flag.name,
                 action=_Store,
-                nargs=flag.length if flag.length in (None, "?") else "+",
-                const="*" if flag.length == "?" else None,
+                nargs="?" if flag.kind is boolean else flag.length if flag.length in (None, "?") else "+",
+                const="True" if flag.kind is boolean else "*" if flag.length == "?" else None,
                 metavar="|".join(map(str, flag.choices)) if flag.choices else "VALUE",
                 help=f"{flag.help} ({note})".replace("%", "%%"),
             )
@@ -121,7 +141,8 @@ def build_parser(script: str) -> LineParser:
             "-o",
             "--override",
             metavar="KEY=VALUE",
-            action="append",
+            action="extend",
+            nargs="+",
             help="Change a value of the configuration, such as -o Global.epochs=30; may be repeated.",
         )
     return parser
@@ -162,7 +183,7 @@ def _configured(parser: LineParser, script: str, typed: dict[str, Any], argv: Se
     from utils.flags.paddleclas.translate import translate  # YAML is read only when it is asked for
 
     try:
-        found = translate(script, file, overrides)
+        found = translate(script, os.path.expanduser(file), overrides)
     except FlagError as error:
         parser.error(str(error))
     if found.refusals:

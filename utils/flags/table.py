@@ -351,7 +351,8 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              defaults={"infer": 1, "predict": 1, "convert_model": 1}),
         Flag("reader_buf_size", positive_int, 2048, TEIPRC, "Images read ahead."),
         Flag("interpolation", number(int, 0, 4), None, TEIPRC,
-             "Resizing: 0 nearest, 1 bilinear, 2 bicubic, 3 area, 4 Lanczos. Not given: as for --image_shape."),
+             "Resizing, by number or name: 0 nearest, 1 bilinear, 2 bicubic, 3 area, 4 lanczos. Not given: as for "
+             "--image_shape.", words={"nearest": 0, "bilinear": 1, "bicubic": 2, "area": 3, "lanczos": 4}),
         Flag("resize_mode", str, "short", TEIPRC,
              "Evaluation: short resizes the short side and takes the centre; exact resizes to --image_shape; pad "
              "resizes as far as fits into it; crop takes the centre and resizes that. Training takes random crops, "

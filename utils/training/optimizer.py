@@ -17,6 +17,7 @@ from models.errors import OptionError
 from models.names import l2_overrides, lr_shares, paddleclas_names
 from models.network import Network
 from utils.console import warn
+from utils.flags.words import nearest
 from utils.training.schedule import STRATEGIES
 from utils.training.sharding import is_divided
 
@@ -288,7 +289,7 @@ def build_optimizer(
         beside: what is trained with it: another network, losses.
     """
     if strategy not in STRATEGIES:
-        warn(f"--lr_strategy: unknown strategy {strategy!r}, the rate stays at {lr}; known: {', '.join(STRATEGIES)}")
+        warn(f"--lr_strategy: unknown strategy {strategy!r}, the rate stays at {lr}; {nearest(strategy, STRATEGIES)}")
     # Fused optimizers go through the parameters once, and take the loss scale on the device; others would wait for it
     # at every step.
     parameter = next(model.parameters())

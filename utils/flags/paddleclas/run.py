@@ -48,6 +48,8 @@ def read_common(section: Section, script: str) -> None:
     reading = section.reading
     if section.take("device", choice("gpu", "cpu", "xpu", "npu", "mlu", "gcu"), "gpu") == "cpu":
         reading.set("use_gpu", False)
+    if "use_gpu" in section:
+        section.refuse("use_gpu", "of PaddleClas before 2.0: it is Global.device=cpu or gpu")
     section.only("eval_mode", "classification", why=", this is a toolbox of classification")
     if "class_num" in section:
         reading.set("class_dim", section.take("class_num", positive, 1000))

@@ -141,11 +141,15 @@ class Section:
         self._refuse(self.path if name is None else (*self.path, name), why)
 
     def finish(self, known: tuple[str, ...] = ()) -> None:
-        """Refuses every key that nobody asked for, and names the nearest one that is known."""
+        """Refuses every key that nobody asked for, and names the nearest one that is known, or those of other sections
+        that are called the same."""
         for name in self.values:
             if name not in self.asked:
                 near = difflib.get_close_matches(name, sorted(self.asked | set(known)), n=1)
-                self._refuse((*self.path, name), "unknown key" + (f": did you mean {near[0]}?" if near else ""))
+                path = (*self.path, name)
+                there = [at for at in self.reading.document.lines if at[-1] == name and at != path]
+                meant = near or [".".join(map(str, at)) for at in there[:3]]
+                self._refuse(path, "unknown key" + (f": did you mean {' or '.join(meant)}?" if meant else ""))
 
     def _refuse(self, path: Path, why: str) -> None:
         self.reading.refusals.append(f"{self.reading.document.place(path)}: {why}")
