@@ -44,7 +44,7 @@ SHELL = ("bash", "sh", "shell")
 # Flags of other programs, and of utils/verify.py, that the documents name.
 FOREIGN = {
     "additional-suffix", "all", "help", "max_restarts", "mirror", "name", "nnodes", "nodes", "nproc_per_node", "parse",
-    "rdzv_backend", "rdzv_endpoint", "source", "standalone", "table",
+    "rdzv_backend", "rdzv_endpoint", "retry", "retry-connrefused", "source", "standalone", "table",
 }  # fmt: skip
 
 
