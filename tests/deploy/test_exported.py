@@ -76,6 +76,12 @@ def test_missing_files(tiny, tmp_path):
     assert "no such file" in refusal(copy / "model")
 
 
+def test_a_folder_for_its_file(tiny, tmp_path):
+    folder, _ = tiny
+    assert refusal(folder).endswith(f"is a folder: give its file {folder / 'model'}")
+    assert refusal(tmp_path).endswith("is a folder: give the model of an export, such as NAME/model or NAME/model.onnx")
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
 def test_truncated_files(tiny, tmp_path, share):
     folder, _ = tiny

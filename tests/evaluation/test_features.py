@@ -100,6 +100,19 @@ def test_resume_refuses_other_files(tmp_path, array):
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize("content", [b"no", b"\x93NUMPY\x01\x00"])
+def test_resume_refuses_other_files_without_names(tmp_path, content):
+    path = tmp_path / "f.npy"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is no file of features"):
+        FeatureFile(str(path), resume=True)
+    np.save(path, np.zeros((2, 3), np.float32))
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"f\.npy has no names of its images, .*f\.npy\.txt: give another one"):
+        FeatureFile(str(path), resume=True)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
 def test_features_of_another_network_are_not_added(tmp_path):
     path = tmp_path / "f.npy"
     with FeatureFile(str(path)) as file:

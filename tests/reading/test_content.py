@@ -167,6 +167,7 @@ def test_nothing_is_said_where_the_flag_is_given(drawings, capsys):
             "use 1 to 342 of 65535, 0.5% of the range: 2 of 256 levels are left; give --image_depth_range 0",
         ),
         (GREY * 16, ""),
+        (GREY * 0, ""),
     ],
 )
 def test_a_small_part_of_16_bits(tmp_path, values, said, capsys):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import cv2
 import numpy as np
 import pytest
 from loading import SIZE, contents, entries, evaluation, numbered_images, training
@@ -163,6 +164,23 @@ def test_an_error_in_a_worker_is_shown(folder):
     loader = training(folder, workers=1)
     loader._job.transforms = (None,)
     with pytest.raises(RuntimeError, match="AttributeError"):
+        list(loader.epoch(0))
+
+
+class Starved(EvalTransform):
+    """Finds no memory, as OpenCV reports it."""
+
+    def decode(self, data, path, rng=None):
+        error = cv2.error("no memory")
+        error.code, error.err = cv2.Error.StsNoMem, "Failed to allocate 29999400003 bytes"
+        raise error
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_too_little_memory_is_not_the_image_s_fault(folder, workers):
+    images = open_dataset(str(folder), "val", 3)
+    loader = OpenCVLoader(images, Starved(SIZE, 40), 8, training=False, workers=workers)
+    with pytest.raises(MemoryError, match="Failed to allocate 29999400003 bytes"):
         list(loader.epoch(0))
 
 

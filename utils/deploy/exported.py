@@ -112,6 +112,12 @@ def _check_program(settings: Settings, remedy: str) -> None:
 
 def _load_own(model_file: str, params_file: str | None, settings: Settings) -> ExportedNetwork:
     """What infer.py wrote; errors are those of `load_exported`."""
+    if (folder := Path(model_file)).is_dir():
+        files = [str(folder / name) for name in ("model", "model.onnx") if (folder / name).is_file()]
+        raise UserError(
+            f"--model_file {model_file} is a folder: give "
+            + (f"its file {files[0]}" if files else "the model of an export, such as NAME/model or NAME/model.onnx")
+        )
     try:
         with open(model_file, "rb") as file:
             is_archive = file.read(4) == b"PK\3\4"

@@ -79,8 +79,13 @@ class FeatureFile:
             for unfinished, final in zip(self._unfinished, self._finals, strict=True)
         ]
         ends = 0, 0
+        start, rows = self._complete_rows(sources[0]) if sources[0].exists() else (0, 0)
+        if rows and not sources[1].exists():
+            raise UserError(
+                f"--features_path: {sources[0]} has no names of its images, {sources[1]}: give another one, or "
+                "--resume=False"
+            )
         if all(source.exists() for source in sources):
-            start, rows = self._complete_rows(sources[0])
             with open(sources[1], "rb") as file:
                 names = [line for line in islice(file, rows) if line.endswith(b"\n")]
             self._count = len(names)

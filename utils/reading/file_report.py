@@ -58,7 +58,7 @@ def _report_deep(images: dict[str, Content], total: int) -> None:
     if not images:
         return
     low, high = min(content.low for content in images.values()), max(content.high for content in images.values())
-    if high - low > _NARROW * 65535:
+    if low == high or high - low > _NARROW * 65535:  # of one value nothing can be spread
         return
     levels = (high >> 8) - (low >> 8) + 1
     warn(

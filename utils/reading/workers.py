@@ -165,6 +165,8 @@ class Job:
             except UnreadableImage as error:
                 problems.append((index, error.reason))
             except cv2.error as error:
+                if error.code == cv2.Error.StsNoMem:  # the machine's fault, not the image's
+                    raise MemoryError(error.err) from None
                 problems.append((index, f"OpenCV cannot process it: {error.err}"))
             else:
                 report.damaged += [(index, said) for _, said in take_remarks()]
@@ -223,7 +225,7 @@ def work(
         if generation == job.generation.array[0]:
             try:
                 report = job.fill(slot, start, stop, epoch, look, transform)
-            except UserError as error:
+            except (UserError, MemoryError) as error:
                 failure = error
             except Exception:
                 failure = RuntimeError("in a reader worker:\n" + traceback.format_exc())
