@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import mmap
 import os
 import shutil
@@ -23,6 +25,24 @@ from utils.system import replace, sync
 # Files of up to so many bytes are read, not mapped: a mapped one stays open, and a process may have 1,024 open files;
 # and one that is cut short while it is mapped ends the process without a word (SIGBUS).
 LARGE = 1 << 28
+
+
+def similar_path(path: str) -> str:
+    """What to add to the message that there is no such file: one that was probably meant, or nothing.
+
+    It is the path without the quotes and blanks that copying brings along and with / for Windows's \\, or a file of the
+    same folder that is called almost so.
+    """
+    plain = path.strip(" \t'\"\u2018\u2019\u201c\u201d").replace("\\", "/").rstrip("/")
+    folder, name = os.path.split(plain)
+    if os.path.exists(plain):
+        return f"; did you mean {plain}?" if plain != path else ""
+    with suppress(OSError, ValueError):
+        names = [entry.name for entry in itertools.islice(os.scandir(folder or os.curdir), 10_000)]
+        alike = [other for other in names if name.lower() in (other.lower(), os.path.splitext(other.lower())[0])]
+        if close := alike or difflib.get_close_matches(name, names, 1, 0.8):
+            return f"; did you mean {os.path.join(folder, min(close))}?"
+    return ""
 
 
 def read_file(path: Path, limit: int = LARGE) -> bytes | mmap.mmap:

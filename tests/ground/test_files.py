@@ -20,7 +20,15 @@ from safetensors import SafetensorError
 from utils import files
 from utils.console import warn
 from utils.errors import UserError
-from utils.files import check_can_write, check_can_write_into, read_file, write_text, written_together, written_whole
+from utils.files import (
+    check_can_write,
+    check_can_write_into,
+    read_file,
+    similar_path,
+    write_text,
+    written_together,
+    written_whole,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -135,6 +143,28 @@ def test_files_are_read_or_mapped_by_their_size(tmp_path):
         assert isinstance(content, kind) and bytes(content) == bytes(size)
     with pytest.raises(FileNotFoundError):
         read_file(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("'{}/photo.png'", "photo.png"),
+        ("{}/photo.png ", "photo.png"),
+        ("\u201c{}/photo.png\u201d", "photo.png"),
+        ("{}\\photo.png", "photo.png"),
+        ("{}/Photo.PNG", "photo.png"),
+        ("{}/photo", "photo.png"),
+        ("{}/ph0to.png", "photo.png"),
+        ("{}/other.jpg", ""),
+        ("{}/nowhere/photo.png", ""),
+        ("0", ""),
+        ("", ""),
+    ],
+)
+def test_a_path_that_was_probably_meant(tmp_path, monkeypatch, typed, meant):
+    (tmp_path / "photo.png").touch()
+    monkeypatch.chdir(tmp_path)
+    assert similar_path(typed.format(tmp_path)) == (f"; did you mean {tmp_path / meant}?" if meant else "")
 
 
 def test_a_folder_may_have_more_files_than_a_process_may_open(tmp_path):

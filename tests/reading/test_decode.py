@@ -235,6 +235,9 @@ def test_what_is_no_image_is_unreadable(data):
         (b"\n<!DOCTYPE html><title>404</title>", "a web page, not an image"),
         (bytes(5000), "nothing but zeros, not an image"),
         (b"hello", "not an image, or a damaged one"),
+        (b"\0\0\0\x20ftypisom", "not an image, but a video"),
+        (b"%PDF-1.4", "not an image, but a PDF"),
+        (b"PK\x03\x04", "not an image, but an archive: unpack it"),
     ],
 )
 def test_what_is_there_in_place_of_an_image(data, said, backend):

@@ -162,6 +162,8 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
         ("training_list.txt", "train", "; training_list.txt is there: rename it to train_list.txt, if its lines are"),
         ("Train/a/1.jpg", "train", "; Train/ is there: rename it to train, if it is that"),
         ("cats/1.jpg", "train", "; if cats are classes, reader.py --data_dir={} --split=0.2 holds out a fifth of each"),
+        ("1.jpg", "train", "; 1.jpg and the like have no class: put the images into a folder for each class"),
+        ("train-00000.parquet", "train", "; train-00000.parquet is of a kind that is not read: write its images into"),
         ("train/cats/1.jpg", "val", "; reader.py --data_dir={} --split=0.2 holds out a fifth of each class in train/"),
     ],
 )

@@ -180,8 +180,11 @@ def test_list_paths_may_be_relative_to_the_split(folder):
 
 
 def test_what_is_missing_is_said(tmp_path):
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match=r"no such folder$"):
         open_dataset(str(tmp_path / "nowhere"), "train", 3)
+    (tmp_path / "data.zip").touch()
+    with pytest.raises(UserError, match=r"data\.zip is a file: give the folder of the images, and unpack an archive"):
+        open_dataset(str(tmp_path / "data.zip"), "train", 3)
     with pytest.raises(UserError, match=r"neither train_list\.txt nor class folders train/NAME/"):
         open_dataset(str(tmp_path), "train", 3)
     (tmp_path / "train" / "cat").mkdir(parents=True)

@@ -24,6 +24,9 @@ import train
 from utils import convert_weights
 from utils.deploy.exported import load_exported
 from utils.errors import UserError
+from utils.flags import parse
+from utils.reading.image_list import ImageList
+from utils.training.classes import settle_names
 from utils.weights.notes import read_class_notes
 
 # In the order of their names, which is not that of their numbers: class 1 is folder 10.
@@ -176,6 +179,12 @@ def test_a_run_is_not_resumed_with_classes_in_another_order(trained, folders, tm
     (tmp_path / "train_list.txt").write_text("".join(f"{path} {label}\n" for path, label in images))
     result = start(tmp_path, tmp_path / "out", validate=False, checkpoint=trained / "latest", num_epochs=2)
     assert "--checkpoint: 1 was class 0 when " in result.error and "and is class 3 in" in result.error
+
+
+def test_a_single_class_is_noticed(capsys):
+    args = parse("train", ["--class_dim=2", "--data_dir=photos"])
+    settle_names(args, ImageList.from_paths(["a.png", "b.png"], [0, 0]), ("cat",), None)
+    assert "warning: --data_dir photos: all images are of one class" in capsys.readouterr().err
 
 
 def test_classes_that_are_not_there_are_noticed_in_lists(data, tmp_path, monkeypatch, capsys):

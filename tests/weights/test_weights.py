@@ -390,6 +390,8 @@ def test_flags_and_figures_beside_the_tensors_are_passed_over(trained, tmp_path,
     [
         (b"", "is empty"),
         (b"<html>Not found</html>", "not a weight file: .* starts with b'<html>Not found"),
+        (b"\x89HDF\r\n\x1a\n", "not a weight file: it is HDF5, as Keras writes"),
+        (b"\x1c\0\0\0TFL3", "not a weight file: it is a model of TensorFlow Lite"),
         (b"PK\x03\x04", "archive is damaged"),
         (b"\x1f\x8b\x08\0", "compressed file is damaged"),
         (b"\xff" * 8 + b"{", "safetensors"),
@@ -405,6 +407,10 @@ def test_what_is_no_weight_file(content, reason, tmp_path):
 
 def test_missing_and_unreadable_files(tmp_path):
     assert "does not exist" in refused(fresh(), tmp_path / "x")
+    for word in ("True", "imagenet", "https://example.com/x.pdparams"):
+        assert f"{word} does not exist; give a file or folder of weights: nothing is downloaded" in refused(
+            fresh(), word
+        )
     assert "holds no fluid variables (0 files)" in refused(fresh(), tmp_path)
     (tmp_path / "best.pdparams").write_bytes(b"x")
     assert "give the file itself, such as best.pdparams" in refused(fresh(), tmp_path)

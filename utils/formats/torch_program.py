@@ -63,7 +63,9 @@ def read_program(path: str, *extra_files: str) -> tuple[Program, dict[str, str]]
             program = json.loads(_read_stored(archive, members["models/model.json"]))
             major = program["schema_version"]["major"]
     except (*ZIP_ERRORS, TypeError, RecursionError):
-        raise ProgramError("not a program that torch.export wrote, or a damaged one") from None
+        raise ProgramError(
+            "not a program that torch.export wrote, or a damaged one: infer.py --save_inference=True writes one"
+        ) from None
     if major != SCHEMA_MAJOR:
         raise ProgramError(
             f"written by PyTorch {cut(str(program.get('torch_version')), 40)} in version {cut(str(major), 20)} of its "

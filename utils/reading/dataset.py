@@ -6,8 +6,9 @@ import glob
 import os
 
 from utils.errors import FlagError, UserError
+from utils.files import similar_path
 from utils.reading.class_names import Names, imagenet_synsets
-from utils.reading.folders import class_folders, is_dropping
+from utils.reading.folders import class_folders, image_suffixes, is_dropping
 from utils.reading.image_list import ImageList
 from utils.reading.list_paths import explain_missing
 from utils.reading.numbering import classes_seen, known_names, order_of_folders
@@ -56,8 +57,12 @@ def open_dataset(
     """
     if is_url(data_dir):
         return _remote(data_dir, split, class_dim, multi_label, list_path, labelled, cache)
+    if os.path.isfile(data_dir):
+        raise UserError(
+            f"--data_dir {data_dir} is a file: give the folder of the images, and unpack an archive of them first"
+        )
     if not os.path.isdir(data_dir):
-        raise UserError(f"--data_dir {data_dir}: no such folder")
+        raise UserError(f"--data_dir {data_dir}: no such folder{similar_path(data_dir)}")
     if list_path is not None and not os.path.isfile(list_path):
         raise UserError(f"--{split}_list {list_path}: no such file")
     if multi_label and delimiter is not None:
@@ -180,6 +185,9 @@ _OTHER_NAMES = {
     "val": ("val", "valid", "validation", "valset", "val_set", "dev", "eval", "test", "testing", "test_set"),
 }
 
+# How others end files of a whole data set.
+_OTHER_KINDS = (".parquet", ".arrow", ".tfrecord", ".rec", ".lmdb", ".h5", ".hdf5", ".npz", ".zip", ".tar.gz", ".tgz")
+
 
 def _near_miss(data_dir: str, split: str) -> str:
     """What is there in place of a part of a dataset, and what to do with it; empty if nothing is like it."""
@@ -205,4 +213,10 @@ def _near_miss(data_dir: str, split: str) -> str:
     if split == "train" and folders:
         names = f"{', '.join(folders[:3])}{', ...' * (len(folders) > 3)}"
         return f"; if {names} are classes, reader.py --data_dir={data_dir} --split=0.2 holds out a fifth of each"
+    loose = next((name for name in names if name.lower().endswith(image_suffixes())), None)
+    if loose is not None and split == "train":
+        return f"; {loose} and the like have no class: put the images into a folder for each class"
+    foreign = next((name for name in names if name.lower().endswith(_OTHER_KINDS)), None)
+    if foreign is not None:
+        return f"; {foreign} is of a kind that is not read: write its images into a folder for each class"
     return ""

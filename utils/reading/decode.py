@@ -35,6 +35,7 @@ import numpy as np
 
 from utils.console import warn
 from utils.errors import UserError, reason
+from utils.formats.foreign import foreign_kind
 from utils.reading import heif
 from utils.reading.codec_messages import heard
 from utils.reading.content import on_background, revealed
@@ -198,6 +199,8 @@ def _what_it_is(data: bytes | bytearray) -> str:
         return "a pointer of Git LFS in place of the image: git lfs pull"
     if start.startswith((b"<!doctype html", b"<html")):
         return "a web page, not an image"
+    if (kind := foreign_kind(bytes(data[:16]))) and kind != "an image":
+        return f"not an image, but {kind}"
     return "not an image, or a damaged one" if start.strip(b"\0") else "nothing but zeros, not an image"
 
 

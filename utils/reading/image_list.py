@@ -12,6 +12,7 @@ import numpy as np
 
 from utils.console import warn
 from utils.errors import UserError
+from utils.files import similar_path
 from utils.reading.decode import read_file
 from utils.reading.folders import (
     LeftOut,
@@ -201,7 +202,9 @@ class ImageList:
             explain_missing(images, (root,), where)
             return images
         if not os.path.lexists(where):
-            raise UserError(f"{where}: no such file or folder")
+            several = os.path.lexists(where.partition(",")[0])
+            hint = "; for several images give a pattern, 'photos/*.jpg'" if several else similar_path(where)
+            raise UserError(f"{where}: no such file or folder{hint}")
         return cls.from_paths([name], root=root)
 
     def subset(self, rows: np.ndarray) -> ImageList:

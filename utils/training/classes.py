@@ -57,3 +57,5 @@ def _note_unused_classes(args: Namespace, images: ImageList, known: Names) -> No
             f"--class_dim not given: {args.class_dim}, of which only {classes} {what} in --data_dir "
             f"{args.data_dir}; for a network of these alone give --class_dim={classes}"
         )
+    elif classes == 1 and not args.multi_label:
+        warn(f"--data_dir {args.data_dir}: all images are of one class, and there is nothing to tell apart")

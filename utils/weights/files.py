@@ -16,9 +16,10 @@ import numpy as np
 
 from models.layers import UPSCALE_IN_TRAIN
 from utils.errors import FormatError, UserError, one_line
-from utils.files import LARGE, read_file
+from utils.files import LARGE, read_file, similar_path
 from utils.formats.archives import MAX_FILES, decompress, is_compressed, is_tar, tar_members, zip_members, zip_names
 from utils.formats.caffe import looks_like_caffe, read_caffemodel
+from utils.formats.foreign import foreign_kind
 from utils.formats.inference_model import read_program
 from utils.formats.paddle import Buffer, program_variables, read_variables
 from utils.formats.pickles import read_pickle
@@ -40,14 +41,17 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
     Raises:
         UserError: there is no such file, it is damaged, or of an unknown kind.
     """
-    path = Path(path)
+    given, path = path, Path(path)
     try:
         if not path.exists() and path.with_name(f"{path.name}.pdparams").exists():
             path = path.with_name(f"{path.name}.pdparams")
         if path.is_dir():
             return _read_folder(path)
         if not path.is_file():
-            raise UserError(f"{path} does not exist; give a file or folder of weights")
+            # A URL is not what a `Path` makes of it; and other programs download what a word such as True names.
+            hint = ": nothing is downloaded here" if "://" in str(given) or path.name == str(given) else ""
+            hint += similar_path(str(given))
+            raise UserError(f"{given} does not exist; give a file or folder of weights{hint}")
         return _read_file(path)
     except FormatError as error:
         raise UserError(f"{path}: {one_line(error)}") from None
@@ -111,6 +115,8 @@ def _read_file(path: Path) -> Weights:
         return _name_combined(read_variables(buffer), _program_beside(path), path.name)
     if looks_like_caffe(head):
         return _read_caffe(buffer)
+    if kind := "an ONNX model, which predict.py runs" if path.suffix == ".onnx" else foreign_kind(head):
+        raise FormatError(f"not a weight file: it is {kind}")
     raise FormatError(
         "not a weight file: it is no fluid variables, no archive of them, no .pdparams, no PyTorch file, no "
         f".safetensors and no .caffemodel (it starts with {head[:16]!r})"

@@ -147,7 +147,8 @@ def resolve_input(args: argparse.Namespace, noted: Mapping[str, Any] | None = No
     elif "image_shape" not in args.given:
         args.image_shape = own["image_shape"]
     if args.image_shape[0] != 3:
-        shape = " ".join(map(str, (3, *args.image_shape[1:])))
+        height, width, last = args.image_shape
+        shape = f"3 {height} {width}" if last == 3 else f"3 {width} {last}"  # 224 224 3 has the channels last
         raise FlagError(
             "--image_shape: images are read as RGB, grey ones with three equal channels, so the first number is 3, "
             f"not {args.image_shape[0]}: give --image_shape {shape}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from utils.errors import FlagError, FormatError, cut, reason
-from utils.files import read_text
+from utils.files import read_text, similar_path
 from utils.formats.yaml_data import Path, read_yaml_lines
 
 _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
@@ -55,7 +55,8 @@ def read_document(file: str, overrides: Sequence[str]) -> Document:
     try:
         content, lines = read_yaml_lines(read_text(file, limit=4))
     except OSError as error:
-        raise FlagError(f"-c {file}: {reason(error)}") from None
+        meant = similar_path(file) if isinstance(error, FileNotFoundError) else ""
+        raise FlagError(f"-c {file}: {reason(error)}{meant}") from None
     except FormatError as error:
         raise FlagError(f"-c {file}: {error}") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
