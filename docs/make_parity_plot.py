@@ -143,10 +143,10 @@ def main() -> None:
         left, right = figure.subplots(1, 2)
         draw(left, ours, 2e-8, "largest difference of the logits, as a share of the largest logit")
         draw(right, exported, 1e-10, "largest difference of the probabilities*")
-        left.set_title(f"{count[0]} networks with PaddlePaddle's weights", fontsize=12)
+        left.set_title(f"{count[0]} networks, the same weights on both sides", fontsize=12)
         right.set_title(f"{count[1]} programs that PaddlePaddle exported", fontsize=12)
         figure.supxlabel(
-            "circled: PaddlePaddle's own rounding is of this size        *of the logits, if one probability is near 1",
+            "circled: PaddlePaddle's own rounding is of this size        *of the logits where probabilities say little",
             fontsize=10,
         )
         figure.savefig(PICTURE, dpi=110, metadata={"Source": source()})
