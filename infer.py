@@ -26,7 +26,9 @@ from torch import Tensor
 from models.network import Network
 from utils.console import is_main_process, log
 from utils.deploy.calibration import CalibrationBatches, choose_images
-from utils.deploy.export import save_inference
+from utils.deploy.comparing import test_images
+from utils.deploy.executorch_export import quantize_executorch
+from utils.deploy.export import QUANTIZED_FORMATS, folded_program, save_inference
 from utils.deploy.network import Description
 from utils.deploy.onnx_export import onnx_form
 from utils.deploy.quantize import quantize
@@ -79,10 +81,10 @@ def check_flags(args: argparse.Namespace) -> None:
     thresholds = answer_thresholds(args, args.class_dim, args.multi_label)
     if (thresholds is None or isinstance(thresholds, AtLeast)) and args.topk > args.class_dim:
         raise FlagError(f"--topk {args.topk} is more than the {args.class_dim} classes of --class_dim")
-    if args.save_inference and not args.calibration_dir:
+    if args.save_inference and not (args.calibration_dir and args.inference_format == "onnx"):
         refuse_several("--save_inference=True")
-    if args.calibration_dir and not (args.save_inference and args.inference_format == "onnx"):
-        raise FlagError("--calibration_dir goes with --save_inference=True --inference_format=onnx")
+    if args.calibration_dir and not (args.save_inference and args.inference_format in QUANTIZED_FORMATS):
+        raise FlagError("--calibration_dir goes with --save_inference=True --inference_format=onnx, or executorch")
     if args.grad_cam and args.multi_label:
         raise FlagError("--grad_cam shows the one class of an image: leave it out, or --multi_label")
     if args.grad_cam and isinstance(thresholds, AtLeast):
@@ -119,9 +121,14 @@ def export(args: argparse.Namespace) -> None:
         check_agreement({**args.values(), "calibration_dir": calibration_images.summary()})
     model_file = None
     if rank() == 0:
-        model_file = save_inference(load_network(args), description, folder, args.inference_format, onnx_form(args))
+        model = load_network(args)
+        model_file = save_inference(model, description, folder, args.inference_format, onnx_form(args))
+        if calibration_images is not None and args.inference_format == "executorch":
+            program = folded_program(model, test_images(description.image_shape))
+            batches = CalibrationBatches(args, calibration_images)
+            model_file = quantize_executorch(program, description, folder, batches, "--save_inference")
     model_file = broadcast_object(model_file)
-    if calibration_images is not None:
+    if calibration_images is not None and args.inference_format == "onnx":
         model_file = quantize(model_file, CalibrationBatches(args, calibration_images))
     log(f"{args.model} is exported: python predict.py --model_file={model_file} --image_path=IMAGE")
 

@@ -43,8 +43,9 @@ LIMIT = 900  # seconds for a block
 SHELL = ("bash", "sh", "shell")
 # Flags of other programs, and of utils/verify.py, that the documents name.
 FOREIGN = {
-    "additional-suffix", "all", "help", "max_restarts", "mirror", "name", "nnodes", "nodes", "nproc_per_node", "parse",
-    "rdzv_backend", "rdzv_endpoint", "retry", "retry-connrefused", "source", "standalone", "table",
+    "MNNModel", "additional-suffix", "all", "bizCode", "help", "max_restarts", "mirror", "modelFile", "name", "nnodes",
+    "nodes", "nproc_per_node", "parse", "rdzv_backend", "rdzv_endpoint", "retry", "retry-connrefused", "source",
+    "standalone", "table",
 }  # fmt: skip
 
 

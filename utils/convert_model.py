@@ -1,4 +1,4 @@
-"""Converts a model that PaddlePaddle exported: to PyTorch, or to ONNX.
+"""Converts a model that PaddlePaddle exported: to PyTorch, to ONNX, or to ExecuTorch.
 
 python utils/convert_model.py --model_file=PPLCNet_x1_0_infer --output=PPLCNet_x1_0
 python utils/convert_model.py --model_file=ResNet50/model --params_file=ResNet50/params --output=ResNet50_onnx \\
@@ -28,7 +28,8 @@ import torch
 from utils.console import log
 from utils.deploy.calibration import CalibrationBatches, choose_images
 from utils.deploy.comparing import export_program, test_images
-from utils.deploy.export import check_answers, check_format, forget_source, write_export
+from utils.deploy.executorch_export import quantize_executorch
+from utils.deploy.export import QUANTIZED_FORMATS, check_answers, check_format, forget_source, write_export
 from utils.deploy.onnx_export import onnx_form
 from utils.deploy.paddle_model import PaddleModel, read_paddle
 from utils.deploy.quantize import quantize
@@ -76,8 +77,8 @@ def check_flags(args: argparse.Namespace, output: Path) -> None:
         raise FlagError(f"--output {output} is a file: give a folder, or a name that ends in {PACKAGE}")
     elif output.is_dir() and is_inference_model(output):
         raise FlagError(f"--output {output} holds a model of PaddlePaddle, which would be lost: give another folder")
-    if args.calibration_dir and args.inference_format != "onnx":
-        raise FlagError("--calibration_dir goes with --inference_format=onnx")
+    if args.calibration_dir and args.inference_format not in QUANTIZED_FORMATS:
+        raise FlagError("--calibration_dir goes with --inference_format=onnx, or executorch")
     check_format(args.inference_format)
     check_can_write_into(output.parent if output.suffix == PACKAGE else output, "--output")
 
@@ -97,7 +98,10 @@ def convert(args: argparse.Namespace, model: PaddleModel, folder: Path) -> None:
     model_file = write_export(
         program, images, expected, about, folder, args.inference_format, "--output", onnx_form(args)
     )
-    if chosen is not None:
+    if chosen is not None and args.inference_format == "executorch":
+        batches = CalibrationBatches(args, chosen)
+        model_file = quantize_executorch(export_program(module, images), about, folder, batches, "--output")
+    elif chosen is not None:
         model_file = quantize(model_file, CalibrationBatches(args, chosen), "--output")
     log(f"{about.network} is converted: python predict.py --model_file={model_file} --image_path=IMAGE")
 

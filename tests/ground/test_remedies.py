@@ -50,6 +50,7 @@ NEVER_PRINTED = (
         "engine use_compile use_tensorrt features_path score_decimals output_name",
     ),
     ("convert_model eval infer", "utils/deploy/onnx_engines.py utils/deploy/engine_choice.py", "use_tensorrt engine"),
+    ("convert_model eval infer", "utils/deploy/executorch_engine.py", "use_compile use_tensorrt use_bf16 use_fp16"),
     ("convert_model", "utils/deploy/export.py utils/deploy/quantize.py", "save_inference"),
     ("predict", "utils/devices.py", "use_gpu"),
     # Of the names of classes it takes ImageNet's, and those in notes.

@@ -260,9 +260,10 @@ def test_the_images_of_calibration_are_shared(launch, flags_of, stage, tmp_path)
             assert np.abs(three[name].astype(np.int64) - values).max() <= 1, name
 
 
-def test_an_export_is_not_shared(monkeypatch, flags_of):
+@pytest.mark.parametrize("more", [[], ["--inference_format=executorch", "--calibration_dir=photos"]])
+def test_an_export_is_not_shared(monkeypatch, flags_of, more):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("sys.argv", ["infer.py", *flags_of("infer.py"), "--save_inference=True"])
+    monkeypatch.setattr("sys.argv", ["infer.py", *flags_of("infer.py"), "--save_inference=True", *more])
     with pytest.raises(FlagError, match="--save_inference=True runs in one process: start it without torch"):
         infer.main()
 

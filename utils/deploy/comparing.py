@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
@@ -18,6 +23,18 @@ def test_images(image_shape: list[int]) -> Tensor:
 def relative_difference(logits: Tensor, expected: Tensor) -> float:
     """Largest difference as a share of the largest absolute value expected; NaN if there is one anywhere."""
     return ((logits - expected).abs().max() / expected.abs().max()).item()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what exporters say of their own parts; what they write is checked by its answers."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def export_program(model: nn.Module, images: Tensor) -> ExportedProgram:

@@ -21,6 +21,7 @@ from models.fusion import fuse
 from models.network import Network, shapes_only
 from utils.console import warn
 from utils.deploy.comparing import TOLERANCE, export_program, relative_difference, test_images
+from utils.deploy.executorch_export import QUANTIZED_MODEL, require_executorch, write_executorch
 from utils.deploy.exported import load_exported
 from utils.deploy.network import DESCRIPTION, Description, sha256
 from utils.deploy.onnx_export import USUAL_FORM, OnnxForm, require, write_onnx
@@ -30,6 +31,12 @@ from utils.files import written_together
 
 # What utils/deploy/quantize.py makes of model.onnx.
 QUANTIZED = "model_int8.onnx"
+
+# The formats that have an int8 form.
+QUANTIZED_FORMATS = ("onnx", "executorch")
+
+# Files that a format may have beside its model file, which make no sense without it.
+OF_THE_MODEL = {"onnx": {"model.onnx.data", QUANTIZED, f"{QUANTIZED}.data"}, "executorch": {QUANTIZED_MODEL}}
 
 
 def save_inference(
@@ -44,9 +51,9 @@ def save_inference(
     Args:
         model: the network with its weights, float32, on the CPU. It is put into evaluation mode.
         description: of the network; what it says of the file of weights is filled in.
-        folder: where to write model and params, model.onnx, or what Triton takes; what was there before is replaced
-            when the new files have been checked. (An int8 model goes, as it is of the old weights.)
-        inference_format: torch, onnx or triton, as in --inference_format.
+        folder: where to write model and params, model.onnx, model.pte, or what Triton takes; what was there before is
+            replaced when the new files have been checked. (An int8 model goes, as it is of the old weights.)
+        inference_format: torch, onnx, triton or executorch, as in --inference_format.
         form: of an ONNX model.
 
     Returns:
@@ -56,17 +63,24 @@ def save_inference(
         UserError: it cannot be written, what it needs is not installed, or the network cannot be exported exactly.
     """
     check_format(inference_format)
-    model.eval().requires_grad_(False)
     images = test_images(description.image_shape)
-    program = export_program(fold_batch_norms(model, images), images)
+    program = folded_program(model, images)
     with torch.inference_mode():
         expected = model(images)
     return write_export(program, images, expected, description, folder, inference_format, "--save_inference", form)
 
 
+def folded_program(model: Network, images: Tensor) -> ExportedProgram:
+    """The program of a network, which is put into evaluation mode, for any number of images such as `images`."""
+    model.eval().requires_grad_(False)
+    return export_program(fold_batch_norms(model, images), images)
+
+
 def check_format(inference_format: str) -> None:
     """Raises `UserError` if what an --inference_format needs is not installed."""
-    if inference_format != "torch":
+    if inference_format == "executorch":
+        require_executorch()
+    elif inference_format != "torch":
         require("onnx", "onnxscript", "onnxruntime")
 
 
@@ -95,15 +109,15 @@ def write_export(
         model_file = write_export(program, images, expected, description, folder / "1", "onnx", flag, form)
         write_model(folder, description, flag)
         return model_file
-    write = {"torch": _write_program, "onnx": partial(write_onnx, form=form)}[inference_format]
+    onnx = partial(write_onnx, form=form)
+    write = {"torch": _write_program, "onnx": onnx, "executorch": write_executorch}[inference_format]
     with written_together(folder, flag) as temporary:
         model_file = write(program, description, temporary)
         check_answers(load_exported(str(model_file))(images), expected, description, folder, flag)
         written = set(os.listdir(temporary))
-    if inference_format == "onnx":
-        # They are of the model that has just been replaced.
-        for name in {f"{model_file.name}.data", QUANTIZED, f"{QUANTIZED}.data"} - written:
-            (folder / name).unlink(missing_ok=True)
+    # They are of the model that has just been replaced.
+    for name in OF_THE_MODEL.get(inference_format, set()) - written:
+        (folder / name).unlink(missing_ok=True)
     return folder / model_file.name
 
 

@@ -6,6 +6,7 @@ What PaddlePaddle exported is loaded as well, by `utils.deploy.paddle_model`.
     NAME/params        its weights, safetensors
     NAME/model.onnx    (--inference_format=onnx) an ONNX model, which carries the same description
     NAME/model.onnx.data    its weights, if they are not in the model
+    NAME/model.pte     (--inference_format=executorch) a program of ExecuTorch, for phones, with weights and description
 
 `torch.export.load` reads such a program too; its weights are then zeros, to be replaced in `state_dict`.
 """
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, fx
 
 from utils.deploy.engine_choice import Settings, Source, load_by_engine
+from utils.deploy.executorch_engine import HEAD_BYTES, is_executorch, load_executorch
 from utils.deploy.fast import make_fast
 from utils.deploy.network import DESCRIPTION, Description, ExportedNetwork, checked_params, sha256
 from utils.deploy.onnx_engines import load_onnx
@@ -50,16 +52,17 @@ def load_exported(
     images: float = 0,
     measure: bool | None = None,
 ) -> ExportedNetwork:
-    """Loads what infer.py --save_inference=True wrote, of either format, or PaddlePaddle; its content tells which.
+    """Loads what infer.py --save_inference=True wrote, of any format, or PaddlePaddle; its content tells which.
 
     Args:
-        model_file: NAME/model or NAME/model.onnx; of PaddlePaddle the program, its folder, or an archive of that.
+        model_file: NAME/model, NAME/model.onnx or NAME/model.pte; of PaddlePaddle the program, its folder, or an
+            archive of that.
         params_file: its weights; None: the file that was written beside it.
         device: where to run it.
         dtype: to compute in: float32, bfloat16 or float16.
         engine: pytorch, onnxruntime, openvino or auto. For a program auto is PyTorch, or another one that takes less
             time for `images`, as far as that was measured. For an ONNX model it is ONNX Runtime, or OpenVINO where that
-            is faster (in bfloat16 and int8 on a CPU) and installed.
+            is faster (in bfloat16 and int8 on a CPU) and installed. For a program of ExecuTorch it is that.
         batch_size: images that a batch will usually have; with TensorRT, images that it will have at most.
         use_compile: compile a program with torch.compile.
         use_tensorrt: run an ONNX model with ONNX Runtime's TensorRT provider.
@@ -120,12 +123,14 @@ def _load_own(model_file: str, params_file: str | None, settings: Settings) -> E
         )
     try:
         with open(model_file, "rb") as file:
-            is_archive = file.read(4) == b"PK\3\4"
+            head = file.read(HEAD_BYTES)
     except OSError as error:
         raise UserError(f"--model_file {model_file}: {reason(error)}") from None
-    if is_archive:
+    if head.startswith(b"PK\3\4"):
         _check_program(settings, "export the network by infer.py --inference_format=onnx")
         return _load_program(model_file, params_file, settings)
+    if is_executorch(head):
+        return load_executorch(model_file, params_file, settings)
     if settings.engine == "pytorch" or settings.use_compile:
         wanted = "--use_compile" if settings.use_compile else "--engine=pytorch"
         raise FlagError(f"{wanted} runs programs of PyTorch: export the network by infer.py --inference_format=torch")

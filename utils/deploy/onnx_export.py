@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.util
-import logging
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from utils.deploy.comparing import quiet
 from utils.deploy.network import DESCRIPTION, Description, sha256
 from utils.deploy.onnx_engines import graph_checksum
 from utils.errors import FlagError, UserError
@@ -81,7 +78,7 @@ def write_onnx(program: ExportedProgram, description: Description, folder: Path,
         *cast(dict[str, Tensor], program.constants).values(),
     )
     external = form.external_data or sum(tensor.nbytes for tensor in tensors) > LARGEST_INSIDE
-    with _quiet():
+    with quiet():
         torch.onnx.export(
             program,
             (),
@@ -98,18 +95,6 @@ def write_onnx(program: ExportedProgram, description: Description, folder: Path,
         onnx.save(model, model_file)
     describe_onnx(model_file, description, external)
     return model_file
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what PyTorch's exporter says of its own parts; the model is checked by its answers."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def describe_onnx(model_file: Path, description: Description, external: bool) -> None:

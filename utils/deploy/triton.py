@@ -13,10 +13,10 @@ import json
 import re
 from pathlib import Path
 
+from utils.deploy.labels import LABELS, labels_text
 from utils.deploy.network import Description
 from utils.files import write_text
 from utils.flags.inputs import INPUT_FLAGS
-from utils.reading.class_names import name_of
 
 # Images of a batch at most, and microseconds that one waits for others.
 MAX_BATCH_SIZE, MAX_DELAY = 64, 5000
@@ -24,9 +24,7 @@ MAX_BATCH_SIZE, MAX_DELAY = 64, 5000
 
 def write_model(folder: Path, description: Description, flag: str) -> None:
     """Writes what Triton and KServe need beside `folder`/1/model.onnx; errors name `flag`."""
-    names = [name_of(description.class_names, number) for number in range(description.class_dim)]
-    lines = [" ".join((name or str(number)).split()) for number, name in enumerate(names)]
-    write_text(folder / "labels.txt", "".join(f"{line}\n" for line in lines), flag)
+    write_text(folder / LABELS, labels_text(description), flag)
     write_text(folder / "config.pbtxt", configuration(folder.resolve().name, description), flag)
     write_text(folder / "kserve.yaml", manifest(folder.resolve().name), flag)
 

@@ -231,7 +231,7 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     ),
     (
         ("onnx_opset", "onnx_external_data"),
-        lambda args: args.inference_format != "torch",
+        lambda args: args.inference_format in ("onnx", "triton"),
         "it is of --inference_format=onnx, and that is {inference_format}",
     ),
     (

@@ -528,15 +528,16 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("inference_format", str, "torch", IC,
              "Format of the export: torch writes NAME/model and NAME/params, onnx NAME/model.onnx, triton "
              "NAME/1/model.onnx in a model of a Triton repository, which is the folder above NAME (both need "
-             "requirements-onnx.txt).", choices=("torch", "onnx", "triton")),
+             "requirements-onnx.txt), executorch NAME/model.pte for phones (requirements-mobile.txt).",
+             choices=("torch", "onnx", "triton", "executorch")),
         Flag("onnx_opset", number(int, 11, 30), None, IC,
              "Version of ONNX's operators in NAME/model.onnx, for what reads it. Not given: the one that PyTorch "
              "prefers."),
         Flag("onnx_external_data", boolean, False, IC,
              "Write the weights of NAME/model.onnx to NAME/model.onnx.data, as it is done in any case from 2 GB on."),
         Flag("calibration_dir", str, None, IC,
-             "Images, as for --image_path, by which an export to onnx is quantized to int8 as well, into "
-             "NAME/model_int8.onnx; those that the network was trained on will do."),
+             "Images, as for --image_path, by which an export to onnx or executorch is quantized to int8 as well, into "
+             "NAME/model_int8.onnx or .pte; those that the network was trained on will do."),
         Flag("calibration_images", positive_int, 256, IC, "Images of --calibration_dir to use, evenly spread."),
         Flag("topk", positive_int, 1, IP, "Classes per image, best first."),
         Flag("score_decimals", number(int, 0, 8), None, ("predict",),

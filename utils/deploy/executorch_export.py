@@ -1,0 +1,120 @@
+"""Programs of ExecuTorch, for phones and small machines: one image at a time, on XNNPACK.
+
+    NAME/model.pte         the program, in float32
+    NAME/model_int8.pte    the same in int8, by images to calibrate with
+    NAME/labels.txt        names of the classes, a line each
+
+Beside `forward`, a program has methods without arguments, as ExecuTorch's users know them: get_description gives the
+JSON text of a `Description`, get_image_mean and get_image_std three numbers each, for pixels of 0 to 1.
+
+https://docs.pytorch.org/executorch
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from utils.deploy.comparing import quiet, test_images
+from utils.deploy.executorch_engine import BLANK, seal
+from utils.deploy.exported import load_exported
+from utils.deploy.labels import LABELS, labels_text
+from utils.deploy.network import Description
+from utils.errors import UserError, cut, of_the_machine, one_line
+from utils.files import written_together
+
+MODEL, QUANTIZED_MODEL = "model.pte", "model_int8.pte"
+
+
+def require_executorch() -> None:
+    """Raises `UserError` if ExecuTorch is not installed."""
+    if importlib.util.find_spec("executorch") is None:
+        raise UserError(
+            "--inference_format=executorch needs the package executorch: pip install -r requirements-mobile.txt"
+        )
+
+
+def write_executorch(program: ExportedProgram, description: Description, folder: Path) -> Path:
+    """Writes a program of torch.export, with its weights, to `folder`/model.pte, and the names of its classes.
+
+    Raises:
+        UserError: ExecuTorch cannot express it.
+    """
+    (folder / LABELS).write_text(labels_text(description), encoding="utf-8")
+    return _write(program.module(check_guards=False), description, folder / MODEL)
+
+
+def _write(module: nn.Module, description: Description, file: Path) -> Path:
+    about = description.with_params("", 0, BLANK)
+    image = test_images(about.image_shape)[:1]
+    try:
+        with quiet():
+            exir = importlib.import_module("executorch.exir")
+            xnnpack = importlib.import_module("executorch.backends.xnnpack.partition.xnnpack_partitioner")
+            program = torch.export.export(module, (image,))
+            lowered = exir.to_edge_transform_and_lower(
+                program, partitioner=[xnnpack.XnnpackPartitioner()], constant_methods=constant_methods(about)
+            )
+            content = lowered.to_executorch().buffer
+    except Exception as error:  # whatever its passes make of an operator that they do not know
+        if of_the_machine(error) is not None:
+            raise
+        raise UserError(
+            f"--inference_format=executorch: ExecuTorch cannot express {about.network}: {cut(one_line(error), 300)}: "
+            "take --inference_format=onnx"
+        ) from None
+    file.write_bytes(seal(content, about))
+    return file
+
+
+def constant_methods(description: Description) -> dict[str, Any]:
+    """What a program's methods without arguments give, by their names."""
+    return {
+        "get_description": description.to_json(),
+        "get_image_mean": torch.tensor(description.image_mean),
+        "get_image_std": torch.tensor(description.image_std),
+    }
+
+
+def quantize_executorch(
+    program: ExportedProgram, description: Description, folder: Path, batches: Iterable[Tensor], flag: str
+) -> Path:
+    """Writes the int8 form of a network to `folder`/model_int8.pte: weights with a scale per channel, activations with
+    one each, which the images tell.
+
+    Args:
+        program: of the network, for any number of images.
+        description, folder: as `write_executorch` was given them.
+        batches: images to find the activations' ranges with, normalized, float32 (N, 3, H, W).
+        flag: for errors.
+
+    Raises:
+        UserError: there are no images, ExecuTorch cannot express the result, or it cannot be written.
+    """
+    with quiet():
+        xnnpack = importlib.import_module("executorch.backends.xnnpack.quantizer.xnnpack_quantizer")
+        torchao = importlib.import_module("torchao.quantization.pt2e.quantize_pt2e")
+        configuration = xnnpack.get_symmetric_quantization_config(is_per_channel=True)
+        quantizer = xnnpack.XNNPACKQuantizer().set_global(configuration)
+        observed = torchao.prepare_pt2e(program.module(check_guards=False), quantizer)
+    count = 0
+    with torch.no_grad():
+        for batch in batches:
+            observed(batch)
+            count += len(batch)
+    if not count:
+        raise UserError("--calibration_dir: no image could be read")
+    with quiet():
+        module = torchao.convert_pt2e(observed)
+    with written_together(folder, flag) as temporary:
+        file = _write(module, replace(description, precision="int8"), temporary / QUANTIZED_MODEL)
+        load_exported(str(file))(test_images(description.image_shape))  # that the runtime takes it
+    return folder / QUANTIZED_MODEL
