@@ -195,7 +195,15 @@ TEXT
 train() {
     local name=${1:-}
     [ -n "$name" ] || fail "train: name a recipe, such as ResNet50_vd: see scripts/train/" 2
-    [ -f "scripts/train/$name.sh" ] || fail "train: there is no recipe scripts/train/$name.sh" 2
+    if [ ! -f "scripts/train/$name.sh" ]; then
+        local recipe hint=""
+        shopt -s nocasematch
+        for recipe in scripts/train/*.sh; do
+            recipe=${recipe##*/} recipe=${recipe%.sh}
+            [[ ${recipe//[_-]/} != "${name//[_-]/}" ]] || hint=": did you mean $recipe?"
+        done
+        fail "train: there is no recipe scripts/train/$name.sh$hint" 2
+    fi
     shift
     setup quietly
     PYTHON=$python exec bash "scripts/train/$name.sh" "$@"

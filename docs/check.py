@@ -44,8 +44,8 @@ SHELL = ("bash", "sh", "shell")
 # Flags of other programs, and of utils/verify.py, that the documents name.
 FOREIGN = {
     "MNNModel", "additional-suffix", "all", "bizCode", "help", "max_restarts", "mirror", "modelFile", "name", "nnodes",
-    "nodes", "nproc_per_node", "parse", "rdzv_backend", "rdzv_endpoint", "retry", "retry-connrefused", "source",
-    "standalone", "table",
+    "no-validate", "nodes", "nproc_per_node", "parse", "rdzv_backend", "rdzv_endpoint", "retry", "retry-connrefused",
+    "source", "standalone", "table", "trainer",
 }  # fmt: skip
 
 
@@ -115,7 +115,7 @@ def unknown_flags(document: Path) -> list[str]:
         known.update(re.findall(r'add_argument\(\s*"--([\w-]+)"', script.read_text(encoding="utf-8")))
     if document.name == "other_programs.md":  # which names those of others
         known.update(word.replace("_", mark) for words, _ in HABITS for word in words.split() for mark in "-_")
-        known |= {"config", "override"}
+        known |= {"config", "override"} | {name.replace("_", "-") for name in known}
     named = re.findall(r"(?<![\w-])--([a-z][\w-]*)", document.read_text(encoding="utf-8"))
     return sorted(set(named) - known - FOREIGN)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from pathlib import Path
 
@@ -67,6 +68,11 @@ def test_flags_of_other_programs(script, word, said, capsys):
             "here; --amp: it is --use_fp16 here",
         ),
         (
+            "-j8 --sched cosine -class_dim=3",
+            "unknown flags -j8: it is --reader_thread here; --sched: it is --lr_strategy here; -class_dim: it is "
+            "--class_dim here",
+        ),
+        (
             "classify train data=mnist epochs=3",  # ultralytics
             "unexpected argument 'classify': flags are written --name=value (--data_dir=FOLDER for a data set) (see "
             "--help); data: it is --data_dir here; epochs: it is --num_epochs here",
@@ -77,6 +83,21 @@ def test_all_unknown_flags_are_named_in_one_line(line, said, capsys):
     with pytest.raises(SystemExit):
         parse("train", line.split())
     assert capsys.readouterr().err == f"train.py: error: {said}\n"
+
+
+def test_answers_that_the_document_has(capsys):
+    text = (Path(__file__).resolve().parents[2] / "docs/other_programs.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| [^|]+ \| `(\w+)\.py ([^|]+)` \| (.+) \|$", text.partition("Commands that were tried")[2], re.M
+    )
+    assert len(rows) >= 30
+    for script, line, answer in rows:
+        if same := re.fullmatch(r"the same as `\w+\.py (.+)`", answer):
+            assert parse(script, line.split()) == parse(script, same[1].split())
+            continue
+        with pytest.raises(SystemExit) as end:
+            parse(script, line.split())
+        assert (end.value.code, capsys.readouterr().err) == (2, f"{script}.py: error: {answer}\n")
 
 
 def test_every_flag_of_the_table_is_one_here():

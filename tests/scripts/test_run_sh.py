@@ -38,12 +38,15 @@ def test_another_shell_hands_over_to_bash():
     assert (done.returncode, done.stderr.count("error: unknown command trian")) == (2, 1), done.stderr
 
 
-@pytest.mark.parametrize("arguments", [("train",), ("train", "ResNet5O"), ("bench", "nothing"), ("serve",)])
+@pytest.mark.parametrize(
+    "arguments", [("train",), ("train", "ResNet5O"), ("train", "resnet-50vd"), ("bench", "nothing"), ("serve",)]
+)
 def test_an_unknown_recipe_or_benchmark_is_one_line(arguments):
     result = run_sh(*arguments)
     assert result.returncode == 2
     assert result.stderr.startswith("run.sh: error: ")
     assert result.stderr.count("\n") == 1
+    assert ("did you mean ResNet50_vd?" in result.stderr) == (arguments[1:] == ("resnet-50vd",))
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ HABITS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("momentum", ("momentum_rate",)),
     ("wd weight_decay regularizer", ("l2_decay",)),
     ("warmup_epochs lr_warmup_epochs warmup warmup_epoch", ("warm_up_epochs",)),
-    ("warmup_lr lr_warmup_decay warmup_start_lr", ("warm_up_start_lr",)),
+    ("warmup_lr warmup_start_lr", ("warm_up_start_lr",)),
     ("warmup_steps warmup_ratio", ("-> --warm_up_epochs counts epochs",)),
     ("decay_milestones milestones lr_steps lr_step_size", ("step_epochs",)),
     ("lr_gamma gamma", ("decay_rate",)),

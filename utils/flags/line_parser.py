@@ -40,14 +40,19 @@ class LineParser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         args = sys.argv[1:] if args is None else args
-        # argparse would take -class_dim for -c with the file lass_dim.
-        single = [word for word in args if re.match(r"-[A-Za-z][\w-]+(=|$)", word) and self._meant(word)]
-        if single := [word for word in single if word.partition("=")[0] not in self._option_string_actions]:
-            self._refuse(single)
+        if any(re.match(r"-[A-Za-z][\w-]+(=|$)", word) and self._is_unknown(word) for word in args):
+            self._refuse([word for word in args if self._is_unknown(word)])
         namespace, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self._refuse(unknown)
         return namespace
+
+    def _is_unknown(self, word: str) -> bool:
+        """Whether a word is a flag, but none of these: argparse takes -class_dim for -c with the file lass_dim."""
+        name, options = word.partition("=")[0], self._option_string_actions
+        if not re.match("--?[A-Za-z]", word) or name in options:
+            return False
+        return word[:2] not in options or self._meant(name) is not None
 
     def _refuse(self, words: list[str]) -> NoReturn:
         """Ends the process with a line that names all unknown flags among some words, and what they are here."""
