@@ -2,8 +2,8 @@
 
 python ema_clean.py --ema_model_dir=output/ResNet50_vd/latest --cleaned_model_dir=output/ResNet50_vd_ema
 
-Takes a checkpoint of train.py --use_ema=True, or a folder of variables that PaddlePaddle's original saved, where the
-average of NAME is NAME_ema_0. The result is what --pretrained_model takes.
+Takes a checkpoint of train.py --use_ema=True, or a folder of variables saved by the original PaddlePaddle code, where
+NAME_ema_0 is the average of NAME. --pretrained_model takes the result.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from utils.errors import UserError, run_script
 from utils.flags import parse
 
 if __name__ == "__main__":
-    parse("ema_clean")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
+    parse("ema_clean")  # answers --help and misspelt flags before the slow import of PyTorch
 
 from utils.console import log
 from utils.files import check_can_write_into, written_whole
@@ -34,12 +34,14 @@ def main() -> None:
     refuse_several("ema_clean.py")
     source, target = Path(args.ema_model_dir), Path(args.cleaned_model_dir)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"--cleaned_model_dir: {target} exists already: give a new folder")
+        raise UserError(f"--cleaned_model_dir: {target} already exists: give a new folder")
     check_can_write_into(target, "--cleaned_model_dir")
 
     if (source / WEIGHTS).is_file():
         if not (source / EMA_WEIGHTS).is_file():
-            raise UserError(f"--ema_model_dir: {source} has no {EMA_WEIGHTS}: it is not of train.py --use_ema=True")
+            raise UserError(
+                f"--ema_model_dir: {source} has no {EMA_WEIGHTS}: give a checkpoint of train.py --use_ema=True"
+            )
         with written_whole(target, "--cleaned_model_dir") as folder:
             folder.mkdir()
             shutil.copyfile(source / EMA_WEIGHTS, folder / WEIGHTS)
@@ -49,8 +51,10 @@ def main() -> None:
     variables = read_weights(source).tensors
     averages = {name.removesuffix(SUFFIX): tensor for name, tensor in variables.items() if name.endswith(SUFFIX)}
     if not averages:
-        raise UserError(f"--ema_model_dir: {source} holds no averaged parameters (NAME{SUFFIX})")
-    # Without an average there is only the value itself, as of batch-norm statistics in some trainings.
+        raise UserError(
+            f"--ema_model_dir: {source} has no averaged parameters (NAME{SUFFIX}): give a folder saved with an average"
+        )
+    # Variables without an average, such as batch-norm statistics in some trainings, keep their value.
     others = {
         name: tensor for name, tensor in variables.items() if name not in averages and not BYPRODUCTS.fullmatch(name)
     }

@@ -20,7 +20,7 @@ from utils.errors import LESS_MEMORY, FlagError, run_script
 from utils.flags import parse
 
 if __name__ == "__main__":
-    parse("eval")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
+    parse("eval")  # answers --help and misspelt flags before the slow import of PyTorch
 
 import torch
 
@@ -75,21 +75,23 @@ def check_flags(args: argparse.Namespace) -> None:
     if bool(args.pretrained_model) == bool(args.model_file):
         raise FlagError("give --pretrained_model (with --model), or --model_file for an exported network")
     if args.crop_num > 1 and args.use_dali:
-        raise FlagError(f"--crop_num={args.crop_num} is read with OpenCV: leave out --use_dali")
+        raise FlagError(f"--crop_num={args.crop_num} needs the OpenCV reader: leave out --use_dali")
     for flag, suffixes in (("per_class_path", TABLE_SUFFIXES), ("confusion_path", MATRIX_SUFFIXES)):
         path = getattr(args, flag)
         if path and not path.lower().endswith(suffixes):
-            raise FlagError(f"--{flag} {path}: its suffix chooses what is written: give one of {', '.join(suffixes)}")
+            raise FlagError(f"--{flag} {path}: its suffix selects the format: give one of {', '.join(suffixes)}")
     if args.crop_sweep:
         for flag in ("model_file", "crop_size", "image_shape", "per_class_path", "confusion_path"):
             if flag in args.given:
-                raise FlagError(f"--crop_sweep evaluates at several sizes: leave out --{flag}")
+                raise FlagError(
+                    f"--{flag} does not work with --crop_sweep, which evaluates at several sizes: leave out one of them"
+                )
     check_labels(args)
     check_report_flags(args)
 
 
 def check_outputs(args: argparse.Namespace) -> None:
-    """Raises `UserError` if a file that is asked for could not be written in the end."""
+    """Raises `UserError` now if an output file could not be written at the end."""
     for flag in ("save_json_path", "per_class_path", "confusion_path", *(["crop_sweep_path"] * bool(args.crop_sweep))):
         if path := getattr(args, flag):
             check_can_write(Path(path), f"--{flag}")
@@ -103,9 +105,8 @@ def save(args: argparse.Namespace, results: dict[str, float] | list[dict[str, fl
 
 
 def sweep(args: argparse.Namespace, device: torch.device) -> None:
-    """Evaluates at each size of --crop_sweep, with a network built for that size, as some have to be.
-
-    What there is so far is written after each size: one that fails, or the end of the machine's time, loses no other.
+    """Evaluates at each size of --crop_sweep, with a network built for that size, which some networks require. Results
+    are written after each size, so a failure or a time limit loses no earlier ones.
     """
     results: list[dict[str, float]] = []
     for sized in [at_crop_size(args, size) for size in args.crop_sweep]:
@@ -117,7 +118,7 @@ def sweep(args: argparse.Namespace, device: torch.device) -> None:
 
 
 def at_crop_size(args: argparse.Namespace, size: int) -> argparse.Namespace:
-    """The flags for one of the sizes of --crop_sweep."""
+    """The flags for one size of --crop_sweep."""
     sized = copy.copy(args)
     sized.crop_size = size
     resolve_input(sized, noted_input(args.pretrained_model, args.model, args.pretrained_key))
@@ -136,7 +137,7 @@ def load_network(args: argparse.Namespace, device: torch.device) -> Subject:
 
 
 def load_exported_network(args: argparse.Namespace, device: torch.device) -> Subject:
-    """--model_file. Its description takes the place of the flags that were not given for how images are prepared."""
+    """--model_file. Its description supplies the preprocessing flags that were not given."""
     given = given_input(args)
     if args.crop_size is not None:
         given["image_shape"] = [3, args.crop_size, args.crop_size]

@@ -3,11 +3,11 @@
     torch.hub.load(repo, "ResNet50_vd", weights="ResNet50_vd_pretrained.tar")
     torch.hub.load(repo, "ResNet50_vd", weights="ResNet50_vd_pretrained.tar", class_dim=10, exclude=["fc_0"])
 
-`repo` is "OWNER/NAME" on GitHub or, with `source="local"`, a folder. `torch.hub.list(repo)` names the networks of the
-former, and `torch.hub.help(repo, name)` says what one expects.
+`repo` is "OWNER/NAME" on GitHub or, with `source="local"`, a folder. For a GitHub repository, `torch.hub.list(repo)`
+lists the networks and `torch.hub.help(repo, name)` describes a network's input.
 """
 
-# torch.hub takes every callable of this module for an entrypoint: whatever else is here is a module, or begins with _.
+# torch.hub treats every callable in this module as an entrypoint, so everything else is a module or begins with _.
 from __future__ import annotations
 
 import os as _os
@@ -17,7 +17,7 @@ import models as _models
 
 if not _os.path.samefile(_os.path.dirname(_models.__file__), _os.path.join(_os.path.dirname(__file__), "models")):
     raise ImportError(
-        f"another package named models, {_models.__file__}, was imported before this one: load in a process without it"
+        f"another package named models, {_models.__file__}, is already imported: load this one in a new process"
     )
 
 from utils import weights as _weights
@@ -31,7 +31,7 @@ dependencies = ["torch", "numpy", "safetensors"]
 
 
 class _Entrypoint:
-    """Builds one network, whose module is imported when it, or what `torch.hub.help` says of it, is asked for."""
+    """Builds one network; imports the network's module only when it or its `torch.hub.help` text is requested."""
 
     def __init__(self, name: str) -> None:
         self.__name__ = self.__qualname__ = name
@@ -56,14 +56,14 @@ class _Entrypoint:
             geometry = f"the middle {size}/{config.resize_short_size} of the short side, resized ({method}, {library})"
         return f"""{self.__name__}, in training mode.
 
-    Its input is float (N, 3, {size}, {size}), {order}: pixels / 255, less the mean {_numbers(mean)}, by the standard
-    deviation {_numbers(std)}; evaluated with {geometry}. It
+    Its input is float (N, 3, {size}, {size}), {order}: pixels / 255, minus the mean {_numbers(mean)}, divided by the
+    standard deviation {_numbers(std)}; evaluated with {geometry}. It
     returns logits (N, class_dim); `forward_features` returns the pooled features.
 
     Args:
-        weights: a file or folder of weights, of any kind that --pretrained_model takes; None: random.
+        weights: a file or folder of weights in any format that --pretrained_model takes; None: random.
         exclude: tensors whose PyTorch or published name contains one of these stay random, as for a new classifier.
-        **options: of the network's constructor, such as class_dim (1000 by default).
+        **options: for the network's constructor, such as class_dim (1000 by default).
 
     Raises:
         ValueError: the network cannot be built with these options.

@@ -18,7 +18,7 @@ from utils.errors import LESS_MEMORY, FlagError, run_script
 from utils.flags import parse
 
 if __name__ == "__main__":
-    parse("infer")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
+    parse("infer")  # answers --help and misspelt flags before the slow import of PyTorch
 
 import torch
 from torch import Tensor
@@ -77,24 +77,29 @@ def main() -> None:
 
 
 def check_flags(args: argparse.Namespace) -> None:
-    """Raises `FlagError` for flags that do not go together."""
+    """Raises `FlagError` for flags that cannot work together."""
     thresholds = answer_thresholds(args, args.class_dim, args.multi_label)
     if (thresholds is None or isinstance(thresholds, AtLeast)) and args.topk > args.class_dim:
-        raise FlagError(f"--topk {args.topk} is more than the {args.class_dim} classes of --class_dim")
+        raise FlagError(
+            f"--topk {args.topk} is more than the {args.class_dim} classes of --class_dim: give at most "
+            f"{args.class_dim}"
+        )
     if args.save_inference and not (args.calibration_dir and args.inference_format == "onnx"):
         refuse_several("--save_inference=True")
     if args.calibration_dir and not (args.save_inference and args.inference_format in QUANTIZED_FORMATS):
-        raise FlagError("--calibration_dir goes with --save_inference=True --inference_format=onnx, or executorch")
+        raise FlagError("--calibration_dir needs --save_inference=True --inference_format=onnx, or executorch")
     if args.grad_cam and args.multi_label:
-        raise FlagError("--grad_cam shows the one class of an image: leave it out, or --multi_label")
+        raise FlagError("--grad_cam explains a single class per image: leave out --grad_cam or --multi_label")
     if args.grad_cam and isinstance(thresholds, AtLeast):
-        raise FlagError("--grad_cam shows the class of an image, which with --threshold may have none: leave out one")
+        raise FlagError(
+            "--grad_cam explains the best class, and with --threshold an image may have none: leave out one of them"
+        )
     if args.grad_cam and not args.vis_dir:
-        raise FlagError("--grad_cam=True goes into the pictures of --vis_dir: give that folder")
+        raise FlagError("--grad_cam=True draws into the pictures of --vis_dir: give --vis_dir=FOLDER")
     if args.features_path and not args.features_path.endswith(".npy"):
-        raise FlagError(f"--features_path {args.features_path}: give a file name that ends in .npy")
+        raise FlagError(f"--features_path {args.features_path}: give a file name ending in .npy")
     if args.vis_dir and args.features_path:
-        raise FlagError("--vis_dir shows classes, which --features_path does not find: give one of them")
+        raise FlagError("--vis_dir shows classes, and --features_path writes features instead: give one of them")
 
 
 def load_network(args: argparse.Namespace) -> Network:
@@ -105,9 +110,9 @@ def load_network(args: argparse.Namespace) -> Network:
 
 
 def export(args: argparse.Namespace) -> None:
-    """Writes the network into --save_inference_dir, or a folder of its name.
+    """Writes the network into --save_inference_dir, or a folder with its name.
 
-    Several processes share out the images of --calibration_dir; the rest is the main process's work.
+    Several processes share the images of --calibration_dir; the main process does the rest.
     """
     values = {name: getattr(args, name) for name in INPUT_FLAGS}
     threshold = args.threshold if args.multi_label or "threshold" in args.given else None
@@ -130,15 +135,15 @@ def export(args: argparse.Namespace) -> None:
     model_file = broadcast_object(model_file)
     if calibration_images is not None and args.inference_format == "onnx":
         model_file = quantize(model_file, CalibrationBatches(args, calibration_images))
-    log(f"{args.model} is exported: python predict.py --model_file={model_file} --image_path=IMAGE")
+    log(f"exported {args.model}: python predict.py --model_file={model_file} --image_path=IMAGE")
 
 
 def infer(args: argparse.Namespace, device: torch.device) -> None:
     """Classifies --image_path or the folder --data_dir, a line per image; or writes the images' features.
 
     Raises:
-        FlagError: the pictures of --vis_dir would take the places of the images.
-        UserError: no image can be read, now or in the run that is resumed.
+        FlagError: the pictures of --vis_dir would overwrite the images.
+        UserError: no image can be read, in this run or the resumed one.
     """
     names = () if args.features_path else class_names(args)
     where = "image_path" if args.image_path else "data_dir"
@@ -146,7 +151,7 @@ def infer(args: argparse.Namespace, device: torch.device) -> None:
     if args.vis_dir and is_main_process():
         check_can_write_into(Path(args.vis_dir), "--vis_dir")
     if args.vis_dir and os.path.realpath(args.vis_dir) == os.path.realpath(images.root):
-        raise FlagError(f"--vis_dir {args.vis_dir}: the pictures would be written over the images: give another folder")
+        raise FlagError(f"--vis_dir {args.vis_dir}: the pictures would overwrite the images: give another folder")
     check_agreement({**args.values(), where: images.summary()})
     layout, dtype = memory_format(args, device), amp_dtype(args, device)
     model = place(load_network(args), device, layout)

@@ -1,4 +1,4 @@
-"""Classifies images with an exported network; needs nothing of models/.
+"""Classifies images with an exported network; does not need models/.
 
 python predict.py --model_file=ResNet50/model --params_file=ResNet50/params --image_path=cat.jpg
 python predict.py --model_file=ResNet50/model --image_path=photos/ --topk=5 --save_json_path=results.txt
@@ -16,7 +16,7 @@ from utils.errors import FlagError, UserError, run_script
 from utils.flags import parse
 
 if __name__ == "__main__":
-    parse("predict")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
+    parse("predict")  # answers --help and misspelt flags before the slow import of PyTorch
 
 import torch
 
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def predict(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> None:
-    """Classifies --image_path, a line per image; or writes the output that --features_path is for."""
+    """Classifies --image_path, a line per image; or writes the output to --features_path."""
     if not args.image_path:
         raise FlagError("--image_path is required, or --serve_port (see --help)")
     images = ImageList.find(args.image_path)
@@ -72,7 +72,7 @@ def predict(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) 
 
 
 def serve(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> None:
-    """Answers requests until it is told to end."""
+    """Answers requests until it is told to stop."""
     refuse_several("--serve_port")
     try:
         from utils.serving.server import run
@@ -82,21 +82,23 @@ def serve(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) ->
 
 
 def check_features_path(args: argparse.Namespace) -> None:
-    """Raises `FlagError` unless --features_path, if given, is a name for an array, and no other flag is for answers."""
+    """Raises `FlagError` if --features_path is no .npy file, or if another flag asks for a different kind of output."""
     if args.features_path and args.score_decimals is not None:
-        raise FlagError("--features_path and --score_decimals both write the network's numbers: give one of them")
+        raise FlagError("--features_path and --score_decimals both write the network's raw output: give one of them")
     if args.serve_port is not None and args.score_decimals is not None:
-        raise FlagError("--score_decimals is for --image_path: leave out --serve_port, which answers with classes")
+        raise FlagError(
+            "--score_decimals works with --image_path only: leave out --serve_port, which answers with classes"
+        )
     if args.features_path and not args.features_path.endswith(".npy"):
-        raise FlagError(f"--features_path {args.features_path}: give a file name that ends in .npy")
+        raise FlagError(f"--features_path {args.features_path}: give a file name ending in .npy")
 
 
 def choose_device(args: argparse.Namespace) -> torch.device:
-    """--device, or GPU --gpu_id, or this process's of several, with no more than --gpu_mem of its memory if that was
-    given; the CPU if --gpu_id is below 0 or there is no GPU.
+    """--device, or GPU --gpu_id, or with several processes this process's GPU, limited to --gpu_mem if given; the CPU
+    if --gpu_id is negative or there is no GPU.
 
     Raises:
-        FlagError: a GPU was asked for that is not there, or one for several processes.
+        FlagError: the requested GPU does not exist, or several processes would share it.
         UserError: there are more processes than GPUs on this machine.
     """
     if args.device is not None:
@@ -104,7 +106,7 @@ def choose_device(args: argparse.Namespace) -> torch.device:
     count = torch.cuda.device_count()
     given = "gpu_id" in args.given
     if args.gpu_id >= count and given:
-        raise FlagError(f"--gpu_id {args.gpu_id}: there are {count} usable GPUs here; give --gpu_id=-1 for the CPU")
+        raise FlagError(f"--gpu_id {args.gpu_id}: this machine has {count} usable GPUs; give --gpu_id=-1 for the CPU")
     if args.gpu_id < 0 or not count:
         return torch.device("cpu")
     if os.environ.get("WORLD_SIZE", "1") == "1":
@@ -112,7 +114,7 @@ def choose_device(args: argparse.Namespace) -> torch.device:
         torch.cuda.set_device(device)  # the reader's copies and events go to the current one
     elif given:
         raise FlagError(
-            f"--gpu_id {args.gpu_id}: each of several processes takes a GPU of its own; leave it out, or give "
+            f"--gpu_id {args.gpu_id}: with several processes each takes its own GPU; leave the flag out, or give "
             "--gpu_id=-1 for the CPU"
         )
     else:
@@ -121,7 +123,7 @@ def choose_device(args: argparse.Namespace) -> torch.device:
 
 
 def _limited(device: torch.device, gpu_mem: int | None) -> torch.device:
-    """The device, a GPU of which no more than `gpu_mem` MB may be used from now on."""
+    """The device; limits a GPU to `gpu_mem` MB from now on."""
     if gpu_mem and device.type == "cuda":
         share = gpu_mem * 2**20 / torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)

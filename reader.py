@@ -11,11 +11,12 @@ As a script it shows what the network sees, or checks a dataset:
     python reader.py --data_dir=data/ILSVRC2012 --use_aa=True --show=grid.png
     python reader.py --data_dir=data/ILSVRC2012 --check
 
-Or makes one of class folders that are not in train/ and val/:
+It also splits a folder of class folders into training and validation:
 
     python reader.py --data_dir=flowers --split=0.2
 
-The reader itself is utils/reading/; this is its front. No floating point image crosses a process or the bus.
+The reader itself is utils/reading/; this is its front end. Images cross processes and the bus as uint8, never as
+floating point.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from utils.errors import LESS_MEMORY, FlagError, run_script
 from utils.flags import parse
 
 if __name__ == "__main__":
-    parse("reader")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
+    parse("reader")  # answers --help and misspelt flags before the slow import of PyTorch
 
 import numpy as np
 import torch
@@ -67,7 +68,7 @@ from utils.reading.transforms import EvalTransform, TrainTransform
 from utils.training.loss import Targets
 from utils.training.mixing import mix
 
-# What a program of one's own imports from here.
+# What other programs may import from here.
 __all__ = (
     "Batch",
     "DaliLoader",
@@ -89,7 +90,7 @@ __all__ = (
 
 
 def show(args: Namespace) -> None:
-    """Draws the first training batch as the network gets it, with the labels below the images, to --show."""
+    """Saves the first training batch to --show, as the network sees it, with labels below the images."""
     loader = train_loader(args, args.random_seed or 0)
     batch = next(loader.epoch(0))
     inputs = normalize(batch.images, args.image_mean, args.image_std)
@@ -104,7 +105,7 @@ def show(args: Namespace) -> None:
 
 
 def captions_of(targets: Targets, names: list[str]) -> list[str]:
-    """A caption for each image of a batch: what it is called, or for a mixed one what both are."""
+    """A caption for each image of a batch: its class name, or both names for a mixed image."""
     if targets.mixed_labels is None:
         return names_of(targets.labels, names)
     pairs = zip(names_of(targets.labels, names), names_of(targets.mixed_labels, names), strict=True)
@@ -112,21 +113,21 @@ def captions_of(targets: Targets, names: list[str]) -> list[str]:
 
 
 def names_of(labels: torch.Tensor, names: list[str]) -> list[str]:
-    """For each image of a batch the name of its label, or the names of its labels."""
+    """The name of each image's label, or the names of its labels."""
     if labels.dim() == 1:
         return [names[label] for label in labels.tolist()]
     return [" ".join(names[label] for label in row.nonzero()[:, 0].tolist()) or "none" for row in labels]
 
 
 def class_names(args: Namespace, images: ImageList) -> Names:
-    """The names of the classes: of --class_map_path, or what the dataset says."""
+    """The names of the classes: from --class_map_path, or else from the dataset."""
     if args.class_map_path:
         return read_class_names(args.class_map_path, args.class_dim)
     return known_names(images, args.data_dir, args.class_dim if "class_dim" in args.given else None)
 
 
 def duplicate_groups(args: Namespace, images: ImageList) -> np.ndarray:
-    """The number of the group of near-duplicates of each image, int64 (images,)."""
+    """For each image the number of its group of near-duplicates, int64 (images,)."""
     transform = Inspect(quick=True, **decoding(args))
     found = inspect_images(images, transform, args.reader_thread, args.reader_buf_size)
     report_unreadable(found.unreadable)
@@ -136,7 +137,7 @@ def duplicate_groups(args: Namespace, images: ImageList) -> np.ndarray:
 
 
 def check(args: Namespace, part: str) -> tuple[Inspected, list[Problem]]:
-    """Reads every image of a part of the dataset once, in one of the processes, and reports what is there."""
+    """Reads every image of a part of the dataset once, divided among the processes, and reports what it finds."""
     images = training_images(args) if part == "train" else validation_images(args)
     check_agreement({"data_dir": images.summary()})
     transform = Inspect(**decoding(args))
@@ -151,7 +152,7 @@ def check(args: Namespace, part: str) -> tuple[Inspected, list[Problem]]:
 
 
 def check_parts_of(args: Namespace) -> None:
-    """Checks what --check names: both parts, and if they go together, or one."""
+    """Checks the parts that --check names: one, or both and whether they fit together."""
     found: dict[str, Inspected] = {}
     problems: list[Problem] = []
     if args.check_path:
@@ -166,7 +167,7 @@ def check_parts_of(args: Namespace) -> None:
             problems += describe_overlap(found["train"], found["val"])
         if args.check_path:
             write_problems(Path(args.check_path), problems)
-            log(f"{args.check_path}: {len(problems)} findings, a line each")
+            log(f"{args.check_path}: {len(problems)} findings, one per line")
     if len(found) == 2 and args.label_from is None:
         check_parts(found["train"].images, found["val"].images, args.data_dir)
 
@@ -174,7 +175,7 @@ def check_parts_of(args: Namespace) -> None:
 def main() -> None:
     args = parse("reader")
     if args.check not in (None, "*", "train", "val"):
-        raise FlagError(f"--check={args.check}: give train or val, or nothing for both")
+        raise FlagError(f"--check={args.check}: give train or val, or no value for both")
     if not args.show and not args.check and not args.split:
         raise FlagError("nothing to do: give --show=FILE.png, --check or --split=0.2")
     note_idle_flags(args)

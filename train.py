@@ -17,7 +17,7 @@ from utils.flags import Flags, parse
 from utils.flags.kinds import AUTO
 
 if __name__ == "__main__":
-    parse("train")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
+    parse("train")  # answers --help and misspelt flags before the slow import of PyTorch
 
 import numpy as np
 import torch
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def run_once(args: Flags, device: torch.device) -> int:
-    """A run by its flags; returns the number of the signal that ended it, or 0."""
+    """Trains by the flags; returns the number of the signal that ended the run, or 0."""
     with RunStart(args, device) as start:
         return train(args, device, start)
 
@@ -170,7 +170,7 @@ def read(
 def endless_batches(
     args: argparse.Namespace, device: torch.device, loader: Loader, step: TrainStep
 ) -> Iterator[tuple[Tensor, Targets]]:
-    """What a run would train on, epoch after epoch without an end."""
+    """The batches of a run, epoch after epoch, without end."""
     for epoch in itertools.count():
         train_mode(step.model)
         begin_epoch(args, step.model, min(epoch, args.num_epochs - 1), epoch == 0)
@@ -203,7 +203,7 @@ def prepare(
 def validate_networks(
     args: argparse.Namespace, device: torch.device, loader: Loader, step: TrainStep, run: Run
 ) -> dict[str, dict[str, float]]:
-    """Validates the network, and its average if there is one, over all processes."""
+    """Validates the network, and its average if it has one, over all processes."""
 
     def prepare(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return normalize(images, args.image_mean, args.image_std, memory_format(args, device)), labels

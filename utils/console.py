@@ -1,4 +1,4 @@
-"""What a run says: lines for people and scripts, and a progress bar."""
+"""The output of a run: lines for people and scripts, and a progress bar."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from utils.errors import UserError, say_on_stderr
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that speaks and writes (rank 0; the only one without a launcher)."""
+    """Whether this process prints and writes files (rank 0; the only process without a launcher)."""
     return int(os.environ.get("RANK", 0)) == 0
 
 
 def log(line: str) -> None:
-    """Prints a line, from the main process only, above the progress bar if there is one."""
+    """Prints a line, from the main process only, above any progress bar."""
     if is_main_process():
         bar = sys.modules.get("tqdm")
         if bar is not None and sys.stderr.isatty():
@@ -25,7 +25,7 @@ def log(line: str) -> None:
 
 
 def note(line: str) -> None:
-    """Prints a line on stderr, where it is not among a script's results, from the main process only."""
+    """Prints a line on stderr, apart from the script's results, from the main process only."""
     if is_main_process():
         say_on_stderr(line)
 
@@ -37,7 +37,7 @@ def warn(line: str) -> None:
 
 
 def progress(total: int, description: str, initial: int = 0) -> Any:
-    """A tqdm bar on a terminal; where there is none (a pipe, a file, another process) one that shows nothing."""
+    """A tqdm bar on a terminal; without one (a pipe, a file, another process) a bar that shows nothing."""
     from tqdm import tqdm
 
     shown = is_main_process() and sys.stderr.isatty()
@@ -45,7 +45,7 @@ def progress(total: int, description: str, initial: int = 0) -> Any:
 
 
 def report_unreadable(unreadable: dict[str, str]) -> None:
-    """Says how many files could not be read, and why for the first few.
+    """Reports how many files could not be read, with reasons for the first few.
 
     Args:
         unreadable: path -> reason, of all processes.

@@ -20,10 +20,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def gpu_of_process(cpu_flag: str) -> torch.device:
-    """The GPU of this process's number on its machine, from now on PyTorch's current one.
+    """The GPU with this process's local rank; makes it PyTorch's current device.
 
     Args:
-        cpu_flag: what the user would have to give for the CPU, for the error.
+        cpu_flag: the flag that selects the CPU, for the error message.
 
     Raises:
         UserError: there are more processes than GPUs on this machine.
@@ -32,8 +32,8 @@ def gpu_of_process(cpu_flag: str) -> torch.device:
     processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
     if processes > gpus:
         raise UserError(
-            f"not every process of this machine has a GPU of its own: there are {processes} and {gpus}; "
-            f"lower --nproc_per_node or give {cpu_flag}"
+            f"this machine has {processes} but {gpus}, and each process needs its own: lower --nproc_per_node or "
+            f"give {cpu_flag}"
         )
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
@@ -41,10 +41,10 @@ def gpu_of_process(cpu_flag: str) -> torch.device:
 
 
 def named_device(name: str) -> torch.device:
-    """The device --device=`name`, from now on PyTorch's current one.
+    """The device that --device=`name` means; makes a GPU PyTorch's current device.
 
     Raises:
-        FlagError: it is not there, or is one for several processes.
+        FlagError: it does not exist, or several processes would share it.
         UserError: there are more processes than GPUs on this machine.
     """
     kind, _, number = name.partition(":")
@@ -54,15 +54,18 @@ def named_device(name: str) -> torch.device:
         return torch.device("cpu")
     if kind == "mps":
         if not torch.backends.mps.is_available():
-            raise FlagError("--device mps: PyTorch finds no GPU of Apple's here; give --device=cpu")
+            raise FlagError("--device mps: PyTorch finds no Apple GPU on this machine; give --device=cpu")
         if several:
-            raise FlagError("--device mps: several processes have no GPU each there; give --device=cpu, or start one")
+            raise FlagError(
+                "--device mps: a Mac has one GPU, which several processes cannot share; give --device=cpu, or "
+                "start one process"
+            )
         return torch.device("mps")
     count = torch.cuda.device_count()
     if int(number or 0) >= count:
-        raise FlagError(f"--device {name}: there are {count} usable GPUs here; give --device=cpu to use the CPU")
+        raise FlagError(f"--device {name}: this machine has {count} usable GPUs; give --device=cpu to use the CPU")
     if number and several:
-        raise FlagError(f"--device {name}: each of several processes takes a GPU of its own; give --device=cuda")
+        raise FlagError(f"--device {name}: with several processes each takes its own GPU; give --device=cuda")
     if not number:
         return gpu_of_process("--device=cpu")
     device = torch.device("cuda", int(number))
@@ -71,15 +74,15 @@ def named_device(name: str) -> torch.device:
 
 
 def sum_type(device: torch.device) -> torch.dtype:
-    """The type to sum figures in: float64, which GPUs of Apple's do not have."""
+    """The type for sums: float64, except on Apple GPUs, which do not support it."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def choose_device(args: argparse.Namespace) -> torch.device:
-    """What --device names, else the GPU of this process, or the CPU.
+    """The device that --device names, else this process's GPU, or the CPU.
 
     Raises:
-        FlagError: --device is not there, or --use_gpu=True was given on a machine without a usable GPU.
+        FlagError: the device does not exist, or --use_gpu=True was given on a machine without a usable GPU.
         UserError: there are more processes than GPUs on this machine.
     """
     if args.device is not None:
@@ -87,15 +90,17 @@ def choose_device(args: argparse.Namespace) -> torch.device:
     if args.use_gpu and torch.cuda.is_available():
         return gpu_of_process("--use_gpu=False")
     if args.use_gpu and "use_gpu" in args.given:
-        raise FlagError("--use_gpu=True, but PyTorch finds no usable GPU here: give --use_gpu=False to use the CPU")
+        raise FlagError(
+            "--use_gpu=True, but PyTorch finds no usable GPU on this machine: give --use_gpu=False to use the CPU"
+        )
     if args.use_gpu:
-        log("no usable GPU here: running on the CPU")
+        log("no usable GPU: running on the CPU")
     keep_freed_memory()
     return torch.device("cpu")
 
 
 def memory_format(args: argparse.Namespace, device: torch.device) -> torch.memory_format:
-    """channels_last for --data_format=NHWC, and where it is faster and the flag was not given."""
+    """channels_last for --data_format=NHWC, or if the flag was not given and it is faster."""
     faster = device.type == "cpu" or args.use_fp16
     given = "data_format" in args.given
     wanted = args.data_format == "NHWC" if given else faster
@@ -103,13 +108,13 @@ def memory_format(args: argparse.Namespace, device: torch.device) -> torch.memor
 
 
 def place(module: Module, device: torch.device, memory_format: torch.memory_format) -> Module:
-    """Moves a module to a device, and its tensors for images into a memory format; returns the module itself."""
+    """Moves a module to a device, and its 4-D tensors into a memory format; returns the module itself."""
     module.to(device, memory_format=memory_format)  # pyright: ignore[reportCallIssue] (not in PyTorch's own types)
     return module
 
 
 def amp_dtype(args: argparse.Namespace, device: torch.device) -> torch.dtype | None:
-    """Type of the operations by --use_fp16 and --amp_dtype, None for float32."""
+    """The type of operations that --use_fp16 and --amp_dtype ask for; None for float32."""
     if not args.use_fp16:
         return None
     if args.amp_dtype == "float16" or (args.amp_dtype == "auto" and device.type == "cuda"):
@@ -118,24 +123,22 @@ def amp_dtype(args: argparse.Namespace, device: torch.device) -> torch.dtype | N
 
 
 def note_slow_type(device: torch.device, dtype: torch.dtype | None, flag: str, training: bool = False) -> None:
-    """Says so if a CPU is to compute in a type of 16 bits for which it has no instructions that are worth it.
+    """Notes if a CPU would compute in a 16-bit type that it has no fast instructions for.
 
     Args:
-        device, dtype: where to compute, and in what.
-        flag: by which that was asked for.
-        training: whether gradients are computed, too. Without AMX a processor that has AVX512_BF16 makes 0.70 of
-            float32's rate there.
+        device, dtype: where to compute, and in which type. flag: the flag that asked for it. training: whether
+            gradients are computed too. With AVX512_BF16 but without AMX, training runs at 0.70 of float32's speed.
     """
     if device.type == "cpu" and dtype in (torch.bfloat16, torch.float16) and not _is_fast(dtype, training):
         name, what = str(dtype).removeprefix("torch."), "training" if training else "networks"
         warn(
-            f"{flag}: this processor has no instructions that make {what} in {name} faster than in float32: leave the "
+            f"{flag}: this processor has no instructions to make {what} in {name} faster than in float32: leave the "
             "flag out"
         )
 
 
 def _is_fast(dtype: torch.dtype, training: bool) -> bool:
-    """Whether this processor, as far as oneDNN may use it, is faster in a type of 16 bits than in float32."""
+    """Whether this processor, with the instructions that oneDNN may use, is faster in a 16-bit type than in float32."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         checks = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
         return bool(getattr(torch.ops.mkldnn, checks[dtype])())
@@ -153,7 +156,7 @@ def _is_fast(dtype: torch.dtype, training: bool) -> bool:
 def in_mixed_precision(
     network: Callable[[Tensor], Any], device: torch.device, dtype: torch.dtype | None
 ) -> Callable[[Tensor], Any]:
-    """A network, or any function of tensors, whose operations are of the type `dtype` on `device`; None: as it is."""
+    """A network, or any function of tensors, with its operations in `dtype` on `device`; None: unchanged."""
     if dtype is None:
         return network
 
@@ -165,21 +168,20 @@ def in_mixed_precision(
 
 
 def keep_compiled_code_by_processor() -> None:
-    """Gives what torch.compile makes for this processor a folder of its own, in TORCHINDUCTOR_CACHE_DIR.
+    """Keeps the code that torch.compile makes for this processor in a separate folder, through TORCHINDUCTOR_CACHE_DIR.
 
-    PyTorch's cache asks neither which instructions the code in it was written for nor for which processor. One in a
-    folder shared by unlike machines hands out code in vectors of another width: where that compiles, it leaves results
-    out, without a word.
+    PyTorch's cache does not check which instructions or processor its code was made for. A cache shared by different
+    machines returns code for another vector width, which, if it compiles, silently leaves out results.
     """
     from torch._inductor.runtime.cache_dir_utils import cache_dir  # takes seconds, and imports the compiler
 
     folder, name = cache_dir(), processor()
-    if os.path.basename(folder) != name:  # that of the process that started this one, or of an earlier call
+    if os.path.basename(folder) != name:  # set by the parent process or an earlier call
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(folder, name)
 
 
 def processor() -> str:
-    """A name for the instructions that this processor has and those that PyTorch and oneDNN are held to."""
+    """A name for the instructions that this processor has and PyTorch and oneDNN may use."""
     facts = [platform.machine(), platform.processor(), os.environ.get("ONEDNN_MAX_CPU_ISA", "")]
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo") as file:

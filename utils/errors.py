@@ -1,4 +1,4 @@
-"""How a mistake of the user's is reported: one line, an exit code, no traceback."""
+"""Reports a user's mistake in one line, with an exit code and no traceback."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-# Seconds that a process leaves to another one for its line.
+# Seconds that a process waits for another one to print its line.
 PATIENCE = 10.0
 
-# What can be done about too little memory: by anybody, and by the flags of most scripts.
-FREE_MEMORY = "free some on this machine"
+# Remedies for too little memory: in general, and for the flags of most scripts.
+FREE_MEMORY = "free memory on this machine"
 LESS_MEMORY = "lower --batch_size, or --image_shape"
 
-# What PyTorch, CUDA's libraries and ONNX Runtime say of too little memory, beside what has a type of its own.
+# Out-of-memory messages of PyTorch, CUDA's libraries and ONNX Runtime that have no exception type of their own.
 OUT_OF_MEMORY = re.compile(
     r"DefaultCPUAllocator: can't allocate memory|CUDA error: out of memory|CU(BLAS|DNN|SOLVER)_STATUS_ALLOC_FAILED"
     r"|Failed to allocate memory for requested buffer"
@@ -27,13 +27,13 @@ OUT_OF_MEMORY = re.compile(
 
 
 class UserError(Exception):
-    """A problem that the user can mend: bad input, a missing file, weights that do not fit.
+    """A problem that the user can fix: bad input, a missing file, weights that do not fit.
 
     The message is one line that names the flag or file, the value and the remedy.
 
     Args:
-        message: that line. What a file or a command line brought into it may hold anything: line breaks, tabs, codes
-            that move the cursor and halves of characters are written as escapes, so that it stays one line.
+        message: that line. Text from files and command lines may contain anything: line breaks, tabs, cursor codes and
+            half characters are escaped, so that the message stays one line.
         exit_code: 2 for a command line that cannot work, 1 for everything met later.
     """
 
@@ -43,7 +43,9 @@ class UserError(Exception):
 
 
 def _printable(character: str) -> str:
-    """A character of a message, or its escape; bytes of names that are not UTF-8 (PEP 383) are printed as they are."""
+    """A character of a message, or its escape; bytes of file names that are not UTF-8 (PEP 383) are printed
+    unchanged.
+    """
     if character.isprintable() or "\udc80" <= character <= "\udcff":
         return character
     return character.encode("unicode_escape").decode()
@@ -57,25 +59,26 @@ class FlagError(UserError):
 
 
 class FormatError(ValueError):
-    """A file is damaged, or not of the format it was read as.
+    """A file is damaged or has another format than expected.
 
-    The message is the reason, without the file's name: who opened the file knows it, and makes a `UserError` of both.
+    The message is the reason without the file's name; the caller, which knows the name, combines both into a
+    `UserError`.
     """
 
 
 def report(message: str, script: str | None = None) -> None:
-    """Prints the line of an error on stderr, after all that was printed before.
+    """Prints an error's line on stderr, after everything printed before.
 
     Args:
         message: of a `UserError`.
-        script: name to put before it; None: that of the script that runs.
+        script: name to put before it; None: the running script's.
     """
     flush_output()
     say_on_stderr(f"{script or os.path.basename(sys.argv[0])}: error: {message}")
 
 
 def say_on_stderr(line: str) -> None:
-    """Prints a line on stderr, unless that goes to a full disk or to nobody: nothing is lost but the line."""
+    """Prints a line on stderr; drops it if stderr is closed or its disk is full."""
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr, flush=True)
 
@@ -98,7 +101,9 @@ def report_once(message: str, script: str | None = None) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """The message without line breaks, which names within a file may have, and not as long as they may be."""
+    """The message on one line and of limited length, as names within a file may contain line breaks and be very
+    long.
+    """
     return cut(" ".join(str(error).split()), 800)
 
 
@@ -108,7 +113,7 @@ def cut(text: str, length: int) -> str:
 
 
 def reason(error: OSError) -> str:
-    """What the system says was wrong with a file, without the file's name."""
+    """The system's reason why a file failed, without the file's name."""
     return (error.strerror or str(error)).lower()
 
 
@@ -116,8 +121,8 @@ def of_writing(error: BaseException) -> str | None:
     """Why a file could not be written. None for any other error."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    # Writers of PyTorch and safetensors have errors of their own, told by name and text as below. Where they were given
-    # a file of Python's, it is said before what was wrong.
+    # PyTorch's and safetensors' writers have their own errors, recognised by name and text as below. When they write to
+    # a Python file object, the message begins with it.
     if type(error).__name__ != "SafetensorError" and not re.search(r"inline_container|StreamWriter", str(error)):
         return None
     if isinstance(error.__context__, OSError):
@@ -126,35 +131,38 @@ def of_writing(error: BaseException) -> str | None:
 
 
 def of_the_machine(error: BaseException, less_memory: str = FREE_MEMORY) -> str | None:
-    """The line for an error that is the machine's. None for any other.
+    """The line for an error caused by the machine; None for any other error.
 
     Args:
-        error: of memory, disks, packages or compilers that are missing, or any other.
-        less_memory: what to do about too little memory.
+        error: about memory, disks, missing packages or compilers, or any other.
+        less_memory: the remedy for too little memory.
     """
     if isinstance(error, BrokenPipeError):  # the reader of stdout (`| head`) has seen enough
         return None
     if isinstance(error, OSError) and error.errno != errno.ENOMEM:
         name = f"{error.filename}: " if error.filename is not None else ""
         return f"{name}{reason(error)}"
-    # PyTorch's own errors, of a GPU and of a CPU, are told by name and text: nothing here imports it.
+    # PyTorch's own errors, for GPU and CPU, are recognised by name and text, as this module must not import PyTorch.
     text = str(error)
     if isinstance(error, MemoryError | OSError) or type(error).__name__ == "OutOfMemoryError" or OUT_OF_MEMORY(text):
         return f"out of memory: {less_memory} ({' '.join(text.split())[:200]})"
     if "no kernel image is available" in text:
         return (
-            "this PyTorch has no code for this GPU: install one that has (https://pytorch.org/get-started/locally), or "
-            "give --device=cpu"
+            "this build of PyTorch does not support this GPU: install one that does "
+            "(https://pytorch.org/get-started/locally), or give --device=cpu"
         )
     if type(error).__name__ in ("TritonMissing", "GPUTooOldForTriton"):
-        return f"--use_compile: PyTorch compiles for a GPU by Triton: {text.splitlines()[0][:200]}; leave the flag out"
+        return (
+            f"--use_compile: PyTorch needs Triton to compile for a GPU: {text.splitlines()[0][:200]}; leave the "
+            "flag out"
+        )
     if "No working C++ compiler found" in text or "Failed to find C compiler" in text:  # of Inductor, of Triton
-        return "--use_compile: there is no C++ compiler: install gcc and g++, or name them in the variables CC and CXX"
+        return "--use_compile: no C++ compiler was found: install gcc and g++, or set the variables CC and CXX"
     if type(error).__name__ in ("BackendCompilerFailed", "InductorError"):
         lines = [line for line in text.splitlines() if line and not line.startswith("backend=")]
         return (
             "--use_compile: PyTorch's compiler fails on this network or processor "
-            f"({lines[0][:200] if lines else type(error).__name__}): leave out whatever turns it on"
+            f"({lines[0][:200] if lines else type(error).__name__}): leave out the flag that turns it on"
         )
     if isinstance(error, ModuleNotFoundError):
         return f"the package {error.name} is not installed: pip install -r requirements.txt"
@@ -162,11 +170,11 @@ def of_the_machine(error: BaseException, less_memory: str = FREE_MEMORY) -> str 
 
 
 def run_script(main: Callable[[], object], less_memory: str = FREE_MEMORY) -> NoReturn:
-    """Runs a script's `main` and turns what is no fault of the program's into one line on stderr and an exit code.
+    """Runs a script's `main` and turns errors of the user and the machine into one line on stderr and an exit code.
 
     Args:
         main: the script.
-        less_memory: what its flags can do about too little memory.
+        less_memory: which of its flags save memory.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # there is none if it was closed
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be in no encoding
@@ -191,7 +199,7 @@ def run_script(main: Callable[[], object], less_memory: str = FREE_MEMORY) -> No
 
 
 def flush_output() -> None:
-    """Flushes stdout; what cannot be written any more goes to nowhere, where the flush at exit would fail again."""
+    """Flushes stdout; discards what cannot be written, so that the flush at exit does not fail again."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Reading files where they are, and writing them whole."""
+"""Reads files, and writes them atomically."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from utils.console import warn
 from utils.errors import FormatError, UserError, of_writing
 from utils.system import replace, sync
 
-# Files of up to so many bytes are read, not mapped: a mapped one stays open, and a process may have 1,024 open files;
-# and one that is cut short while it is mapped ends the process without a word (SIGBUS).
+# Files up to this size in bytes are read, not mapped: a mapped file stays open, and a process may have only 1,024 open
+# files; and truncating a mapped file kills the process without a message (SIGBUS).
 LARGE = 1 << 28
 
 
@@ -46,8 +46,7 @@ def similar_path(path: str) -> str:
 
 
 def read_file(path: Path, limit: int = LARGE) -> bytes | mmap.mmap:
-    """The content of a file; of one that is longer than `limit` it is mapped into memory, and read where it is looked
-    at.
+    """The content of a file. A file longer than `limit` is mapped into memory and read on access.
 
     Raises:
         OSError: it cannot be read.
@@ -55,7 +54,7 @@ def read_file(path: Path, limit: int = LARGE) -> bytes | mmap.mmap:
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size <= max(0, limit):
-            return file.read(size)  # no more: a device never ends
+            return file.read(size)  # no more, as a device never ends
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
@@ -64,16 +63,16 @@ def read_text(path: str | Path, limit: int) -> str:
 
     Args:
         path: the file.
-        limit: in MB, of what is read: a device never ends.
+        limit: most MB to read, as a device never ends.
 
     Raises:
         OSError: it cannot be read.
-        FormatError: it is longer, or no text.
+        FormatError: it is longer, or is not text.
     """
     with open(path, "rb") as file:
         content = file.read((limit << 20) + 1)
     if len(content) > limit << 20:
-        raise FormatError(f"it has more than {limit} MB")
+        raise FormatError(f"it is larger than {limit} MB")
     return as_text(content)
 
 
@@ -86,42 +85,42 @@ def as_text(content: bytes) -> str:
 
 
 def write_text(path: Path, text: str, flag: str) -> None:
-    """Writes a text file under a temporary name and renames it, so that nobody ever sees half of it.
+    """Writes a text file under a temporary name and renames it, so that no reader sees half of it.
 
     Raises:
         UserError: naming `flag`, if it cannot be written.
     """
     with written_whole(path, flag) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")  # names of files in no encoding
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")  # file names may not be valid UTF-8
 
 
 def check_can_write(path: Path, flag: str) -> None:
-    """Finds out, before there is any work to lose, whether a file can be written.
+    """Checks in advance, before any work could be lost, that a file can be written.
 
     Raises:
         UserError: naming `flag`, if it cannot.
     """
-    if is_stream(path):  # to open a pipe would wait for its reader
+    if is_stream(path):  # opening a pipe would wait for its reader
         if not os.access(path, os.W_OK):
             raise UserError(f"{flag}: cannot write {path}: Permission denied")
         return
-    existed = os.path.exists(path)  # False, too, of a path that cannot be
+    existed = os.path.exists(path)  # also False for an impossible path
     with _explained(path, flag):
         path.parent.mkdir(parents=True, exist_ok=True)
         open(path, "ab").close()
         if not existed:
-            Path(os.path.realpath(path)).unlink()  # a link that leads to nothing stays
+            Path(os.path.realpath(path)).unlink()  # a dangling link stays
         tempfile.TemporaryFile(dir=path.parent).close()  # it is written beside it first
 
 
 def check_can_write_into(folder: Path, flag: str) -> None:
-    """The same for a folder, which need not be there yet."""
+    """The same for a folder, which need not exist yet."""
     with _explained(folder, flag), _there(folder):
         tempfile.TemporaryFile(dir=folder).close()
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path leads to a device, a pipe or a stream of this process: it is written to, never replaced."""
+    """Whether a path leads to a device, a pipe or a stream of this process, which is written to, never replaced."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
@@ -132,9 +131,9 @@ def is_stream(path: Path) -> bool:
 
 @contextmanager
 def written_whole(path: Path, flag: str) -> Iterator[Path]:
-    """Lends a temporary path for a file or folder, and renames what was written there to `path` at the end.
+    """Yields a temporary path for a file or folder and renames the result to `path` at the end.
 
-    Where `path` is a link, what it leads to is replaced; to a device or a pipe the content is copied.
+    If `path` is a link, its target is replaced; if it is a device or a pipe, the content is copied to it.
 
     Raises:
         UserError: naming `flag`, if it cannot be written; nothing is left behind then.
@@ -153,11 +152,11 @@ def written_whole(path: Path, flag: str) -> Iterator[Path]:
 
 @contextmanager
 def written_together(folder: Path, flag: str) -> Iterator[Path]:
-    """Lends a temporary folder, and moves the files that were written there into `folder` at the end.
+    """Yields a temporary folder and moves the files written there into `folder` at the end.
 
     Raises:
-        UserError: naming `flag`, if they cannot be written, or put in place; only in the second case, which a folder of
-            the name of one of the files can cause, may some be in `folder`.
+        UserError: naming `flag`, if they cannot be written or moved. Only if moving fails, because a folder has the
+            name of one of the files, may some of them be in `folder`.
     """
     with _explained(folder, flag), _moved_into(folder) as temporary:
         yield temporary
@@ -165,7 +164,7 @@ def written_together(folder: Path, flag: str) -> Iterator[Path]:
 
 @contextmanager
 def _explained(path: Path, flag: str) -> Iterator[None]:
-    """Turns what the system says, or a library that writes, into a `UserError`."""
+    """Turns errors of the system or of a library that writes into a `UserError`."""
     try:
         yield
     except Exception as error:
@@ -174,13 +173,13 @@ def _explained(path: Path, flag: str) -> Iterator[None]:
         raise UserError(f"{flag}: cannot write {path}: {why}") from None
 
 
-# What the folders of files that are being written are called, with the machine that does.
+# Names of the folders that hold unfinished files; they include the writing machine's name.
 _UNFINISHED = ".unfinished."
 
 
 @contextmanager
 def _moved_into(folder: Path) -> Iterator[Path]:
-    """Lends a folder of its own within `folder`, on the same disk, and moves everything from there up at the end."""
+    """Yields a temporary folder inside `folder`, so on the same disk, and moves its content up at the end."""
     own = f"{_UNFINISHED}{socket.gethostname()}."
     with _tidy_when_told_to_end(), _there(folder):
         _clear_away(folder, own)
@@ -194,26 +193,28 @@ def _moved_into(folder: Path) -> Iterator[Path]:
                 sync(path)
             for path in sorted(temporary.iterdir()):
                 replace(path, folder / path.name)
-            with suppress(OSError):  # not all file systems do that
+            with suppress(OSError):  # not all file systems support that
                 sync(folder)
 
 
 @contextmanager
 def _there(folder: Path) -> Iterator[None]:
-    """Makes a folder, and takes it away again if there is nothing in it after the block."""
+    """Makes a folder, and removes it again if it is empty after the block."""
     existed = folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     finally:
         if not existed:
-            with suppress(OSError):  # it is not empty if all went well
+            with suppress(OSError):  # it is not empty if the block succeeded
                 folder.rmdir()
 
 
 @contextmanager
 def _tidy_when_told_to_end() -> Iterator[None]:
-    """Has SIGTERM and SIGHUP, where they end the process, end the block first; told again, the process ends at once."""
+    """Lets SIGTERM and SIGHUP, if they would end the process, end the block first; a second signal ends the process at
+    once.
+    """
     received: list[int] = []
 
     def end_block(number: int, frame: object) -> None:
@@ -238,16 +239,17 @@ def _tidy_when_told_to_end() -> Iterator[None]:
 
 @cache
 def _name_left(folder: Path) -> None:
-    """Says once what only its user can know to be left over."""
-    warn(f"{folder} is of a process of another machine: delete it, unless that is still writing")
+    """Reports a folder of another machine once, as only the user can know whether it is left over."""
+    warn(f"{folder} belongs to a process on another machine: delete it unless that process is still writing")
 
 
 def _clear_away(folder: Path, own: str) -> None:
-    """Deletes what killed processes of this machine left unfinished in a folder, and names what may be in use.
+    """Deletes the unfinished files that killed processes of this machine left in a folder, and names those possibly in
+    use.
 
     Args:
         folder: where to look.
-        own: what the names of this machine's begin with.
+        own: prefix of the names that this machine writes.
     """
     for left in folder.glob(f"{_UNFINISHED}*"):
         if not left.name.startswith(own):

@@ -1,4 +1,4 @@
-"""Several processes: starting, stopping, agreeing."""
+"""Several processes: starting, stopping and agreeing."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from torch.distributed.rendezvous import rendezvous
 from utils import errors
 from utils.errors import FlagError, UserError
 
-# Ctrl-C again, this many seconds after the first, ends a run at once. A launcher passes the first one on, so that it
-# comes twice within milliseconds.
+# A second Ctrl-C, at least this many seconds after the first, ends a run at once. A launcher passes the first one on,
+# so the same Ctrl-C arrives twice within milliseconds.
 PATIENCE = 1.0
 
 
@@ -41,16 +41,16 @@ def process_group(device: torch.device) -> Iterator[None]:
 
     nccl on GPUs; gloo on CPUs and for small agreements between the processes. Without a launcher it does nothing.
 
-    After the block the group and its threads are gone, provided that nothing outside keeps what was built on the group
-    inside (a `DistributedDataParallel`, a pending operation).
+    After the block the group and its threads are gone, unless something outside keeps an object built on the group (a
+    `DistributedDataParallel`, a pending operation).
 
-    An error in the block ends all processes, with one line whether one of them met it or all did.
+    An error in the block ends all processes, with a single line whether one of them met it or all did.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield
         return
-    # Functions of this module have the group as a default argument if there is one when they are defined, and then keep
-    # it for good. `DistributedDataParallel` imports the module: be there first, while there is no group.
+    # Functions of this module take an existing group as a default argument when they are defined, and then keep it
+    # forever. `DistributedDataParallel` imports the module, so import it earlier, while there is no group.
     import torch.distributed.nn.functional  # noqa: F401
 
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -64,17 +64,17 @@ def process_group(device: torch.device) -> Iterator[None]:
             "python -m torch.distributed.run, with --standalone or a free --master_port"
         ) from None
     if os.environ.get("GROUP_WORLD_SIZE") == "1":
-        # The launcher of a single node keeps its store when it restarts the processes; without a part of their own
-        # they would find the addresses of the dead ones in it. (Nodes count their restarts differently.)
+        # The launcher of a single node keeps its store when it restarts the processes; without a separate prefix they
+        # would find the addresses of the dead processes in it. (Nodes count their restarts differently.)
         store = dist.PrefixStore(f"attempt_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     dist.init_process_group(backend, store=store, rank=rank_, world_size=size, timeout=timeout)
     try:
         yield
-        dist.barrier()  # leave together: one that is gone looks like a failure to the others
+        dist.barrier()  # leave together: a process that has left looks like a failure to the others
     except (Exception, KeyboardInterrupt) as error:
         code = _end_together(error, dist.PrefixStore(f"end_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store))
-        # Without tidying up, here or at exit: that may wait for an operation that others will not join. (gloo's threads
-        # finish theirs before they can be joined, and those of nccl wait for the GPU.)
+        # No cleanup, here or at exit: it may wait for an operation that the other processes never join. (gloo's threads
+        # finish theirs before they can be joined, and nccl's threads wait for the GPU.)
         errors.flush_output()
         os._exit(code)
     _leave_group()
@@ -83,34 +83,35 @@ def process_group(device: torch.device) -> Iterator[None]:
 def _leave_group() -> None:
     """Ends the group and joins its threads.
 
-    They own the tensors of their last operation, here of the barrier, until they are joined. One that frees a tensor
-    while the interpreter is ending asks for the lock that it will never get: Python ends the thread by unwinding its
-    stack, which gloo's and PyTorch's destructors forbid, and the process aborts after all its work is done.
+    They own the tensors of their last operation, here the barrier, until they are joined. A thread that frees a tensor
+    while the interpreter shuts down asks for the interpreter's lock and never gets it: Python ends the thread by
+    unwinding its stack, which gloo's and PyTorch's destructors forbid, and the process aborts after all its work is
+    done.
 
-    The group ends with the last that keeps it, and that has to be this function: a `DistributedDataParallel` ends it
-    with that lock held, which a thread that frees a tensor waits for.
+    This function must drop the last reference to the group: a `DistributedDataParallel` drops it while holding that
+    lock, for which a thread that frees a tensor waits.
     """
     gc.collect()  # the optimizer, the step and with it the DistributedDataParallel refer to each other
     dist.destroy_process_group()
 
 
 def _end_together(error: BaseException, store: dist.Store) -> int:
-    """Says why this process ends, if it is the first to fail; returns its exit code.
+    """Prints why this process ends, if it is the first to fail; returns its exit code.
 
-    The others fail with it, of the same cause or because they have lost contact: they end without a word, with its exit
-    code. Of an error that is neither the user's nor the machine's the first shows the traceback.
+    The other processes fail too, for the same reason or because they lose contact; they end silently with the same exit
+    code. For an error caused by neither the user nor the machine, the first process shows the traceback.
     """
     try:
         if store.add("failed", 1) > 1:
-            store.wait(["exit_code"], timedelta(seconds=errors.PATIENCE))  # until the first has spoken
+            store.wait(["exit_code"], timedelta(seconds=errors.PATIENCE))  # until the first has printed its line
             return int(store.get("exit_code"))
-    except RuntimeError:  # the store has gone with the first
+    except RuntimeError:  # the store is gone with the first process
         return 1
     if not isinstance(error, UserError):
         if _lost_contact(error):
             error = UserError(
-                "another process of this run is gone: it was killed, or its machine failed "
-                "(train.py goes on with --checkpoint=auto, infer.py and predict.py with --resume=True)"
+                "another process of this run is gone: it was killed, or its machine failed (continue train.py with "
+                "--checkpoint=auto, infer.py and predict.py with --resume=True)"
             )
         elif line := errors.of_the_machine(error, errors.LESS_MEMORY):
             error = UserError(line)
@@ -121,7 +122,7 @@ def _end_together(error: BaseException, store: dist.Store) -> int:
     elif isinstance(error, KeyboardInterrupt):
         errors.report_interruption()
         code = 130
-    elif isinstance(error, BrokenPipeError):  # the reader of stdout (`| head`) has seen enough
+    elif isinstance(error, BrokenPipeError):  # the reader of stdout (`| head`) has closed it
         code = 141
     else:
         traceback.print_exception(error)
@@ -130,7 +131,7 @@ def _end_together(error: BaseException, store: dist.Store) -> int:
 
 
 def _lost_contact(error: BaseException) -> bool:
-    """Whether an operation between processes failed. (Those of gloo raise plain RuntimeErrors.)"""
+    """Whether an operation between processes failed. (gloo raises plain RuntimeErrors.)"""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
 
 
@@ -167,9 +168,9 @@ def gather_dict(values: dict) -> dict:
 
 
 def refuse_several(what: str) -> None:
-    """Raises `FlagError` if a launcher has started several processes for `what`, which is not theirs to share."""
+    """Raises `FlagError` if a launcher has started several processes for `what`, which needs a single one."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise FlagError(f"{what} runs in one process: start it without torch.distributed.run")
+        raise FlagError(f"{what} runs in a single process: start it without torch.distributed.run")
 
 
 def check_agreement(values: dict[str, Any]) -> None:
@@ -206,11 +207,11 @@ class StopSignal:
     A context manager: outside the block the signals do what they did before.
 
     A SIGINT that is ignored when the block starts stays ignored: under nohup, in the background of a script and in cron
-    jobs a Ctrl-C is meant for others. Not so under a launcher, which passes on only what stopped it, and kills after 30
-    seconds what goes on.
+    jobs a Ctrl-C is meant for other processes. A launcher is different: it passes on only the signal that stopped it,
+    and kills any process still running after 30 seconds.
 
     Attributes:
-        received: number of the signal that this process got, or 0. The others may not know of it yet.
+        received: number of the signal that this process received, or 0. The other processes may not know of it yet.
     """
 
     def __enter__(self) -> StopSignal:
@@ -227,7 +228,7 @@ class StopSignal:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         if kind is None:
-            self._finish_previous()  # nothing may be under way when the processes part
+            self._finish_previous()  # no operation may be pending when the processes part
 
     def _receive(self, number: int, frame: object) -> None:
         if not self.received:
@@ -239,8 +240,8 @@ class StopSignal:
     def poll(self) -> int:
         """The number of the signal on which all processes stop now; 0 to go on.
 
-        Every process calls it once a step. It starts a small agreement on the CPU and answers with the one started
-        the step before, so that nobody waits for it.
+        Every process calls it once a step. Each call starts a small agreement on the CPU and returns the result of the
+        previous call's, so that no process waits.
         """
         answer = self._finish_previous()
         if not dist.is_initialized():
@@ -250,7 +251,7 @@ class StopSignal:
         return answer
 
     def agree(self) -> int:
-        """The same, but takes in all that was received up to now; waits for the other processes."""
+        """The same, but includes every signal received so far; waits for the other processes."""
         return max(self._finish_previous(), *gather_objects(self.received), 0)
 
     def _finish_previous(self) -> int:

@@ -1,4 +1,4 @@
-"""What operating systems do differently: Linux, macOS and Windows, each as well as it can."""
+"""Differences between operating systems: Linux, macOS and Windows."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from typing import BinaryIO
 
 WINDOWS = os.name == "nt"
 
-# Seconds for which Windows is asked again to rename what somebody has open: a virus scanner or an indexer lets go soon.
+# Seconds to retry renaming a file that is open on Windows: a virus scanner or an indexer closes it soon.
 RENAME_PATIENCE = 2.0
 
 _seeking = threading.Lock()
 
 
 def usable_processors() -> int:
-    """Processors that this process may run on. (macOS and Windows: those that there are.)"""
+    """Number of processors that this process may run on. (macOS and Windows: all processors.)"""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def free_memory() -> float:
-    """Bytes of memory that this process may still take: of the machine or, where it has less, of its container.
+    """Bytes of memory that this process may still use: the machine's or, if that is less, its container's.
 
-    Infinite where the system does not say (macOS, Windows).
+    Infinite if the system does not report it (macOS, Windows).
     """
     found = [float("inf")]
     with contextlib.suppress(OSError, ValueError, StopIteration), open("/proc/meminfo", encoding="ascii") as file:
@@ -49,7 +49,7 @@ def free_memory() -> float:
 
 
 def cache_folder() -> Path:
-    """The user's folder for what can be made again: XDG_CACHE_HOME where that is set, else the system's own."""
+    """The user's cache folder: XDG_CACHE_HOME if it is set, else the system's default."""
     if folder := os.environ.get("XDG_CACHE_HOME"):
         return Path(folder)
     if WINDOWS:
@@ -58,19 +58,19 @@ def cache_folder() -> Path:
 
 
 def open_at_once(path: str) -> int:
-    """A descriptor to read a file by, without waiting for somebody to write into it if it is a pipe.
+    """A descriptor for reading a file; does not wait for a writer if the file is a pipe.
 
     Raises:
         OSError: it cannot be opened.
-        ValueError: there is a null byte in its name.
+        ValueError: its name contains a null byte.
     """
-    # Windows has no pipes among its files, and needs to be told that it is to leave the ends of lines alone.
+    # Windows has no pipes in its file system, and must be told not to translate line ends.
     flags = (getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
     return os.open(path, sum(flags, os.O_RDONLY))
 
 
 def read_at(file: BinaryIO, size: int, offset: int) -> bytes:
-    """`size` bytes of an unbuffered file from `offset` on, or fewer at its end; threads may read at the same time."""
+    """`size` bytes of an unbuffered file from `offset` on, or fewer at its end; several threads may read at once."""
     if hasattr(os, "pread"):
         return os.pread(file.fileno(), size, offset)
     with _seeking:
@@ -79,9 +79,9 @@ def read_at(file: BinaryIO, size: int, offset: int) -> bytes:
 
 
 def replace(source: str | Path, target: str | Path) -> None:
-    """Renames a file or folder; a file that is there already is replaced.
+    """Renames a file or folder; replaces an existing file.
 
-    On Windows nothing can be renamed, or replaced, that somebody has open: there it is tried for `RENAME_PATIENCE`.
+    Windows cannot rename or replace an open file; there it retries for `RENAME_PATIENCE`.
 
     Raises:
         OSError: it cannot be.
@@ -98,9 +98,9 @@ def replace(source: str | Path, target: str | Path) -> None:
 
 
 def sync(path: str | Path) -> None:
-    """Has the system write a file or folder out, so that a power cut cannot undo a rename that follows.
+    """Flushes a file or folder to disk, so that a power cut cannot undo a later rename.
 
-    Windows writes folders out by itself, and files only by a descriptor that may write.
+    Windows flushes folders by itself, and files only through a writable descriptor.
 
     Raises:
         OSError: it cannot.
@@ -116,14 +116,14 @@ def sync(path: str | Path) -> None:
 
 @contextlib.contextmanager
 def held(folder: str | Path) -> Iterator[bool]:
-    """Holds a lock on a folder, to say that it is in use, for the block or as long as the process lives.
+    """Holds a lock on a folder, to mark it as in use, for the block or until the process ends.
 
     Yields:
-        Whether nobody else held it. Windows, and some file systems, have no locks on folders: there it is False, too.
+        Whether nobody else held it; also False on Windows and on file systems without locks on folders.
     """
     try:
         handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows opens none, or it has just gone
+    except OSError:  # Windows cannot open folders, or it was just deleted
         yield False
         return
     try:
@@ -143,13 +143,13 @@ def _lock(handle: int) -> bool:
 
 
 def keep_freed_memory(largest: int = 1 << 30) -> None:
-    """Has the C library keep freed memory for what comes next (glibc only).
+    """Makes the C library keep freed memory for reuse (glibc only).
 
-    By default it hands large blocks back to the system, and every result of every layer is made of new pages, which
-    costs more than many a layer's arithmetic.
+    By default it returns large blocks to the system, so every layer's output needs new pages, which costs more than the
+    arithmetic of many layers.
 
     Args:
-        largest: bytes of a block that is kept; of all, it is twice that.
+        largest: largest block to keep, in bytes; in total, twice that is kept.
     """
     if sys.platform == "linux":
         trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
@@ -177,9 +177,9 @@ def garbage_collection_paused() -> Iterator[None]:
 
 @contextlib.contextmanager
 def signals_kept_from_children(*numbers: int) -> Iterator[None]:
-    """Processes that are started in the block do not get these signals, from their first moment on.
+    """Processes started in the block do not receive these signals, from their first moment on.
 
-    Windows has no such thing: there processes have to ignore them by themselves (`ignore_interrupts`).
+    Windows has no such mask; there, processes must ignore the signals themselves (`ignore_interrupts`).
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -193,9 +193,9 @@ def signals_kept_from_children(*numbers: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_script() -> Iterator[None]:
-    """Processes that are spawned in the block do not import the script that runs, which takes seconds with PyTorch.
+    """Processes spawned in the block do not import the running script, which takes seconds with PyTorch.
 
-    What they are told to do has to be in a module of its own.
+    The functions that they run must be in a separate module.
     """
     script = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
@@ -206,12 +206,12 @@ def without_script() -> Iterator[None]:
 
 
 def ignore_interrupts() -> None:
-    """What Ctrl-C, which reaches all processes of a console, means is the main process's to decide; for workers."""
+    """For workers: ignores Ctrl-C, which reaches all processes of a console but is for the main process to handle."""
     if not hasattr(signal, "pthread_sigmask"):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def after_fork(function: Callable[[], None]) -> None:
-    """Has a function called in every process that is forked from this one. (Windows forks none.)"""
+    """Calls a function in every process forked from this one. (Windows does not fork.)"""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=function)

@@ -1,4 +1,4 @@
-"""Imports torchvision also where its compiled operators do not load."""
+"""Imports torchvision even if its compiled operators do not load."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from types import ModuleType
 
 import torch
 
-# A Library object takes its definitions back when it is collected: it has to live as long as the process.
+# A Library object removes its definitions when it is collected, so it must live as long as the process.
 _libraries: list[torch.library.Library] = []
 
 
@@ -14,9 +14,9 @@ def import_torchvision() -> ModuleType:
     """Returns the `torchvision` package.
 
     torchvision's compiled operators load only into the torch build they were made for. With another one, such as
-    torchvision's CUDA wheel beside a CPU-only torch, the package skips them, then stops at "operator torchvision::nms
-    does not exist" because it describes two of them all the same. Declaring these two lets the import finish; its
-    networks, state dicts and transforms, all that is used here, need no compiled operator.
+    torchvision's CUDA wheel with a CPU-only torch, the package skips them, then fails with "operator torchvision::nms
+    does not exist" because it still describes two of them. Declaring these two lets the import finish; the networks,
+    state dicts and transforms used here need no compiled operator.
 
     Raises:
         ImportError: torchvision is not installed.

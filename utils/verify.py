@@ -3,8 +3,8 @@
 bash run.sh verify ResNet50_vd MobileNetV3_large_x1_0
 bash run.sh verify all --data_dir=/data/ILSVRC2012 --device=cuda
 
-The exit code is 1 if an accuracy is further from the published one than 0.05 points, or could not be verified.
-Results go into a table, verify.csv, a line for each file of weights; `all` leaves out those that are in it.
+The exit code is 1 if an accuracy is further from the published one than 0.05 points, or could not be verified. Results
+go into a table, verify.csv, with one line per weight file; `all` skips the files already in it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 if not __package__:
-    # Run as a script: Python looks for modules beside it, and not in the project's root.
+    # Run as a script, Python looks for modules next to it, not in the project's root.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import models
@@ -33,13 +33,13 @@ from utils.flags.line_parser import LineParser
 from utils.weights.download import fetch
 
 ROOT = Path(__file__).resolve().parent.parent
-# Points of accuracy by which ours may be off.
+# Allowed difference in accuracy, in points.
 TOLERANCE = 0.05
 HOLDS, DIFFERS = "holds", "differs"
 
 
 class Result(NamedTuple):
-    """A line of the table, all as text: accuracies in percent; the verdict may be why there are none."""
+    """A line of the table, all as text: accuracies in percent; without accuracies, the verdict says why."""
 
     name: str
     source: str
@@ -58,29 +58,31 @@ HEADINGS = Result._fields
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = LineParser(__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="a network, or published weights; all: the whole zoo")
-    parser.add_argument("--all", action="store_true", help="the whole zoo, but what the table has")
-    parser.add_argument("--source", choices=("fluid", "PaddleClas"), help="verify the files of one of them alone")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="a network or a published weight file; all: the whole zoo"
+    )
+    parser.add_argument("--all", action="store_true", help="the whole zoo, except what the table already has")
+    parser.add_argument("--source", choices=("fluid", "PaddleClas"), help="verify only files from this source")
     parser.add_argument("--data_dir", default="./data/ILSVRC2012/", help="ImageNet, with val_list.txt or val/WNID/")
     parser.add_argument("--weights_dir", default="./published/", help="where the files go (80 GB for the whole zoo)")
-    parser.add_argument("--table", default="verify.csv", help="file for the results")
-    parser.add_argument("--mirror", default=FLUID_FILES, help=f"another server of the files than {FLUID_FILES}")
-    parser.add_argument("--batch_size", type=int, default=64, help="images at a time")
-    parser.add_argument("--device", help="where to compute, as eval.py takes it")
+    parser.add_argument("--table", default="verify.csv", help="results file")
+    parser.add_argument("--mirror", default=FLUID_FILES, help=f"server to use instead of {FLUID_FILES}")
+    parser.add_argument("--batch_size", type=int, default=64, help="images per batch")
+    parser.add_argument("--device", help="device, as in eval.py")
     options = parser.parse_args()
     options.all |= "all" in options.names
     options.names = [name for name in options.names if name != "all"]
     if bool(options.names) == options.all:
-        parser.error("name networks, such as ResNet50_vd, or all")
+        parser.error("give names of networks, such as ResNet50_vd, or all")
     if not options.mirror.startswith(("http://", "https://")):
-        parser.error(f"--mirror {options.mirror}: give an address that begins with https:// or http://")
+        parser.error(f"--mirror {options.mirror}: give an address beginning with https:// or http://")
     if options.batch_size < 1:
         parser.error(f"--batch_size {options.batch_size}: give 1 at least")
     return options
 
 
 def chosen(options: argparse.Namespace) -> list[Published]:
-    """The published weights that are asked for, of which there are files and an accuracy; raises `FlagError`."""
+    """The requested weights with a published file and accuracy; raises `FlagError`."""
     there = [one for one in published.read() if one.url and one.top1 and options.source in (None, one.source)]
     if options.all:
         return there
@@ -94,13 +96,15 @@ def chosen(options: argparse.Namespace) -> list[Published]:
                 except ValueError as error:
                     raise FlagError(str(error)) from None
             of_source = f" by {options.source}" if options.source else ""
-            raise FlagError(f"{name}: neither file nor accuracy was published{of_source}: train.py --list_models")
+            raise FlagError(f"{name}: no file or accuracy was published{of_source}: see train.py --list_models")
         found |= dict.fromkeys(of)
     return list(found)
 
 
 def read_table(path: Path) -> dict[tuple[str, str], Result]:
-    """The results of a table, by name and source; empty if there is none. Raises `UserError` if it is another file."""
+    """The results in a table, by name and source; empty if it does not exist. Raises `UserError` if it is another
+    file.
+    """
     if not path.exists():
         return {}
     try:
@@ -110,7 +114,7 @@ def read_table(path: Path) -> dict[tuple[str, str], Result]:
             raise ValueError
         results = [Result(*row) for row in rows]
     except (ValueError, TypeError, OSError, csv.Error):
-        raise UserError(f"--table {path}: no table of results: give another file") from None
+        raise UserError(f"--table {path} is not a table of results: give another file") from None
     return {(result.name, result.source): result for result in results}
 
 
@@ -124,7 +128,7 @@ def write_table(path: Path, results: dict[tuple[str, str], Result]) -> None:
 
 
 def verify(options: argparse.Namespace, weights: Published) -> Result:
-    """Fetches and evaluates one file of weights; what went wrong is its verdict."""
+    """Fetches and evaluates one weight file; if that fails, the verdict says why."""
     said = ["" if value is None else f"{value:.2f}" for value in (weights.top1, weights.top5)]
     about = weights.name, weights.source, weights.network, said[0], said[1]
     try:
@@ -140,7 +144,7 @@ def verify(options: argparse.Namespace, weights: Published) -> Result:
 
 
 def evaluate(options: argparse.Namespace, weights: Published, path: Path) -> tuple[float, float, int]:
-    """Top-1 and top-5 in percent, and over how many images, by eval.py; raises `UserError` if it fails."""
+    """Runs eval.py; returns top-1 and top-5 in percent and the number of images. Raises `UserError` if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder, "results.json")
         words = [
@@ -156,17 +160,17 @@ def evaluate(options: argparse.Namespace, weights: Published, path: Path) -> tup
         command = [sys.executable, str(ROOT / "eval.py"), *words]
         ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace")
         if ended.returncode:
-            last = (ended.stderr.strip() or f"eval.py ended with code {ended.returncode}").splitlines()[-1]
+            last = (ended.stderr.strip() or f"eval.py exited with code {ended.returncode}").splitlines()[-1]
             raise UserError(last.removeprefix("eval.py: error: "))
         found = json.loads(results.read_text(encoding="utf-8"))
     images = found["labelled"]
     if not images:
-        raise UserError(f"--data_dir {options.data_dir}: no image has a label")
+        raise UserError(f"--data_dir {options.data_dir}: no image has a label: add labels to val_list.txt")
     return 100 * found["top1"] / images, 100 * found["top5"] / images, images
 
 
 def line(result: Result) -> str:
-    """A result for people."""
+    """A result as a line to read."""
     name = f"{result.name:40}{result.source:11}"
     if not result.images:
         return f"{name}{result.verdict}"
@@ -186,7 +190,7 @@ def main() -> None:
     evaluated = {key for key, result in results.items() if result.images}
     done = [one for one in wanted if options.all and (one.name, one.source) in evaluated]
     if done:
-        log(f"{len(done)} of {len(wanted)} are in {path} already")
+        log(f"{len(done)} of {len(wanted)} are already in {path}")
     for weights in (one for one in wanted if one not in done):
         result = verify(options, weights)
         results[weights.name, weights.source] = result
@@ -195,7 +199,7 @@ def main() -> None:
     verdicts = [results[one.name, one.source].verdict for one in wanted]
     holding, differing = verdicts.count(HOLDS), verdicts.count(DIFFERS)
     failed = len(verdicts) - holding - differing
-    log(f"{holding} of {len(verdicts)} hold, {differing} differ, {failed} could not be verified: {path}")
+    log(f"{holding} of {len(verdicts)} match, {differing} differ, {failed} could not be verified: {path}")
     if holding < len(verdicts):
         sys.exit(1)
 

@@ -1,7 +1,7 @@
-"""What users of other programs type, and what it is called here: flags and scripts.
+"""Translates flags and scripts of other programs to ours.
 
-A flag that a script does not know is looked up here before the nearest spelling is suggested: `--seed` is near to
-`--use_se`, and means --random_seed.
+An unknown flag is looked up here before the nearest spelling is suggested: `--seed` resembles `--use_se` but means
+--random_seed.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-# Flags as they are typed elsewhere (with _ for -) -> flags here; of several, the first that the script takes.
-# "-> text" stands for what is no flag here; where it begins with a flag, it is for scripts that take that one.
+# Flags elsewhere (with _ for -) -> flags here; the first one that the script takes. "-> text" if no flag matches; if the
+# text begins with a flag, only for scripts that take it.
 HABITS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("num_classes nc class_num classes num_labels", ("class_dim",)),
     ("arch a network net model_name backbone model_name_or_path", ("model",)),
@@ -138,7 +138,7 @@ SCRIPTS_ELSEWHERE: tuple[tuple[str, str], ...] = (
 
 
 def called_here(word: str, known: Iterable[str], switches: Iterable[str] = ()) -> str | None:
-    """What a flag of another program is called here, for a script that takes the flags `known`; None: nothing.
+    """Our name for a flag of another program, in a script that takes the flags `known`; None: there is none.
 
     Args:
         word: as typed, such as --img-size, -j8 (with its value), trainer.max_epochs (Lightning's) or --no-validate.
@@ -149,13 +149,13 @@ def called_here(word: str, known: Iterable[str], switches: Iterable[str] = ()) -
     name = re.sub(r"^([a-z])\d+$", r"\1", name)
     for flag in flags:
         if name == flag.lower():
-            return f"it is --{flag} here"
+            return f"use --{flag}"
     for words, targets in HABITS:
         if name in words.split():
             for target in targets:
                 text = target.removeprefix("-> ")
                 if target in flags:
-                    return f"it is --{target} here"
+                    return f"use --{target}"
                 if text != target and (not text.startswith("--") or re.findall(r"\w+", text)[0] in flags):
                     return text
     if name.removeprefix("no_") in switches:

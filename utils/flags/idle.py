@@ -1,4 +1,4 @@
-"""Flags that were given and do nothing, because another flag that they go with was not: they are named."""
+"""Names the given flags that have no effect because a flag that they depend on was not given."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PLATEAU = "reduce_on_plateau"
 CONSTANT_STRATEGIES = ("adam_decay", "default_decay", "constant")
 
 
-# What --train_transforms takes the place of.
+# Flags that --train_transforms replaces.
 AUGMENTATION = (
     "lower_scale",
     "lower_ratio",
@@ -50,19 +50,19 @@ def _uses_momentum(args: Namespace) -> bool:
     return args.optimizer == "momentum" or (args.optimizer is None and args.lr_strategy not in by_strategy)
 
 
-# Flags, when they have an effect, and else why not. (Those that only some networks have are `build_model`'s to name.)
+# Flags, when they have an effect, and otherwise why not. (`build_model` names flags that only some networks have.)
 CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...] = (
-    (("use_gpu", "gpu_id"), lambda args: args.device is None, "--device={device} says where to compute"),
-    (("engine",), lambda args: bool(args.model_file), "it is of --model_file"),
+    (("use_gpu", "gpu_id"), lambda args: args.device is None, "--device={device} selects the device"),
+    (("engine",), lambda args: bool(args.model_file), "it needs --model_file"),
     (
         ("min_lr",),
         lambda args: args.lr_strategy in (*COSINE_STRATEGIES, PLATEAU),
-        "--lr_strategy={lr_strategy} has no such end",
+        "--lr_strategy={lr_strategy} has no minimum rate",
     ),
     (
         ("step_epochs",),
         lambda args: args.lr_strategy in ("piecewise_decay", "piecewise", "multi_step"),
-        "it is of --lr_strategy=piecewise_decay and the like, and that is {lr_strategy}",
+        "it needs a piecewise --lr_strategy, which is {lr_strategy}",
     ),
     (
         ("warm_up_epochs",),
@@ -72,72 +72,72 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     (
         tuple(f"plateau_{name}" for name in ("patience", "threshold", "absolute", "cooldown", "mode")),
         lambda args: args.lr_strategy == PLATEAU,
-        "it is of --lr_strategy=reduce_on_plateau, and that is {lr_strategy}",
+        "it needs --lr_strategy=reduce_on_plateau, which is {lr_strategy}",
     ),
     (
         ("decay_epochs", "decay_rate"),
         lambda args: args.lr_strategy in ("exponential_decay_warmup", "step", "multi_step", PLATEAU),
-        "it is of --lr_strategy=exponential_decay_warmup and step, and that is {lr_strategy}",
+        "it needs --lr_strategy=exponential_decay_warmup or step, which is {lr_strategy}",
     ),
     (
         ("decay_epochs",),
         lambda args: args.lr_strategy not in ("multi_step", PLATEAU),
-        "--lr_strategy={lr_strategy} does not go by it",
+        "--lr_strategy={lr_strategy} ignores it",
     ),
     (
         ("warm_up_start_lr", "lr_by_epoch"),
         lambda args: args.lr_strategy in PADDLECLAS_STRATEGIES,
-        "it is of PaddleClas's schedules, and --lr_strategy is {lr_strategy}",
+        "it needs one of PaddleClas's schedules, and --lr_strategy is {lr_strategy}",
     ),
     (
         ("lr_values",),
         lambda args: args.lr_strategy == "piecewise",
-        "it is of --lr_strategy=piecewise, and that is {lr_strategy}",
+        "it needs --lr_strategy=piecewise, which is {lr_strategy}",
     ),
     (
         ("lr_power", "lr_cycle"),
         lambda args: args.lr_strategy == "linear",
-        "it is of --lr_strategy=linear, and that is {lr_strategy}",
+        "it needs --lr_strategy=linear, which is {lr_strategy}",
     ),
-    (("nesterov",), _uses_momentum, "it is of --optimizer=momentum"),
+    (("nesterov",), _uses_momentum, "it needs --optimizer=momentum"),
     (
         ("adam_betas",),
         lambda args: args.optimizer in ("adam", "adamw") or _uses_adam(args),
-        "it is of --optimizer=adam and adamw",
+        "it needs --optimizer=adam or adamw",
     ),
     (
         ("optimizer_epsilon",),
         lambda args: args.optimizer in ("adam", "adamw", "rmsprop") or _uses_adam(args),
-        "it is of --optimizer=adam, adamw and rmsprop",
+        "it needs --optimizer=adam, adamw or rmsprop",
     ),
-    (("rmsprop_rho",), lambda args: args.optimizer == "rmsprop", "it is of --optimizer=rmsprop"),
-    (("momentum_rate",), lambda args: args.optimizer not in ("sgd", "adam"), "--optimizer={optimizer} has none"),
+    (("rmsprop_rho",), lambda args: args.optimizer == "rmsprop", "it needs --optimizer=rmsprop"),
+    (("momentum_rate",), lambda args: args.optimizer not in ("sgd", "adam"), "--optimizer={optimizer} has no momentum"),
     (("ema_warm_up",), lambda args: args.use_ema, "it needs --use_ema=True"),
     (
         ("total_images",),
         lambda args: args.lr_strategy not in CONSTANT_STRATEGIES,
         "the rate of --lr_strategy={lr_strategy} does not change",
     ),
-    (("total_images",), lambda args: not args.multi_scale, "--multi_scale says how many steps an epoch has"),
+    (("total_images",), lambda args: not args.multi_scale, "--multi_scale sets the number of steps per epoch"),
     (("multi_scale_factor",), lambda args: args.multi_scale, "it needs --multi_scale"),
     (("l1_decay",), lambda args: not _uses_adamw(args), "--optimizer=adamw decays weights by --weight_decay"),
     (("l2_decay",), lambda args: not _uses_adamw(args), "--optimizer=adamw decays weights by --weight_decay"),
     (
         ("l2_decay", "momentum_rate"),
         lambda args: not _uses_adam(args),
-        "the optimizer of --lr_strategy=adam_decay has none",
+        "the optimizer of --lr_strategy=adam_decay has no weight decay",
     ),
-    (("momentum_rate",), lambda args: not _uses_adamw(args), "--optimizer=adamw has none"),
-    (("weight_decay",), _uses_adamw, "it is of --optimizer=adamw; others take --l2_decay"),
+    (("momentum_rate",), lambda args: not _uses_adamw(args), "--optimizer=adamw has no L1 penalty"),
+    (("weight_decay",), _uses_adamw, "it needs --optimizer=adamw; other optimizers take --l2_decay"),
     (("layer_decay",), _uses_adamw, "it is of --optimizer=adamw"),
     (
         ("resize_short_size",),
         lambda args: args.resize_mode in ("short", "crop"),
-        "--resize_mode={resize_mode} has no short side of its own",
+        "--resize_mode={resize_mode} does not use a short side",
     ),
     (("mixup_alpha", "mixup_prob"), lambda args: args.use_mixup, "it needs --use_mixup=True"),
     (("cutmix_alpha", "cutmix_prob"), lambda args: args.use_cutmix, "it needs --use_cutmix=True"),
-    (AUGMENTATION, lambda args: not args.train_transforms, "--train_transforms says what is done to images"),
+    (AUGMENTATION, lambda args: not args.train_transforms, "--train_transforms defines the whole pipeline"),
     (("ra_num_ops", "ra_magnitude"), lambda args: args.use_ra, "it needs --use_ra=True"),
     (("cutout_length",), lambda args: args.use_cutout, "it needs --use_cutout=True"),
     (("test_batch_size",), lambda args: args.validate, "--validate=False validates nothing"),
@@ -154,12 +154,12 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     (
         ("sync_bn",),
         lambda args: os.environ.get("WORLD_SIZE", "1") != "1",
-        "a single process has all batches",
+        "a single process sees all batches",
     ),
     (
         ("fsdp",),
         lambda args: os.environ.get("WORLD_SIZE", "1") != "1",
-        "a single process holds everything: start it with python -m torch.distributed.run",
+        "a single process holds everything: start several with python -m torch.distributed.run",
     ),
     (
         ("label_weights_by_ratio", "sum_over_labels"),
@@ -171,27 +171,31 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
         lambda args: args.multi_label or args.script in ("infer", "predict"),
         "it needs --multi_label=True",
     ),
-    (("topk",), lambda args: not args.multi_label, "with --multi_label, --threshold says how many labels there are"),
+    (
+        ("topk",),
+        lambda args: not args.multi_label,
+        "with --multi_label, --threshold decides how many labels an image gets",
+    ),
     (
         ("best_metric", "eval_interval", "start_eval_epoch"),
         lambda args: args.validate,
         "--validate=False validates nothing",
     ),
-    (("eval_topk",), lambda args: not args.multi_label, "with --multi_label there is no best class"),
+    (("eval_topk",), lambda args: not args.multi_label, "with --multi_label an image has no best class"),
     (
         ("start_epoch",),
         lambda args: args.checkpoint and args.checkpoint != "auto",
-        "it needs --checkpoint, a training of PaddlePaddle's",
+        "it needs a --checkpoint saved by PaddlePaddle",
     ),
     (("label_smoothing_epsilon",), lambda args: args.use_label_smoothing, "it needs --use_label_smoothing=True"),
-    (("effective_beta",), lambda args: args.class_weights == "effective", "it is of --class_weights=effective"),
+    (("effective_beta",), lambda args: args.class_weights == "effective", "it needs --class_weights=effective"),
     (
         ("use_label_smoothing", "class_weights", "focal_gamma"),
         lambda args: (
             not args.use_distill
             or any(word.split(":")[0] in ("soft", "ce", "teacher_ce") for word in args.distill_loss)
         ),
-        "--distill_loss has no hard labels",
+        "--distill_loss uses no hard labels",
     ),
     (("ema_decay",), lambda args: args.use_ema, "it needs --use_ema=True"),
     (
@@ -209,11 +213,11 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     (
         ("distill_temperature", "distill_weight"),
         lambda args: "soft" in args.distill_loss,
-        "it is of --distill_loss=soft",
+        "it needs --distill_loss=soft",
     ),
     (("profiler_path",), lambda args: args.is_profiler, "it needs --is_profiler=True"),
-    (("with_mem_opt",), lambda args: args.script == "train", "activations are only kept for training"),
-    (("cache_dir",), _reads_url, "it is for --data_dir or --val_dir at a URL"),
+    (("with_mem_opt",), lambda args: args.script == "train", "only training keeps activations"),
+    (("cache_dir",), _reads_url, "it needs --data_dir or --val_dir at a URL"),
     (("cache_size",), lambda args: args.cache_dir, "it needs --cache_dir"),
     (("crop_sweep_path",), lambda args: args.crop_sweep, "it needs --crop_sweep"),
     (("report_against", "report_duplicates"), lambda args: args.report, "it needs --report"),
@@ -222,7 +226,7 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     (
         ("use_fp16",),
         lambda args: args.script != "infer" or not args.save_inference,
-        "an export is in float32; predict.py takes --use_fp16",
+        "exports are in float32; predict.py takes --use_fp16",
     ),
     (
         ("inference_format",),
@@ -232,7 +236,7 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     (
         ("onnx_opset", "onnx_external_data"),
         lambda args: args.inference_format in ("onnx", "triton"),
-        "it is of --inference_format=onnx, and that is {inference_format}",
+        "it needs --inference_format=onnx or triton, which is {inference_format}",
     ),
     (
         ("serve_host", "serve_wait", "serve_requests", "serve_images", "serve_megabytes"),
@@ -242,10 +246,10 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     (
         ("image_path", "save_json_path", "features_path", "resume", "reader_buf_size"),
         lambda args: args.serve_port is None,
-        "--serve_port={serve_port} answers requests",
+        "--serve_port={serve_port} serves requests instead",
     ),
     (("calibration_images",), lambda args: args.calibration_dir, "it needs --calibration_dir"),
-    (("max_image_pixels",), lambda args: not args.use_dali, "DALI has no such limit"),
+    (("max_image_pixels",), lambda args: not args.use_dali, "DALI does not support this limit"),
     (
         ("batch_size", "reader_thread", "reader_buf_size", "max_image_pixels"),
         lambda args: args.calibration_dir or args.script != "convert_model",
@@ -255,10 +259,10 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
 
 
 def note_idle_flags(args: Namespace) -> None:
-    """Says which of the given flags, switched off ones aside, do nothing with the others; once for each."""
+    """Warns once about each given flag, unless switched off, that has no effect with the others."""
     named = set()
     for names, has_effect, why in CONDITIONS:
         for name in names:
             if name in args.given - named and getattr(args, name) is not False and not has_effect(args):
-                warn(f"--{name} does nothing here: {why.format(**vars(args))}")
+                warn(f"--{name} has no effect: {why.format(**vars(args))}")
                 named.add(name)

@@ -1,4 +1,4 @@
-"""The flags that say how images become a network's input, and their values in files."""
+"""The preprocessing flags, which turn images into a network's input, and their values in files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RESIZE_MODES = ("short", "exact", "pad", "crop")
 BACKENDS = ("cv2", "pil")
 CHANNEL_ORDERS = ("rgb", "bgr")
 
-# The flags that say how images become a network's input, which its weights are right with.
+# The preprocessing flags; a network's weights fit only one setting of them.
 INPUT_FLAGS = (
     "image_shape",
     "resize_short_size",
@@ -27,7 +27,7 @@ INPUT_FLAGS = (
     "background",
     "image_depth_range",
 )
-# What files mean that were written before these flags existed.
+# Values for files written before these flags existed.
 UNNOTED: dict[str, Any] = {
     "resize_mode": "short",
     "resize_backend": "cv2",
@@ -36,8 +36,8 @@ UNNOTED: dict[str, Any] = {
     "background": None,
     "image_depth_range": None,
 }
-# Of pixels scaled to 0..1. A deviation is no larger than 0.5, but 1 is often given for no scaling at all, and scales
-# may be rounded; one on the scale of 0..255 is never as small as 2.
+# For pixels scaled to 0..1. A standard deviation cannot exceed 0.5, but 1 is often given for no scaling at all, and
+# values may be rounded; on the scale 0..255 it is never as small as 2.
 LARGEST_MEAN, LARGEST_STD = 1.0, 2.0
 _CHOICES = {
     "interpolation": (None, 0, 1, 2, 3, 4),
@@ -49,14 +49,14 @@ _CHOICES = {
 
 
 class ScaleError(ValueError):
-    """Means or standard deviations that are not of pixels scaled to 0..1; the message says which."""
+    """Means or standard deviations that are not for pixels scaled to 0..1; the message says which."""
 
 
 def of_another_scale(means: Sequence[float], stds: Sequence[float]) -> str | None:
-    """What is wrong with means and standard deviations that cannot be of pixels scaled to 0..1; None: nothing."""
+    """What is wrong with means and standard deviations that cannot be for pixels scaled to 0..1; None: nothing."""
     for name, values, largest in (("image_mean", means, LARGEST_MEAN), ("image_std", stds, LARGEST_STD)):
         if not all(0 <= value <= largest for value in values):
-            return f"its {name} {' '.join(f'{value:g}' for value in values)} is not of pixels of 0 to 1"
+            return f"its {name} {' '.join(f'{value:g}' for value in values)} is not for pixels scaled to 0..1"
     return None
 
 
@@ -66,14 +66,14 @@ def given_input(args: Namespace) -> dict[str, Any]:
 
 
 def checked_input(notes: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of `INPUT_FLAGS` among what a file notes; a file from before some of the flags has what it meant.
+    """The values of `INPUT_FLAGS` noted in a file; files older than a flag get the value they were written with.
 
     Args:
         notes: the flags' values, perhaps among others.
 
     Raises:
-        ScaleError: means or deviations are not of pixels of 0..1.
-        KeyError, ValueError, TypeError: one is missing, or none.
+        ScaleError: means or deviations are not for pixels scaled to 0..1.
+        KeyError, ValueError, TypeError: one is missing or invalid.
     """
     noted = {name: notes[name] if name in notes else UNNOTED[name] for name in INPUT_FLAGS}
     if not all(isinstance(noted[name], list | tuple) for name in ("image_mean", "image_std", "image_shape")):
@@ -104,7 +104,7 @@ def checked_input(notes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _whole(values: Any, count: int, highest: int) -> bool:
-    """Whether something is a list of so many whole numbers from 0 to `highest`."""
+    """Whether something is a list of that many whole numbers from 0 to `highest`."""
     return (
         isinstance(values, list)
         and len(values) == count
@@ -113,7 +113,7 @@ def _whole(values: Any, count: int, highest: int) -> bool:
 
 
 def check_short_size(resize_short_size: int, image_size: tuple[int, int], resize_mode: str) -> None:
-    """Raises `FlagError` if an image whose short side is resized to `resize_short_size` has no crop of `image_size`."""
+    """Raises `FlagError` if `image_size` does not fit into an image whose short side is `resize_short_size`."""
     if resize_mode in ("short", "crop") and resize_short_size < min(image_size):
         height, width = image_size
         raise FlagError(

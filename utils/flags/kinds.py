@@ -1,4 +1,4 @@
-"""How a flag's text becomes a value: booleans, bounded numbers, ranges."""
+"""Converts a flag's text to a value: booleans, bounded numbers, ranges."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ FALSE_WORDS = frozenset({"false", "0", "no", "off"})
 
 
 def boolean(text: str) -> bool:
-    """`True`/`False` from any of the accepted words."""
+    """`True` or `False` from any of the accepted words."""
     word = text.strip().lower()
     if word in TRUE_WORDS:
         return True
     if word in FALSE_WORDS:
         return False
-    raise argparse.ArgumentTypeError(f"{text!r} is not a boolean: use True or False")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a boolean: give True or False")
 
 
 def number(
@@ -31,7 +31,7 @@ def number(
     above: bool = False,
     below: bool = False,
 ) -> Callable[[str], Any]:
-    """A parser of one finite number in [low, high]; without `low` itself if `above`, without `high` if `below`."""
+    """A parser of one finite number in [low, high]; `above` excludes `low` itself, `below` excludes `high`."""
     noun = "a whole number" if kind is int else "a number"
     bounds = []
     if low > -math.inf:
@@ -59,19 +59,21 @@ non_negative_int = number(int, 0)
 positive = number(float, 0, above=True)
 non_negative = number(float, 0)
 fraction = number(float, 0, 1)
-part = number(float, 0, 1, below=True)  # of which a whole makes no sense: a momentum of 1 never forgets
+part = number(float, 0, 1, below=True)  # 1 makes no sense: a momentum of 1 never forgets
 
-# What --batch_size=auto stands for until a number is chosen.
+# Stands for --batch_size=auto until a number is chosen.
 AUTO = 0
 
-# Of --crop_sweep.
+# Limits of --crop_sweep.
 MOST_SIZES, LARGEST_SIZE = 1000, 65535
-# Of an image that is trained on.
+# Limit for a training image.
 LARGEST_SIDE = 8192
 
 
 def of_pixels(largest: float, above: bool = False) -> Callable[[str], float]:
-    """A parser of a number on the scale of pixels of 0 to 1, which says what one on that of 0 to 255 is there."""
+    """A parser of a number for pixels scaled to 0..1; for one on the scale 0..255 its error gives the converted
+    value.
+    """
     parse = number(float, 0, largest, above=above)
 
     def parse_scaled(text: str) -> float:
@@ -81,8 +83,8 @@ def of_pixels(largest: float, above: bool = False) -> Callable[[str], float]:
             with contextlib.suppress(ValueError):
                 if largest < (value := float(text)) <= 255:
                     raise argparse.ArgumentTypeError(
-                        f"{text} is on the scale of pixels of 0 to 255, and pixels are of 0 to 1 here: divide all by "
-                        f"255, which makes it {value / 255:.6g}"
+                        f"{text} is for pixels of 0 to 255, but pixels are scaled to 0..1: divide all values by 255, "
+                        f"which gives {value / 255:.6g}"
                     ) from None
             raise
 
@@ -90,11 +92,11 @@ def of_pixels(largest: float, above: bool = False) -> Callable[[str], float]:
 
 
 def device_name(text: str) -> str:
-    """cpu, cuda, cuda:N or mps; gpu, gpu:N and N alone are other ways to write cuda."""
+    """cpu, cuda, cuda:N or mps; gpu, gpu:N and N alone also mean cuda."""
     match = re.fullmatch(r"(cpu|mps)|(?:(?:cuda|gpu)(?::(\d{1,3}))?|(\d{1,3}))", text.strip().lower())
     if match is None:
         several = ", and start a process for each GPU, python -m torch.distributed.run" if "," in text else ""
-        raise argparse.ArgumentTypeError(f"{text!r} is no device: use cpu, cuda, cuda:N or mps{several}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a device: give cpu, cuda, cuda:N or mps{several}")
     number = match[2] or match[3]
     return match[1] or ("cuda" if number is None else f"cuda:{int(number)}")
 
@@ -106,24 +108,24 @@ def size_range(text: str) -> list[int]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not FIRST:LAST:STEP, such as 192:352:32") from None
     if not (0 < first <= last and step > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} has no sizes in it: FIRST:LAST:STEP, such as 192:352:32")
+        raise argparse.ArgumentTypeError(f"{text!r} contains no sizes: give FIRST:LAST:STEP, such as 192:352:32")
     if last > LARGEST_SIZE or (last - first) // step >= MOST_SIZES:
-        raise argparse.ArgumentTypeError(f"{text!r} is too much: at most {MOST_SIZES} sizes, up to {LARGEST_SIZE}")
+        raise argparse.ArgumentTypeError(f"{text!r} is too much: give at most {MOST_SIZES} sizes, up to {LARGEST_SIZE}")
     return list(range(first, last + 1, step))
 
 
 def image_size(text: str) -> str:
-    """The size of images: N, of a square, or HEIGHTxWIDTH."""
+    """An image size: N for a square, or HEIGHTxWIDTH."""
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isdecimal() and 1 <= int(part) <= LARGEST_SIDE for part in parts):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no size of images: N or HEIGHTxWIDTH, such as 224 or 192x256, up to {LARGEST_SIDE}"
+            f"{text!r} is not an image size: give N or HEIGHTxWIDTH, such as 224 or 192x256, up to {LARGEST_SIDE}"
         )
     return "x".join(str(int(part)) for part in parts)
 
 
 def frozen_part(text: str) -> int | str:
-    """What of a network stays as it is: so many stages, or backbone."""
+    """The frozen part of a network: a number of stages, or backbone."""
     if text.lower() == "backbone":
         return "backbone"
     if not text.isdecimal() or len(text) > 4:
@@ -141,17 +143,19 @@ def data_root(text: str) -> str:
     """A folder, or a URL without credentials, which would be logged and noted in checkpoints."""
     if re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE) and re.search(r"://[^/]*@|\?", text):
         raise argparse.ArgumentTypeError(
-            "a URL with a user's name, password or query is not taken, as it would be logged: give credentials as its "
+            "a URL must not contain a user name, password or query, as it would be logged: give credentials as its "
             "client expects them (docs/clusters.md)"
         )
     return text
 
 
 def delimiter(text: str) -> str:
-    """What is between the parts of a line: a few signs, or tab or blank."""
+    """A delimiter between the parts of a line: a few characters, or tab or blank."""
     named = {"tab": "\t", "\\t": "\t", "blank": " ", "space": " "}.get(text.lower(), text)
     if not 1 <= len(named) <= 8 or any(sign.isalnum() or sign in "\r\n" for sign in named):
-        raise argparse.ArgumentTypeError(f"{text!r} is no delimiter: one or a few signs such as , or ;, tab, or blank")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a delimiter: give a few characters such as , or ;, tab, or blank"
+        )
     return named
 
 
@@ -163,5 +167,5 @@ def stride(text: str) -> str:
     except ValueError:
         sizes = []
     if len(sizes) not in (1, 2) or min(sizes) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no stride: a number, or HEIGHTxWIDTH such as 2x1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a stride: give a number, or HEIGHTxWIDTH such as 2x1")
     return "x".join(map(str, sizes))

@@ -1,4 +1,4 @@
-"""A parser of command lines that reports what is wrong in one line."""
+"""A command-line parser that reports errors in one line."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ SEVERAL = {
 
 
 class LineParser(argparse.ArgumentParser):
-    """Reports a bad command line in one line, exit code 2, and says what unknown flags are called here.
+    """Reports a bad command line in one line with exit code 2, and translates unknown flags of other programs.
 
     Args:
-        description: printed by --help, line by line as it is written.
-        **options: of `argparse.ArgumentParser`.
+        description: printed by --help with its line breaks.
+        **options: for `argparse.ArgumentParser`.
     """
 
     def __init__(self, description: str | None, **options: Any) -> None:
@@ -55,7 +55,7 @@ class LineParser(argparse.ArgumentParser):
         return word[:2] not in options or self._meant(name) is not None
 
     def _refuse(self, words: list[str]) -> NoReturn:
-        """Ends the process with a line that names all unknown flags among some words, and what they are here."""
+        """Ends the process with a line that names all unknown flags in `words` and our equivalents."""
         known = [option for action in self._actions for option in action.option_strings]
         flags: dict[str, str] = {}
         arguments: list[str] = []

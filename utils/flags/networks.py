@@ -10,17 +10,17 @@ from models.choosing import COSTS, Row
 from utils.errors import FlagError
 from utils.files import written_whole
 
-# Flags that say which networks, and go with one of the two.
+# Flags that select networks, for --list_models and --recommend.
 DETAILS = ("max_params", "max_macs", "max_latency", "sort", "cost", "measure")
 PICTURES = (".png", ".svg", ".pdf")
 
 
 def is_asked(typed: dict[str, Any]) -> bool:
-    """Whether a command line asks for networks; raises `FlagError` if it only says which ones."""
+    """Whether a command line asks for networks; raises `FlagError` if it only selects some."""
     if typed.get("list_models") or typed.get("recommend"):
         return True
     if alone := next((name for name in DETAILS if name in typed), None):
-        raise FlagError(f"--{alone} says which networks: it goes with --list_models or --recommend")
+        raise FlagError(f"--{alone} selects networks for --list_models or --recommend: give one of them")
     return False
 
 
@@ -28,16 +28,16 @@ def answer(typed: dict[str, Any]) -> None:
     """Prints the networks that a command line asks for.
 
     Raises:
-        FlagError: there is none, or the flags do not go together.
+        FlagError: no network matches, or the flags cannot work together.
         UserError: the picture cannot be written.
     """
     picture = typed.get("recommend")
     alone = {"sort": "--list_models", "cost": "--recommend"}
     for flag, other in alone.items():
         if flag in typed and bool(picture) != (other == "--recommend"):
-            raise FlagError(f"--{flag} is of {other}: leave it out")
+            raise FlagError(f"--{flag} only works with {other}: leave it out")
     if picture and picture != "*" and not picture.lower().endswith(PICTURES):
-        raise FlagError(f"--recommend {picture}: the picture's name ends in {', '.join(PICTURES)}")
+        raise FlagError(f"--recommend {picture}: give a file name ending in {', '.join(PICTURES)}")
     try:
         rows = choosing.candidates(
             typed.get("list_models") or "*", typed.get("max_params"), typed.get("max_macs"), typed.get("max_latency")
@@ -52,7 +52,7 @@ def answer(typed: dict[str, Any]) -> None:
 
 
 def _timed(rows: list[Row], typed: dict[str, Any]) -> list[Row]:
-    """The rows, the first of them with measured times if --measure asks for it."""
+    """The rows; with --measure, the first ones have measured times."""
     if not typed.get("measure"):
         return rows
     found = choosing.measured(rows, typed["measure"])
@@ -61,16 +61,16 @@ def _timed(rows: list[Row], typed: dict[str, Any]) -> list[Row]:
 
 
 def _recommend(rows: list[Row], typed: dict[str, Any], picture: Path | None) -> None:
-    """Prints the networks that no other one beats, and draws them."""
+    """Prints and plots the networks on the Pareto front."""
     cost = typed.get("cost") or ("time" if typed.get("measure") else "macs")
     if (cost == "time") != bool(typed.get("measure")):
-        raise FlagError("--cost=time goes with --measure, which measures it, and no other cost does")
+        raise FlagError("--cost=time needs --measure, and --measure needs --cost=time: give both or neither")
     if cost == "time":
         chosen = choosing.to_measure(rows)
         rows = [row for row in _timed(chosen, typed) if row.time is not None]
     best = choosing.front(rows, cost)
     if not best:
-        raise FlagError(f"--recommend: of no network within the budget are {cost} and an accuracy known: widen it")
+        raise FlagError(f"--recommend: no network within the budget has a known {cost} and accuracy: widen the budget")
     heading = COSTS[cost][0]
     print(f"the best published top-1 over {heading}, of {len(rows)} networks; the cheapest first:")
     print("\n".join(choosing.lines(best)))

@@ -1,4 +1,4 @@
-"""From a command line to flags: what was typed, and what holds."""
+"""Parses a command line into flags: the typed ones and their effective values."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ CONFIGURED = ("train", "eval", "infer", "predict", "reader")
 
 
 class Flags(argparse.Namespace):
-    """The flags of one start of a script: an attribute for every flag there is.
+    """The flags of one run of a script, with an attribute for every flag.
 
-    Each holds the value that counts. A script may settle one that was not given (`utils.weights.network.resolve_input`
-    does), and one that it does not take holds its default.
+    Each holds its effective value. A script may set a flag that was not given (as `utils.weights.network.resolve_input`
+    does); a flag that it does not take holds its default.
 
     Attributes:
         script: whose flags they are, a key of `SCRIPTS`.
@@ -36,7 +36,7 @@ class Flags(argparse.Namespace):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ("script", "given") and name in self:
-            raise AttributeError(f"{name} says what was typed, and is not changed")
+            raise AttributeError(f"{name} records the command line and cannot be changed")
         super().__setattr__(name, value)
 
     def values(self) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class _Store(argparse.Action):
 
 
 def as_typed(value: Any) -> str:
-    """A default as it is written on a command line."""
+    """A default in command-line notation."""
     if isinstance(value, list):
         return " ".join(as_typed(item) for item in value)
     return f"{value:.6g}" if isinstance(value, float) else str(value)
@@ -111,7 +111,7 @@ def build_parser(script: str) -> LineParser:
         prog=f"{script}.py",
         formatter_class=argparse.HelpFormatter,
         epilog="Booleans: True/False, 1/0, yes/no, on/off; the flag alone is True. Lists: spaces or commas.",
-        argument_default=argparse.SUPPRESS,  # what is parsed is what was typed
+        argument_default=argparse.SUPPRESS,  # so the namespace has typed flags only
     )
     for group, flags in flags_of(script).items():
         section = parser.add_argument_group(group)
@@ -135,7 +135,7 @@ def build_parser(script: str) -> LineParser:
             "-c",
             "--config",
             metavar="FILE.yaml",
-            help="Take from a configuration of PaddleClas what is not given by flags; they count for more.",
+            help="PaddleClas configuration that supplies settings; flags on the command line override it.",
         )
         section.add_argument(
             "-o",
@@ -143,14 +143,14 @@ def build_parser(script: str) -> LineParser:
             metavar="KEY=VALUE",
             action="extend",
             nargs="+",
-            help="Change a value of the configuration, such as -o Global.epochs=30; may be repeated.",
+            help="Override a value of the configuration, such as -o Global.epochs=30; may be repeated.",
         )
     return parser
 
 
 def _print_networks(parser: argparse.ArgumentParser, typed: dict[str, Any]) -> None:
-    """Answers --list_models and --recommend, if they are asked, and ends the process."""
-    from utils.flags import networks  # the catalogue is read only when asked for
+    """Answers --list_models and --recommend, if given, and ends the process."""
+    from utils.flags import networks  # slow: reads the catalogue
 
     try:
         if networks.is_asked(typed):
@@ -174,13 +174,13 @@ def _say(line: str) -> None:
 
 
 def _configured(parser: LineParser, script: str, typed: dict[str, Any], argv: Sequence[str]) -> dict[str, Any]:
-    """The flags that a configuration of PaddleClas stands for, and those that were typed, which count for more."""
+    """The flags of a PaddleClas configuration, overridden by the typed ones."""
     file, overrides = typed.pop("config", None), typed.pop("override", [])
     if file is None:
         if overrides:
-            parser.error(f"-o {overrides[0]} changes a configuration: give its file by -c FILE.yaml")
+            parser.error(f"-o {overrides[0]} overrides a configuration: give its file with -c FILE.yaml")
         return typed
-    from utils.flags.paddleclas.translate import translate  # YAML is read only when it is asked for
+    from utils.flags.paddleclas.translate import translate  # slow: imports YAML
 
     try:
         found = translate(script, os.path.expanduser(file), overrides)
@@ -196,7 +196,7 @@ def _configured(parser: LineParser, script: str, typed: dict[str, Any], argv: Se
     for note in found.notes:
         _say(note)
     if found.idle:
-        _say(f"{file}: without meaning here: {', '.join(found.idle)}")
+        _say(f"{file}: these keys have no effect here: {', '.join(found.idle)}")
     words = found.words()
     own = [word for flag in typed for word in _typed_words(parser, flag, argv)]
     _say(f"{file} is the same as: {shlex.join(['python', f'{script}.py', *words, *own])}")
@@ -204,7 +204,7 @@ def _configured(parser: LineParser, script: str, typed: dict[str, Any], argv: Se
 
 
 def _typed_words(parser: LineParser, name: str, argv: Sequence[str]) -> list[str]:
-    """The words by which a flag was typed."""
+    """The words of the command line that gave a flag."""
     options = next(action.option_strings for action in parser._actions if action.dest == name)
     found: list[str] = []
     inside = False
@@ -225,14 +225,14 @@ def _is_number(word: str) -> bool:
 
 
 def parse(script: str, argv: Sequence[str] | None = None) -> Flags:
-    """Parses the command line of `script`, and the configuration that it may name.
+    """Parses the command line of `script`, and its PaddleClas configuration, if any.
 
     Args:
         script: a key of `SCRIPTS`.
         argv: the words after the script's name; None: those of this process.
 
-    A command line that cannot be parsed ends the process with one line on stderr and exit code 2; --help,
-    --list_models and --recommend print what was asked for and end it with 0.
+    A command line that cannot be parsed ends the process with one line on stderr and exit code 2; --help, --list_models
+    and --recommend print their answer and end it with 0.
     """
     parser = build_parser(script)
     argv = sys.argv[1:] if argv is None else argv

@@ -1,4 +1,4 @@
-"""The section Arch: which network, with which options and weights; and the teacher of a distillation."""
+"""The section Arch: the network with its options and weights, and the teacher in distillation."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from utils.flags.paddleclas.section import (
     text,
 )
 
-# Where PaddleClas keeps what it has downloaded.
+# PaddleClas's download cache.
 _CACHE = os.path.join("~", ".paddleclas", "weights")
 
-# Networks with a stem and stages whose strides and learning rates PaddleClas's files may name: pattern -> their number.
+# Networks whose configurations may set the strides and learning rates of the stem and stages: pattern -> their number.
 _STAGED = {
     "PPLCNet_*": (5, 6),
     "ResNet18*": (5, 5),
@@ -33,11 +33,11 @@ _STAGED = {
     "ResNet152*": (5, 5),
     "ResNet200*": (5, 5),
 }
-# Networks whose PaddleClas takes a rate of dropout and does nothing with it.
+# Networks for which PaddleClas accepts a dropout rate and ignores it.
 _IDLE_DROPOUT = ("MobileNetV4_*", "StarNet_*")
-# Options that nothing but training has.
+# Options that only training has.
 _OF_TRAINING = ("drop_path", "dropout", "block_dropout", "drop_connect_rate", "lr_mult")
-# What another name stands for, where the networks differ by options that a recipe gives.
+# Networks that differ from another only in the options of its recipe.
 _RECIPES = {"TinyNet_*": {"batch_norm_momentum": 0.9, "batch_norm_epsilon": 1e-5, "depth_trunc": "round"}}
 
 
@@ -45,9 +45,9 @@ class Network(NamedTuple):
     """A network of a configuration.
 
     Attributes:
-        name: as it is called here.
+        name: our name for it.
         options: flag -> value.
-        weights: why weights are needed and where they may be; None: the network starts afresh.
+        weights: why weights are needed and where they may be; None: random initialisation.
     """
 
     name: str
@@ -67,10 +67,10 @@ def _matches(name: str, *patterns: str) -> bool:
 
 
 def read_network(arch: Section) -> Network | None:
-    """The network of a section with name, class_num and options; None if there is none that could be built here."""
+    """The network of a section with name, class_num and options; None if we do not have it."""
     name = arch.take("name", text, "")
     if not name:
-        arch.refuse("name", "no network is named")
+        arch.refuse("name", "is missing: give the network's name")
         return None
     try:
         models.check_name(name)
@@ -85,18 +85,18 @@ def read_network(arch: Section) -> Network | None:
     if name == "ResNet18":
         name = _read_branches(arch, options)
     if f"{name}_paddleclas" in models.list_models(f"{name}_paddleclas"):
-        # Fluid's network of this name is another one.
+        # In fluid this name means a different network.
         name = f"{name}_paddleclas"
     arch.idle("data_format", "use_fused_attn", "use_fused_linear", "return_patterns", "return_stages")
     arch.idle("infer_add_softmax", "infer_model_name")
-    # Images of four channels have zeros in the last one.
+    # Four-channel images have zeros in the last channel.
     arch.only("input_image_channel", 3, 4)
     arch.finish(("class_num", "models", "freeze_params_list"))
     return Network(name, options, weights)
 
 
 def _read_branches(arch: Section, options: dict[str, Any]) -> str:
-    """Which ResNet18 it is: the plain one, or that of diverse branch blocks, whose first block has no projection."""
+    """Distinguishes the plain ResNet18 from the one of diverse branch blocks, whose first block has no projection."""
     diverse = arch.take("layer_type", text, "ConvBNLayer") == "DiverseBranchBlock"
     if not diverse:
         arch.only("layer_type", "ConvBNLayer", "DiverseBranchBlock")
@@ -146,18 +146,18 @@ def _read_options(arch: Section, name: str, options: dict[str, Any]) -> None:
             for key, value in fixed.items():
                 recipe.only(key, value)
                 if recipe.values.get(key) is None:
-                    recipe.refuse(key, f"is missing, and only {value} is supported beside the others")
+                    recipe.refuse(key, f"is missing: with the other options of this recipe, give {value}")
             recipe.finish()
 
 
 def _read_weights(arch: Section, name: str) -> str | None:
-    """What `pretrained` asks for: a path, or a line on the weights that PaddleClas would download."""
+    """The meaning of `pretrained`: a path, or a line about the weights that PaddleClas would download."""
     pretrained = arch.values.get("pretrained")
     ssld = arch.take("use_ssld", boolean, False)
     arch.idle("use_ssld_stage1_pretrained")
     for key in ("use_imagenet22k_pretrained", "use_imagenet22kto1k_pretrained"):
         if arch.take(key, boolean, False):
-            arch.refuse(key, "give the weights' file: -o Arch.pretrained=FILE")
+            arch.refuse(key, "give the weight file: -o Arch.pretrained=FILE")
     arch.asked.add("pretrained")
     if isinstance(pretrained, str) and pretrained.lower() not in ("true", "false"):
         return pretrained
@@ -169,12 +169,12 @@ def _read_weights(arch: Section, name: str) -> str | None:
 
 
 def is_download(weights: str) -> bool:
-    """Whether weights are what PaddleClas downloads by itself."""
+    """Whether PaddleClas would download these weights."""
     return weights.startswith(_CACHE)
 
 
 def use_weights(arch: Section, flag: str, weights: str) -> None:
-    """Gives `flag` the weights of a network; those that PaddleClas would download, if it has done so."""
+    """Sets `flag` to the weights of a network; finds downloads in PaddleClas's cache."""
     reading = arch.reading
     if not is_download(weights):
         reading.set(flag, weights)
@@ -183,9 +183,9 @@ def use_weights(arch: Section, flag: str, weights: str) -> None:
     else:
         place = reading.document.place((*arch.path, "pretrained"))
         reading.needed[flag] = (
-            f"{place}: PaddleClas would download {os.path.basename(weights)}, and nothing is downloaded here: give its "
-            f"place by --{flag}=FILE, put it into {_CACHE}, or train without: -o {'.'.join(map(str, arch.path))}."
-            "pretrained=False"
+            f"{place}: PaddleClas would download {os.path.basename(weights)}; download it yourself and give "
+            f"--{flag}=FILE or put it into {_CACHE}, or train without it: -o "
+            f"{'.'.join(map(str, arch.path))}.pretrained=False"
         )
 
 
@@ -198,7 +198,7 @@ def read_arch(arch: Section, script: str) -> None:
     """
     reading = arch.reading
     if not arch.values:
-        arch.refuse(None, "is missing: a configuration of a network has it")
+        arch.refuse(None, "is missing: name the network here")
         return
     if "class_num" in arch:
         reading.set("class_dim", arch.take("class_num", positive, 1000))
@@ -209,14 +209,14 @@ def read_arch(arch: Section, script: str) -> None:
         _read_distillation(arch, script)
         return
     if kind == "RecModel" or "Backbone" in arch:
-        arch.refuse("name", "networks that retrieve are not here: this is a toolbox of classification")
+        arch.refuse("name", "retrieval networks are not supported, only classification")
         return
     if network := read_network(arch):
         _use_network(arch, network, script)
 
 
 def _use_network(arch: Section, network: Network, script: str) -> None:
-    """The flags of the network that is trained or used."""
+    """The flags of the network to train or use."""
     reading = arch.reading
     reading.set("model", network.name)
     for flag, value in network.options.items():
@@ -238,7 +238,7 @@ def _read_distillation(arch: Section, script: str) -> None:
     frozen = _frozen(arch, found)
     arch.finish()
     if len(found) != 2 or student_name not in found:
-        arch.refuse("models", f"{', '.join(found) or 'nothing'} is not a Teacher and a Student")
+        arch.refuse("models", f"{', '.join(found) or 'nothing'} was given, but a Teacher and a Student are needed")
         return
     teacher_name = next(name for name in found if name != student_name)
     for name, section in found.items():
@@ -248,18 +248,20 @@ def _read_distillation(arch: Section, script: str) -> None:
         reading.set("class_dim", found[student_name].take("class_num", positive, 1000))
     for section in found.values():
         if section.take("class_num", positive, None) not in (None, reading.classes):
-            section.refuse("class_num", "teacher and student have other classes than Arch.class_num")
+            section.refuse(
+                "class_num", "differs from Arch.class_num: teacher and student must have the same number of classes"
+            )
     student, teacher = read_network(found[student_name]), read_network(found[teacher_name])
     if student:
         _use_network(found[student_name], student, script)
     if teacher and script == "train":
         _use_teacher(found[teacher_name], teacher, learns=not frozen[teacher_name])
         if frozen[student_name]:
-            arch.refuse("freeze_params_list", f"{student_name} is to be trained and does not learn")
+            arch.refuse("freeze_params_list", f"{student_name} is the network to train, but it is frozen")
 
 
 def _read_attention(section: Section, which: str) -> tuple[Section, bool]:
-    """An AttentionModel, which is a network and, after it, what AFD makes of some of its layers.
+    """An AttentionModel: a network followed by AFD's transform of some of its layers.
 
     Args:
         section: the model.
@@ -272,18 +274,18 @@ def _read_attention(section: Section, which: str) -> tuple[Section, bool]:
     frozen = _frozen(section, found)
     section.finish()
     if len(found) != 2:
-        section.refuse("models", "should be a network and what AFD makes of its layers")
+        section.refuse("models", "should be a network and AFD's transform of its layers")
         return Section(section.reading, section.path, {}), True
     network, transform = found.values()
     transform.only("name", f"LinearTransform{which.capitalize()}")
     layers = transform.take("keys", list_of(layer_name), [])
     section.reading.attention[which] = "+".join(layers)
     section.reading.attention["dim"] = str(transform.take("qk_dim", positive, 128))
-    # What the layers give is measured here.
+    # We measure the layers' output shapes instead.
     transform.idle("t_shapes", *(("s_shapes",) if which == "student" else ()))
     transform.finish(("keys",))
     if frozen[list(found)[1]]:
-        section.refuse("freeze_params_list", "what AFD makes of the layers is to be trained and does not learn")
+        section.refuse("freeze_params_list", "AFD's transform must be trained, but it is frozen")
     return network, frozen[next(iter(found))]
 
 
@@ -304,16 +306,16 @@ def _use_teacher(section: Section, teacher: Network, learns: bool) -> None:
         if learns:
             reading.set("skip_misfits", True)
     elif not learns:
-        # Its weights come from elsewhere: PaddleClas's recipes name them on the command line.
+        # Its weights come from elsewhere: PaddleClas's recipes give them on the command line.
         path = ".".join(map(str, section.path))
         reading.needed["teacher_pretrained_model"] = (
-            f"{reading.document.place((*section.path, 'pretrained'))}: the teacher has no weights: give them by "
+            f"{reading.document.place((*section.path, 'pretrained'))}: the teacher has no weights: give "
             f"--teacher_pretrained_model=FILE or -o {path}.pretrained=FILE"
         )
 
 
 def _frozen(arch: Section, found: dict[str, Section]) -> dict[str, bool]:
-    """Which of several models do not learn."""
+    """Which of several models are frozen."""
     arch.only("pretrained_list")
     flags = arch.take("freeze_params_list", list_of(boolean, len(found)), [False] * len(found))
     return dict(zip(found, flags, strict=True))

@@ -30,7 +30,7 @@ _LABELS = {"blur_image": "blur", "random_rot90_orientation": "random_rot90"}
 
 
 def read_training_data(loaders: Section) -> None:
-    """The flags of DataLoader.Train and, for what validation sees, DataLoader.Eval."""
+    """The flags of DataLoader.Train, and of DataLoader.Eval for validation."""
     train = loaders.section("Train")
     evaluation = read_validation_data(loaders, "test_batch_size")
     if not train.values:
@@ -49,12 +49,12 @@ def read_training_data(loaders: Section) -> None:
     if name == "CustomLabelDataset":
         key = dataset.take("label_key", text, "")
         if key not in _LABELS:
-            dataset.refuse("label_key", f"{shown(key)} is not supported; there are {', '.join(_LABELS)}")
+            dataset.refuse("label_key", f"{shown(key)} is not supported; choose from {', '.join(_LABELS)}")
         reading.set("label_from", _LABELS.get(key, "blur"))
     read_mixing(dataset)
     dataset.finish(("transform_ops", "batch_transform_ops"))
     if scaled != (sampler.values.get("name") == "MultiScaleSampler"):
-        sampler.refuse("name", "MultiScaleDataset and MultiScaleSampler need each other")
+        sampler.refuse("name", "MultiScaleDataset and MultiScaleSampler only work together")
         return
     _read_training_sampler(sampler)
     _read_workers(train.section("loader"))
@@ -72,7 +72,7 @@ def read_validation_data(loaders: Section, batch_flag: str) -> dict[str, Any]:
     loaders.asked.add("Train")
     loaders.finish()
     if "Query" in section or "Gallery" in section:
-        section.refuse(None, "retrieval is not here: this is a toolbox of classification")
+        section.refuse(None, "retrieval is not supported, only classification")
         return {}
     if not section.values:
         return {}
@@ -104,7 +104,7 @@ def read_validation_data(loaders: Section, batch_flag: str) -> dict[str, Any]:
 
 def _refuse_dataset(dataset: Section, known: tuple[str, ...]) -> None:
     name = dataset.values.get("name")
-    dataset.refuse("name", f"{name} is not supported; there are {', '.join(known)}")
+    dataset.refuse("name", f"{name} is not supported; choose from {', '.join(known)}")
 
 
 def _read_list(dataset: Section, part: str) -> None:
@@ -121,7 +121,7 @@ def _read_list(dataset: Section, part: str) -> None:
     file = dataset.take(key, text, "")
     if not file:
         dataset.refuse(key, "is missing")
-    # In train.py the folder of the training images is the one that lists are relative to.
+    # In train.py, lists are relative to the folder of the training images.
     if part == "train" or reading.flags.get("data_dir") is None:
         other = str(reading.flags.get("data_dir", root))
         if os.path.normpath(other) != os.path.normpath(root):
@@ -130,21 +130,21 @@ def _read_list(dataset: Section, part: str) -> None:
     if os.path.normpath(file) != os.path.normpath(os.path.join(root, f"{part}_list.txt")):
         reading.set(f"{part}_list", file)
     sign = dataset.take("delimiter", delimiter, " ")
-    # A line's label is what follows its last blank or tab.
+    # A line's label follows its last blank or tab.
     if sign not in (" ", "\t"):
         reading.set("list_delimiter", sign)
-    # The loss asks for the shares of the labels.
+    # The loss needs the labels' frequencies.
     dataset.asked.add("label_ratio")
-    dataset.only("relabel", False, why=", number the classes from 0")
+    dataset.only("relabel", False, why=", so number the classes from 0")
 
 
 def _read_training_sampler(sampler: Section) -> None:
-    """The flags of the sampler of training."""
+    """The flags of the training sampler."""
     reading = sampler.reading
     batches = processes() * int(str(reading.flags.get("accumulate_steps", 1)))
     name = sampler.take("name", text, "DistributedBatchSampler")
     if name not in _SAMPLERS:
-        sampler.refuse("name", f"{name} is not supported; there are {', '.join(_SAMPLERS)}")
+        sampler.refuse("name", f"{name} is not supported; choose from {', '.join(_SAMPLERS)}")
         return
     if name == "MultiScaleSampler":
         _read_scales(sampler, batches)
@@ -160,11 +160,11 @@ def _read_training_sampler(sampler: Section) -> None:
 
 
 def _read_scales(sampler: Section, batches: int) -> None:
-    """The flags of a MultiScaleSampler; `batches` of its batches are one here."""
+    """The flags of a MultiScaleSampler; `batches` of its batches make one of ours."""
     reading = sampler.reading
     scales = sampler.take("scales", list_of(width_and_height), [])
     if not scales:
-        sampler.refuse("scales", "is missing: a list of sizes")
+        sampler.refuse("scales", "is missing: give a list of sizes")
     reading.set("multi_scale", [written_size(scale) for scale in scales])
     if "first_bs" not in sampler:
         sampler.refuse("first_bs", "is missing")
@@ -173,7 +173,7 @@ def _read_scales(sampler: Section, batches: int) -> None:
         reading.set("multi_scale_factor", factor)
     sampler.only("is_training", True)
     if "seed" in sampler:
-        sampler.refuse("seed", "sizes and order are drawn by Global.seed")
+        sampler.refuse("seed", "is not supported: Global.seed draws sizes and order")
     sampler.finish(("first_bs",))
 
 

@@ -17,13 +17,13 @@ _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.m
 
 @dataclass
 class Document:
-    """What a file says, after its overrides.
+    """The content of a file after its overrides.
 
     Attributes:
         file: its name.
         content: mappings, lists and plain values.
-        lines: path -> line, of what is in the file.
-        overridden: path -> the override, as it was typed.
+        lines: path -> line, for keys in the file.
+        overridden: path -> the override as typed.
     """
 
     file: str
@@ -32,7 +32,7 @@ class Document:
     overridden: dict[Path, str] = field(default_factory=dict)
 
     def place(self, path: Path) -> str:
-        """Where a key is, and its name: `FILE line 12: Optimizer.lr`."""
+        """The place and name of a key: `FILE line 12: Optimizer.lr`."""
         key = ".".join(map(str, path))
         for length in range(len(path), 0, -1):
             if override := self.overridden.get(path[:length]):
@@ -47,10 +47,10 @@ def read_document(file: str, overrides: Sequence[str]) -> Document:
 
     Args:
         file: a YAML file.
-        overrides: `KEY=VALUE`, where the key's parts have dots between them and a number is a place in a list.
+        overrides: `KEY=VALUE`, where dots separate the key's parts and a number is a list index.
 
     Raises:
-        FlagError: there is no such file, it is no YAML or no mapping, or an override is none.
+        FlagError: the file does not exist or is not a YAML mapping, or an override is invalid.
     """
     try:
         content, lines = read_yaml_lines(read_text(file, limit=4))
@@ -60,7 +60,7 @@ def read_document(file: str, overrides: Sequence[str]) -> Document:
     except FormatError as error:
         raise FlagError(f"-c {file}: {error}") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise FlagError(f"-c {file}: a configuration is a mapping, with keys such as Arch and DataLoader")
+        raise FlagError(f"-c {file}: not a configuration: it must be a mapping with keys such as Arch and DataLoader")
     document = Document(file, _evaluated(content), lines)
     for override in overrides:
         _override(document, override)
@@ -68,8 +68,9 @@ def read_document(file: str, overrides: Sequence[str]) -> Document:
 
 
 def _evaluated(mapping: dict[Any, Any]) -> dict[str, Any]:
-    """A mapping whose texts that are Python's literals have their values, as in mappings within it, but not in lists:
-    YAML 1.1 takes 1e-3 for a text."""
+    """A mapping with texts that are Python literals replaced by their values, also in nested mappings but not in lists:
+    YAML 1.1 takes 1e-3 for a text.
+    """
     return {
         str(key): _evaluated(value) if isinstance(value, dict) else literal(value) if isinstance(value, str) else value
         for key, value in mapping.items()
@@ -77,7 +78,7 @@ def _evaluated(mapping: dict[Any, Any]) -> dict[str, Any]:
 
 
 def literal(text: str) -> Any:
-    """The value of one of Python's literals; a text that is none stays one."""
+    """The value of a Python literal; any other text stays unchanged."""
     try:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -85,7 +86,7 @@ def literal(text: str) -> Any:
 
 
 def arithmetic(text: str) -> float | None:
-    """The value of a formula of numbers, such as 1.0/255.0; None for anything else."""
+    """The value of an arithmetic formula, such as 1.0/255.0; None for anything else."""
     try:
         return float(_calculated(ast.parse(text.strip(), mode="eval").body))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, ArithmeticError):
@@ -103,11 +104,11 @@ def _calculated(node: ast.expr) -> float:
 
 
 def _override(document: Document, override: str) -> None:
-    """Puts a value into the document in place; keys that are not there yet are made, places in lists are not."""
+    """Sets a value in the document; creates missing keys, but no list items."""
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise FlagError(f"-o {override}: an override is KEY=VALUE, such as -o Global.epochs=30")
+        raise FlagError(f"-o {override}: give KEY=VALUE, such as -o Global.epochs=30")
     value = literal(text)
     if isinstance(value, str) and (number := arithmetic(value)) is not None:
         value = number
@@ -125,10 +126,10 @@ def _override(document: Document, override: str) -> None:
 
 
 def _step(here: Any, part: str, path: Path, override: str) -> str | int:
-    """The key or index that `part` of an override stands for in what is at `path`.
+    """The key or index that `part` of an override means at `path`.
 
     Raises:
-        FlagError: it is no place there.
+        FlagError: there is no such place.
     """
     if isinstance(here, dict):
         return part
@@ -138,7 +139,7 @@ def _step(here: Any, part: str, path: Path, override: str) -> str | int:
     if not part.isdecimal() or int(part) >= len(here):
         there = ", ".join(f"{index} {next(iter(e))}" for index, e in enumerate(here) if isinstance(e, dict) and e)
         raise FlagError(
-            f"-o {override}: {name} is a list of {len(here)}, and {part!r} no place in it"
+            f"-o {override}: {name} is a list of {len(here)}, and {part!r} is not an index in it"
             + (f": {cut(there, 200)}" if there else "")
         )
     return int(part)

@@ -1,4 +1,4 @@
-"""How PaddleClas prepares images for evaluation, as the flags that say it here."""
+"""PaddleClas's evaluation preprocessing as our flags."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ INTERPOLATIONS = {"nearest": 0, "bilinear": 1, "bicubic": 2, "area": 3, "box": 3
 
 
 def input_flags(settings: InferenceSettings) -> tuple[dict[str, Any], dict[str, str]]:
-    """The `INPUT_FLAGS` that transforms stand for, as far as they say them; and flag -> why it cannot be said by them.
+    """The `INPUT_FLAGS` equivalent to the transforms, and flag -> why it has no equivalent.
 
     Args:
-        settings: what the transforms make of an image.
+        settings: how the transforms change an image.
     """
-    # Pixels are scaled to 0..1 here, and by `scale` there.
+    # We scale pixels to 0..1, PaddleClas by `scale`.
     factor = 255 * settings.scale
-    # 0.00392157 is 1/255 in PaddleClas's files.
+    # PaddleClas's files write 1/255 as 0.00392157.
     if abs(factor - 1) < 1e-6:
         factor = 1.0
     found: dict[str, Any] = {
@@ -36,9 +36,9 @@ def input_flags(settings: InferenceSettings) -> tuple[dict[str, Any], dict[str, 
         unsaid["resize_mode"] = "does not resize images"
     else:
         if resize.interpolation not in INTERPOLATIONS:
-            unsaid["interpolation"] = f"resizes with the filter {resize.interpolation}, which is not known here"
+            unsaid["interpolation"] = f"resizes with the unsupported filter {resize.interpolation}"
         if resize.short is None and settings.crop not in (None, resize.size):
-            unsaid["resize_mode"] = "cuts images after resizing them to a size"
+            unsaid["resize_mode"] = "crops images after resizing them to a fixed size"
         found |= _resizing(resize)
     size = settings.crop or (resize and resize.size)
     if size is not None:
@@ -47,7 +47,7 @@ def input_flags(settings: InferenceSettings) -> tuple[dict[str, Any], dict[str, 
 
 
 def _resizing(resize: Resize) -> dict[str, Any]:
-    """The flags of how images are resized."""
+    """The resizing flags."""
     mode = "exact" if resize.short is None else "short" if resize.size is None else "crop"
     return {
         "interpolation": INTERPOLATIONS.get(resize.interpolation),
@@ -58,7 +58,7 @@ def _resizing(resize: Resize) -> dict[str, Any]:
 
 
 def decoded_order(options: Section) -> str:
-    """The order of the channels that DecodeImage gives: OpenCV's without `to_np` are left as they are."""
+    """The channel order that DecodeImage returns: without `to_np`, OpenCV's order is kept."""
     to_rgb = options.take("to_rgb", boolean, True)
     pillow = options.take("backend", choice("cv2", "pil"), "cv2") == "pil"
     as_array = options.take("to_np", boolean, True)
@@ -66,7 +66,7 @@ def decoded_order(options: Section) -> str:
 
 
 def read_evaluation(section: Section, name: str) -> dict[str, Any]:
-    """The `INPUT_FLAGS` by a list of transforms; what cannot be honoured is refused.
+    """The `INPUT_FLAGS` of a list of transforms; refuses unsupported ones.
 
     Args:
         section: has the list.
@@ -94,5 +94,5 @@ def read_evaluation(section: Section, name: str) -> dict[str, Any]:
     if scale := of_another_scale(found["image_mean"], found["image_std"]):
         section.refuse(name, scale)
     if settings.channels == 4:
-        section.reading.note("the fourth channel of the images, zeros, is left out, and so are its weights")
+        section.reading.note("leaves out the images' fourth channel, which is zero, and its weights")
     return found

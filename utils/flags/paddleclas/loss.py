@@ -32,7 +32,7 @@ def read_training_loss(section: Section) -> None:
         section.reading.set("distill_loss", words)
         return
     if len(losses) > 1:
-        section.refuse("Train", "several losses without a teacher are not supported")
+        section.refuse("Train", "several losses are supported only with a teacher")
         return
     ((name, options),) = losses
     if name in ("CELoss", "MixCELoss", "GoogLeNetLoss"):
@@ -40,7 +40,7 @@ def read_training_loss(section: Section) -> None:
     elif name == "MultiLabelLoss":
         _read_multi_label(options)
     else:
-        options.refuse(None, "the loss is not supported; there are CELoss, MixCELoss, GoogLeNetLoss, MultiLabelLoss")
+        options.refuse(None, "the loss is not supported; choose from CELoss, MixCELoss, GoogLeNetLoss, MultiLabelLoss")
         return
     options.only("weight", 1, 1.0)
     options.finish()
@@ -66,7 +66,7 @@ def _read_multi_label(options: Section) -> None:
 
 # ------------------------------------------------------------------------------------------------------- distillation
 
-# PaddleClas's loss -> its word, and its options there -> kind, default and name here.
+# PaddleClas's loss -> our word, and its options -> kind, default and our name.
 _DISTILLATION: dict[str, tuple[str, dict[str, tuple[Callable, object, str]]]] = {
     "DistillationCELoss": ("soft_ce", {}),
     "DistillationGTCELoss": ("ce", {"epsilon": (number, None, "epsilon")}),
@@ -122,9 +122,9 @@ _ALL = (*_DISTILLATION, "DistillationPairLoss", "AFDLoss")
 
 
 def _distillation_words(name: str, options: Section) -> list[str]:
-    """The words of --distill_loss for a loss: none if it is refused, two if the teacher learns by it as well."""
+    """The words of --distill_loss for a loss: none if it is refused, two if the teacher learns from it too."""
     if name not in _ALL:
-        options.refuse(None, f"the loss is not supported; there are {', '.join(_ALL)}")
+        options.refuse(None, f"the loss is not supported; choose from {', '.join(_ALL)}")
         return []
     if name == "AFDLoss":
         words, parts = _read_attention(options)
@@ -151,7 +151,7 @@ def _distillation_words(name: str, options: Section) -> list[str]:
 
 
 def _read_parts(options: Section, kinds: dict[str, tuple[Callable, object, str]]) -> list[str]:
-    """The options of a word that are not at their defaults."""
+    """The options of a word that differ from their defaults."""
     parts = []
     for key, (kind, default, called) in kinds.items():
         value = options.take(key, kind, default)
@@ -161,34 +161,34 @@ def _read_parts(options: Section, kinds: dict[str, tuple[Callable, object, str]]
 
 
 def _read_layer(options: Section, key: str, called: str) -> list[str]:
-    """A layer, or nothing for the logits."""
+    """A layer; None for the logits."""
     name = options.take(key, layer_name, "logits")
     return [] if name == "logits" else [f"{called}={name}"]
 
 
 def _read_names(options: Section, word: str) -> list[str]:
-    """The words of a loss of hard labels: of the student, of the teacher, or of both."""
+    """The words of a hard-label loss: for the student, the teacher, or both."""
     names = options.take("model_names", list_of(text), ["Student"])
     learns = "teacher_learns" in options.reading.flags
     if set(names) - set(_BOTH) or ("Teacher" in names and not learns):
-        allowed = "Student and Teacher are" if learns else "the teacher does not learn: [Student] is"
+        allowed = "give Student and Teacher" if learns else "the teacher is frozen, so give [Student]"
         options.refuse("model_names", f"{shown(names)} is not supported: {allowed}")
         return []
     return [word if name == "Student" else f"teacher_{word}" for name in _BOTH if name in names]
 
 
 def _read_pair(options: Section) -> tuple[list[str], list[str]]:
-    """The word of a loss of two layers, and its options."""
+    """The word of a loss between two layers, and its options."""
     base = options.take("base_loss_name", text, "")
     if base not in _PAIRS:
-        options.refuse("base_loss_name", f"{shown(base)} is not supported; there are {', '.join(_PAIRS)}")
+        options.refuse("base_loss_name", f"{shown(base)} is not supported; choose from {', '.join(_PAIRS)}")
         return [], []
     word, kinds = _PAIRS[base]
     options.only("model_name_pairs", [_BOTH])
     mine, theirs = (options.take(key, layer_name, None) for key in ("s_key", "t_key"))
     if mine is None or theirs is None:
-        options.refuse("s_key" if mine is None else "t_key", "is missing: the loss is of layers")
-    # They are measured here.
+        options.refuse("s_key" if mine is None else "t_key", "is missing: name the layer that the loss compares")
+    # We measure the shapes instead.
     plural = "s" if word == "mgd" else ""
     options.idle(f"student_channel{plural}", f"teacher_channel{plural}")
     places = [f"layer={mine}", *([] if mine == theirs else [f"teacher_layer={theirs}"])]
@@ -196,14 +196,14 @@ def _read_pair(options: Section) -> tuple[list[str], list[str]]:
 
 
 def _read_attention(options: Section) -> tuple[list[str], list[str]]:
-    """The word of AFD, and its options; what it looks at is in Arch."""
+    """The word of AFD, and its options; Arch names its layers."""
     found = options.reading.attention
     options.only("model_name_pair", _BOTH)
     options.only("student_keys", ["bilinear_key", "value"])
     options.only("teacher_keys", ["query", "value"])
     options.idle("s_shapes", "t_shapes")
     if found.keys() != {"student", "teacher", "dim"}:
-        options.refuse(None, "its student and teacher should be AttentionModels in Arch")
+        options.refuse(None, "student and teacher in Arch must be AttentionModels")
         return [], []
     options.only("qk_dim", int(found["dim"]))
     parts = [f"layers={found['student']}", f"teacher_layers={found['teacher']}"]
@@ -214,14 +214,14 @@ def _read_attention(options: Section) -> tuple[list[str], list[str]]:
 
 
 def read_metric(section: Section, script: str) -> None:
-    """The flags of Metric.Eval; the first metric there is the one that train.py's best_model goes by."""
-    # Those of training say how often the classes are among the best, which is printed anyway.
+    """The flags of Metric.Eval; its first metric selects train.py's best_model."""
+    # Training metrics are top-k accuracies, which are printed anyway.
     section.asked.add("Train")
     reading = section.reading
     for number_of, (name, options) in enumerate(section.entries("Eval")):
         kind = {"DistillationTopkAcc": "TopkAcc", "GoogLeNetTopkAcc": "TopkAcc"}.get(name, name)
         if kind not in _METRICS:
-            options.refuse(None, f"the metric is not supported; there are {', '.join(_METRICS)}")
+            options.refuse(None, f"the metric is not supported; choose from {', '.join(_METRICS)}")
             continue
         if kind == "TopkAcc":
             counts = sorted(set(options.take("topk", list_of(positive), [1, 5])))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from utils.flags.paddleclas.section import Section, boolean, choice, integer, list_of, positive, text
 
-# What has no meaning here: a device's name, or what is derived from other keys.
+# Keys without effect here: device names, or values that follow from other keys.
 _IDLE = (
     "image_channel",
     "to_static",
@@ -32,25 +32,25 @@ _IDLE = (
 
 
 def _weights(section: Section, key: str, flag: str) -> None:
-    """A file of weights, or the prefix of NAME.pdparams as PaddleClas takes it."""
+    """A weight file, or its path without .pdparams, as in PaddleClas."""
     if path := section.take(key, text, ""):
         if path.startswith(("http://", "https://")):
             section.reading.needed[flag] = (
-                f"{section.reading.document.place((*section.path, key))}: nothing is downloaded here: get the file, "
-                f"and give its place by --{flag}=FILE"
+                f"{section.reading.document.place((*section.path, key))}: URLs are not supported: download the file "
+                f"and give --{flag}=FILE"
             )
             return
         section.reading.set(flag, path)
 
 
 def read_common(section: Section, script: str) -> None:
-    """What all scripts take of Global: class_num, device, seed."""
+    """The keys of Global for all scripts: class_num, device, seed."""
     reading = section.reading
     if section.take("device", choice("gpu", "cpu", "xpu", "npu", "mlu", "gcu"), "gpu") == "cpu":
         reading.set("use_gpu", False)
     if "use_gpu" in section:
-        section.refuse("use_gpu", "of PaddleClas before 2.0: it is Global.device=cpu or gpu")
-    section.only("eval_mode", "classification", why=", this is a toolbox of classification")
+        section.refuse("use_gpu", "is from PaddleClas before 2.0: give Global.device=cpu or gpu")
+    section.only("eval_mode", "classification", why=", only classification")
     if "class_num" in section:
         reading.set("class_dim", section.take("class_num", positive, 1000))
     if script in ("train", "reader"):
@@ -62,7 +62,7 @@ def read_common(section: Section, script: str) -> None:
 
 
 def read_training_run(section: Section) -> None:
-    """The flags of Global that train.py has."""
+    """The flags of Global for train.py."""
     reading = section.reading
     set_flag = reading.set
     read_common(section, "train")
@@ -78,25 +78,25 @@ def read_training_run(section: Section) -> None:
     if section.take("eval_during_train", boolean, True):
         if (interval := section.take("eval_interval", positive, 1)) != 1:
             set_flag("eval_interval", interval)
-        # The first epoch that is validated, there; how many are not, here.
+        # PaddleClas counts the first validated epoch, we count the epochs without validation.
         if (start := section.take("start_eval_epoch", integer, 0)) > 1:
             set_flag("start_eval_epoch", start - 1)
     else:
         set_flag("validate", False)
     if (batches := section.take("update_freq", positive, 1)) != 1:
-        # Its batches are the parts of ours; see `data`.
+        # Its batches are parts of ours; see `data`.
         set_flag("accumulate_steps", batches)
     if section.take("use_multilabel", boolean, False):
         set_flag("multi_label", True)
     if section.take("use_dali", boolean, False):
         set_flag("use_dali", True)
     if section.take("use_visualdl", boolean, False):
-        reading.note("the curves are written for TensorBoard, where it is installed, in place of VisualDL")
+        reading.note("curves are written for TensorBoard, if installed, instead of VisualDL")
     finish(section)
 
 
 def read_use(section: Section, script: str) -> None:
-    """The flags of Global that eval.py and infer.py have."""
+    """The flags of Global for eval.py and infer.py."""
     read_common(section, script)
     _weights(section, "pretrained_model", "pretrained_model")
     if section.take("use_multilabel", boolean, False):
@@ -109,7 +109,7 @@ def read_use(section: Section, script: str) -> None:
 
 
 def finish(section: Section) -> None:
-    """Takes the keys of Global that say nothing to this script, and refuses unknown ones."""
+    """Accepts the keys of Global that do not concern this script, and refuses unknown ones."""
     section.take("image_shape", list_of(positive, 3), None)
     for name in _IDLE:
         if name not in section.asked:

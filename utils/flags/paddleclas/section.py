@@ -1,4 +1,4 @@
-"""Values of a configuration: handed out by name and checked; what nobody asks for is refused in the end."""
+"""Values of a configuration, looked up by name and checked; unused keys are refused at the end."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ MISSING: Any = object()
 
 @dataclass
 class Reading:
-    """What comes out of a configuration as it is read.
+    """The results of reading a configuration.
 
     Attributes:
         document: the configuration.
-        flags: name -> value as it is typed, in the order in which they were found.
-        refusals: what cannot be honoured, a line each.
-        notes: what is different here, a line each.
-        idle: keys that have no meaning here.
-        needed: flag -> why it has to be given besides the configuration.
-        progressive: the run is one of growing images (Global.train_mode).
-        attention: of AFD, the layers of "student" and "teacher" and the features of queries, "dim", as they are typed.
+        flags: name -> value as typed, in the order found.
+        refusals: unsupported settings, one line each.
+        notes: differences from PaddleClas, one line each.
+        idle: keys without effect here. needed: flag -> why it must be given in addition to the configuration.
+        progressive: images grow during the run (Global.train_mode).
+        attention: for AFD, the layers of "student" and "teacher" and the query features "dim", as typed.
     """
 
     document: Document
@@ -44,12 +43,12 @@ class Reading:
     attention: dict[str, str] = field(default_factory=dict)
 
     def set(self, flag: str, value: Any) -> None:
-        """Gives a flag its value; numbers as short as they can be read back."""
+        """Sets a flag; writes numbers in the shortest form that reads back unchanged."""
         self.flags[flag] = [typed(part) for part in value] if isinstance(value, list | tuple) else typed(value)
 
     @property
     def classes(self) -> int:
-        """How many classes the network has, as far as has been read."""
+        """The number of classes, as far as it has been read."""
         return int(str(self.flags.get("class_dim", 1000)))
 
     def note(self, line: str) -> None:
@@ -59,7 +58,7 @@ class Reading:
 
 
 def typed(value: Any) -> str:
-    """A value as it is typed behind a flag."""
+    """A value as typed after a flag."""
     return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
@@ -68,8 +67,7 @@ class Section:
 
     Args:
         reading: what comes out.
-        path: of the mapping.
-        value: the mapping; None counts as an empty one.
+        path: path of the mapping. value: the mapping; None counts as an empty one.
     """
 
     def __init__(self, reading: Reading, path: Path, value: Any) -> None:
@@ -85,8 +83,9 @@ class Section:
         return self.values.get(name) is not None
 
     def take(self, name: str, kind: Callable[[Any], T], default: T) -> T:
-        """The value of a key, through `kind`, which raises `ValueError` with what it should be; `default` where the
-        key is missing or empty."""
+        """The value of a key, converted by `kind`, whose `ValueError` says what is expected; `default` if the key is
+        missing or empty.
+        """
         self.asked.add(name)
         value = self.values.get(name)
         if value is None:
@@ -98,7 +97,7 @@ class Section:
             return default
 
     def section(self, name: str) -> Section:
-        """The mapping at a key; an empty one where there is none."""
+        """The mapping at a key; empty if it is missing."""
         self.asked.add(name)
         return Section(self.reading, (*self.path, name), self.values.get(name))
 
@@ -120,19 +119,19 @@ class Section:
             yield str(operation), Section(self.reading, (*path, str(operation)), options)
 
     def idle(self, *names: str) -> None:
-        """Keys that have no meaning here."""
+        """Marks keys that have no effect here."""
         for name in names:
             self.asked.add(name)
             if self.values.get(name) is not None:
                 self.reading.idle.append(".".join(str(part) for part in (*self.path, name)))
 
     def only(self, name: str, *allowed: Any, why: str = "") -> None:
-        """Refuses a value that is none of `allowed`; a missing or empty one passes."""
+        """Refuses a value not in `allowed`; a missing or empty one passes."""
         self.asked.add(name)
         value = self.values.get(name)
         if value is not None and not any(value == one and type(value) is type(one) for one in allowed):
             choices = " or ".join(map(str, allowed))
-            self._refuse((*self.path, name), f"{shown(value)} is not supported{why}: {choices} is")
+            self._refuse((*self.path, name), f"{shown(value)} is not supported{why}: give {choices}")
 
     def refuse(self, name: str | None, why: str) -> None:
         """Refuses a key, or the whole section."""
@@ -141,8 +140,7 @@ class Section:
         self._refuse(self.path if name is None else (*self.path, name), why)
 
     def finish(self, known: tuple[str, ...] = ()) -> None:
-        """Refuses every key that nobody asked for, and names the nearest one that is known, or those of other sections
-        that are called the same."""
+        """Refuses every unused key, and suggests the nearest known one, or keys with this name in other sections."""
         for name in self.values:
             if name not in self.asked:
                 near = difflib.get_close_matches(name, sorted(self.asked | set(known)), n=1)
@@ -161,7 +159,7 @@ def shown(value: Any) -> str:
 
 
 def processes() -> int:
-    """Processes of this run, whose batches are counted together here and one by one in PaddleClas."""
+    """The number of processes: batch sizes are global here and per process in PaddleClas."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -185,7 +183,7 @@ def layer_name(value: Any) -> str:
 
 
 def boolean(value: Any) -> bool:
-    """True or False, also as a word, which is what an override leaves of `false`."""
+    """True or False, also as a word, as in an override."""
     word = value.strip().lower() if isinstance(value, str) else value
     if isinstance(word, bool) or word in (0, 1):
         return bool(word)
@@ -225,7 +223,7 @@ def positive(value: Any) -> int:
 
 
 def list_of(kind: Callable[[Any], T], length: int | None = None) -> Callable[[Any], list[T]]:
-    """A kind of lists, of `length` values if that is given; the text of a list, as an override may leave it, counts."""
+    """A converter for lists, of `length` values if given; accepts the text of a list, as in an override."""
 
     def parse(value: Any) -> list[T]:
         if not isinstance(value, list | tuple) or length not in (None, len(value)):
@@ -236,7 +234,7 @@ def list_of(kind: Callable[[Any], T], length: int | None = None) -> Callable[[An
 
 
 def numbers(count: int) -> Callable[[Any], list[float]]:
-    """A kind of lists of `count` numbers."""
+    """A converter for lists of `count` numbers."""
     return list_of(number, count)
 
 
@@ -255,15 +253,15 @@ def written_size(size: tuple[int, int]) -> str:
 
 
 def delimiter(value: Any) -> str:
-    """What is between the parts of a line."""
+    """A delimiter between the parts of a line."""
     try:
         return kinds.delimiter(value if isinstance(value, str) else "")
     except argparse.ArgumentTypeError:
-        raise ValueError("one or a few signs, such as ','") from None
+        raise ValueError("a few characters, such as ','") from None
 
 
 def choice(*allowed: str) -> Callable[[Any], str]:
-    """A kind of texts: one of a few, in whatever case."""
+    """A converter for texts: one of a few, in any case."""
 
     def parse(value: Any) -> str:
         word = text(value).lower()

@@ -31,7 +31,7 @@ def read_optimizer(section: Section) -> None:
     name = section.take("name", text, "Momentum")
     kind = _OPTIMIZERS.get(name)
     if kind is None:
-        section.refuse("name", f"{name} is not supported; there are {', '.join(_OPTIMIZERS)}")
+        section.refuse("name", f"{name} is not supported; choose from {', '.join(_OPTIMIZERS)}")
         return
     set_flag = section.reading.set
     set_flag("optimizer", kind)
@@ -54,7 +54,7 @@ def read_optimizer(section: Section) -> None:
         set_flag("clip_norm_each", norm)
     section.idle("multi_precision", "lazy_mode", "parameter_list", "scope")
     if kind == "adamw":
-        # PaddleClas's AdamW takes it and does nothing with it.
+        # PaddleClas's AdamW accepts it and ignores it.
         section.idle("clip_grad")
     section.finish(("clip_norm", "regularizer", "weight_decay"))
 
@@ -87,7 +87,9 @@ def _read_decay(section: Section, kind: str) -> None:
         if kind == "l1":
             set_flag("l2_decay", 0.0)
             if names or without_vectors:
-                regularizer.refuse("name", "L1 is supported for all parameters, and some are spared here")
+                regularizer.refuse(
+                    "name", "L1 is supported only for all parameters, and this configuration exempts some"
+                )
         regularizer.finish()
         section.idle("weight_decay")
     else:
@@ -100,7 +102,7 @@ def read_schedule(lr: Section) -> None:
     name = lr.take("name", text, "Constant")
     strategy = _STRATEGIES.get(name)
     if strategy is None:
-        lr.refuse("name", f"{name} is not supported; there are {', '.join(_STRATEGIES)}")
+        lr.refuse("name", f"{name} is not supported; choose from {', '.join(_STRATEGIES)}")
         return
     set_flag("lr_strategy", strategy)
     values = lr.take("values", list_of(number), []) if strategy == "piecewise" else []
@@ -111,7 +113,7 @@ def read_schedule(lr: Section) -> None:
     set_flag("lr", base)
     _read_steps(lr, strategy, values)
     if strategy == "reduce_on_plateau":
-        # PaddleClas gives the figure to the schedule, which a warm-up takes the place of.
+        # PaddleClas passes this value to the schedule, which a warm-up replaces.
         lr.only("warmup_epoch", 0)
         lr.idle("warmup_start_lr", "verbose", "step_each_epoch", "epochs", "by_epoch", "last_epoch", "epsilon")
         lr.finish(("learning_rate",))
@@ -129,7 +131,7 @@ def read_schedule(lr: Section) -> None:
 
 
 def _read_steps(lr: Section, strategy: str, values: list[float]) -> None:
-    """What a strategy has besides a rate and a warm-up."""
+    """A strategy's settings other than the rate and the warm-up."""
     set_flag = lr.reading.set
     if strategy == "cosine":
         set_flag("min_lr", lr.take("eta_min", number, 0.0))
@@ -159,11 +161,11 @@ def _read_steps(lr: Section, strategy: str, values: list[float]) -> None:
         else:
             set_flag("lr_values", values)
             if len(values) != len(lr.reading.flags["step_epochs"]) + 1:
-                lr.refuse("values", "there should be one more than decay_epochs")
+                lr.refuse("values", "give one value more than decay_epochs")
 
 
 def read_amp(section: Section) -> None:
-    """The flags of AMP; without the section nothing is in mixed precision."""
+    """The flags of AMP; without the section, no mixed precision."""
     level = section.take("level", choice("o1", "o2"), "o1")
     scale = section.take("scale_loss", number, 1.0)
     dynamic = section.take("use_dynamic_loss_scaling", boolean, False)
@@ -176,8 +178,8 @@ def read_amp(section: Section) -> None:
         set_flag("use_dynamic_loss_scaling", dynamic)
         if level == "o2":
             section.reading.note(
-                "AMP.level O2: weights are kept in float32 and used in float16, as by PaddleClas; norms and losses are "
-                "computed in float32"
+                "AMP.level O2: weights are kept in float32 and used in float16, as in PaddleClas; norms and losses "
+                "are computed in float32"
             )
         if in_evaluation:
             set_flag("use_fp16_test", True)

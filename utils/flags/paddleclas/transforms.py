@@ -1,7 +1,7 @@
 """PaddleClas's training transforms of images as flags.
 
-The pipeline becomes --train_transforms, a word for each operation in the order of the file; one that only takes a
-random crop and flips it becomes the flags that say so.
+The pipeline becomes --train_transforms, with a word for each operation in order; a plain random crop and flip become
+the ordinary flags.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from utils.flags.paddleclas.section import (
 from utils.formats.inference_yml import read_transforms
 
 _RATIO = [3 / 4, 4 / 3]
-# Of PaddleClas's EfficientNetV2_S in the parts of its training.
+# PaddleClas's EfficientNetV2_S, by part of its training.
 _DROPOUTS = [0.1, 1 / 6, 7 / 30, 0.3]
 _IMAGENET_FILL = [0.485, 0.456, 0.406]
 
 
 @dataclass
 class Pipeline:
-    """A training pipeline as it is read.
+    """A training pipeline while it is read.
 
     Attributes:
         size: height and width of the network's input.
-        evaluation: the `INPUT_FLAGS` of evaluation, from which training may differ.
-        operations: of --train_transforms, with their options.
-        scaled: the images are of the sizes that a MultiScaleSampler draws.
-        progressive: the run has parts, of sizes and magnitudes of their own: `progress`.
+        evaluation: the `INPUT_FLAGS` of evaluation; training may differ.
+        operations: words of --train_transforms, with their options.
+        scaled: a MultiScaleSampler draws the image sizes.
+        progressive: the run has parts with different sizes and magnitudes: `progress`.
         progress: flags of the parts.
-        normalized: whether NormalizeImage has been met.
+        normalized: whether NormalizeImage has been read.
     """
 
     size: tuple[int, int]
@@ -59,15 +59,15 @@ class Pipeline:
     normalized: bool = False
 
     def add(self, name: str, **options: Any) -> None:
-        """Adds an operation; options that are None are left out."""
+        """Adds an operation; leaves out options that are None."""
         self.operations.append((name, {option: value for option, value in options.items() if value is not None}))
 
     def words(self) -> list[str]:
-        """The operations as they are typed: NAME:option=value, or :option alone where it is True."""
+        """The operations as typed: NAME:option=value, or just :option if it is True."""
         return [":".join([name, *starmap(_option, options.items())]) for name, options in self.operations]
 
     def sized(self, size: tuple[int, int] | None) -> str | None:
-        """A size, width and height, as it is written, HEIGHTxWIDTH; None for that of the network's input."""
+        """A size, given as width and height, as HEIGHTxWIDTH; None if it is the network's input size."""
         return None if size is None or size[::-1] == self.size else written_size(size)
 
 
@@ -78,7 +78,7 @@ def _option(name: str, value: Any) -> str:
 
 
 def _resizing(options: Section, mode: str = "") -> dict[str, str | None]:
-    """The options of how something is resized, where they are not the usual ones."""
+    """The resizing options that differ from the defaults."""
     kinds = choice(*INTERPOLATIONS, "hamming", "random") if mode == "random" else choice(*INTERPOLATIONS, "hamming")
     interpolation = options.take("interpolation", kinds, "bilinear")
     backend = options.take("backend", choice("cv2", "pil"), "cv2")
@@ -114,16 +114,18 @@ def _resize(options: Section, pipeline: Pipeline) -> None:
     options.idle("return_numpy")
 
 
-# Parts of a run of growing images in PaddleClas.
+# Number of parts of a progressive training in PaddleClas.
 _PARTS = 4
 
 
 def _progress(options: Section, pipeline: Pipeline, key: str, flag: str, values: list[Any] | None) -> bool:
-    """Whether an option is another one in each part of the run; `values` are those of `key`."""
+    """Whether an option changes from part to part of the run; `values` are the values of `key`."""
     if not pipeline.progressive or values is None:
         return False
     if len(values) != _PARTS:
-        options.refuse(key, f"{len(values)} values, and a progressive training has {_PARTS} parts")
+        options.refuse(
+            key, f"has {len(values)} values, but a progressive training has {_PARTS} parts: give {_PARTS} values"
+        )
     pipeline.progress[flag] = values
     return True
 
@@ -149,14 +151,12 @@ def _random_resized_crop(options: Section, pipeline: Pipeline) -> None:
 
 
 def _scaled_crop(options: Section, pipeline: Pipeline) -> None:
-    """The crop of a MultiScaleDataset, which makes it anew for each size, without its other options."""
+    """The crop of a MultiScaleDataset, which PaddleClas recreates for each size without its other options."""
     ignored = sorted(options.values.keys() - {"size"})
     options.asked.update(("size", "scale", "ratio", "interpolation", "backend", "use_log_aspect"))
     if lost := [name for name in ignored if name in options.asked]:
         place = options.reading.document.place(options.path)
-        options.reading.note(
-            f"{place}: PaddleClas's MultiScaleDataset takes no {', '.join(lost)} of it, nor is it here"
-        )
+        options.reading.note(f"{place}: {', '.join(lost)} has no effect, as PaddleClas's MultiScaleDataset ignores it")
     pipeline.add("random_resized_crop")
 
 
@@ -173,7 +173,7 @@ def _center_crop(options: Section, pipeline: Pipeline) -> None:
 def _pad(options: Section, pipeline: Pipeline) -> None:
     options.only("pad_mode", 1)
     if options.values.get("pad_mode") is None:
-        options.refuse("pad_mode", "padding below and to the right is not supported: 1 (about the middle) is")
+        options.refuse("pad_mode", "padding below and to the right is not supported: give 1 (centred)")
     size = options.take("size", width_and_height, None)
     if size is None:
         options.refuse("size", "is missing")
@@ -213,7 +213,7 @@ def _timm_augment(options: Section, pipeline: Pipeline) -> None:
     policy = options.take("config_str", text, "rand-m9-mstd0.5-inc1")
     probability = options.take("prob", fraction, 1.0)
     interpolation = options.take("interpolation", choice("random", *INTERPOLATIONS), "bicubic")
-    # Shifts are shares of the image's own size.
+    # Shifts are fractions of the image's size.
     options.take("img_size", width_and_height, (224, 224))
     mean = options.take("mean", numbers(3), _IMAGENET_FILL)
     without = "config_str" in options.values and options.values["config_str"] is None
@@ -242,7 +242,7 @@ def _random_erasing(options: Section, pipeline: Pipeline) -> None:
     ratio = options.take("r1", number, 0.3)
     mode = options.take("mode", choice("pixel", "rand", "const"), "const")
     if options.take("mean", numbers(3), [0.0] * 3) != [0.0] * 3 and mode == "const":
-        options.refuse("mean", "another colour than the mean, [0.0, 0.0, 0.0], is not supported")
+        options.refuse("mean", "only the mean colour, [0.0, 0.0, 0.0], is supported")
     log_ratio = options.take("use_log_aspect", boolean, False) or None
     attempts = options.take("attempt", positive, 100)
     if probability:
@@ -285,15 +285,16 @@ def _blur(options: Section, pipeline: Pipeline) -> None:
 
 
 def _plain(name: str) -> Callable[[Section, Pipeline], None]:
-    """An operation whose options are those of the file's defaults."""
+    """An operation whose options are converted directly, with defaults."""
     return lambda options, pipeline: pipeline.add(name)
 
 
 def _nothing(options: Section, pipeline: Pipeline) -> None:
-    """An operation that is done here anyway."""
+    """An operation that we always do."""
 
 
-# PaddleClas's name -> what adds the word; whether it is before NormalizeImage (False: after it; None: either).
+# PaddleClas's name -> function that adds the word; whether it must precede NormalizeImage (False: follow; None:
+# either).
 _OPERATIONS: dict[str, tuple[Callable[[Section, Pipeline], None], bool | None]] = {
     "DecodeImage": (_decode, True),
     "ResizeImage": (_resize, True),
@@ -325,7 +326,7 @@ def read_training(section: Section, evaluation: dict[str, Any], scaled: bool = F
     Args:
         section: of the training data set.
         evaluation: the `INPUT_FLAGS` of evaluation.
-        scaled: it is a MultiScaleDataset.
+        scaled: whether it is a MultiScaleDataset.
     """
     shape = evaluation.get("image_shape", [3, 224, 224])
     pipeline = Pipeline((shape[1], shape[2]), evaluation, scaled, section.reading.progressive)
@@ -334,17 +335,17 @@ def read_training(section: Section, evaluation: dict[str, Any], scaled: bool = F
             _check_normalization(options, evaluation)
             pipeline.normalized = True
         elif scaled and name in ("ResizeImage", "CropImage"):
-            options.refuse(None, "is not supported in a MultiScaleDataset: RandCropImage is")
+            options.refuse(None, "is not supported in a MultiScaleDataset: use RandCropImage")
         elif name not in _OPERATIONS:
-            options.refuse(None, f"the transform is not supported; there are {', '.join(_OPERATIONS)}")
+            options.refuse(None, f"the transform is not supported; choose from {', '.join(_OPERATIONS)}")
         else:
             add, before = _OPERATIONS[name]
             if before is not None and before is pipeline.normalized:
-                options.refuse(None, f"is supported {'before' if before else 'after'} NormalizeImage only")
+                options.refuse(None, f"is supported only {'before' if before else 'after'} NormalizeImage")
             add(options, pipeline)
             options.finish()
     if not pipeline.operations:
-        section.refuse("transform_ops", "nothing gives the images one size: RandCropImage or ResizeImage does")
+        section.refuse("transform_ops", "no operation gives all images the same size: add RandCropImage or ResizeImage")
     if pipeline.progressive and "progressive_sizes" not in pipeline.progress:
         section.refuse("transform_ops", "a progressive training needs RandCropImage with a progress_size")
     simple = _simple(pipeline)
@@ -355,7 +356,7 @@ def read_training(section: Section, evaluation: dict[str, Any], scaled: bool = F
 
 
 def _check_normalization(options: Section, evaluation: dict[str, Any]) -> None:
-    """Refuses pixels that are normalised otherwise than in evaluation."""
+    """Refuses a normalisation that differs from evaluation's."""
     try:
         found, _ = input_flags(read_transforms([{"NormalizeImage": options.values}]))
     except FormatError as error:
@@ -363,12 +364,12 @@ def _check_normalization(options: Section, evaluation: dict[str, Any]) -> None:
         return
     for name in ("image_mean", "image_std"):
         if evaluation and any(abs(a - b) > 1e-6 for a, b in zip(found[name], evaluation[name], strict=True)):
-            options.refuse(None, "pixels are normalised otherwise than in evaluation")
+            options.refuse(None, "the normalisation differs from that of evaluation")
             return
 
 
 def _simple(pipeline: Pipeline) -> dict[str, Any] | None:
-    """The flags of a pipeline of a random crop and a flip, resized as in evaluation; None for any other."""
+    """The flags of a pipeline that is just a random crop and a flip, resized as in evaluation; None for any other."""
     if [name for name, _ in pipeline.operations] != ["random_resized_crop", "flip"]:
         return None
     (_, crop), (_, flip) = pipeline.operations

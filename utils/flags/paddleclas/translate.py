@@ -1,4 +1,4 @@
-"""A configuration of PaddleClas as the flags of a script."""
+"""Translates a PaddleClas configuration into a script's flags."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from utils.flags.paddleclas.document import Document, read_document
 from utils.flags.paddleclas.section import Reading, Section
 from utils.flags.table import flags_of
 
-# The sections of a configuration for training; each script reads those that it needs.
+# The sections of a training configuration; each script reads those it needs.
 SECTIONS = ("Global", "Arch", "Loss", "Optimizer", "DataLoader", "Infer", "Metric", "AMP", "EMA")
-# Sections that are somebody else's: of compression.
-_ASIDE = {"Slim": "pruning and quantization while training are not here"}
-# What configurations before PaddleClas 2 have.
+# Unsupported sections, for compression.
+_ASIDE = {"Slim": "pruning and quantization during training are not supported"}
+# Keys of configurations older than PaddleClas 2.
 _FLUID = ("ARCHITECTURE", "LEARNING_RATE", "OPTIMIZER", "TRAIN", "VALID", "classes_num")
 
 
 @dataclass
 class Translation:
-    """What a configuration says.
+    """The content of a configuration, as flags.
 
     Attributes:
-        flags: name -> value or values as they are typed.
-        refusals: what cannot be honoured, a line each.
-        notes: what is different here, a line each.
-        idle: keys without meaning here.
-        needed: flag -> why it has to be given besides.
+        flags: name -> value or values as typed.
+        refusals: unsupported settings, one line each.
+        notes: differences from PaddleClas, one line each.
+        idle: keys without effect here.
+        needed: flag -> why it must be given in addition.
     """
 
     flags: dict[str, str | list[str]]
@@ -37,7 +37,7 @@ class Translation:
     needed: dict[str, str] = field(default_factory=dict)
 
     def words(self) -> list[str]:
-        """The flags as words of a command line."""
+        """The flags as command-line words."""
         found = []
         for name, value in self.flags.items():
             found += [f"--{name}={value}"] if isinstance(value, str) else [f"--{name}", *value]
@@ -45,7 +45,7 @@ class Translation:
 
 
 def translate(script: str, file: str, overrides: Sequence[str]) -> Translation:
-    """The flags of `script` that a configuration stands for.
+    """Translates a configuration into flags of `script`.
 
     Args:
         script: train, eval, infer, predict or reader.
@@ -53,25 +53,28 @@ def translate(script: str, file: str, overrides: Sequence[str]) -> Translation:
         overrides: `KEY=VALUE` each, as after -o.
 
     Raises:
-        FlagError: the file cannot be read, or an override is none.
+        FlagError: the file cannot be read, or an override is invalid.
     """
     return translate_document(script, read_document(file, overrides))
 
 
 def translate_document(script: str, document: Document) -> Translation:
-    """The same of a configuration that is read already."""
+    """The same for a configuration already read."""
     reading = Reading(document)
     top = Section(reading, (), document.content)
     if script == "predict":
         _read_deploy(top)
     elif any(name in top for name in _FLUID):
         name = next(name for name in _FLUID if name in top)
-        top.refuse(name, "this is a configuration of PaddleClas before 2.0, which is not supported")
+        top.refuse(
+            name,
+            "this configuration is for PaddleClas before 2.0, which is not supported: convert it to the format of 2.x",
+        )
     else:
         _read_sections(top, script)
     known = {flag.name for flags in flags_of(script).values() for flag in flags}
     if script == "reader":
-        # It shows what training reads, and knows nothing of what else there is.
+        # reader.py takes only training's flags for reading; it ignores the rest.
         reading.flags = {name: value for name, value in reading.flags.items() if name in known}
     assert known >= reading.flags.keys(), f"{script}.py has no {reading.flags.keys() - known}"
     return Translation(reading.flags, reading.refusals, reading.notes, reading.idle, reading.needed)
@@ -85,7 +88,7 @@ def _read_deploy(top: Section) -> None:
 
 
 def _read_sections(top: Section, script: str) -> None:
-    """Reads what the script needs of a configuration for training."""
+    """Reads the sections of a training configuration that the script needs."""
     if "PreProcess" in top:
         top.refuse("PreProcess", f"a deploy configuration is for predict.py, not {script}.py")
         return

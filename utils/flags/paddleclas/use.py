@@ -11,10 +11,10 @@ from utils.flags.paddleclas.inputs import read_evaluation
 from utils.flags.paddleclas.section import Reading, Section, boolean, fraction, integer, positive, shown, text
 from utils.formats.inference_yml import PostProcess
 
-# The list of ImageNet's classes, which is here too.
+# The list of ImageNet's classes, which we have too.
 _IMAGENET_LIST = "imagenet1k_label_list.txt"
 
-# Attributes -> its name of --attributes, and the thresholds of its outputs: key, default, and which outputs it is of.
+# Attributes -> its name in --attributes, and the thresholds of its outputs: key, default, and the outputs.
 _ATTRIBUTES: dict[str, tuple[str, int, tuple[tuple[str, float, range], ...]]] = {
     "PersonAttribute": (
         "person",
@@ -42,7 +42,7 @@ _ATTRIBUTES: dict[str, tuple[str, int, tuple[tuple[str, float, range], ...]]] = 
 
 
 def read_infer(section: Section, loaders: Section) -> None:
-    """The flags of Infer; where there is no such section, images are prepared as in evaluation.
+    """The flags of Infer; without that section, preprocessing is as in evaluation.
 
     Args:
         section: Infer.
@@ -65,14 +65,14 @@ def read_infer(section: Section, loaders: Section) -> None:
         post.idle("key")
         name = post.take("func", text, "Topk")
     if name == "ScoreOutput":
-        post.refuse("name", "ScoreOutput is of deploy configurations, for predict.py")
+        post.refuse("name", "ScoreOutput belongs in deploy configurations, for predict.py")
     else:
         read_post(post, name)
     section.finish()
 
 
 def read_post(post: Section, name: str) -> None:
-    """The flags of what is made of the scores.
+    """The postprocessing flags.
 
     Args:
         post: its options.
@@ -83,22 +83,22 @@ def read_post(post: Section, name: str) -> None:
     elif name in _POST:
         _POST[name](post)
     else:
-        post.refuse("name", f"{name} is not supported; there are {', '.join((*_POST, *_ATTRIBUTES))}")
+        post.refuse("name", f"{name} is not supported; choose from {', '.join((*_POST, *_ATTRIBUTES))}")
         return
     post.finish()
 
 
 def post_flags(post: PostProcess) -> tuple[dict[str, Any], str]:
-    """The values of the flags that an inference.yml's PostProcess stands for, and what of it is refused.
+    """The flags equivalent to an inference.yml's PostProcess, and its refused settings.
 
-    Class names that it has itself are not among them.
+    Class names inside the file are not included.
     """
     arguments = {name: value for name, value in post.arguments.items() if name != "class_id_map_file"}
     reading = Reading(Document("inference.yml", {}))
     read_post(Section(reading, (post.kind,), arguments), post.kind)
     found: dict[str, Any] = dict(reading.flags)
     if "score_decimals" in found:
-        return {}, "ScoreOutput gives no classes: predict.py --score_decimals writes its numbers"
+        return {}, "ScoreOutput gives no classes: write its numbers with predict.py --score_decimals"
     if "topk" in found:
         found["topk"] = int(found["topk"])
     if "multi_label" in found:
@@ -117,10 +117,10 @@ def _read_topk(post: Section) -> None:
 
 
 def _read_class_names(post: Section) -> None:
-    """The file of class names, if it is there; PaddleClas goes on without."""
+    """The file of class names, if it exists; PaddleClas continues without it."""
     post.asked.add("delimiter")
     if post.values.get("delimiter") not in (None, " ", "\t"):
-        post.refuse("delimiter", f"{shown(post.values['delimiter'])} is not supported: a blank or a tab is")
+        post.refuse("delimiter", f"{shown(post.values['delimiter'])} is not supported: use a blank or a tab")
     file = post.take("class_id_map_file", text, "")
     if not file:
         return
@@ -129,8 +129,8 @@ def _read_class_names(post: Section) -> None:
         reading.set("class_map_path", file)
     elif os.path.basename(file) != _IMAGENET_LIST:
         reading.note(
-            f"{reading.document.place((*post.path, 'class_id_map_file'))}: {file} is not there: give the file of class "
-            "names by --class_map_path"
+            f"{reading.document.place((*post.path, 'class_id_map_file'))}: {file} does not exist: give the file of "
+            "class names with --class_map_path"
         )
 
 
@@ -140,7 +140,7 @@ def _read_threshold(post: Section) -> None:
     post.only("default_label_index", 0)
     names = [post.take(f"label_{number}", text, str(number)) for number in (0, 1)]
     if any(not name or set(name) & set(" ,\t") for name in names):
-        post.refuse("label_0", "names of classes with blanks or commas are not supported here: use --class_map_path")
+        post.refuse("label_0", "class names with blanks or commas are not supported: use --class_map_path")
     if "label_0" in post or "label_1" in post:
         reading.set("class_names", names)
     _read_class_names(post)
@@ -195,14 +195,14 @@ def read_deploy(section: Section) -> None:
     save = post.section("SavePreLabel")
     if folder := save.take("save_dir", text, ""):
         reading.note(
-            f"{reading.document.place(save.path)}: images are not copied into {folder}, as by PaddleClas's "
+            f"{reading.document.place(save.path)}: images are not copied into {folder}, unlike in PaddleClas's "
             "predict_cls.py"
         )
     save.finish()
     kinds = [name for name in post.values if name not in ("main_indicator", "SavePreLabel")]
     name = post.take("main_indicator", text, kinds[0] if len(kinds) == 1 else "")
     if name not in kinds:
-        post.refuse("main_indicator", f"{shown(name)} is not among {', '.join(kinds) or 'nothing'}")
+        post.refuse("main_indicator", f"{shown(name)} is not in this section: {', '.join(kinds) or 'it is empty'}")
     else:
         read_post(post.section(name), name)
     post.asked.update(kinds)
@@ -214,11 +214,11 @@ def _read_deploy_global(section: Section) -> None:
     reading = section.reading
     for key in ("det_inference_model_dir", "rec_inference_model_dir"):
         if key in section:
-            section.refuse(key, "detection and retrieval are not here: this is a toolbox of classification")
+            section.refuse(key, "detection and retrieval are not supported, only classification")
     if path := section.take("infer_imgs", text, ""):
         reading.set("image_path", path)
     if path := section.take("inference_model_dir", text, ""):
-        # What infer.py writes into a folder is named by its file.
+        # infer.py takes a file name, not a folder.
         own = os.path.join(path, "model")
         reading.set("model_file", own if os.path.isfile(own) else path)
     reading.set("batch_size", section.take("batch_size", positive, 1))
@@ -231,10 +231,12 @@ def _read_deploy_global(section: Section) -> None:
     if (memory := section.take("gpu_mem", integer, 0)) and memory != 8000:
         reading.set("gpu_mem", memory)
     if section.take("use_int8", boolean, False):
-        section.refuse("use_int8", "int8 programs are not supported: infer.py --calibration_dir makes one")
+        section.refuse(
+            "use_int8", "int8 programs are not supported: make an int8 model with infer.py --calibration_dir"
+        )
     for key in ("use_npu", "use_xpu", "use_mlu", "use_ipu"):
         if section.take(key, boolean, False):
-            section.refuse(key, "the processor is not supported: GPUs and CPUs are")
+            section.refuse(key, "the processor is not supported: use a GPU or a CPU")
     section.idle("enable_mkldnn", "cpu_num_threads", "enable_benchmark", "benchmark", "ir_optim", "enable_profile")
     section.idle("use_onnx", "use_openvino", "use_gcu", "model_name", "save_log_path", "min_subgraph_size")
     section.finish()
