@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The front door: sets up, then runs the scripts beside it. `bash run.sh` prints the usage.
+# Sets up the environment, then runs the project's scripts. `bash run.sh` prints the usage.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # as `sh run.sh`
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -8,24 +8,24 @@ usage() {
     cat <<'TEXT'
 usage: bash run.sh COMMAND [arguments]
 
-  setup                 install what the commands below need (each does so by itself when needed)
-  demo                  train, evaluate, classify and export on real handwritten digits: two minutes on two cores
-  train NAME [flags]    train with the recipe scripts/train/NAME.sh, such as ResNet50_vd; your flags win
+  setup                 install the packages for the commands below (which also do so themselves when needed)
+  demo                  train, evaluate, classify and export on handwritten digits: two minutes on two cores
+  train NAME [flags]    train with the recipe scripts/train/NAME.sh, such as ResNet50_vd; your flags override it
   eval [flags]          eval.py: accuracy of weights
   infer [flags]         infer.py: classify images, or export a network
   predict [flags]       predict.py: classify images with an exported network
   verify NAME [...]     fetch published weights, evaluate them on data/ILSVRC2012, compare; all: the whole zoo
-  serve MODEL [flags]   predict.py --serve_port=8866: answer requests with an exported network, NAME/model
-  test [--all] [...]    the test suite; --all: hours, every network; other arguments go to pytest
-  bench [NAME [...]]    all benchmarks, or benchmarks/NAME.py with its arguments
-  prove [flags]         proves a GPU machine in 14 minutes: tests, training, inference, CIFAR-10 to 95%; prove --help
-  check-docs [FILE.md]  runs the commands of the documentation: several minutes; --parse only checks their flags
+  serve MODEL [flags]   predict.py --serve_port=8866: serve an exported network, NAME/model, over HTTP
+  test [--all] [...]    run the tests; --all: every network, which takes hours; other arguments go to pytest
+  bench [NAME [...]]    run all benchmarks, or benchmarks/NAME.py with its arguments
+  prove [flags]         check a GPU machine in 14 minutes: tests, training, inference, CIFAR-10 to 95%; prove --help
+  check-docs [FILE.md]  run the commands in the documentation, in several minutes; --parse only checks their flags
 
-`bash run.sh eval --help` and so on list a script's flags. Paths are relative to this folder.
+`bash run.sh eval --help` lists the flags of eval.py, and so on. Paths are relative to this folder.
 
 Packages go to the active virtual environment, if there is one, or to .venv, which is created from python3 (3.10 to
-3.13). PYTHON=/path/to/python names another interpreter: one of a virtual environment is used as it is, from any other
-.venv is created. A torch of 2.11 or newer that the interpreter brings along is kept.
+3.13). PYTHON=/path/to/python selects another interpreter: if it belongs to a virtual environment, that is used;
+otherwise it creates .venv. An installed torch of version 2.11 or newer is kept.
 TEXT
 }
 
@@ -38,7 +38,7 @@ fail() {
     exit "${2:-1}"
 }
 
-# Prints a command as it can be typed, then runs it.
+# Prints a command as typed, then runs it.
 show() {
     printf '+'
     printf ' %q' "$@"
@@ -54,7 +54,7 @@ is_virtual_environment() {
     "$1" -c 'import sys; sys.exit(sys.prefix == sys.base_prefix)'
 }
 
-# The version of an interpreter's torch, if it has one that is new enough.
+# The version of an interpreter's torch, if it is new enough.
 usable_torch() {
     "$1" -c '
 import re
@@ -64,7 +64,7 @@ if tuple(map(int, re.findall(r"\d+", version)[:2])) >= (2, 11):
     print(version)'
 }
 
-# The interpreter of a virtual environment; on Windows (Git Bash) it has another place.
+# The interpreter of a virtual environment, which is elsewhere on Windows (Git Bash).
 interpreter() {
     if [ -x "$1/Scripts/python.exe" ]; then
         echo "$1/Scripts/python.exe"
@@ -73,11 +73,11 @@ interpreter() {
     fi
 }
 
-# Sets `python`, the interpreter of the environment that packages go to. Creates .venv if that is it and it is missing.
+# Sets `python`, the interpreter of the environment for packages. Creates .venv if it is needed and missing.
 choose_environment() {
     local base=${PYTHON:-${VIRTUAL_ENV:+$(interpreter "$VIRTUAL_ENV")}} candidate
     if [ -n "$base" ]; then
-        is_supported "$base" || fail "$base (named by PYTHON or VIRTUAL_ENV) is no Python of 3.10 to 3.13"
+        is_supported "$base" || fail "$base (from PYTHON or VIRTUAL_ENV) is not Python 3.10 to 3.13"
         if is_virtual_environment "$base"; then
             python=$base
             return
@@ -87,7 +87,7 @@ choose_environment() {
     python=$(interpreter .venv)
     if [ -x "$python" ]; then
         if [ -n "$base" ] && [ "$("$base" -V)" != "$("$python" -V)" ]; then
-            fail ".venv has $("$python" -V), PYTHON=$base is $("$base" -V): remove .venv to change"
+            fail ".venv has $("$python" -V), but PYTHON=$base is $("$base" -V): remove .venv to switch"
         fi
         return
     fi
@@ -97,7 +97,7 @@ choose_environment() {
             break
         fi
     done
-    [ -n "$base" ] || fail "no Python 3.10 to 3.13 was found: name one with PYTHON=/path/to/python"
+    [ -n "$base" ] || fail "no Python 3.10 to 3.13 was found: give one with PYTHON=/path/to/python"
     local options=()
     if [ -n "$(usable_torch "$base")" ]; then
         options=(--system-site-packages)
@@ -110,7 +110,7 @@ choose_environment() {
     python=$(interpreter .venv)
 }
 
-# The requirement files as one, with the torch that the environment has in place of ours.
+# The requirement files as one, with the environment's torch instead of ours.
 requirements() {
     local torch
     torch=$(usable_torch "$python")
@@ -122,7 +122,7 @@ install() {
     "$python" -m pip install --disable-pip-version-check "$@"
 }
 
-# setup [quietly]: makes the environment fit the requirement files; a stamp in it tells when that is done already.
+# setup [quietly]: installs the requirement files; a stamp in the environment marks that this is done.
 setup() {
     choose_environment
     local prefix stamp wanted found list
@@ -142,14 +142,14 @@ setup() {
     list=$(mktemp)
     requirements >"$list"
     if ! install -r "$list"; then
-        # Without an index to install from, what is there may do.
+        # Without a package index, the installed packages may suffice.
         "$python" -c 'import cv2, numpy, PIL, torch, tqdm' 2>/dev/null || fail "the packages could not be installed"
-        say "not everything could be installed, see above; going on with what $prefix has"
+        say "not everything could be installed, see above; continuing with the packages in $prefix"
         wanted="$wanted, incomplete"
     fi
     rm -f "$list"
     if ! "$python" -c 'import cv2' 2>/dev/null; then
-        say "OpenCV misses a system library (libGL.so.1, as a rule): taking its build that needs none"
+        say "OpenCV lacks a system library (usually libGL.so.1): installing the headless build, which does not need it"
         "$python" -m pip uninstall --yes opencv-python opencv-python-headless
         install "$(sed -n 's/^opencv-python/&-headless/p' requirements.txt)"
     fi
@@ -162,7 +162,7 @@ demo() {
     local network=(--model="$name" --class_dim=10 --image_shape 3 64 64 --resize_short_size=64)
     local weights=$output/$name/best_model names=data/digits/label_names.txt
 
-    # Threads would share too little work here: they would wait for each other, and for the reader.
+    # There is too little work here for threads: they would wait for each other, and for the reader.
     export OMP_NUM_THREADS=1
 
     show "$python" data/digits/prepare.py
@@ -184,17 +184,17 @@ The demo is done, in $SECONDS seconds.
 
 Next
   bash run.sh train digits --model=ResNet18_vd
-      another network; any flag of train.py goes through
+      another network; any flag of train.py works
   bash run.sh train ResNet50_vd --data_dir=/path/to/data --class_dim=2 --batch_size=32 --lr=0.0125
-      a recipe of scripts/train/ on your own images, here of two classes
+      a recipe from scripts/train/ on your own images, here with two classes
   bash run.sh infer --help
-      what a script takes
+      the flags of a script
 TEXT
 }
 
 train() {
     local name=${1:-}
-    [ -n "$name" ] || fail "train: name a recipe, such as ResNet50_vd: see scripts/train/" 2
+    [ -n "$name" ] || fail "train: give a recipe, such as ResNet50_vd: see scripts/train/" 2
     if [ ! -f "scripts/train/$name.sh" ]; then
         local recipe hint=""
         shopt -s nocasematch
@@ -211,7 +211,7 @@ train() {
 
 serve() {
     local model=${1:-}
-    [[ -n "$model" && "$model" != -* ]] || fail "serve: name an exported network, such as ResNet50_vd/model" 2
+    [[ -n "$model" && "$model" != -* ]] || fail "serve: give an exported network, such as ResNet50_vd/model" 2
     shift
     setup quietly
     if ! "$python" -c 'import starlette, uvicorn, python_multipart, prometheus_client' 2>/dev/null; then
@@ -234,7 +234,7 @@ bench() {
     return "$status"
 }
 
-# Whether an interpreter has all that training and inference need, as that of a GPU machine may.
+# Whether an interpreter has all packages for training and inference, as on some GPU machines.
 brings_all() {
     is_supported "$1" && [ -n "$(usable_torch "$1")" ] &&
         "$1" -c 'import torchvision, cv2, numpy, PIL, tqdm, safetensors, yaml, filelock' 2>/dev/null

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Starts train.py for a recipe: scripts/launch.sh FLAGS...   The last of two equal flags wins.
-# With several GPUs visible (CUDA_VISIBLE_DEVICES chooses them) there is one process per GPU.
-#   DATA_DIR   dataset root, where the flags name none
-#   PYTHON     interpreter (default: python of the active environment, else that of .venv, else python)
+# It starts one process per visible GPU (see CUDA_VISIBLE_DEVICES).
+#   DATA_DIR   dataset root, if the flags do not give one
+#   PYTHON     interpreter (default: python of the active environment, else of .venv, else python)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

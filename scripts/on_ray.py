@@ -1,10 +1,10 @@
-"""predict.py --serve_port on Ray Serve: replicas, on one machine or many, that come and go with the requests.
+"""predict.py --serve_port on Ray Serve: replicas on one machine or many, scaled with the load.
 
     pip install -r requirements-ray.txt
     serve run scripts/on_ray.yaml
 
-Each replica is the whole application, with networks, decoders and batches of its own; Ray's proxies share the requests
-among them. docs/serving.md says what is different.
+Each replica is the whole application, with its own networks, decoders and batches; Ray's proxies distribute the
+requests. docs/serving.md describes the differences.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ def build(flags: dict[str, Any]) -> Any:
     """The application of Ray Serve.
 
     Args:
-        flags: those of predict.py, without dashes: the deployment file has them.
+        flags: predict.py's flags without dashes, from the deployment file.
 
     Raises:
-        FlagError: one is not as it may be.
+        FlagError: a flag is invalid.
     """
     words = [*(f"--{name}={value}" for name, value in flags.items()), "--serve_port=0"]
     requests = parse("predict", words).serve_requests
 
     def application() -> Starlette:
-        """Within a replica."""
+        """Runs inside a replica."""
         args = parse("predict", words)
         return build_app(build_service(args, choose_device(args), choose_dtype(args)), os.environ.get(KEY, ""))
 
     class Classification:
         """A replica."""
 
-    # A replica batches what it has; what is beyond --serve_requests is refused by Ray's proxy, with the status 503.
+    # A replica batches its requests; Ray's proxy refuses those beyond --serve_requests with status 503.
     deployment = serve.deployment(max_ongoing_requests=requests, max_queued_requests=requests)
     return deployment(serve.ingress(application)(Classification)).bind()

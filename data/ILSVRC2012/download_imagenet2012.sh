@@ -4,10 +4,10 @@
 #   train/WNID/*.JPEG  train_list.txt   1,281,167 images
 #   val/*.JPEG         val_list.txt     50,000
 #
-# The data are free for research after registering and accepting the terms at https://image-net.org. Your user name and
-# access key (or password) are asked for, or taken from IMAGENET_USERNAME and IMAGENET_ACCESS_KEY. Files that you
-# downloaded with a browser and put here are used as they are. An interrupted run goes on where it was. It needs 300 GB
-# of disk; the three archives may be removed afterwards.
+# The data are free for research after registering and accepting the terms at https://image-net.org. The script asks for
+# your user name and access key (or password), or takes them from IMAGENET_USERNAME and IMAGENET_ACCESS_KEY. It uses
+# files that you downloaded with a browser and put here. An interrupted run continues where it stopped. It needs 300 GB
+# of disk; you may delete the three archives afterwards.
 #   IMAGENET_URL   another place that serves the three archives
 #   PYTHON         interpreter with scipy (default: python)
 set -euo pipefail
@@ -60,15 +60,15 @@ fetch() {
         echo "downloading $file"
         account=$IMAGENET_USERNAME:$IMAGENET_ACCESS_KEY
         account=${account//\\/\\\\}
-        # On standard input, where no list of processes shows the key.
+        # On standard input, so that process lists do not show the key.
         printf 'user = "%s"\n' "${account//\"/\\\"}" |
             curl --config - --fail --location --retry 5 --continue-at - --output "$file.part" "$url/$file" ||
-            fail "$url/$file: refused or broken off. Run again to go on, or download it with a browser to $PWD/"
+            fail "$url/$file: download failed. Run again to continue, or download it with a browser to $PWD/"
         mv "$file.part" "$file"
     fi
     echo "checking $file"
     if [ "$(md5 "$file")" != "$sum" ]; then
-        fail "$PWD/$file is damaged or not the file it should be: remove it and run again"
+        fail "$PWD/$file is damaged or a different file: remove it and run again"
     fi
     touch "$file.verified"
 }

@@ -1,11 +1,11 @@
-"""Unpacks the three archives of ImageNet (ILSVRC 2012) that lie in the folder of this script, and lists their images.
+"""Unpacks the three archives of ImageNet (ILSVRC 2012) in the folder of this script, and lists their images.
 
     ILSVRC2012_img_train.tar       one tar per class     -> train/WNID/WNID_NUMBER.JPEG           train_list.txt
     ILSVRC2012_img_val.tar         flat                  -> val/ILSVRC2012_val_NUMBER.JPEG        val_list.txt
     ILSVRC2012_devkit_t12.tar.gz   classes of val, and which WordNet id (WNID) a class number stands for
 
-A label is the position of the class's WNID in alphabetical order, as in all published weights; the development kit
-numbers the classes otherwise. An interrupted run goes on with the class it was at.
+A label is the alphabetical position of the class's WNID, as in all published weights; the development kit numbers the
+classes differently. An interrupted run continues with the class it had reached.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ DEVKIT = "ILSVRC2012_devkit_t12"
 
 
 def content(archive: tarfile.TarFile, member: tarfile.TarInfo | str) -> IO[bytes]:
-    """A file of `archive`, to be read; raises `LookupError` if it has none of that name."""
+    """Opens a file in `archive`; raises `LookupError` if it does not exist."""
     file = archive.extractfile(member)
     if file is None:
-        raise LookupError(f"{member} in {archive.name!r} is no file")
+        raise LookupError(f"{member} in {archive.name!r} is not a file")
     return file
 
 
 def unpack(archive: tarfile.TarFile, folder: Path, pattern: str) -> None:
-    """Writes the files of `archive` whose names match `pattern` to `folder`, which appears when it is complete."""
+    """Extracts files matching `pattern` from `archive` to `folder`, which appears only when complete."""
     partial = folder.with_name(f"{folder.name}.part")
     partial.mkdir(parents=True, exist_ok=True)
     for member in archive:
@@ -46,7 +46,7 @@ def unpack(archive: tarfile.TarFile, folder: Path, pattern: str) -> None:
 
 
 def unpack_train() -> None:
-    """Unpacks the archive of archives into train/, a folder per class; classes that are there are passed over."""
+    """Unpacks the archive of archives into train/, one folder per class; skips existing classes."""
     with tarfile.open(FOLDER / "ILSVRC2012_img_train.tar") as archive:
         for member in archive:
             wnid = member.name.removesuffix(".tar")
@@ -58,7 +58,7 @@ def unpack_train() -> None:
 
 
 def unpack_val() -> None:
-    """Unpacks val/ unless it is there."""
+    """Unpacks val/ unless it exists."""
     if not (FOLDER / "val").exists():
         print("val", flush=True)
         with tarfile.open(FOLDER / "ILSVRC2012_img_val.tar") as archive:
@@ -72,16 +72,16 @@ def read_devkit() -> tuple[list[str], list[int]]:
     with tarfile.open(FOLDER / f"{DEVKIT}.tar.gz") as archive:
         try:
             meta = loadmat(io.BytesIO(content(archive, f"{DEVKIT}/data/meta.mat").read()), squeeze_me=True)
-        except Exception as error:  # scipy's own, or whatever a damaged file makes it raise
+        except Exception as error:  # scipy may raise anything for a damaged file
             raise ValueError(f"meta.mat in {DEVKIT}.tar.gz cannot be read: {error}") from None
         truth = content(archive, f"{DEVKIT}/data/ILSVRC2012_validation_ground_truth.txt").read()
-    # Beyond the classes, the table holds their common ancestors.
+    # The table also holds the classes' common ancestors.
     wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in meta["synsets"]}
     return [wnids[number] for number in range(1, CLASSES + 1)], [int(number) for number in truth.split()]
 
 
 def write_list(part: str, lines: list[str]) -> None:
-    """Writes a list file, if it has as many lines as ILSVRC 2012 has images; else raises `ValueError`."""
+    """Writes a list file; raises `ValueError` unless it has as many lines as ILSVRC 2012 has images."""
     if len(lines) != COUNTS[part]:
         raise ValueError(f"{part}/ has {len(lines)} images, not the {COUNTS[part]} of ILSVRC 2012")
     (FOLDER / f"{part}_list.txt").write_text("".join(f"{line}\n" for line in lines))

@@ -1,8 +1,8 @@
-"""Writes CIFAR-10 as a data set in the ImageNet layout, in the folder of this script.
+"""Writes CIFAR-10 as a dataset in the ImageNet layout into the folder of this script.
 
     python data/cifar10/prepare.py cifar-10-python.tar.gz
 
-takes the official "python version" of the data set (A. Krizhevsky, "Learning Multiple Layers of Features from Tiny
+takes the official "python version" of the dataset (A. Krizhevsky, "Learning Multiple Layers of Features from Tiny
 Images", 2009; https://www.cs.toronto.edu/~kriz/cifar.html), or a tar of image files NAME/train/CLASS/FILE and
 NAME/val/CLASS/FILE, compressed or not.
 
@@ -10,8 +10,8 @@ NAME/val/CLASS/FILE, compressed or not.
     val/CLASS/FILE    val_list.txt       10,000, the official test part
     label_names.txt                      for --class_map_path
 
-With --imbalance=20 there is a second list of training images, imbalanced_list.txt, where the classes have from 5,000
-images down to a 20th of that, each by the same factor fewer than the one before (Cui et al., arXiv:1901.05555).
+--imbalance=20 writes a second training list, imbalanced_list.txt, in which classes have from 5,000 images down to a
+20th of that, decreasing by a constant factor (Cui et al., arXiv:1901.05555).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ import numpy as np
 FOLDER = Path(__file__).resolve().parent
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 COUNTS = {"train": 50_000, "val": 10_000}
-# Batch files of the official archive: the part they belong to and the number of their first image.
+# Batch files of the official archive -> their part and the number of their first image.
 BATCHES = {f"data_batch_{i + 1}": ("train", 10_000 * i) for i in range(5)} | {"test_batch": ("val", 0)}
 MAX_MEMBER = 64 << 20  # bytes; a batch file has 31 million
 
 
-# What the pickled batches refer to. The function that makes an empty array moved in numpy 2.
+# Names in the pickled batches. The function that makes an empty array moved in numpy 2.
 PICKLED = {
     ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
     ("numpy", "ndarray"): np.ndarray,
@@ -51,7 +51,7 @@ class ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in PICKLED:
-            raise pickle.UnpicklingError(f"refused: it asks for {module}.{name}, which CIFAR-10 has no use for")
+            raise pickle.UnpicklingError(f"refused: it needs {module}.{name}, which CIFAR-10 does not use")
         return PICKLED[module, name]
 
 
@@ -65,7 +65,9 @@ def unpack_batch(content: bytes, part: str, first: int) -> Iterator[tuple[PurePo
 
 
 def unpack(archive: tarfile.TarFile) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """Yields path, relative and made of known folders only, and content of every image of the archive."""
+    """Yields the content of every image in the archive with its path, which is relative and contains only known
+    folders.
+    """
     for member in archive:
         path = PurePosixPath(member.name)
         is_batch = path.name in BATCHES
@@ -83,7 +85,7 @@ def unpack(archive: tarfile.TarFile) -> Iterator[tuple[PurePosixPath, bytes]]:
 
 
 def imbalanced(lines: list[str], ratio: float) -> list[str]:
-    """The first images of every class, in numbers that fall from class to class, all in all by `ratio`."""
+    """The first images of every class, in numbers that decrease from class to class, by `ratio` in total."""
     kept = []
     for label in range(len(NAMES)):
         own = [line for line in lines if line.endswith(f" {label}\n")]
@@ -92,7 +94,7 @@ def imbalanced(lines: list[str], ratio: float) -> list[str]:
 
 
 def prepare(archive_path: str, imbalance: float = 1.0) -> None:
-    """Writes the images, then the lists. Raises whatever a damaged archive makes of reading it."""
+    """Writes the images, then the lists. A damaged archive may raise anything."""
     paths: dict[str, list[PurePosixPath]] = {part: [] for part in COUNTS}
     folders: set[PurePosixPath] = set()
     with tarfile.open(archive_path) as archive:
@@ -120,11 +122,11 @@ def main() -> None:
         description=__doc__, usage=argparse.SUPPRESS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("archive", help="cifar-10-python.tar.gz, or a tar of image files")
-    parser.add_argument("--imbalance", type=float, default=1.0, help="most images of a class over fewest")
+    parser.add_argument("--imbalance", type=float, default=1.0, help="ratio of the largest to the smallest class")
     args = parser.parse_args()
     archive = args.archive
     if not 1 <= args.imbalance <= 1000:
-        sys.exit(f"prepare.py: error: --imbalance={args.imbalance:g} is not from 1 to 1000")
+        sys.exit(f"prepare.py: error: --imbalance={args.imbalance:g} must be from 1 to 1000")
     try:
         prepare(archive, args.imbalance)
     except OSError as error:

@@ -1,8 +1,8 @@
-"""Writes scikit-learn's handwritten digits as a data set in the ImageNet layout, in the folder of this script.
+"""Writes scikit-learn's handwritten digits as a dataset in the ImageNet layout into the folder of this script.
 
 The 1,797 scans (8 x 8 pixels, 16 grey levels; E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits",
-UCI Machine Learning Repository, 1998) travel in scikit-learn's wheel, so nothing is downloaded. A fifth of every class,
-always the same fifth, is held out.
+UCI Machine Learning Repository, 1998) are part of scikit-learn's wheel, so nothing is downloaded. A fifth of every
+class, always the same fifth, is held out.
 
     train/LABEL/NUMBER.png  train_list.txt
     val/LABEL/NUMBER.png    val_list.txt
@@ -21,7 +21,7 @@ import numpy as np
 
 FOLDER = Path(__file__).resolve().parent
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-SIZE = 32  # pixels; at 8 x 8 a random crop could move by whole strokes only
+SIZE = 32  # pixels; at 8 x 8 a random crop could only move by whole strokes
 HELD_OUT = 0.2
 
 
@@ -39,7 +39,7 @@ def write(path: Path, scan: np.ndarray) -> None:
     """Writes a scan, uint8 (8, 8), enlarged to `SIZE`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     enlarged = cv2.resize(scan, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
-    path.write_bytes(cv2.imencode(path.suffix, enlarged)[1].tobytes())  # imwrite would not say that the disk is full
+    path.write_bytes(cv2.imencode(path.suffix, enlarged)[1].tobytes())  # imwrite would not report a full disk
 
 
 def main() -> None:
@@ -47,13 +47,13 @@ def main() -> None:
         description=__doc__, usage=argparse.SUPPRESS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.parse_args()
-    # The list of names is written last: where it is, the rest is complete.
+    # The list of names is written last: if it exists, the rest is complete.
     names_file = FOLDER / "label_names.txt"
     if names_file.exists():
-        print(f"{FOLDER} is prepared already: remove {names_file.name} to write it anew")
+        print(f"{FOLDER} is already prepared: remove {names_file.name} to write it again")
         return
 
-    from sklearn.datasets import load_digits  # a second to import: only when there is something to do
+    from sklearn.datasets import load_digits  # slow to import: only when there is something to do
 
     scans, labels = load_digits(return_X_y=True)
     images = np.round(scans.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)

@@ -98,7 +98,7 @@ def test_what_the_compiler_complains_of_is_one_line():
         assert line.startswith("--use_compile: PyTorch's compiler fails on this network")
         assert (
             "CppCompileError: C++ compile error" in line
-            and line.endswith("leave out whatever turns it on")
+            and line.endswith("leave out the flag that turns it on")
             and "\n" not in line
         )
 

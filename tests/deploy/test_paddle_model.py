@@ -209,10 +209,10 @@ def test_resizing_is_that_of_the_flags():
     ("transforms", "what"),
     [
         (["CropImage: {size: 8}"], "does not resize images: give --resize_mode"),
-        (["ResizeImage: {size: 9}", "CropImage: {size: 8}"], "cuts images after resizing them to a size"),
+        (["ResizeImage: {size: 9}", "CropImage: {size: 8}"], "crops images after resizing them to a fixed size"),
         (
             ["ResizeImage: {size: 9}", "NormalizeImage: {scale: 0.00392, mean: [123.675, 116.28, 103.53]}"],
-            "by the scale 0.00392 of its inference.yml, its image_mean .* is not of pixels of 0 to 1",
+            "by the scale 0.00392 of its inference.yml, its image_mean .* is not for pixels scaled to 0..1",
         ),
         (["ResizeImage: {size: 9, interpolation: hamming, backend: pil}"], "the filter hamming.*give --interpolation"),
     ],
@@ -239,7 +239,9 @@ def test_what_is_made_of_a_sigmoid():
     assert _read_post(two, binary, "m") == {"threshold": [0.9], "class_names": ["nobody", "someone"]}
     with pytest.raises(UserError, match="PostProcess ThreshOutput is not for 19 classes"):
         _read_post(several, binary, "m")
-    with pytest.raises(UserError, match=r"ScoreOutput gives no classes: predict.py --score_decimals writes"):
+    with pytest.raises(
+        UserError, match=r"ScoreOutput gives no classes: write its numbers with predict.py --score_decimals"
+    ):
         _read_post(several, PostProcess("ScoreOutput", {}), "m")
 
 

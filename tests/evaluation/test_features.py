@@ -95,7 +95,7 @@ def test_resume_refuses_other_files(tmp_path, array):
     path.write_text("dear to its owner") if array is None else np.save(path, array)
     (tmp_path / "f.npy.txt").touch()
     before = path.read_bytes()
-    with pytest.raises(UserError, match=r"^--features_path: .*f\.npy is no file of features: give another one$"):
+    with pytest.raises(UserError, match=r"^--features_path: .*f\.npy is not a file of features: give another one$"):
         FeatureFile(str(path), resume=True)
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 2
 
@@ -117,7 +117,7 @@ def test_features_of_another_network_are_not_added(tmp_path):
     path = tmp_path / "f.npy"
     with FeatureFile(str(path)) as file:
         file.write(numbered(0, 2))
-    message = "have 3 channels, those of this network 4: give another --features_path"
+    message = "have 3 channels, but this network's have 4: give another --features_path"
     with pytest.raises(UserError, match=message), FeatureFile(str(path), resume=True) as file:
         file.write(numbered(2, 3, channels=4))
     with FeatureFile(str(path), resume=True) as file:

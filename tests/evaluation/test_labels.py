@@ -123,7 +123,7 @@ def test_thresholds():
     assert answer_thresholds(args, 2, True) == [0.3, 0.6]
     with pytest.raises(FlagError, match="--threshold has 2 values: give one, or one for each of the 4 classes"):
         answer_thresholds(args, 4, True)
-    with pytest.raises(FlagError, match="--threshold has 2 values, which go with --multi_label=True"):
+    with pytest.raises(FlagError, match="--threshold has 2 values, which needs --multi_label=True"):
         answer_thresholds(args, 2, False)
     args = parse("infer", ["--pretrained_model=x", "--threshold=0.3"])
     assert (answer_thresholds(args, 2, False), answer_thresholds(args, 3, False)) == (0.3, AtLeast(0.3))
@@ -140,7 +140,9 @@ def test_an_image_of_which_the_network_is_not_sure_gets_no_class():
     assert unsure.line() == 'b\t{"score": [], "class": [], "class_name": []}'
     assert Classifier(lambda x: x, lambda x: x, [], 2, thresholds=AtLeast(0.5)).scores_per_image is None
     args = parse("infer", ["--pretrained_model=x", "--threshold=0.5", "--grad_cam=1", "--vis_dir=x"])
-    with pytest.raises(FlagError, match="--grad_cam shows the class of an image, which with --threshold may have none"):
+    with pytest.raises(
+        FlagError, match="--grad_cam explains the best class, and with --threshold an image may have none"
+    ):
         importlib.import_module("infer").check_flags(args)
 
 
@@ -150,8 +152,12 @@ def test_an_image_of_which_the_network_is_not_sure_gets_no_class():
         ("eval", ["--multi_label=1", "--label_map=x"], "--label_map is for images of one label each"),
         ("eval", ["--multi_label=1", "--crop_num=12"], "--crop_num=12 is for images of one label each"),
         ("train", ["--multi_label=1", "--class_dim=3", "--threshold=0.5,0.5"], "--threshold has 2 values"),
-        ("eval", ["--tpr_at_fpr=0.1"], "--tpr_at_fpr is for networks of two classes"),
-        ("eval", ["--tpr_at_fpr=0.1", "--class_dim=2", "--per_class_path=x"], "--per_class_path and --tpr_at_fpr are"),
+        ("eval", ["--tpr_at_fpr=0.1"], "--tpr_at_fpr needs two classes"),
+        (
+            "eval",
+            ["--tpr_at_fpr=0.1", "--class_dim=2", "--per_class_path=x"],
+            "--per_class_path does not work with --tpr_at_fpr",
+        ),
     ],
 )
 def test_flags_that_do_not_go_together(script, flags, message):
@@ -164,5 +170,5 @@ def test_the_figure_that_the_best_network_has():
     assert best_metric(parse("train", ["--multi_label=1"])) == "map"
     assert best_metric(parse("train", ["--multi_label=1", "--best_metric=ma"])) == "ma"
     assert best_metric(parse("train", ["--tpr_at_fpr=0.1"])) == "tpr"
-    with pytest.raises(FlagError, match="--best_metric=ma: this validation has acc1"):
+    with pytest.raises(FlagError, match="--best_metric=ma is not measured in this validation: choose from acc1"):
         best_metric(parse("train", ["--best_metric=ma"]))

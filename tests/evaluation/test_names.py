@@ -69,7 +69,7 @@ def test_data_that_number_classes_otherwise_than_the_network(tmp_path, capsys):
     args = argparse.Namespace(data_dir=str(tmp_path), class_dim=1000)
     paths = ["n01440764/1.JPEG", "n03888257/2.JPEG"]
     check_numbering(args, ImageList.from_paths(paths, [0, 701]), imagenet_names())
-    with pytest.raises(UserError, match=r"n03888257 is class 701 of the network and class 1 in .*give --label_map"):
+    with pytest.raises(UserError, match=r"n03888257 is class 701 of the network but class 1 in .*give --label_map"):
         check_numbering(args, ImageList.from_paths(paths, [0, 1]), imagenet_names())
     folders = ImageList.from_paths(paths, [0, 701], "val", imagenet_synsets())
     check_numbering(args, folders, imagenet_names())
@@ -78,4 +78,4 @@ def test_data_that_number_classes_otherwise_than_the_network(tmp_path, capsys):
     check_numbering(args, images, ["Katze", "Hund", "Fuchs"])
     assert not capsys.readouterr().err
     check_numbering(args, images, ["cat", "dog", "fox"])
-    assert "they are taken for the first 2 of 3; a list numbers them otherwise" in capsys.readouterr().err
+    assert "they count as the first 2 of 3; use a list to number them differently" in capsys.readouterr().err

@@ -102,7 +102,7 @@ def test_a_full_disk_names_the_file(tmp_path, capsys):
 def test_a_file_that_nobody_asked_for(tmp_path, capsys):
     """It is named at the end; where it cannot be written, the results are printed all the same."""
     (found,) = top_predictions(torch.tensor([[0.0, 5.0]]), ["a.jpg"], [], 1)
-    for folder, said in ((tmp_path, "these results are in "), (tmp_path / "file", "cannot be written (")):
+    for folder, said in ((tmp_path, "these results are also in "), (tmp_path / "file", "cannot be written (")):
         with ResultFile(str(folder / "test_res.json"), 1, asked_for=False) as file:
             file.write([found])
         output = capsys.readouterr()

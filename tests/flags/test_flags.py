@@ -153,12 +153,12 @@ def test_given_names_what_was_typed():
         (["--mixup_alpha=1e308"], "--mixup_alpha: 1e308 is not allowed"),
         (["--ra_num_ops=1000000000"], "--ra_num_ops: 1000000000 is not allowed"),
         (["--distill_temperature=1e-9"], "--distill_temperature: 1e-9 is not allowed"),
-        (["--image_mean", "123.675", "116.28", "103.53"], "divide all by 255, which makes it 0.485"),
+        (["--image_mean", "123.675", "116.28", "103.53"], "divide all values by 255, which gives 0.485"),
         (
             ["--image_mean=0.5,0.5,-0.5"],
             "--image_mean: -0.5 is not allowed: it must be a number at least 0 and at most 1",
         ),
-        (["--image_std=58.395,57.12,57.375"], "divide all by 255, which makes it 0.229"),
+        (["--image_std=58.395,57.12,57.375"], "divide all values by 255, which gives 0.229"),
         (["--image_std=1e3,1,1"], "--image_std: 1e3 is not allowed: it must be a number above 0 and at most 2"),
         (["--lr"], "--lr"),
     ],
@@ -203,7 +203,7 @@ def test_help_needs_no_pytorch(script):
 def test_what_was_typed_is_not_changed():
     args = parse("eval", ["--pretrained_model=w", "--image_shape=3,32,32"])
     for name in ("given", "script"):
-        with pytest.raises(AttributeError, match="is not changed"):
+        with pytest.raises(AttributeError, match="cannot be changed"):
             setattr(args, name, frozenset())
     args.image_shape = [3, 64, 64]
     assert args.given == {"pretrained_model", "image_shape"} and args.script == "eval"

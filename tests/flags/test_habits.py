@@ -22,33 +22,33 @@ NAMES = {flag.name for flags in GROUPS.values() for flag in flags} | {"config", 
 @pytest.mark.parametrize(
     ("script", "word", "said"),
     [
-        ("train", "--num_classes=10", "unknown flag --num_classes: it is --class_dim here"),
-        ("train", "--arch=resnet50", "unknown flag --arch: it is --model here"),
-        ("train", "--img-size=224", "unknown flag --img-size: it is --image_shape here"),
-        ("train", "--batch-size=8", "unknown flag --batch-size: it is --batch_size here"),
-        ("train", "--seed=1", "it is --random_seed here"),
-        ("train", "--workers=1", "it is --reader_thread here"),
-        ("train", "-j", "it is --reader_thread here"),
-        ("train", "--output=x", "it is --model_save_dir here"),
-        ("infer", "--output=x", "it is --save_json_path here"),
-        ("train", "--resume=x", "it is --checkpoint here"),
-        ("train", "--epochs=3", "it is --num_epochs here"),
-        ("train", "--pretrained", "it is --pretrained_model here"),
-        ("train", "--patience=3", "it is --early_stop here"),
-        ("infer", "--source=x", "it is --image_path here"),
-        ("predict", "--use_gpu=1", "it is --device here"),
+        ("train", "--num_classes=10", "unknown flag --num_classes: use --class_dim"),
+        ("train", "--arch=resnet50", "unknown flag --arch: use --model"),
+        ("train", "--img-size=224", "unknown flag --img-size: use --image_shape"),
+        ("train", "--batch-size=8", "unknown flag --batch-size: use --batch_size"),
+        ("train", "--seed=1", "use --random_seed"),
+        ("train", "--workers=1", "use --reader_thread"),
+        ("train", "-j", "use --reader_thread"),
+        ("train", "--output=x", "use --model_save_dir"),
+        ("infer", "--output=x", "use --save_json_path"),
+        ("train", "--resume=x", "use --checkpoint"),
+        ("train", "--epochs=3", "use --num_epochs"),
+        ("train", "--pretrained", "use --pretrained_model"),
+        ("train", "--patience=3", "use --early_stop"),
+        ("infer", "--source=x", "use --image_path"),
+        ("predict", "--use_gpu=1", "use --device"),
         ("convert_weights", "--device=cpu", "this script computes on the CPU"),
         ("train", "--lrr=1", "did you mean --lr?"),
-        ("train", "resnet50", "(--data_dir=FOLDER for a data set)"),
+        ("train", "resnet50", "(--data_dir=FOLDER for a dataset)"),
         ("predict", "b.jpg", "(--image_path='photos/*.jpg', in quotes, for several images)"),
-        ("eval", "--checkpoint=x", "it is --pretrained_model here"),
+        ("eval", "--checkpoint=x", "use --pretrained_model"),
         ("eval", "--aa=rand-m9", "unknown flag --aa (see --help)"),  # no advice of flags that it has not
-        ("train", "-j8", "unknown flag -j8: it is --reader_thread here"),
-        ("train", "-class_dim=10", "unknown flag -class_dim: it is --class_dim here"),  # no -c with the file lass_dim
-        ("train", "--Batch_Size=8", "it is --batch_size here"),
+        ("train", "-j8", "unknown flag -j8: use --reader_thread"),
+        ("train", "-class_dim=10", "unknown flag -class_dim: use --class_dim"),  # no -c with the file lass_dim
+        ("train", "--Batch_Size=8", "use --batch_size"),
         ("train", "--no-validate", "unknown flag --no-validate: give --validate=False"),
-        ("train", "--trainer.max_epochs=3", "unknown flag --trainer.max_epochs: it is --num_epochs here"),
-        ("train", "epochs=3", "unknown flag epochs: it is --num_epochs here"),
+        ("train", "--trainer.max_epochs=3", "unknown flag --trainer.max_epochs: use --num_epochs"),
+        ("train", "epochs=3", "unknown flag epochs: use --num_epochs"),
         ("train", "\u2014model=ResNet50", "a flag begins with two hyphens: --model"),
     ],
 )
@@ -64,7 +64,7 @@ def test_flags_of_other_programs(script, word, said, capsys):
     [
         (
             "--data-dir data --model ResNet50 -b 128 --opt adamw --lr 0.1 --amp",  # timm
-            "unknown flags --data-dir: it is --data_dir here; -b: it is --batch_size here; --opt: it is --optimizer "
+            "unknown flags --data-dir: use --data_dir; -b: it is --batch_size here; --opt: it is --optimizer "
             "here; --amp: it is --use_fp16 here",
         ),
         (
@@ -74,8 +74,8 @@ def test_flags_of_other_programs(script, word, said, capsys):
         ),
         (
             "classify train data=mnist epochs=3",  # ultralytics
-            "unexpected argument 'classify': flags are written --name=value (--data_dir=FOLDER for a data set) (see "
-            "--help); data: it is --data_dir here; epochs: it is --num_epochs here",
+            "unexpected argument 'classify': write flags as --name=value (--data_dir=FOLDER for a dataset) (see "
+            "--help); data: use --data_dir; epochs: it is --num_epochs here",
         ),
     ],
 )
@@ -133,7 +133,7 @@ def test_ways_to_write_a_device(typed, name):
 def test_what_is_no_device(typed, capsys):
     with pytest.raises(SystemExit):
         parse("train", [f"--device={typed}"])
-    assert "is no device: use cpu, cuda, cuda:N or mps" in capsys.readouterr().err
+    assert "is not a device: give cpu, cuda, cuda:N or mps" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -153,10 +153,10 @@ def test_the_device_that_is_named(gpus, monkeypatch):
     assert chosen("cpu") == torch.device("cpu") and not gpus
     assert chosen("cuda:1") == torch.device("cuda", 1) == gpus[-1]
     assert chosen("cuda") == torch.device("cuda", 0) == gpus[-1]
-    with pytest.raises(FlagError, match="--device cuda:2: there are 2 usable GPUs here; give --device=cpu"):
+    with pytest.raises(FlagError, match="--device cuda:2: this machine has 2 usable GPUs; give --device=cpu"):
         chosen("cuda:2")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(FlagError, match="--device mps: PyTorch finds no GPU of Apple's here"):
+    with pytest.raises(FlagError, match="--device mps: PyTorch finds no Apple GPU on this machine"):
         chosen("mps")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert chosen("mps") == torch.device("mps")
@@ -171,7 +171,7 @@ def test_a_gpu_that_predict_does_not_find(monkeypatch):
     predict = pytest.importorskip("predict")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     args = parse("predict", ["--model_file=m", "--image_path=i", "--device=cuda"])
-    with pytest.raises(FlagError, match="--device cuda: there are 0 usable GPUs here"):
+    with pytest.raises(FlagError, match="--device cuda: this machine has 0 usable GPUs"):
         predict.choose_device(args)
     args = parse("predict", ["--model_file=m", "--image_path=i", "--device=cpu", "--gpu_mem=5"])
     assert predict.choose_device(args) == torch.device("cpu")

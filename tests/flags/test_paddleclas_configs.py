@@ -67,7 +67,10 @@ def test_evaluation(flags, capsys):
     assert expected.keys() <= args.given
     said = capsys.readouterr().out
     assert "config.yaml is the same as: python eval.py --pretrained_model=weights" in said
-    assert "without meaning here: DataLoader.Eval.sampler.shuffle, DataLoader.Eval.loader.use_shared_memory" in said
+    assert (
+        "these keys have no effect here: DataLoader.Eval.sampler.shuffle, DataLoader.Eval.loader.use_shared_memory"
+        in said
+    )
 
 
 def test_the_printed_command_is_the_same(flags, capsys):
@@ -100,7 +103,7 @@ def test_deploy(flags, capsys):
     }  # fmt: skip
     assert {name: getattr(args, name) for name in expected} == expected
     said = capsys.readouterr().out
-    assert "PostProcess.SavePreLabel: images are not copied into ./pre_label/, as by PaddleClas's" in said
+    assert "PostProcess.SavePreLabel: images are not copied into ./pre_label/, unlike in PaddleClas's" in said
     assert "Global.enable_mkldnn, Global.cpu_num_threads" in said
 
 
@@ -185,7 +188,10 @@ def test_a_rate_that_goes_by_validation(flags, error):
 
 def test_what_a_multi_scale_dataset_ignores(flags, capsys):
     flags("train", "ImageNet/MobileViTV3/MobileViTV3_XS.yaml")
-    assert "PaddleClas's MultiScaleDataset takes no interpolation, use_log_aspect of it" in capsys.readouterr().out
+    assert (
+        "interpolation, use_log_aspect has no effect, as PaddleClas's MultiScaleDataset ignores it"
+        in capsys.readouterr().out
+    )
 
 
 def rename(section, old: str, new: str) -> None:
@@ -207,38 +213,38 @@ def rename(section, old: str, new: str) -> None:
         ("eval", MOBILE, ["-o", "DataLoader.Eval.dataset.transform_ops.1.ResizeImage.short=3"],
          "ResizeImage has the unknown argument 'short'"),
         ("eval", MOBILE, ["-o", "DataLoader.Eval.dataset.name=Mine"],
-         "DataLoader.Eval.dataset.name: Mine is not supported; there are ImageNetDataset"),
+         "DataLoader.Eval.dataset.name: Mine is not supported; choose from ImageNetDataset"),
         ("eval", MOBILE, ["-o", "Global.eval_mode=retrieval"], "'retrieval' is not supported"),
         ("infer", MOBILE, ["-o", "Infer.PostProcess.name=Top"], "Infer.PostProcess.name: Top is not supported"),
-        ("infer", MOBILE, ["-o", "Infer.PostProcess.name=ScoreOutput"], "ScoreOutput is of deploy configurations"),
+        ("infer", MOBILE, ["-o", "Infer.PostProcess.name=ScoreOutput"], "ScoreOutput belongs in deploy configurations"),
         ("predict", DEPLOY, ["-o", "PostProcess.ScoreOutput={}", "-o", "PostProcess.main_indicator=ScoreOutput"],
          "PostProcess.ScoreOutput.decimal_places: is missing"),
         ("infer", DEPLOY, [], "PreProcess: a deploy configuration is for predict.py, not infer.py"),
         ("predict", MOBILE, [], "Arch: predict.py takes deploy configurations"),
-        ("predict", DEPLOY, ["-o", "PostProcess.main_indicator=Top"], "'Top' is not among Topk"),
+        ("predict", DEPLOY, ["-o", "PostProcess.main_indicator=Top"], "'Top' is not in this section: Topk"),
         ("predict", DEPLOY, ["-o", "Global.use_int8=True"], "Global.use_int8: int8 programs are not supported"),
         ("eval", "quick_start/kunlun/VGG16_finetune_kunlun.yaml", [], "PaddleClas before 2.0"),
         ("eval", "quick_start/MobileNetV1_retrieval.yaml", [], "retriev"),
-        ("train", MOBILE, ["-o", "Optimizer.name=Adamax"], "Optimizer.name: Adamax is not supported; there are SGD"),
+        ("train", MOBILE, ["-o", "Optimizer.name=Adamax"], "Optimizer.name: Adamax is not supported; choose from SGD"),
         ("train", MOBILE, ["-o", "Optimizer.lr.nmae=Cosine"], "Optimizer.lr.nmae: unknown key: did you mean name?"),
         ("train", MOBILE, ["-o", "Optimizer.lr.warmup_epoch=five"], "'five' should be a number"),
         ("train", MOBILE, ["-o", "DataLoader.Train.dataset.transform_ops.1.RandCropImage.sizes=9"],
          "RandCropImage.sizes: unknown key: did you mean size?"),
         ("train", MOBILE, ["-o", "Loss.Train.0.CELoss.epsilon=2"], "2 should be a number from 0 to 1"),
-        ("train", MOBILE, ["-o", "DataLoader.Train.dataset.delimiter=a"], "'a' should be one or a few signs, such as"),
+        ("train", MOBILE, ["-o", "DataLoader.Train.dataset.delimiter=a"], "'a' should be a few characters, such as"),
         ("train", MOBILE, ["-o", "DataLoader.Train.dataset.relabel=True"], "dataset.relabel: True is not supported"),
         ("train", MOBILE, ["-o", "DataLoader.Train.sampler.name=MultiScaleSampler"],
-         "DataLoader.Train.sampler.name: MultiScaleDataset and MultiScaleSampler need each other"),
+         "DataLoader.Train.sampler.name: MultiScaleDataset and MultiScaleSampler only work together"),
         ("train", MOBILE, ["-o", "Global.train_mode=dino"], "Global.train_mode: 'dino' is not supported: progressive"),
         ("train", MOBILE, ["-o", "Global.train_mode=progressive"], "needs RandCropImage with a progress_size"),
         ("train", "ImageNet/PPLCNetV2/PPLCNetV2_base.yaml", ["-o", "DataLoader.Train.sampler.seed=1"],
-         "sampler.seed: sizes and order are drawn by Global.seed"),
+         "sampler.seed: is not supported: Global.seed draws sizes and order"),
         ("train", "ImageNet/PPLCNetV2/PPLCNetV2_base.yaml", ["-o", "DataLoader.Train.sampler.first_bs=None"],
          "DataLoader.Train.sampler.first_bs: is missing"),
         ("train", MOBILE, ["-o", "DataLoader.Train.dataset.transform_ops=[]"],
-         "dataset.transform_ops: nothing gives the images one size"),
+         "dataset.transform_ops: no operation gives all images the same size"),
         ("train", "PULC/clarity_assessment/PPLCNet_x1_0.yaml", ["-o", "DataLoader.Train.dataset.label_key=blur"],
-         "label_key: 'blur' is not supported; there are blur_image, random_rot90_orientation"),
+         "label_key: 'blur' is not supported; choose from blur_image, random_rot90_orientation"),
         ("train", MOBILE, ["-o", "Global.epochs=0"], "0 should be a whole number above 0"),
     ],
 )  # fmt: skip
@@ -267,13 +273,13 @@ def test_weights_that_paddleclas_would_download(flags, error, tmp_path):
 def test_an_override_without_a_configuration(capsys):
     with pytest.raises(SystemExit):
         parse("eval", ["-o", "Global.epochs=3"])
-    assert "-o Global.epochs=3 changes a configuration: give its file by -c FILE.yaml" in capsys.readouterr().err
+    assert "-o Global.epochs=3 overrides a configuration: give its file with -c FILE.yaml" in capsys.readouterr().err
 
 
 def test_class_names_that_are_not_there(flags, capsys, tmp_path):
     words = ["-o", "Global.pretrained_model=a"]
     assert "class_map_path" not in flags("infer", MOBILE, *words).given
-    assert "flowers102_label_list.txt is not there: give the file of class names by --class_map_path" in (
+    assert "flowers102_label_list.txt does not exist: give the file of class names with --class_map_path" in (
         capsys.readouterr().out
     )
     (tmp_path / "names.txt").touch()

@@ -83,11 +83,11 @@ def test_overrides(document, override, keys, value):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("Global.epochs", "-o Global.epochs: an override is KEY=VALUE"),
-        ("Global..epochs=1", "an override is KEY=VALUE"),
-        ("=1", "an override is KEY=VALUE"),
-        ("DataLoader.2=1", "DataLoader is a list of 2, and '2' no place in it: 0 ResizeImage"),
-        ("DataLoader.Train.size=1", "'Train' no place in it"),
+        ("Global.epochs", "-o Global.epochs: give KEY=VALUE"),
+        ("Global..epochs=1", "give KEY=VALUE"),
+        ("=1", "give KEY=VALUE"),
+        ("DataLoader.2=1", "DataLoader is a list of 2, and '2' is not an index in it: 0 ResizeImage"),
+        ("DataLoader.Train.size=1", "'Train' is not an index in it"),
         ("Global.epochs.deep=1", "Global.epochs is 20, which has no part 'deep'"),
     ],
 )
@@ -109,9 +109,9 @@ def test_an_override_never_runs_code(document, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- 1\n- 2\n", "a configuration is a mapping"),
-        ("1: 2\n", "a configuration is a mapping"),
-        ("", "a configuration is a mapping"),
+        ("- 1\n- 2\n", "it must be a mapping"),
+        ("1: 2\n", "it must be a mapping"),
+        ("", "it must be a mapping"),
         ("a: [1\nb: 2\n", "it is no YAML: .* in line 2"),
         ("a: !!python/object:os.system x\n", "it is no YAML"),
         ("a: &x [*x]\n", "line 1 refers to the part that it is in"),

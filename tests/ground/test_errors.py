@@ -44,27 +44,27 @@ def fails_with(error: BaseException):
         (
             MemoryError("9 GB\nor so"),
             1,
-            "script.py: error: out of memory: free some on this machine (9 GB or so)",
+            "script.py: error: out of memory: free memory on this machine (9 GB or so)",
         ),
         (
             RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
             1,
-            "script.py: error: out of memory: free some on this machine (cuDNN error: CUDNN_STATUS_ALLOC_FAILED)",
+            "script.py: error: out of memory: free memory on this machine (cuDNN error: CUDNN_STATUS_ALLOC_FAILED)",
         ),
         (
             RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
             1,
-            "script.py: error: out of memory: free some on this machine (CUDA error: out of memory CUDA kernel",
+            "script.py: error: out of memory: free memory on this machine (CUDA error: out of memory CUDA kernel",
         ),
         (
             RuntimeError("CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors"),
             1,
-            "script.py: error: this PyTorch has no code for this GPU: install one that has ",
+            "script.py: error: this build of PyTorch does not support this GPU: install one that does ",
         ),
         (
             type("TritonMissing", (RuntimeError,), {})("Cannot find a working triton installation.\nMore"),
             1,
-            "script.py: error: --use_compile: PyTorch compiles for a GPU by Triton: Cannot find a working triton inst",
+            "script.py: error: --use_compile: PyTorch needs Triton to compile for a GPU: Cannot find a working triton",
         ),
         (
             RuntimeError("InductorError: RuntimeError: Failed to find C compiler. Please specify via CC\nTraceback"),

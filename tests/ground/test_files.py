@@ -209,7 +209,7 @@ def test_what_killed_runs_left_is_deleted_or_named(tmp_path, capsys):
         (folder / "half").touch()
     write_text(tmp_path / "x", "text", "--output")
     assert sorted(os.listdir(tmp_path)) == [other.name, "x"]
-    assert f"{other} is of a process of another machine: delete it" in capsys.readouterr().err
+    assert f"{other} belongs to a process on another machine: delete it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -48,7 +48,9 @@ def test_a_teacher_has_strides_of_its_own():
 def test_strides_as_they_are_typed():
     assert stride("2X1") == "2x1" and stride("3") == "3"
     for text in ("0", "2x1x1", "x", "2x", "a"):
-        with pytest.raises(argparse.ArgumentTypeError, match=r"is no stride: a number, or HEIGHTxWIDTH such as 2x1"):
+        with pytest.raises(
+            argparse.ArgumentTypeError, match=r"is not a stride: give a number, or HEIGHTxWIDTH such as 2x1"
+        ):
             stride(text)
 
 

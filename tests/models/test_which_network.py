@@ -98,12 +98,12 @@ def test_what_is_printed(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--max_params=5"], 2, "--max_params says which networks: it goes with --list_models or --recommend"),
+        (["--max_params=5"], 2, "--max_params selects networks for --list_models or --recommend"),
         (["--list_models", "--cost=macs"], 2, "--cost is of --recommend"),
         (["--recommend", "--sort=name"], 2, "--sort is of --list_models"),
-        (["--recommend", "--cost=time"], 2, "--cost=time goes with --measure"),
-        (["--recommend", "--measure=1", "--cost=macs"], 2, "--cost=time goes with --measure"),
-        (["--recommend=front.txt"], 2, "--recommend front.txt: the picture's name ends in .png"),
+        (["--recommend", "--cost=time"], 2, "--cost=time needs --measure"),
+        (["--recommend", "--measure=1", "--cost=macs"], 2, "--cost=time needs --measure"),
+        (["--recommend=front.txt"], 2, "--recommend front.txt: give a file name ending in .png"),
         (["--recommend=/dev/null/front.png"], 1, "--recommend: cannot write /dev/null/front.png"),
         (["--list_models", "--max_params=0.01"], 2, "no network is within --max_params=0.01; the least"),
         (["--recommend", "--list_models=VGG*", "--max_latency=1"], 2, "no network is within --max_latency=1"),

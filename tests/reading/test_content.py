@@ -146,7 +146,7 @@ def test_the_first_epoch_warns_of_hidden_drawings(drawings, workers, capsys):
         report_files(batches)
         said_of = f"warning: transparency hides everything in 8 of 8 images (such as {drawings}/0.png): "
         lines = capsys.readouterr().err.splitlines()
-        assert lines == [f"{said_of}it is dropped, and a single colour is left; give --background=white"][:said]
+        assert lines == [f"{said_of}without it only a single colour is left; give --background=white"][:said]
     batches.close()
 
 
@@ -191,8 +191,7 @@ def test_damaged_files_are_named_once(tmp_path, workers, capfd):
     report_files(batches)
     batches.close()
     assert capfd.readouterr().err == (
-        "warning: 1 damaged image files were used as far as they decode: "
-        f"{tmp_path}/1.jpg: its end marker is missing, and nothing else\n"
+        f"warning: used the decodable part of 1 damaged image files: {tmp_path}/1.jpg: only its end marker is missing\n"
     )
 
 
@@ -208,7 +207,7 @@ def test_flags():
     assert (flags.background, flags.image_depth_range) == ([1, 2, 3], None)
     flags = parse("train", ["--background=drop", "--image_depth_range=full"])
     assert flags.background is flags.image_depth_range is None and {"background", "image_depth_range"} <= flags.given
-    with pytest.raises(FlagError, match="--image_depth_range 9 9: the first is not below the second"):
+    with pytest.raises(FlagError, match="--image_depth_range 9 9: the first value must be below the second"):
         eval_transform(parse("train", ["--image_depth_range", "9", "9"]))
 
 
@@ -227,5 +226,5 @@ def test_notes_that_are_none(wrong):
 
 def test_dali_has_neither():
     for options, flag in ({"background": (0, 0, 0)}, "background=drop"), ({"image_depth_range": (0, 9)}, "range=full"):
-        with pytest.raises(FlagError, match=f"is unknown to DALI: give --.*{flag}, or leave --use_dali out"):
+        with pytest.raises(FlagError, match=f"is not supported by DALI: give --.*{flag}, or leave out --use_dali"):
             _check(EvalTransform((16, 16), 16, **options), training=False)

@@ -24,4 +24,4 @@ def test_images_that_are_too_long_for_the_crop(size, image_size, resize_mode, sh
     said = capsys.readouterr().err
     assert bool(said) == bool(share)
     if share:
-        assert said.startswith(f"warning: val: the images are long, and of the usual one the centre crop shows {share}")
+        assert said.startswith(f"warning: val: the images are long, and the centre crop shows at most {share}")

@@ -134,7 +134,7 @@ def test_a_jpeg_without_its_end_marker_is_decoded_and_noted(kind, backend, capfd
     take_remarks()
     for missing in (1, 2):
         np.testing.assert_array_equal(decode(data[:-missing], "cut", backend), decode(data, "whole", backend))
-        assert take_remarks() == [("cut", "its end marker is missing, and nothing else")]
+        assert take_remarks() == [("cut", "only its end marker is missing")]
     for missing in (3, 10, 500):
         with pytest.raises(UnreadableImage, match="cut: the JPEG is truncated"):
             decode(data[:-missing], "cut", backend)
@@ -213,7 +213,7 @@ def test_heic():
 
 def test_heic_without_its_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(UnreadableImage, match="HEIC takes the package pillow-heif: pip install pillow-heif"):
+    with pytest.raises(UnreadableImage, match="HEIC needs the package pillow-heif: pip install pillow-heif"):
         decode(b"\0\0\0\x18ftypheic" + bytes(90), "x")
 
 
@@ -231,7 +231,7 @@ def test_what_is_no_image_is_unreadable(data):
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS in place of the image"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer instead of the image"),
         (b"\n<!DOCTYPE html><title>404</title>", "a web page, not an image"),
         (bytes(5000), "nothing but zeros, not an image"),
         (b"hello", "not an image, or a damaged one"),

@@ -136,8 +136,10 @@ def test_check_names_what_may_be_wrong(folder, tmp_path, monkeypatch, capsys):
         ("val", "a/1.png", "same"): "train: a/00.png",
     }
     said = capsys.readouterr().out
-    assert "  suffix: 1 of 37 images are of another kind than their suffix says\n    b/wrong.png: its content" in said
-    assert "val and train: what is in both is known" in said and "    a/1.png: train: a/00.png" in said
+    assert "  suffix: 1 of 37 images have another format than their suffix says\n    b/wrong.png: its content" in said
+    assert (
+        "val and train: the network has seen images that are in both" in said and "    a/1.png: train: a/00.png" in said
+    )
 
 
 def test_what_check_prints_is_bounded(tmp_path, monkeypatch, capsys):

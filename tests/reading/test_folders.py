@@ -72,7 +72,7 @@ def droppings(folder: Path) -> None:
 def test_droppings_are_left_out_at_every_level(tmp_path, capsys):
     droppings(tmp_path / "train")
     root = tmp_path / "train"
-    said = f"warning: {root}: 6 files are left out: 6 of hidden files and folders (.cache/1.png)\n"
+    said = f"warning: {root}: 6 files are skipped: 6 in hidden files and folders (.cache/1.png)\n"
     images = open_dataset(str(tmp_path), "train", 2)
     assert entries(images) == [(f"{root}/a/1.png", 0)] and images.class_names == ["a"]
     assert capsys.readouterr().err == said
@@ -102,8 +102,8 @@ def test_what_is_left_out_is_counted_and_classes_without_images_are_named(tmp_pa
         (root / name).touch()
     assert len(open_dataset(str(tmp_path), "train", 3)) == 2
     assert capsys.readouterr().err.splitlines() == [
-        f"warning: {root}: 5 files are left out: 2 .heic (c/1.HEIC: pip install pillow-heif reads them), "
-        "1 without a suffix (a/noted), 1 .xml (a/1.xml), 1 outside of class folders (loose.jpg)",
+        f"warning: {root}: 5 files are skipped: 2 .heic (c/1.HEIC: to read them, pip install pillow-heif), "
+        "1 without a suffix (a/noted), 1 .xml (a/1.xml), 1 outside class folders (loose.jpg)",
         f"warning: {root}: 1 of 3 classes have no image: c",
     ]
 
@@ -112,17 +112,17 @@ def test_files_that_are_still_in_the_cloud_are_counted(tmp_path, capsys):
     save_picture(tmp_path / "1.jpg", 0)
     (tmp_path / ".2.jpg.icloud").touch()
     assert len(ImageList.from_folder(str(tmp_path))) == 1
-    assert "1 file is left out: 1 .icloud (.2.jpg.icloud: not downloaded yet)" in capsys.readouterr().err
+    assert "1 file is skipped: 1 .icloud (.2.jpg.icloud: not downloaded yet)" in capsys.readouterr().err
 
 
 def test_folders_without_an_image_say_what_they_have(tmp_path, without_heif):
     (tmp_path / "train" / "a").mkdir(parents=True)
     (tmp_path / "train" / "a" / "1.heic").touch()
-    with pytest.raises(UserError, match=r"no image in class folders .*; 1 file is left out: 1 \.heic \(a/1\.heic"):
+    with pytest.raises(UserError, match=r"no image in class folders .*; 1 file is skipped: 1 \.heic \(a/1\.heic"):
         open_dataset(str(tmp_path), "train", 3)
-    with pytest.raises(UserError, match=r"has no image \(looked for \.jpg.*; 1 file is left out"):
+    with pytest.raises(UserError, match=r"has no image \(looked for \.jpg.*; 1 file is skipped"):
         ImageList.find(str(tmp_path))
-    with pytest.raises(UserError, match=r"no image matches; 1 file is left out"):
+    with pytest.raises(UserError, match=r"no image matches this pattern; 1 file is skipped"):
         ImageList.find(str(tmp_path / "*" / "*" / "*"))
     assert len(ImageList.find(str(tmp_path / "*" / "*" / "*.heic"))) == 1  # whoever says a suffix has it
 
@@ -155,12 +155,12 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("there", "part", "said"),
     [
-        ("valid/a/1.jpg", "val", "; valid/ is there: rename it to val, if it is that"),
-        ("Validation/a/1.jpg", "val", "; Validation/ is there: rename it to val, if it is that"),
-        ("test/a/1.jpg", "val", "; test/ is there: rename it to val, if it is that"),
-        ("val.txt", "val", "; val.txt is there: rename it to val_list.txt, if its lines are `relative/path label`"),
-        ("training_list.txt", "train", "; training_list.txt is there: rename it to train_list.txt, if its lines are"),
-        ("Train/a/1.jpg", "train", "; Train/ is there: rename it to train, if it is that"),
+        ("valid/a/1.jpg", "val", "; there is valid/: rename it to val if it is that part"),
+        ("Validation/a/1.jpg", "val", "; there is Validation/: rename it to val if it is that part"),
+        ("test/a/1.jpg", "val", "; there is test/: rename it to val if it is that part"),
+        ("val.txt", "val", "; there is val.txt: rename it to val_list.txt if its lines are `relative/path label`"),
+        ("training_list.txt", "train", "; there is training_list.txt: rename it to train_list.txt if its lines are"),
+        ("Train/a/1.jpg", "train", "; there is Train/: rename it to train if it is that part"),
         ("cats/1.jpg", "train", "; if cats are classes, reader.py --data_dir={} --split=0.2 holds out a fifth of each"),
         ("1.jpg", "train", "; 1.jpg and the like have no class: put the images into a folder for each class"),
         ("train-00000.parquet", "train", "; train-00000.parquet is of a kind that is not read: write its images into"),
@@ -183,5 +183,5 @@ def test_a_data_set_one_folder_deeper(tmp_path):
 
 def test_a_part_of_a_data_set_in_place_of_the_whole(tmp_path):
     save_picture(tmp_path / "train" / "a" / "1.jpg", 0)
-    with pytest.raises(UserError, match=f"; it is itself a part of a data set: give --data_dir={tmp_path}$"):
+    with pytest.raises(UserError, match=f"; it is itself part of a dataset: give --data_dir={tmp_path}$"):
         open_dataset(str(tmp_path / "train"), "train", 3)

@@ -72,7 +72,7 @@ def test_without_a_font_numbers_stand_for_names_and_one_warning_says_so(machine,
     assert drawable(["鳥"], ["class 2"]).lines == ["class 2"]
     warnings = capsys.readouterr().err.splitlines()
     assert len(warnings) == 1
-    assert "no font of this machine has the letters of '猫': pictures say 'class 0' and the like" in warnings[0]
+    assert "no font on this machine has the letters of '猫': pictures show 'class 0' and the like" in warnings[0]
 
 
 def test_a_font_of_the_machine_that_has_the_letters(machine, tmp_path, capsys):

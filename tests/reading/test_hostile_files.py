@@ -93,7 +93,7 @@ def test_half_characters_are_no_names(tmp_path):
 
 def test_a_picture_of_no_kind(tmp_path):
     pictures = [np.zeros((8, 8, 3), np.uint8)]
-    with pytest.raises(UserError, match=r"no kind of picture ends in \.xyz: call it grid\.xyz\.png$"):
+    with pytest.raises(UserError, match=r"\.xyz is not a picture format: name it grid\.xyz\.png$"):
         write_grid(str(tmp_path / "grid.xyz"), pictures, [""], 1)
     with pytest.raises(UserError, match=r"cannot be written \(no such file or directory\)"):
         write_grid(str(tmp_path / "nowhere" / "grid.png"), pictures, [""], 1)

@@ -24,8 +24,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 LINES = {
     "backslashes": ("images\\猫 cat\\{}.png {}", "write / for \\"),
-    "quotes": ('"images/猫 cat/{}.png" {}', "leave out the quotes"),
-    "commas": ("'images/猫 cat/{}.png', {}", "leave out the quotes"),
+    "quotes": ('"images/猫 cat/{}.png" {}', "remove the quotes"),
+    "commas": ("'images/猫 cat/{}.png', {}", "remove the quotes"),
     "several labels": (
         "images/猫 cat/{}.png 0 {}",
         "each line has several labels: keep one, or, ",
@@ -33,9 +33,9 @@ LINES = {
     "a folder too few": ("猫 cat/{}.png {}", "put images/ before them"),
     "another machine": ("/home/me/data/images/猫 cat/{}.png {}", "leave out /home/me/data/ before them"),
     "a drive": ("D:\\data\\images\\猫 cat\\{}.png {}", "write / for \\; leave out D:/data/ before them"),
-    "capitals": ("Images/猫 Cat/{}.PNG {}", "is: write capitals as they are (0.png for 0.PNG)"),
-    "a suffix": ("images/猫 cat/{}.jpg {}", "is: give the suffix .png for .jpg"),
-    "no suffix": ("images/猫 cat/{} {}", "is: give the suffix .png for none"),
+    "capitals": ("Images/猫 Cat/{}.PNG {}", "is: correct the capitals (0.png for 0.PNG)"),
+    "a suffix": ("images/猫 cat/{}.jpg {}", "is: write the suffix .png instead of .jpg"),
+    "no suffix": ("images/猫 cat/{} {}", "is: write the suffix .png instead of none"),
 }
 
 
@@ -47,7 +47,7 @@ def test_what_does_not_fit_is_said(tmp_path, pictures, case):
     with pytest.raises(UserError) as caught:
         open_dataset(str(root), "train", 3)
     message = str(caught.value)
-    assert message.startswith(f"{root}/train_list.txt: none of its paths is there, such as ") and said in message
+    assert message.startswith(f"{root}/train_list.txt: none of its paths exists, such as ") and said in message
     assert f"and {root}/images/猫 cat/0.png is: " in message
     # A list without labels, or whose labels are left out.
     with pytest.raises(UserError, match=re.escape(said.split(": keep")[0].removeprefix("is: ")) if said else ""):
@@ -60,7 +60,7 @@ def test_encodings(tmp_path, pictures, encoding):
     (root / "images" / "猫 cat").rename(root / "images" / "日本 中")
     lines = "".join(f"images\\日本 中\\{number}.png {number}\n" for number in range(3))
     (root / "train_list.txt").write_bytes(lines.encode(encoding))
-    with pytest.raises(UserError, match=re.escape(f"save it as UTF-8, which it is not (but {encoding.upper()})")):
+    with pytest.raises(UserError, match=re.escape(f"save it as UTF-8 (it is in {encoding.upper()})")):
         open_dataset(str(root), "train", 3)
 
 
@@ -90,7 +90,7 @@ def test_lists_of_files_that_are_nowhere_are_left_to_the_reader(tmp_path, pictur
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("a.png,1", "line 1: 'a.png,1' has no label: a line is `relative/path label`: write a blank for the comma"),
+        ("a.png,1", "line 1: 'a.png,1' has no label: write `relative/path label`: write a blank instead of the comma"),
         ("a.png 0,1", "line 1: 'a.png 0,1' has several labels, 0,1: "),
     ],
 )

@@ -86,11 +86,11 @@ def test_a_file_of_names_beside_a_list(tmp_path, capsys):
     assert classes_seen(images) == 3
     assert not capsys.readouterr().err
     assert known_names(images, str(tmp_path), 4) == ["cat", "dog", "fox"]
-    assert "labels.txt has 3 names for 4 classes: they are not taken" in capsys.readouterr().err
+    assert "labels.txt has 3 names for 4 classes: ignoring the file" in capsys.readouterr().err
     for text, warning in (
-        ("a\nb\n", "labels.txt has 2 names for 3 classes: they are not taken"),
-        ("dog\ncat\nfox\n", "calls class 0 dog, and class 1 lies in a folder dog: its names are not taken"),
-        ("cat 2\ndog 0\nfox 1\n", "the numbers are behind the names"),
+        ("a\nb\n", "labels.txt has 2 names for 3 classes: ignoring the file"),
+        ("dog\ncat\nfox\n", "names class 0 dog, but class 1 is in a folder dog: ignoring the file"),
+        ("cat 2\ndog 0\nfox 1\n", "the numbers follow the names"),
     ):
         (tmp_path / "labels.txt").write_text(text)
         assert known_names(images, str(tmp_path)) == ["cat", "dog", "fox"]
@@ -156,7 +156,7 @@ def test_lists_in_different_orders(tmp_path):
 def test_a_class_that_training_never_has(tmp_path):
     write_list(tmp_path, "train", {f"{label}.png": label for label in range(5)})
     write_list(tmp_path, "val", {f"{label}.png": label for label in range(1, 6)})
-    with pytest.raises(UserError, match=r"val_list.txt has images of class 5, such as .*/5.png, and .*train_list"):
+    with pytest.raises(UserError, match=r"val_list.txt has images of class 5, such as .*/5.png, but .*train_list"):
         parts(tmp_path)
 
 
@@ -184,7 +184,9 @@ def test_training_in_folders_and_validation_in_a_list(tmp_path):
     with pytest.raises(UserError, match=r"cat is class 0 in .*/train and class 1 in .*val_list.txt"):
         parts(tmp_path)
     write_list(tmp_path, "val", {"a.png": 0, "b.png": 1})
-    with pytest.raises(UserError, match=r"nothing says that 0 is cat. Give folders or lists for both, or the names of"):
+    with pytest.raises(
+        UserError, match=r"it is unknown whether 0 is cat: give folders or lists for both, or the class names"
+    ):
         parts(tmp_path)
     (tmp_path / "label_names.txt").write_text("cat\ndog\nfox\n")
     parts(tmp_path)
@@ -221,7 +223,7 @@ def test_validation_folders_are_numbered_as_training_was(tmp_path):
     assert open_dataset(str(tmp_path / "imagenet"), "val", 1000).labels.tolist() == labels
     assert open_dataset(str(tmp_path / "imagenet"), "val", 2).labels.tolist() == [0, 1]
     write_folders(tmp_path, "train", ("cat", "dog"))
-    with pytest.raises(UserError, match="has a class folder fox, the training images have none of that name"):
+    with pytest.raises(UserError, match="has a class folder fox, which the training images lack"):
         open_dataset(str(tmp_path), "val", 9)
-    with pytest.raises(UserError, match="has a class folder dog, and the training has no class of that name"):
+    with pytest.raises(UserError, match="has a class folder dog, but the training has no class of that name"):
         open_dataset(str(tmp_path), "val", 9, class_names=["fox", "Dog"])

@@ -114,7 +114,7 @@ def test_timm_policies_are_read():
     found = TimmAugment.parse("rand-m7-mstd0.5-inc1", (BICUBIC,), FILL)
     assert found == TimmAugment(7, 0.5, 2, True, (BICUBIC,), FILL)
     assert TimmAugment.parse("rand-n3-m8-mstd1.0", (BILINEAR,), FILL) == TimmAugment(8, 1, 3, False, (BILINEAR,), FILL)
-    for wrong, part in (("augmix-m3", "augmix"), ("rand-m9-w0", "w0"), ("rand-m31", "m is at most 30")):
+    for wrong, part in (("augmix-m3", "augmix"), ("rand-m9-w0", "w0"), ("rand-m31", "give m up to 30")):
         with pytest.raises(ValueError, match=part):
             TimmAugment.parse(wrong, (BICUBIC,), FILL)
 
@@ -236,18 +236,18 @@ def test_training_with_words(tiny_dataset):
     [
         ("random_resized_crp", "random_resized_crp: no such operation: did you mean random_resized_crop"),
         ("resize:sise=3", "no option 'sise'; did you mean size"),
-        ("resize:size=0", "size: '0' is no size of images"),
-        ("resize:size=99999x99999", "size: '99999x99999' is no size of images"),
+        ("resize:size=0", "size: '0' is not an image size"),
+        ("resize:size=99999x99999", "size: '99999x99999' is not an image size"),
         ("resize", "give one of size=HEIGHTxWIDTH and short=SIDE"),
         ("flip:p=2", "flip:p=2: p: 2 is not allowed"),
-        ("flip", "no word gives all images one size"),
-        ("resize:short=40 flip", "no word gives all images one size"),
-        ("random_crop:size=20", "the images have no known size before it"),
-        ("resize:size=20 random_crop:size=24", "images of 20x20 do not go with 24x24"),
-        ("resize:size=20 pad:size=16", "images of 20x20 do not go with 16x16"),
-        ("resize:size=20 timm_augment:policy=auto", "policy: 'auto': only rand-... policies are known"),
+        ("flip", "no word gives all images the same size"),
+        ("resize:short=40 flip", "no word gives all images the same size"),
+        ("random_crop:size=20", "the image size is unknown before it"),
+        ("resize:size=20 random_crop:size=24", "images of 20x20 do not fit 24x24"),
+        ("resize:size=20 pad:size=16", "images of 20x20 do not fit 16x16"),
+        ("resize:size=20 timm_augment:policy=auto", "policy: 'auto': only rand-... policies are supported"),
         ("resize:size=20 random_erasing:mode=x", "mode: 'x' is not one of pixel, rand, const"),
-        ("random_resized_crop:scale=0.5/0.9", "scale=0.5/0.9: it is from above 0 to 1"),
+        ("random_resized_crop:scale=0.5/0.9", "scale=0.5/0.9: give values above 0 and up to 1"),
         ("random_resized_crop:ratio=2/1", "ratio: '2/1': 2 is above 1"),
         ("resize:size=20 color_jitter", "give brightness="),
     ],

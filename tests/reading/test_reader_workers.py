@@ -125,7 +125,7 @@ def test_a_worker_that_does_not_come_up_is_replaced(folder, monkeypatch):
     monkeypatch.setattr(reader_workers, "ATTEMPTS", 3)
     forks = iter([True] * 3)
     with pytest.raises(
-        UserError, match=r"no reader worker came up within 0\.2 seconds, 3 times over: lower --reader_th"
+        UserError, match=r"no reader worker started within 0\.2 seconds in 3 attempts: lower --reader_th"
     ):
         next(training(folder, workers=1).epoch(0))
 

@@ -149,20 +149,20 @@ def test_turned_images():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (f"{MULTI} --progressive_sizes 24 32", "--multi_scale and --progressive_sizes both say at which sizes"),
-        (f"{MULTI} --use_dali=True", "--multi_scale is done by the readers of --use_dali=False"),
+        (f"{MULTI} --progressive_sizes 24 32", "--multi_scale and --progressive_sizes both set the training sizes"),
+        (f"{MULTI} --use_dali=True", "--multi_scale does not work with --use_dali"),
         ("--multi_scale 24 --multi_scale_factor=32", "--multi_scale 24x24 is below --multi_scale_factor 32: lower it"),
         (f"{MULTI} --train_transforms random_resized_crop:size=32",
          "--multi_scale 24x24: the words of --train_transforms make images of 32x32: leave out size="),
         ("--progressive_magnitudes 1 2", "--progressive_magnitudes has 2 values, and --progressive_sizes 0"),
-        ("--progressive_sizes 24 32 --progressive_magnitudes 1 2", "no RandAugment: give --use_ra=True or a word"),
+        ("--progressive_sizes 24 32 --progressive_magnitudes 1 2", "needs RandAugment: give --use_ra=True or a word"),
         ("--label_from=blur", "--label_from=blur needs --train_transforms with the word blur"),
         ("--label_from=blur --train_transforms random_resized_crop", "--train_transforms has no words blur"),
         ("--label_from=blur --train_transforms blur random_resized_crop",
-         "--label_from=blur draws 2 classes, and --class_dim is 3: give --class_dim=2"),
-        ("--label_from=blur --multi_label=True", "--label_from=blur draws one label: leave out --multi_label"),
-        ("--train_transforms resize:size=32x24 random_rot90", "images of 32x24 do not stay of that size: it takes squ"),
-        ("--list_delimiter=, --multi_label=True", "--list_delimiter is for lists of one label per image"),
+         "--label_from=blur makes 2 classes, but --class_dim is 3: give --class_dim=2"),
+        ("--label_from=blur --multi_label=True", "--label_from=blur sets a single label: leave out --multi_label"),
+        ("--train_transforms resize:size=32x24 random_rot90", "it needs square images, not 32x24, to keep"),
+        ("--list_delimiter=, --multi_label=True", "--list_delimiter is for lists with one label per image"),
     ],
 )  # fmt: skip
 def test_refused(folder, words, message):
@@ -175,8 +175,8 @@ def test_refused(folder, words, message):
     ("line", "message"),
     [
         ("a.jpg;1;more\n b, c.jpg ; 0\n\n", ""),
-        ("a.jpg 1\n", "line 1: 'a.jpg 1' has no ; in it, which is the --list_delimiter"),
-        ("a.jpg;1\na.jpg;3\n", "line 2: 'a.jpg;3' has the label '3', and labels are 0..2 (--class_dim 3)"),
+        ("a.jpg 1\n", "line 1: 'a.jpg 1' does not contain the --list_delimiter ;"),
+        ("a.jpg;1\na.jpg;3\n", "line 2: 'a.jpg;3' has the label '3', but labels must be 0..2 (--class_dim 3)"),
         (";1\n", "line 1: ';1' has"),
         ("\n", "is empty"),
     ],

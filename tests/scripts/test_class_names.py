@@ -98,7 +98,7 @@ def test_what_is_made_of_the_weights_has_them(trained, folders, run, tmp_path, m
     assert all(name == "abcd"[number] for number, name in given)
     Path("map.txt").write_text("10\n1\nx\ny\n")
     said = run(infer, **weights, data_dir=folders / "val", class_map_path="map.txt")
-    assert "map.txt calls class 0 10, and 10 was class 1 in the training: is it in another order?" in said
+    assert "map.txt names class 0 10, but 10 was class 1 in training: is the file in another order?" in said
 
     run(infer, **weights, save_inference=True)
     exported = f"{NETWORK}/model"
@@ -118,7 +118,7 @@ def test_weights_that_name_nothing(trained, folders, run, tmp_path, monkeypatch)
     torch.save(load_file(trained / "latest" / "weights.safetensors"), "x.pth")
     weights = {"model": NETWORK, "pretrained_model": "x.pth", "use_gpu": False, **FLAGS}
     said = run(infer, **weights, data_dir=folders / "val")
-    assert "the names of the classes are not known: --class_map_path gives them" in said
+    assert "the class names are unknown: give them with --class_map_path" in said
     assert [name for _, name in named(said)] == [None] * 8
     del weights["reader_thread"]
     run(infer, **weights, save_inference=True)
@@ -142,7 +142,7 @@ def test_evaluation_numbers_folders_as_the_training_did(trained, folders, run, t
     assert [row["name"] for row in rows] == FOLDERS
     assert [row["images"] for row in rows] == ["0", "1", "0", "1"]
     (tmp_path / "val_list.txt").write_text("val/10/0.png 0\nval/2/0.png 1\n")
-    with pytest.raises(UserError, match=r"10 is class 1 of the network and class 0 in .*val_list.txt: number"):
+    with pytest.raises(UserError, match=r"10 is class 1 of the network but class 0 in .*val_list.txt: number"):
         run(evaluation, **flags, data_dir=tmp_path)
 
 
@@ -195,7 +195,7 @@ def test_classes_that_are_not_there_are_noticed_in_lists(data, tmp_path, monkeyp
         (data / f"{part}_list.txt").write_text("\n".join(lines))
     (data / "label_names.txt").unlink()
     result = start(data, tmp_path / "out", class_dim=None, max_iter=1)
-    assert "--class_dim not given: 1000, of which only 2 have images in --data_dir" in result.err
+    assert "--class_dim not given: using 1000, of which only 2 have images in --data_dir" in result.err
     assert "for a network of these alone give --class_dim=2" in result.err
     weights = tmp_path / "out" / NETWORK / "latest"
     assert read_class_notes(weights) == ["blue", "green"]

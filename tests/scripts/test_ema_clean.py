@@ -31,7 +31,9 @@ def test_ema_of_ours(trained, run_script_here, tmp_path):
     (tmp_path / "latest").mkdir()
     save_weights(fresh(), tmp_path / "latest" / "weights.safetensors", {})
     flags = {"ema_model_dir": tmp_path / "latest", "cleaned_model_dir": tmp_path / "clean"}
-    with pytest.raises(UserError, match=r"has no ema_weights\.safetensors: it is not of train\.py --use_ema=True"):
+    with pytest.raises(
+        UserError, match=r"has no ema_weights\.safetensors: give a checkpoint of train\.py --use_ema=True"
+    ):
         run_script_here(ema_clean, **flags)
     save_weights(trained, tmp_path / "latest" / "ema_weights.safetensors", {})
     run_script_here(ema_clean, **flags)

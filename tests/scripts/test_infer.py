@@ -132,7 +132,7 @@ def test_without_a_class_map_of_another_number_of_classes(run, weights, tiny_dat
 
 def test_features(run, weights, tiny_dataset, tmp_path):
     lines = run(f"--data_dir={tiny_dataset}/val", "--batch_size=5", "--features_path=out/features.npy")
-    assert lines[-1] == "wrote out/features.npy: 16 rows of 256, their images' names in out/features.npy.txt"
+    assert lines[-1] == "wrote out/features.npy: 16 rows of 256, with image names in out/features.npy.txt"
     features = np.load(tmp_path / "out/features.npy")
     names = (tmp_path / "out/features.npy.txt").read_text().splitlines()
     assert features.shape == (16, 256) and features.dtype == np.float32
@@ -187,7 +187,7 @@ def test_resume(run, tiny_dataset, tmp_path):
     with pytest.raises(UserError, match=r"test_res\.json have 1 classes per image: give --topk=1, or another --save_"):
         run(folder, "--resume=True", "--topk=3")
     again = run(folder, "--resume=True")
-    assert again[-2:] == ["16 results kept from test_res.json", "every image has its result already"]
+    assert again[-2:] == ["16 results kept from test_res.json", "every image already has a result"]
     assert (tmp_path / "test_res.json").read_text() == whole
 
 
@@ -227,7 +227,7 @@ def test_pictures_are_not_written_over_the_images(run, tiny_dataset, tmp_path, f
     folder = shutil.copytree(tiny_dataset / "val/red", tmp_path / "images")
     (folder / "list.txt").write_text("00.jpg\n")
     before = (folder / "00.jpg").read_bytes()
-    with pytest.raises(FlagError, match=r"--vis_dir .*images/: the pictures would be written over the images"):
+    with pytest.raises(FlagError, match=r"--vis_dir .*images/: the pictures would overwrite the images"):
         run(*(flag.format(folder) for flag in flags), f"--vis_dir={folder}/")
     assert (folder / "00.jpg").read_bytes() == before
 

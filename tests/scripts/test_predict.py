@@ -162,7 +162,7 @@ def test_an_output_that_is_no_classes(run_paddle, tiny_dataset, tmp_path):
     printed = run_paddle("custom_wide", images, name, f"--features_path={tmp_path}/x.npy")
     names = (tmp_path / "x.npy.txt").read_text().split()
     assert (np.load(tmp_path / "x.npy").shape, len(names), answers(printed)) == ((4, 3), 4, {})
-    with pytest.raises(FlagError, match=r"ends in \.npy"):
+    with pytest.raises(FlagError, match=r"ending in \.npy"):
         run_paddle("custom_wide", images, name, "--features_path=x.txt")
     answered = answers(run_paddle("custom_wide", images))
     assert all(0 < answer["score"][0] < 1 for answer in answered.values())

@@ -126,7 +126,7 @@ def test_fewer_class_folders_than_the_default_of_class_dim(train_here, data, tmp
     flags = {"max_iter": 1, "validate": False}
     result = train_here(data, tmp_path / "all", class_dim=None, **flags)
     assert result.code == 0
-    assert "warning: --class_dim not given: 1000, of which only 4 have a folder in --data_dir" in result.err
+    assert "warning: --class_dim not given: using 1000, of which only 4 have a folder in --data_dir" in result.err
     assert "give --class_dim=4" in result.err
     for class_dim in (4, 5):
         assert "--class_dim" not in train_here(data, tmp_path / "some", class_dim=class_dim, **flags).err
@@ -169,7 +169,7 @@ def test_damaged_bytes_never_end_a_run(command, tiny_dataset, weights, tmp_path)
     [
         ("image_std", [0, 0, 0], "its description cannot be read"),
         ("image_mean", None, "its description cannot be read"),
-        ("image_mean", [123.675, 116.28, 103.53], "is not of pixels of 0 to 1: export the network again"),
+        ("image_mean", [123.675, 116.28, 103.53], "is not for pixels scaled to 0..1: export the network again"),
         ("interpolation", 77, "its description cannot be read"),
         ("params_bytes", "many", "its description cannot be read"),
         ("params_name", "../../x", "--params_file"),

@@ -60,7 +60,7 @@ def test_an_epoch_of_paddlepaddles_in_the_way_is_kept(train_here, tiny_dataset, 
 def test_bad_states_are_one_line(train_here, tiny_dataset, states, tmp_path):
     prefix = shutil.copytree(states / "momentum_average", tmp_path / "MODEL") / "epoch_2"
     line = train_here(tiny_dataset, tmp_path, checkpoint=prefix).error
-    assert line.startswith(f"--checkpoint: {prefix}: it is of another network (")
+    assert line.startswith(f"--checkpoint: {prefix}: it belongs to another network (")
     (tmp_path / "MODEL" / "epoch_2.pdopt").unlink()
     line = train_here(tiny_dataset, tmp_path, checkpoint=prefix).error
     assert "epoch_2.pdopt is missing" in line

@@ -82,7 +82,7 @@ def slow_reader(tmp_path):
 def check_stopped(process: Running, code: int, folder: Path) -> None:
     output, _ = process.communicate(timeout=60)
     assert process.returncode == code, output
-    assert "Traceback" not in output and "--checkpoint=auto goes on from there" in output
+    assert "Traceback" not in output and "--checkpoint=auto continues from there" in output
     last = [tuple(map(int, step)) for step in re.findall(r"\[Pass (\d+), train batch (\d+)\]", output)][-1:]
     state = read_state(folder / "latest")
     if last:  # the step printed last is the last one done
@@ -116,7 +116,7 @@ def test_two_processes_told_to_stop(launch, tiny_dataset, tmp_path, slow_reader)
     output, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
-    assert "train.py: error" not in output and "--checkpoint=auto goes on from there" in output
+    assert "train.py: error" not in output and "--checkpoint=auto continues from there" in output
     state = read_state(find_checkpoint("auto", tmp_path / NETWORK))
     assert len(state["position"].random) == 2
     flags = {"checkpoint": "auto", "max_iter": state["training"]["step"] + 2}
@@ -155,7 +155,7 @@ def test_a_launcher_in_the_background_interrupted(tiny_dataset, tmp_path, in_bac
     wait_for(process, r"\[Pass 0, train batch 1\]")
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode != 0 and "--checkpoint=auto goes on from there" in output
+    assert process.returncode != 0 and "--checkpoint=auto continues from there" in output
     assert len(read_state(find_checkpoint("auto", tmp_path / NETWORK))["position"].random) == 2
 
 

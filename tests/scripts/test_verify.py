@@ -172,14 +172,14 @@ def test_accuracies_are_compared(server, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "name networks, such as ResNet50_vd, or all"),
-        (["ResNet50", "all"], "name networks, such as ResNet50_vd, or all"),
+        ([], "give names of networks, such as ResNet50_vd, or all"),
+        (["ResNet50", "all"], "give names of networks, such as ResNet50_vd, or all"),
         (["ResNet50_vdd"], "unknown network 'ResNet50_vdd': did you mean ResNet50_vd"),
-        (["PPLCNet_x1_0", "--source=fluid"], "PPLCNet_x1_0: neither file nor accuracy was published by fluid"),
+        (["PPLCNet_x1_0", "--source=fluid"], "PPLCNet_x1_0: no file or accuracy was published by fluid"),
         (["ResNet50", "--mirror=ftp://x"], "--mirror ftp://x: give an address"),
         (["ResNet50", "--batch_size=0"], "--batch_size 0: give 1 at least"),
         (["ResNet50", "--data_dir=nowhere"], "--data_dir nowhere: no such folder"),
-        (["ResNet50", "--table=README.md"], "--table README.md: no table of results"),
+        (["ResNet50", "--table=README.md"], "--table README.md is not a table of results"),
     ],
 )
 def test_refusals(monkeypatch, capsys, words, message):

@@ -171,7 +171,7 @@ def test_bad_starts(export, tmp_path, monkeypatch):
         with pytest.raises(UserError, match=said):
             predict.serve(args, predict.choose_device(args), predict.choose_dtype(args))
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="--serve_port runs in one process"):
+    with pytest.raises(UserError, match="--serve_port runs in a single process"):
         predict.serve(args, predict.choose_device(args), predict.choose_dtype(args))
 
 

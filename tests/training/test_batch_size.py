@@ -19,12 +19,12 @@ from utils.training.batch_size import Probe, search
 @pytest.mark.parametrize(
     ("limit", "fits", "speed", "by_speed", "chosen", "why"),
     [
-        (1000, 90, lambda n: n, False, 88, "more do not fit"),  # 64 + 16 + 8
-        (1000, 100, lambda n: n, True, 64, "more do not fit"),
-        (1000, 5, lambda n: n, False, 5, "more do not fit"),
-        (1000, 999, lambda n: min(n, 32), True, 32, "more at a time are no faster"),
-        (1000, 1000, lambda n: min(n, 32), False, 1000, "an epoch is to have 10 steps"),
-        (3, 1000, lambda n: n, True, 3, "an epoch is to have 10 steps"),
+        (1000, 90, lambda n: n, False, 88, "larger batches do not fit"),  # 64 + 16 + 8
+        (1000, 100, lambda n: n, True, 64, "larger batches do not fit"),
+        (1000, 5, lambda n: n, False, 5, "larger batches do not fit"),
+        (1000, 999, lambda n: min(n, 32), True, 32, "larger batches are no faster"),
+        (1000, 1000, lambda n: min(n, 32), False, 1000, "an epoch must have at least 10 steps"),
+        (3, 1000, lambda n: n, True, 3, "an epoch must have at least 10 steps"),
     ],
 )
 def test_the_search(limit, fits, speed, by_speed, chosen, why):
@@ -70,13 +70,13 @@ def test_a_run(train_here, tiny_dataset, tmp_path, monkeypatch):
     result = train_here(tiny_dataset, tmp_path / "auto", batch_size="auto", max_iter=3, validate=False)
     assert result.code == 0
     size = int(re.search(r"--batch_size=auto: --batch_size=(\d+): ", result.out)[1])
-    assert size == 4 and "an epoch is to have 10 steps" in result.out
+    assert size == 4 and "an epoch must have at least 10 steps" in result.out
     assert train_here(tiny_dataset, tmp_path / "same", batch_size=size, max_iter=5, validate=False).code == 0
     monkeypatch.setattr(batch_size, "STEPS_AT_LEAST", 24)  # it would choose another one
     again = train_here(
         tiny_dataset, tmp_path / "auto", batch_size="auto", max_iter=5, validate=False, checkpoint="auto"
     )
-    assert "--batch_size=auto: --batch_size=4, which the run was begun with" in again.out
+    assert "--batch_size=auto: --batch_size=4, as when the run began" in again.out
     assert_same_checkpoint(*(tmp_path / name / NETWORK / "latest" for name in ("auto", "same")))
 
 

@@ -234,7 +234,7 @@ def test_the_last_rate_is_not_above_the_first():
     [
         (
             ["--lr_strategy=cosine_decay_warmup", "--num_epochs=5"],
-            "--warm_up_epochs 5 is not over within --num_epochs 5",
+            "--warm_up_epochs 5 does not end within --num_epochs 5",
         ),
         (
             ["--lr_strategy=exponential_decay_warmup", "--num_epochs=2", "--warm_up_epochs=2.5"],
@@ -247,7 +247,7 @@ def test_the_last_rate_is_not_above_the_first():
         (["--num_epochs=31"], ""),
         (["--lr_strategy=exponential_decay_warmup", "--num_epochs=7"], "never decays within --num_epochs 7"),
         (["--lr_strategy=exponential_decay_warmup", "--num_epochs=8"], ""),
-        (["--lr_strategy=cosine_decay", "--num_epochs=1"], "--lr_strategy=linear_decay moves every step"),
+        (["--lr_strategy=cosine_decay", "--num_epochs=1"], "--lr_strategy=linear_decay changes every step"),
     ],
 )
 def test_a_schedule_that_does_not_act_within_the_run(flags, said, capsys):
@@ -264,9 +264,9 @@ def test_a_schedule_that_does_not_act_within_the_run(flags, said, capsys):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--lr=10", "--l2_decay=0.1"], "--l2_decay 0.1 at --lr 10 takes all of a weight away"),
+        (["--lr=10", "--l2_decay=0.1"], "--l2_decay 0.1 at --lr 10 reduces weights to 0 or beyond"),
         (["--optimizer=adamw", "--weight_decay=10"], "--weight_decay 10 at --lr 0.1 takes all"),
-        (["--accumulate_steps=9"], "--accumulate_steps 9 is more than the images of a batch"),
+        (["--accumulate_steps=9"], "--accumulate_steps 9 is more than the images in a batch"),
     ],
 )
 def test_numbers_that_only_together_are_out_of_their_unit(flags, said):
@@ -276,7 +276,9 @@ def test_numbers_that_only_together_are_out_of_their_unit(flags, said):
 
 def test_cutout_of_whole_images():
     args = parse("train", ["--image_shape=3,32,48", "--use_cutout=True", "--interpolation=1"])
-    with pytest.raises(FlagError, match="--cutout_length 112 hides whole images of 32 x 48: give less, such as 16"):
+    with pytest.raises(
+        FlagError, match="--cutout_length 112 hides whole images of 32 x 48: lower it, for example to 16"
+    ):
         train_transform(args)
 
 
@@ -295,7 +297,9 @@ def test_a_flag_of_the_student_alone_is_not_missed_in_its_teacher(capsys):
 
 @pytest.mark.parametrize("flag", ["use_compile", "fuse_elewise_add_act_ops", "fuse_bn_act_ops"])
 def test_no_checkpointing_in_a_compiled_network(flag):
-    with pytest.raises(FlagError, match=r"--with_mem_opt cannot be had in a compiled network: leave out --use_compile"):
+    with pytest.raises(
+        FlagError, match=r"--with_mem_opt does not work in a compiled network: leave it out, or --use_compile"
+    ):
         check_train_flags(parse("train", [f"--{flag}=True", "--with_mem_opt=True"]))
     check_train_flags(parse("train", [f"--{flag}=False", "--with_mem_opt=True"]))
 
@@ -334,7 +338,7 @@ def test_steps_of_an_epoch_of_the_schedule(words, images, steps):
 
 def test_a_total_of_other_data_is_named(capsys):
     settle_total_images(parse("train", ["--total_images=1281167"]), 48)
-    assert "--total_images 1281167, by which the schedule counts" in capsys.readouterr().err
+    assert "--total_images 1281167 sets the schedule's epochs" in capsys.readouterr().err
     settle_total_images(parse("train", ["--total_images=1281167"]), 1281166)
     assert capsys.readouterr().err == ""
 

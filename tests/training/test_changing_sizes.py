@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 def test_multi_scale_goes_on_in_the_middle_of_an_epoch(train_here, folder, tmp_path):
     whole = train_here(folder, tmp_path / "whole", **MULTI)
     assert whole.code == 0
-    steps = int(re.search(r"an epoch has (\d+) steps, by which the schedule counts", whole.out)[1])
+    steps = int(re.search(r"an epoch has (\d+) steps, which set the schedule's epochs", whole.out)[1])
     assert len(re.findall(r"Pass 0, train batch \d+\]", whole.out)) == steps > 3
     part = tmp_path / "part"
     assert train_here(folder, part, **MULTI, max_iter=4).code == 0
@@ -56,10 +56,12 @@ def test_dropout_by_parts():
         begin_epoch(args, network, epoch, first=epoch == 0)
         rates.append(network.dropout.p)
     assert rates == [0.1, 0.1, 0.3, 0.3]
-    with pytest.raises(FlagError, match="--progressive_dropouts: ResNet50 has no dropout before its classifier"):
+    with pytest.raises(
+        FlagError, match="--progressive_dropouts: ResNet50 has no training-only dropout before its classifier"
+    ):
         check_stages(args, torch.nn.Linear(1, 1))
     args.num_epochs = 1
-    with pytest.raises(FlagError, match="--progressive_sizes has 2 parts, and --num_epochs 1"):
+    with pytest.raises(FlagError, match="--progressive_sizes has 2 parts, but --num_epochs is only 1"):
         check_stages(args, network)
 
 

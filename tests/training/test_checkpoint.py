@@ -234,7 +234,7 @@ def test_a_state_of_values_that_none_has(folder, part, key, value):
     state = torch.load(folder / "latest" / "state.pt", weights_only=True)
     (state[part] if part else state)[key] = value
     torch.save(state, folder / "latest" / "state.pt")
-    with pytest.raises(UserError, match=r"state\.pt (cannot be read|is of another version)"):
+    with pytest.raises(UserError, match=r"state\.pt (cannot be read|was written by another version)"):
         read_state(folder / "latest")
 
 

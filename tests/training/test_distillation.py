@@ -84,8 +84,8 @@ def test_a_student_learns_from_every_loss(word):
             ["--unlabeled_list=a.txt", "--distill_loss", "js", "dkd"],
             "losses without labels, such as js, and .* has dkd",
         ),
-        (["--multi_label=1", "--distill_loss=ce"], "ce is for images of one label each; with --multi_label give"),
-        (["--distill_loss=multi_label"], "multi_label is for images of several labels: give --multi_label=True"),
+        (["--multi_label=1", "--distill_loss=ce"], "ce is for single-label images; with --multi_label give"),
+        (["--distill_loss=multi_label"], "multi_label is for images with several labels: give --multi_label=True"),
     ],
 )
 def test_bad_losses(flags, message):

@@ -38,4 +38,4 @@ def test_a_run(train_here, tiny_dataset, tmp_path):
     on = train_here(tiny_dataset, tmp_path / "whole", num_epochs=9, checkpoint="auto", **flags | {"early_stop": 3})
     assert on.out.count("[End pass") == 1 and "stopped after epoch" in on.out
     refused = train_here(tiny_dataset, tmp_path / "none", **flags | {"validate": False})
-    assert "--early_stop goes by the validation" in refused.error and refused.code == 2
+    assert "--early_stop needs validation" in refused.error and refused.code == 2

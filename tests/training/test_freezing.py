@@ -1,4 +1,4 @@
-"""Parts of a network that stay as they are."""
+"""Parts of a network that frozen: ."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_run(train_here, tiny_dataset, tmp_path, part):
     weights = tmp_path / "start" / NETWORK / "latest" / "weights.safetensors"
     first = {"pretrained_model": weights, "checkpoint": "auto"}
     whole = train_here(tiny_dataset, tmp_path / "whole", num_epochs=2, **flags, **first)
-    assert whole.code == 0 and f"--freeze={part}: " in whole.out and "stay as they are" in whole.out
+    assert whole.code == 0 and f"--freeze={part}: " in whole.out and "frozen: " in whole.out
     before, after = load_file(weights), load_file(tmp_path / "whole" / NETWORK / "latest" / "weights.safetensors")
     average = load_file(tmp_path / "whole" / NETWORK / "latest" / "ema_weights.safetensors")
     same = {name for name in before if torch.equal(before[name], after[name])}

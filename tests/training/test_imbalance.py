@@ -116,11 +116,11 @@ def test_a_run(train_here, tiny_dataset, tmp_path):
     [
         (
             {"class_weights": "nothing.txt"},
-            "--class_weights nothing.txt: no such file or directory; it is none of balanced",
+            "--class_weights nothing.txt: no such file or directory; give a file, or one of balanced",
         ),
         (
             {"class_weights": "sqrt", "label_from": "blur", "train_transforms": "blur"},
-            "--class_weights is for images of",
+            "--class_weights needs one label per image",
         ),
         ({"balance_classes": "full", "shuffle": False}, "leave it out, or --shuffle=False"),
         ({"balance_classes": "full", "augment_repeats": 2}, "leave it out, or --augment_repeats"),
@@ -139,9 +139,9 @@ def test_refusals(train_here, tiny_dataset, tmp_path, flags, said):
     [
         ("1\n2\n", "1 classes have no weight, such as 2"),
         ("1\n2\n3\n4\n", "line 4: there is no class 3 of 3"),
-        ("0 1\n0 2\n", "line 2: class 0 is there twice"),
-        ("1\n-2\n3", "line 2: '-2' is no weight"),
-        ("1\nnan\n3", "line 2: 'nan' is no weight"),
+        ("0 1\n0 2\n", "line 2: class 0 appears twice"),
+        ("1\n-2\n3", "line 2: '-2' is neither a weight"),
+        ("1\nnan\n3", "line 2: 'nan' is neither a weight"),
         ("0\n0\n0\n", "all weights are 0"),
         ("\xff", "not a text file"),
     ],

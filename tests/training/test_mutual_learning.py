@@ -191,7 +191,7 @@ def test_checkpoints_of_other_losses(tmp_path):
     networks = [models.build(SMALL, class_dim=5) for _ in range(2)]
     saved = learning_step(*copy.deepcopy(networks), ["ce", "teacher_ce", "pefd"]).state_dict()
     other = learning_step(*networks, ["ce", "teacher_ce", "pefd:projectors=2"])
-    with pytest.raises(ValueError, match="its --distill_loss had parameters of other shapes"):
+    with pytest.raises(ValueError, match="the parameters of its --distill_loss had other shapes"):
         other.load_state_dict(saved)
     notes = {"model": SMALL, "class_dim": 5}
     with RunFolder(tmp_path / SMALL) as folder:
@@ -232,12 +232,15 @@ def test_a_teacher_stays_in_the_mode_it_learns_in():
     ("words", "message"),
     [
         (["ce", "distance:layer=blocks7"], "distance: PPLCNet has no layer 'blocks7': did you mean blocks6?"),
-        (["mgd:teacher_layer=blocks2"], "mgd: the maps are 128 x 1 x 1 and 8 x 16 x 16, and only their channels may"),
-        (["distance:layer=blocks4:teacher_layer=blocks5"], "distance: the layers give 32 x 4 x 4 and 64 x 2 x 2, and"),
-        (["afd:layers=blocks2+fc"], "afd: a layer gives 5, no map"),
+        (["mgd:teacher_layer=blocks2"], "mgd: the maps are 128 x 1 x 1 and 8 x 16 x 16, but only their channels may"),
+        (
+            ["distance:layer=blocks4:teacher_layer=blocks5"],
+            "distance: the layers' outputs are 32 x 4 x 4 and 64 x 2 x 2, but",
+        ),
+        (["afd:layers=blocks2+fc"], "afd: a layer's output is 5, which is not a feature map"),
         (
             ["pefd:layer=conv1:teacher_layer=avg_pool"],
-            "pefd: the features are of 8 x 16 x 16 and 128 x 1 x 1, and only",
+            "pefd: the features are 8 x 16 x 16 and 128 x 1 x 1, but only",
         ),
     ],
 )
@@ -249,14 +252,17 @@ def test_layers_that_do_not_go_together(words, message):
 
 def test_a_layer_that_is_written_over():
     model = models.build("ResNet18", class_dim=5)
-    with pytest.raises(FlagError, match="what bn1 gives is written over by the layer behind it: give --with_i"):
+    with pytest.raises(FlagError, match="the next layer overwrites the output of bn1: give --with_i"):
         Distillation(model, copy.deepcopy(model), terms_of_words(["distance:layer=bn1"], 1, 0), image_size=(32, 32))
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--teacher_learns=True", "--distill_loss", "ce", "kl"], "--teacher_learns: it learns nothing by ce, kl: add"),
+        (
+            ["--teacher_learns=True", "--distill_loss", "ce", "kl"],
+            "--teacher_learns: the teacher cannot learn from ce, kl: add",
+        ),
         (["--distill_loss", "ce", "teacher_ce"], "teacher_ce is for a teacher that learns: give --teacher_learns=True"),
         (["--multi_label=1", "--distill_loss=teacher_ce"], "teacher_ce is for images of one label each"),
     ],

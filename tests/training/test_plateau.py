@@ -63,4 +63,4 @@ def test_a_run(train_here, tiny_dataset, tmp_path):
     network = next((tmp_path / "whole").iterdir()).name
     assert_same_checkpoint(tmp_path / "whole" / network / "latest", tmp_path / "parts" / network / "latest")
     refused = train_here(tiny_dataset, tmp_path / "none", validate=False, **flags)
-    assert "goes by the validation" in refused.error and refused.code == 2
+    assert "needs validation" in refused.error and refused.code == 2

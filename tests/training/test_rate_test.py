@@ -40,10 +40,10 @@ def test_a_test(train_here, tiny_dataset, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"lr_range_test": "rates.txt"}, "--lr_range_test=rates.txt: a picture ends in .png, .pdf, .svg"),
+        ({"lr_range_test": "rates.txt"}, "--lr_range_test=rates.txt: give a file name ending in .png, .pdf, .svg"),
         ({"lr_range_test": "/dev/null/rates.png"}, "--lr_range_test: cannot write"),
         ({"lr_range_test": "rates.png", "checkpoint": "auto"}, "leave out --checkpoint"),
-        ({"lr_range_test": "rates.png", "max_iter": 3}, "--max_iter 3 steps show nothing"),
+        ({"lr_range_test": "rates.png", "max_iter": 3}, "--max_iter 3 is too few steps"),
         ({"lr_range_test": "rates.png", "seeds": 2}, "--lr_range_test and --seeds: leave out one of them"),
     ],
 )

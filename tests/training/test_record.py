@@ -75,7 +75,7 @@ def test_a_checkpoint_without_a_record(train_here, tiny_dataset, tmp_path, damag
         (tmp_path / "run_1.json").write_text(damage)
     result = train_here(tiny_dataset, tmp_path / "b", validate=False, num_epochs=2, checkpoint=checkpoint)
     assert result.code == 0
-    assert f"warning: {checkpoint} has no record of its flags beside it" in result.err
+    assert f"warning: {checkpoint} has no record of its flags, so" in result.err
 
 
 def test_the_commit_is_that_of_the_projects_own_checkout(tmp_path):

@@ -44,7 +44,7 @@ def test_max_iter_counts_the_steps_of_all_its_runs(train_here, tiny_dataset, tmp
     assert len(losses(train_here(tiny_dataset, tmp_path, max_iter=2, checkpoint="auto").out)) == 2
     again = train_here(tiny_dataset, tmp_path, max_iter=2, checkpoint="auto")
     assert again.code == 0 and not losses(again.out)
-    assert "nothing is left to do: the run has its --max_iter=2 steps" in again.out
+    assert "nothing is left to do: the run has reached --max_iter=2 steps" in again.out
 
 
 def test_kpis_of_a_run_that_stops_within_an_epoch(train_here, tiny_dataset, tmp_path):
@@ -105,7 +105,7 @@ FLOAT16 = {"use_fp16": True, "amp_dtype": "float16", "validate": False}
 @pytest.mark.parametrize(
     ("limit", "share", "expected"),
     [
-        (2, 0.05, "3 steps of epoch 0 were skipped, as their gradients were not finite"),
+        (2, 0.05, "3 steps of epoch 0 were skipped because their gradients were not finite"),
         (3, 0.05, "every step of epoch 0 was skipped: no gradients were finite"),
         (0, 1.0, "every step of epoch 0 was skipped: no gradients were finite"),
     ],
@@ -165,7 +165,7 @@ def test_resuming_in_this_process_changes_nothing(train_here, tiny_dataset, tmp_
         assert_same_checkpoint(whole / name, parts / name)
     assert (whole / "curves.json").read_text() == (parts / "curves.json").read_text()
     again = train_here(tiny_dataset, tmp_path / "parts", **flags, checkpoint="auto")
-    assert again.code == 0 and "nothing is left to do: the run has its --num_epochs=2" in again.out
+    assert again.code == 0 and "nothing is left to do: the run has reached --num_epochs=2" in again.out
 
 
 def rates(output: str) -> list[float]:
@@ -299,10 +299,10 @@ def test_checkpoints_of_other_versions_and_classes(train_here, finished, tiny_da
     error = train_here(tiny_dataset, tmp_path / "run", **flags, checkpoint="auto", class_dim=5).error
     assert "is of --class_dim=4, not 5" in error
     error = train_here(tiny_dataset, tmp_path / "x", **flags, checkpoint=run / "latest" / "state.pt").error
-    assert "holds no complete training state" in error
+    assert "contains no complete training state" in error
     rewrite_state(run / "latest", lambda state: state["position"].update(of_the_future=1))
     error = train_here(tiny_dataset, tmp_path / "x", **flags, checkpoint=run / "latest").error
-    assert "is of another version of this program" in error and "of_the_future" in error
+    assert "was written by another version of this program" in error and "of_the_future" in error
 
 
 def of_another_shape(state: dict) -> None:
@@ -316,7 +316,7 @@ def of_another_shape(state: dict) -> None:
         (of_another_shape, "its momentum_buffer is [3] for a tensor of [8, 3, 3, 3]"),
         (lambda state: state["training"].pop("optimizer"), "'optimizer'"),
         (lambda state: state["position"].update(random=[{"cpu": torch.zeros(3, dtype=torch.uint8)}]), "RNG state"),
-        (lambda state: state.pop("notes"), "of another version of this program ('notes')"),
+        (lambda state: state.pop("notes"), "by another version of this program ('notes')"),
     ],
     ids=["shapes", "no optimizer", "random state", "no notes"],
 )

@@ -46,8 +46,11 @@ def test_runs(train_here, tiny_dataset, tmp_path):
 
 def test_refusals(train_here, tiny_dataset, tmp_path):
     for flags, said in (
-        ({"checkpoint": "some/folder"}, "--seeds begins runs of its own: give --checkpoint=auto"),
-        ({"random_seed": 2**63 - 2}, "leaves no room for --seeds=3"),
+        (
+            {"checkpoint": "some/folder"},
+            "--seeds starts several runs: leave out --checkpoint, or give --checkpoint=auto",
+        ),
+        ({"random_seed": 2**63 - 2}, "is too large for --seeds=3"),
         ({"is_profiler": True}, "--seeds and --is_profiler=True"),
     ):
         result = train_here(tiny_dataset, tmp_path, seeds=3, **flags)

@@ -79,6 +79,6 @@ def test_two_processes_with_parts_train_what_one_does(launch, data, tmp_path):
 )
 def test_what_does_not_go_with_parts_is_refused(flag):
     args = parse("train", ["--fsdp=True", "--amp_dtype=float16", flag])
-    with pytest.raises(FlagError, match=r"--fsdp (does not go with --|computes in float32 or bfloat16)"):
+    with pytest.raises(FlagError, match=r"--fsdp (does not work with --|does not support float16)"):
         check_fsdp(args, torch.device("cpu"))
     check_fsdp(parse("train", ["--fsdp=True", "--use_fp16=True"]), torch.device("cpu"))  # bfloat16 there

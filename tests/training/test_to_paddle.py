@@ -111,13 +111,13 @@ def test_a_training_that_began_here(states, tmp_path):
     variables = fluid(write_back(saved, "fluid", tmp_path / "out"))
     assert variables["@LR_DECAY_COUNTER@"].tolist() == [3]
     np.testing.assert_array_equal(variables["fc_weights"], step.model.fc.weight.detach().t())
-    with pytest.raises(UserError, match="give a state that PaddleClas saved of the network as --names_from"):
+    with pytest.raises(UserError, match="give a state that PaddleClas saved for this network with --names_from"):
         write_back(saved, "PaddleClas", tmp_path / "epoch_2")
     out = write_back(saved, "PaddleClas", tmp_path / "epoch_2", like=states / "momentum_average" / "epoch_2")
     again = training_states.build("cosine_decay_warmup", None, False)
     training_states.resume(again, out)
     np.testing.assert_array_equal(again.model.conv.conv.weight.detach(), step.model.conv.conv.weight.detach())
-    with pytest.raises(UserError, match=r"--names_from: .* is a state of PaddleClas, not of fluid"):
+    with pytest.raises(UserError, match=r"--names_from: .* is a PaddleClas state, not a fluid one"):
         write_back(saved, "fluid", tmp_path / "more", like=states / "adamw" / "epoch_2")
 
 
@@ -125,5 +125,5 @@ def test_within_an_epoch(states, tmp_path):
     step = training_states.build(*PADDLECLAS["adamw"])
     training_states.resume(step, states / "adamw" / "epoch_2")
     saved = checkpoint(step, tmp_path / "run", step_in_epoch=1)
-    with pytest.raises(UserError, match="is within an epoch, and PaddleClas goes on after whole ones"):
+    with pytest.raises(UserError, match="was saved within an epoch, but PaddleClas can only resume at the end of one"):
         write_back(saved, "PaddleClas", tmp_path / "epoch_2")

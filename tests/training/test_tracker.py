@@ -44,7 +44,7 @@ def test_a_run(train_here, tiny_dataset, tmp_path, calls, kind):
     assert json.loads((folder / FILE).read_text()) == {kind: name}
     first = list(calls)
     calls.clear()
-    assert f"the run is {name} there, and goes on" in train_here(tiny_dataset, tmp_path, **flags).out
+    assert f"the run is {name}, continued" in train_here(tiny_dataset, tmp_path, **flags).out
     if kind == "mlflow":
         assert first[0] == ("start_run", {"run_name": f"{NETWORK}, seed 1"})
         params = {key: value for call in first if call[0] == "log_params" for key, value in call[1].items()}
@@ -75,7 +75,7 @@ def test_a_tracker_never_ends_a_run(tmp_path, calls, monkeypatch, capsys):
     with Tracked("mlflow", tmp_path, "run", {}, resumed=False) as tracked:
         tracked.record({"loss": 1.0}, 0)
     warnings = capsys.readouterr().err.splitlines()
-    assert len(warnings) == 2 and all("--tracker=mlflow: nothing more is recorded there" in line for line in warnings)
+    assert len(warnings) == 2 and all("--tracker=mlflow: recording stopped" in line for line in warnings)
 
 
 def test_a_package_that_is_not_there(train_here, tiny_dataset, tmp_path, monkeypatch):

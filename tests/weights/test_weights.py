@@ -494,7 +494,7 @@ def test_notes_on_the_input(tmp_path, capsys):
         assert "its notes on the network's input make no sense" in capsys.readouterr().err
     save_weights(fresh(), path, {**noted, "image_mean": [123.675, 116.28, 103.53]})
     assert read_input_notes(path) == {}
-    assert "its image_mean 123.675 116.28 103.53 is not of pixels of 0 to 1" in capsys.readouterr().err
+    assert "its image_mean 123.675 116.28 103.53 is not for pixels scaled to 0..1" in capsys.readouterr().err
     save_weights(fresh(), path, {"model": NAME})
     (tmp_path / "text").write_text("x")
     for other in (path, tmp_path / "text", tmp_path / "none", PUBLISHED):

@@ -1,4 +1,4 @@
-"""Fuses the weights of an ACNet as trained into those of its deploy form, for eval.py and infer.py --deploy=True.
+"""Fuses the weights of a trained ACNet into those of its deploy form, for eval.py and infer.py --deploy=True.
 
 python utils/acnet/weights_aggregator.py --model=ResNet50_ACNet --input=output/ResNet50_ACNet/best_model --output=fused
 """
@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 
 if not __package__:
-    # Run as a script: Python looks for modules beside it, and not in the project's root.
+    # Run as a script, Python looks for modules next to it, not in the project's root.
     sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
 
 from utils.errors import FlagError, run_script
 from utils.flags import parse
 
 if __name__ == "__main__":
-    parse("weights_aggregator")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
+    parse("weights_aggregator")  # answers --help and misspelt flags before the slow import of PyTorch
 
 import models
 from models.fusion import fuse

@@ -1,1 +1,1 @@
-"""What a network's answers are worth: figures, predictions, features and pictures."""
+"""Evaluates networks: metrics, predictions, features and pictures."""

@@ -1,6 +1,6 @@
-"""What the attribute networks of PaddleClas's PULC see, in words: of a person, a vehicle, a photographed table.
+"""Puts the outputs of PaddleClas's PULC attribute networks into words: for a person, a vehicle, a photographed table.
 
-Which output of a network stands for what, and the words, are PaddleClas's.
+The meaning of the outputs and the words are PaddleClas's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _UPPER = ("UpperStride", "UpperLogo", "UpperPlaid", "UpperSplice")
 _LOWER = ("LowerStripe", "LowerPattern", "LongCoat", "Trousers", "Shorts", "Skirt&Dress")
 _COLOURS = ("yellow", "orange", "green", "gray", "red", "blue", "white", "golden", "brown", "black")
 _VEHICLES = ("sedan", "suv", "van", "hatchback", "mpv", "pickup", "bus", "truck", "estate")
-# If the table has the attribute, and if not.
+# Words for a table with and without the attribute.
 _TABLE = (
     ("Scanned", "Photo"),
     ("Little", "Numerous"),
@@ -68,7 +68,7 @@ def _of_table(scores: Sequence[float], has: Sequence[bool]) -> list[str]:
     return [words[not seen] for words, seen in zip(_TABLE, has, strict=True)]
 
 
-# --attributes -> the outputs of its network, and what puts them into words.
+# --attributes -> the number of the network's outputs, and the function that puts them into words.
 KINDS: dict[str, tuple[int, Callable[[Sequence[float], Sequence[bool]], list[str]]]] = {
     "person": (26, _of_person),
     "vehicle": (19, _of_vehicle),
@@ -78,11 +78,11 @@ KINDS: dict[str, tuple[int, Callable[[Sequence[float], Sequence[bool]], list[str
 
 @dataclass(frozen=True)
 class Attributes(Prediction):
-    """The attributes of what an image shows; its classes are all outputs of the network, in their order, without names.
+    """The attributes of an image; its classes are all outputs of the network, in order, without names.
 
     Attributes:
         attributes: in words.
-        output: for each output whether it is above its threshold, 1 or 0.
+        output: 1 for each output above its threshold, else 0.
     """
 
     attributes: list[str] = field(default_factory=list)
@@ -103,9 +103,9 @@ def attributes_found(
     """The attributes of each image of a batch.
 
     Args:
-        logits: (N, outputs), of a sigmoid each.
+        logits: (N, outputs), each for a sigmoid.
         images, precision_flag: as in `utils.evaluation.predictions.top_predictions`.
-        thresholds: one per output, which the image has to exceed.
+        thresholds: one per output, which the score must exceed.
         kind: a key of `KINDS`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What an evaluation says class by class: counts, a table, a confusion matrix, and if the labels' order is right."""
+"""Per-class results of an evaluation: counts, a table, a confusion matrix, and a check of the labels' order."""
 
 from __future__ import annotations
 
@@ -23,28 +23,29 @@ from utils.reading.fonts import drawable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Classes up to which the confusion matrix is kept: it has a number for every pair.
+# Maximum number of classes for a confusion matrix, which has a number for every pair.
 MAX_CONFUSION = 5000
 
-# Classes up to which the picture of the matrix names them.
+# Maximum number of classes to name in the matrix's picture.
 FEW_CLASSES = 40
 
-# Of --per_class_path and --confusion_path: the suffix chooses the form.
+# For --per_class_path and --confusion_path: the suffix selects the format.
 TABLE_SUFFIXES = (".csv", ".json")
 MATRIX_SUFFIXES = (".png", ".pdf", ".svg", ".csv", ".json")
 
 
 class ClassMeter(Meter):
-    """A `Meter` that counts per class too.
+    """A `Meter` that also counts per class.
 
     Args:
         classes: number of classes.
         device, topk: as in `Meter`.
 
     Attributes:
-        counts: int64 (4, classes): images, those right, those right within the top k, and images that were predicted to
-            be of the class.
-        confusion: int64 (classes, classes), rows are labels and columns predictions; None with too many classes.
+        counts: int64 (4, classes): images, correct ones, correct ones within the top k, and images predicted as the
+            class.
+        confusion: int64 (classes, classes), rows are labels and columns predictions; None if there are too many
+            classes.
     """
 
     def __init__(self, classes: int, device: torch.device, topk: int = 5) -> None:
@@ -67,7 +68,7 @@ class ClassMeter(Meter):
             self.confusion.index_put_((classes, best[:, 0]), there, accumulate=True)
 
     def gather(self) -> None:
-        """Sums the counts per class over all processes and moves them to the CPU; every process has to call it."""
+        """Sums the counts per class over all processes and moves them to the CPU; every process must call it."""
         for counts in (self.counts, self.confusion):
             if counts is not None and dist.is_initialized():
                 dist.all_reduce(counts)
@@ -76,20 +77,20 @@ class ClassMeter(Meter):
             self.confusion = self.confusion.cpu()
 
     def totals(self) -> tuple[int, int, int]:
-        """Labelled images, those right, those right within the top k."""
+        """Labelled images, correct ones, correct ones within the top k."""
         images, right, right_k = self.counts[:3].sum(1).tolist()
         return images, right, right_k
 
 
 def class_table(meter: ClassMeter, names: Names) -> list[dict[str, Cell]]:
-    """A row for each class: its counts, accuracies, precision, recall and F1, and what it is most often taken for.
+    """A row for each class: counts, accuracies, precision, recall, F1, and the class it is most often confused with.
 
-    Precision is the share of its images among those that were predicted to be it, recall the share of its images that
-    were, and F1 their harmonic mean. A share of no images is None.
+    Precision is the share of the class's images among those predicted as it, recall the share of its images predicted
+    as it, and F1 their harmonic mean. A share of no images is None.
 
     Args:
         meter: of the evaluation, gathered.
-        names: of the classes, by number, as far as they are known.
+        names: of the classes, by number, as far as known.
     """
     k = meter.topk
     rows: list[dict[str, Cell]] = []
@@ -122,7 +123,7 @@ def write_confusion(path: Path, confusion: Tensor, names: Names) -> None:
     Args:
         path: the file.
         confusion: that of a `ClassMeter`.
-        names: of the classes, by number, as far as they are known.
+        names: of the classes, by number, as far as known.
 
     Raises:
         UserError: it cannot be written.
@@ -133,7 +134,7 @@ def write_confusion(path: Path, confusion: Tensor, names: Names) -> None:
         write_text(path, json.dumps(content, ensure_ascii=False) + "\n", "--confusion_path")
     elif kind == ".csv":
         known = [name_of(names, number) for number in classes]
-        # Names head lines and columns, unless two classes could be taken for one.
+        # Names label rows and columns, unless two classes have the same name.
         heads = known if None not in known and len(set(known)) == len(known) else list(classes)
         counts = [[head, *row] for head, row in zip(heads, confusion.tolist(), strict=True)]
         write_text(path, as_csv([["label", *heads], *counts]), "--confusion_path")
@@ -144,7 +145,7 @@ def write_confusion(path: Path, confusion: Tensor, names: Names) -> None:
                 figure.savefig(temporary, format=kind[1:], dpi=150 if len(confusion) <= FEW_CLASSES else 200)
         except (UserError, ImportError):
             raise
-        except Exception as error:  # whatever fonts and drawing libraries come up with: the figures are known
+        except Exception as error:  # fonts and drawing libraries may raise anything, but the results are known
             warn(f"--confusion_path {path}: the picture cannot be drawn ({one_line(error)}): give a name in .csv")
 
 
@@ -164,7 +165,7 @@ def draw_confusion(confusion: Tensor, names: Names) -> Figure:
     if few:
         numbers = [str(number) for number in range(classes)]
         text = drawable([(name_of(names, int(number)) or number).split(",")[0] for number in numbers], numbers)
-        # What users call classes is no formula, whatever is between two dollar signs.
+        # Class names are not formulas, even between dollar signs.
         style: dict[str, Any] = {"parse_math": False}
         if text.font is not None:
             style["fontproperties"] = FontProperties(fname=text.font)
@@ -182,7 +183,7 @@ def draw_confusion(confusion: Tensor, names: Names) -> Figure:
 
 
 def shown_count(count: int) -> str:
-    """A number of images in five letters at most: above 99,999 in thousands or millions."""
+    """A number of images in at most five characters: above 99,999 in thousands or millions."""
     for unit, sign in ((1_000_000, "M"), (1_000, "k")):
         if count >= 100 * unit:
             return f"{count // unit}{sign}"
@@ -190,10 +191,10 @@ def shown_count(count: int) -> str:
 
 
 def looks_permuted(meter: ClassMeter) -> bool:
-    """Whether the network is at chance, yet most images of a label get one and the same prediction, each label its own.
+    """Whether accuracy is at chance, yet most images of each label get the same prediction, different for each label.
 
-    That is a network that works, with labels in another order. It takes a few images of each class to tell: the labels'
-    favourite predictions must be different ones and have half of the images.
+    This means a working network with labels in another order. It needs a few images per class: the labels' most
+    frequent predictions must differ and cover half of the images.
     """
     images, right, _ = meter.totals()
     if meter.confusion is None or images < 5 * len(meter.confusion) or len(meter.confusion) < 3:
@@ -203,7 +204,7 @@ def looks_permuted(meter: ClassMeter) -> bool:
     most, favourite = meter.confusion.max(1)
     if favourite.unique().numel() < 0.75 * len(favourite):
         return False
-    # Of the labels that share a favourite, only the largest counts: a network that always says the same is no match.
+    # Of labels with the same most frequent prediction, only the largest counts: a constant network is no match.
     best = torch.zeros_like(most).scatter_reduce(0, favourite, most, "amax")
     return int(best.sum()) >= images / 2
 
@@ -215,7 +216,7 @@ def read_label_map(path: str, classes: int) -> Tensor:
         int64 (classes,), the new number of each old one.
 
     Raises:
-        UserError: the file cannot be read or is no such map.
+        UserError: the file cannot be read or is not such a map.
     """
     try:
         lines = read_text(path, limit=16).splitlines()

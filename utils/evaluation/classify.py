@@ -1,10 +1,8 @@
-"""The one loop of infer.py and predict.py: each image of a list is answered once, and the answers are written in the
-list's order.
+"""The loop of infer.py and predict.py: classifies each image of a list once and writes the answers in the list's order.
 
-Several processes share the list. They go through it in rounds: in each one a process answers a batch of its own images,
-which lie among those of the others, and the first process writes the answers of all. So no process is more than a round
-ahead of another, and whatever ends the run, the results are those of the beginning of the list; another number of
-processes can go on from there.
+Several processes share the list and work in rounds: in each round every process answers one batch, interleaved with the
+others', and the first process writes all answers. So no process is more than one round ahead, and if a run ends early,
+its results cover the beginning of the list; any number of processes can continue from there.
 """
 
 from __future__ import annotations
@@ -41,15 +39,15 @@ from utils.reading.loader import Batch, Loader
 
 
 class Results(Protocol):
-    """Where answers go."""
+    """A destination for answers."""
 
     @property
     def done(self) -> Collection[str]:
-        """Names of the images that have an answer from the run that is resumed."""
+        """Names of the images with an answer from the resumed run."""
         ...
 
     def write(self, answers: Sequence[Any], /) -> None:
-        """Adds answers, so that they survive the end of the process."""
+        """Adds answers, which then survive the end of the process."""
 
     def __enter__(self) -> Results: ...
 
@@ -58,18 +56,17 @@ class Results(Protocol):
 
 @dataclass(frozen=True)
 class Classifier:
-    """Answers for images with their best classes.
+    """Answers with an image's best classes.
 
     Attributes:
         network: inputs (N, 3, H, W) to logits (N, classes).
         prepare: pixels, uint8 (N, H, W, 3) RGB on the CPU, to inputs.
-        class_names: by class number, as far as they are known.
-        topk: classes per image.
-        precision_flag: the flag by which the network computes in less than float32, for errors.
-        thresholds: None: an image has the `topk` best classes. One per class: it has all that reach theirs, by
-            sigmoids. A single one: of two classes it has the second if that reaches it, else the first. `AtLeast`: the
-            `topk` best, if the best reaches it, else none.
-        attributes: which attributes the labels are, a key of `utils.evaluation.attributes.KINDS`; None: none.
+        class_names: by class number, as far as known. topk: classes per image. precision_flag: the flag that lowers the
+            precision below float32, for errors.
+        thresholds: None: the `topk` best classes. One per class: all classes whose sigmoid reaches its threshold. A
+            single one: of two classes the second if it reaches the threshold, else the first. `AtLeast`: the `topk`
+            best, if the best one reaches it, else none.
+        attributes: the kind of attributes, a key of `utils.evaluation.attributes.KINDS`, or None.
     """
 
     network: Callable[[Tensor], Tensor]
@@ -82,7 +79,7 @@ class Classifier:
 
     @property
     def scores_per_image(self) -> int | None:
-        """How many classes each image gets; None: it depends."""
+        """The number of classes per image; None if it varies."""
         if self.attributes is not None:
             return KINDS[self.attributes][0]
         if self.thresholds is None:
@@ -90,7 +87,7 @@ class Classifier:
         return 1 if isinstance(self.thresholds, float) else None
 
     def __call__(self, pixels: Tensor, names: Sequence[str]) -> list[Prediction]:
-        """The classes of images, given their pixels and names; raises `UserError` for scores that are none."""
+        """The classes of images, given their pixels and names; raises `UserError` for scores that are not finite."""
         return self.answers(self.network(self.prepare(pixels)), names)
 
     def answers(self, logits: Tensor, names: Sequence[str]) -> list[Prediction]:
@@ -109,7 +106,7 @@ class Classifier:
 
 @dataclass(frozen=True)
 class Extractor:
-    """Answers for images with their features.
+    """Answers with an image's features.
 
     Attributes:
         network: inputs (N, 3, H, W) to features (N, channels).
@@ -121,7 +118,7 @@ class Extractor:
     precision_flag: str | None = None
 
     def __call__(self, pixels: Tensor, names: Sequence[str]) -> list[Features]:
-        """The features of images, given their pixels and names; raises `UserError` for those that are not finite."""
+        """The features of images, given their pixels and names; raises `UserError` if they are not finite."""
         rows = self.network(self.prepare(pixels)).float().cpu().numpy()
         finite = np.isfinite(rows).all(1)
         if not finite.all():
@@ -131,18 +128,17 @@ class Extractor:
 
 @dataclass(frozen=True)
 class Scorer:
-    """Answers for images with the numbers of a network that gives no classes.
+    """Answers with the numbers of a network that does not return classes.
 
     Attributes:
-        extractor: gives the numbers.
-        decimals: that they are rounded to.
+        extractor: computes the numbers. decimals: to round to.
     """
 
     extractor: Extractor
     decimals: int
 
     def __call__(self, pixels: Tensor, names: Sequence[str]) -> list[Scores]:
-        """The numbers of images, given their pixels and names; raises `UserError` for those that are not finite."""
+        """The numbers of images, given their pixels and names; raises `UserError` if they are not finite."""
         found = self.extractor(pixels, names)
         return [Scores(name, [round(value, self.decimals) for value in row.ravel().tolist()]) for name, row in found]
 
@@ -154,16 +150,15 @@ def answer_images(
     open_loader: Callable[[ImageList], Loader],
     open_results: Callable[[], Results],
 ) -> None:
-    """Answers for the images of a list that have no answer yet, and reports those that cannot be read.
+    """Answers the images of a list that have no answer yet, and reports unreadable ones.
 
     Args:
         images: the list, the same in every process.
-        answer: pixels, uint8 (N, H, W, 3) RGB on the CPU, and N names to N answers.
-        open_loader: makes the loader of this process's share of a list.
-        open_results: opens what the answers are written to; in the first process only.
+        answer: maps pixels, uint8 (N, H, W, 3) RGB on the CPU, and N names to N answers. open_loader: makes the loader
+            for this process's share of a list. open_results: opens the destination; called in the first process only.
 
     Raises:
-        UserError: no image can be read, now or in the run that is resumed; or of the arguments.
+        UserError: no image can be read, in this run or the resumed one; or raised by the arguments.
     """
     with ExitStack() as stack:
         results = stack.enter_context(open_results()) if is_main_process() else None
@@ -171,7 +166,7 @@ def answer_images(
         read = len(images) - len(rows)
         bar = stack.enter_context(progress(len(images), "images", read))
         if not len(rows):
-            log("every image has its result already")
+            log("every image already has a result")
             return
         left = images.subset(rows)
         loader = open_loader(left)
@@ -191,17 +186,17 @@ def answer_images(
 
 
 def _rows_left(images: ImageList, done: Collection[str]) -> np.ndarray:
-    """Places in the list, int64, of the images that are not done."""
+    """List indices, int64, of the unfinished images."""
     if not done:
         return np.arange(len(images))
     return np.array([row for row in range(len(images)) if images.name(row) not in done], np.int64)
 
 
 def _rounds(loader: Loader, count: int) -> Iterator[Batch | None]:
-    """This process's batch in each round over the `count` images of a list; None if it has no image for it.
+    """This process's batch in each round over the `count` images of a list; None if it has no image in a round.
 
-    A loader passes over a batch of which it can read nothing, and the shares of processes differ by one image: without
-    a round for what is not there, the processes would wait for each other at different places.
+    A loader skips a batch without readable images, and the processes' shares may differ by one image. Without empty
+    rounds, the processes would wait for each other at different places.
     """
     size = loader.batch_size * world_size()
     batches = loader.epoch(0)
@@ -217,6 +212,6 @@ def _rounds(loader: Loader, count: int) -> Iterator[Batch | None]:
 def _answers(
     batch: Batch, images: ImageList, answer: Callable[[Tensor, Sequence[str]], Sequence[Any]]
 ) -> list[tuple[int, Any]]:
-    """The answer for each image of a batch, with the image's place in the list."""
+    """The answer for each image of a batch, with its list index."""
     rows = batch.indices.tolist()
     return list(zip(rows, answer(batch.images, [images.name(row) for row in rows]), strict=True))

@@ -17,12 +17,12 @@ from utils.files import write_text, written_whole
 
 
 class AverageOverCrops:
-    """A network that answers for an image with the mean of its scores over many crops.
+    """A network that averages its scores over many crops of an image.
 
     Args:
         network: images to logits.
         normalize: uint8 (n, height, width, 3) to the network's input.
-        batch_size: inputs that go through the network at once.
+        batch_size: inputs per forward pass.
     """
 
     def __init__(
@@ -42,21 +42,18 @@ class AverageOverCrops:
             straight, mirrored = main_output(self.network(both)).float().softmax(1).chunk(2)
             scores.append(straight + mirrored)
         mean = torch.cat(scores).view(images, count, -1).mean(1) / 2
-        # Far below the smallest probability that counts: a class must not make the loss infinite by rounding to 0.
+        # Far below any relevant probability: rounding to 0 must not make the loss infinite.
         return mean.clamp_min(1e-30).log()
 
 
 def write_sweep(path: Path, sizes: Sequence[int], rows: Sequence[dict[str, float]], title: str) -> None:
-    """Writes accuracy over crop size: `path`, a CSV file, and a plot beside it, .png, unless that cannot be drawn.
+    """Writes accuracy over crop size to `path`, a CSV file, and plots it in a .png next to it, if possible.
 
     Args:
-        path: the CSV file.
-        sizes: sides of the crops.
-        rows: the figures of each.
-        title: of the plot.
+        path: the CSV file. sizes: sides of the crops. rows: the metrics for each. title: of the plot.
 
     Raises:
-        UserError: the figures cannot be written.
+        UserError: the table cannot be written.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -65,7 +62,7 @@ def write_sweep(path: Path, sizes: Sequence[int], rows: Sequence[dict[str, float
     write_text(path, text.getvalue(), "--crop_sweep_path")
     try:
         _plot_sweep(path.with_suffix(".png"), sizes, rows, title)
-    except Exception as error:  # whatever a drawing library comes up with: the figures are known
+    except Exception as error:  # a drawing library may raise anything, but the results are known
         warn(f"--crop_sweep_path {path}: the plot cannot be drawn ({one_line(error)})")
 
 

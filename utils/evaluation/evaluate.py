@@ -1,5 +1,4 @@
-"""One evaluation, as eval.py makes it: the figures of a network on the validation images, and what was asked for class
-by class."""
+"""One evaluation by eval.py: a network's metrics on the validation images, and per-class results if requested."""
 
 from __future__ import annotations
 
@@ -38,13 +37,13 @@ from utils.reading.numbering import choose_names, first_clash, known_names
 
 
 class Subject(NamedTuple):
-    """What is evaluated.
+    """The network to evaluate.
 
     Attributes:
         network: inputs (N, 3, H, W) to logits (N, classes).
         device, memory_format, dtype: of the inputs.
-        class_names: those of its classes, by number, as far as they are known.
-        model: the network as a module that gradients pass, in float32; None: there is none.
+        class_names: by class number, as far as known. model: the network as a differentiable module in float32, or
+            None.
     """
 
     network: Callable[[Tensor], Tensor]
@@ -58,21 +57,19 @@ class Subject(NamedTuple):
 def evaluate(
     args: argparse.Namespace, subject: Subject, keep: Callable[[dict[str, float]], None] | None = None
 ) -> dict[str, float]:
-    """Evaluates by eval.py's flags and prints the figures.
+    """Evaluates by eval.py's flags and prints the metrics.
 
     Args:
-        args: the flags.
-        subject: what is evaluated.
-        keep: is given the figures before anything is drawn or written of them that may fail.
+        args: the flags. subject: the network. keep: called with the metrics before drawing or writing, which may fail.
 
     Returns:
-        "Test_loss", "test_acc1" and "test_acc5" (or whatever the top k is with fewer classes), and what --tpr_at_fpr
-        asks for; the numbers of images right, "top1" and "top5", of "labelled" ones; and the number of "images" they
-        are over. With --multi_label the figures of `LabelsMeter` in place of accuracies and numbers.
+        "Test_loss", "test_acc1" and "test_acc5" (or whatever the top k is with fewer classes), and the results of
+        --tpr_at_fpr; the numbers of correct images, "top1" and "top5", of "labelled" ones; and the number of all
+        "images". With --multi_label, the metrics of `LabelsMeter` instead of accuracies and numbers.
 
     Raises:
         FlagError: --confusion_path for too many classes.
-        UserError: a file of class names, labels or results is no such file, or no image can be read.
+        UserError: a file of class names, labels or results is invalid, or no image can be read.
     """
     device = subject.device
     many = args.crop_num > 1
@@ -125,7 +122,9 @@ def evaluate(
 
 
 def _open_loader(args: argparse.Namespace, subject: Subject) -> Loader:
-    """The loader of the validation images; raises `UserError` if they number the classes otherwise than the network."""
+    """The loader of the validation images; raises `UserError` if they number the classes differently than the
+    network.
+    """
     open_loader = crop_loader if args.crop_num > 1 else val_loader
     loader = open_loader(args, rank(), world_size(), subject.device.type == "cuda", class_names=subject.class_names)
     check_agreement({**args.values(), "data_dir": loader.images.summary()})
@@ -135,57 +134,56 @@ def _open_loader(args: argparse.Namespace, subject: Subject) -> Loader:
 
 
 def choose_meter(args: argparse.Namespace, device: torch.device) -> Meter:
-    """What counts by class as well, unless --tpr_at_fpr asks for something else."""
+    """The meter: one that also counts per class, unless --tpr_at_fpr needs another."""
     if args.multi_label or args.tpr_at_fpr is not None:
         return validation_meter(args, device)
     return ClassMeter(args.class_dim, device, min(args.eval_topk, args.class_dim))
 
 
 def _choose_names(args: argparse.Namespace, subject: Subject) -> Names:
-    """The names of the classes, by --class_map_path or as the network has them, as far as they are known.
+    """The names of the classes, from --class_map_path or the network, as far as known.
 
     Raises:
         FlagError: --confusion_path for too many classes.
-        UserError: --class_map_path is no file of names.
+        UserError: --class_map_path is not a file of names.
     """
     if args.confusion_path and args.class_dim > MAX_CONFUSION:
         raise FlagError(
-            f"--confusion_path: a picture of {args.class_dim} classes, more than {MAX_CONFUSION}, would show nothing: "
-            "leave it out"
+            f"--confusion_path supports at most {MAX_CONFUSION} classes, not {args.class_dim}: leave it out"
         )
     return choose_names(args.class_map_path or None, args.class_dim, subject.class_names)
 
 
 def check_numbering(args: argparse.Namespace, images: ImageList, class_names: Names) -> None:
-    """Compares the numbers of the validation images' classes with those of the network's.
+    """Compares the class numbers of the validation images with the network's.
 
     Args:
         args: eval.py's flags.
         images: the validation images.
-        class_names: those that the network was trained with, by number, as far as they are known.
+        class_names: the names from training, by number, as far as known.
 
     Raises:
-        UserError: a class has another number in the data.
+        UserError: a class has a different number in the data.
     """
     data_names = known_names(images, args.data_dir, args.class_dim)
     folders = imagenet_synsets() if list(class_names) == imagenet_names() else ()
     if clash := first_clash(class_names, data_names) or first_clash(folders, data_names):
         raise UserError(
-            f"{clash.name} is class {clash.first} of the network and class {clash.second} in {images.source}: number "
-            "the images as in the training, or give --label_map"
+            f"{clash.name} is class {clash.first} of the network but class {clash.second} in {images.source}: number "
+            "the images as in training, or give --label_map"
         )
     own = images.class_names
     called = {*class_names, *folders}
     if own is not None and not called & set(own) and (class_names or len(own) < args.class_dim):
         warn(
-            f"the class folders of {images.source} are not called as the network's classes, as far as their names are "
-            f"known: in the order of their names they are taken for the first {len(own)} of {args.class_dim}; a list "
-            "numbers them otherwise"
+            f"the class folders in {images.source} do not have the names of the network's classes, as far as known: "
+            f"in alphabetical order they count as the first {len(own)} of {args.class_dim}; use a list to number "
+            "them differently"
         )
 
 
 def report_classes(args: argparse.Namespace, meter: Meter, names: Names) -> None:
-    """Writes what was asked for class by class, and warns if the labels seem to be in another order."""
+    """Writes the requested per-class results, and warns if the labels seem to be in another order."""
     if isinstance(meter, LabelsMeter) and args.per_class_path:
         write_label_table(Path(args.per_class_path), meter, names)
     if not isinstance(meter, ClassMeter):
@@ -196,7 +194,7 @@ def report_classes(args: argparse.Namespace, meter: Meter, names: Names) -> None
         write_confusion(Path(args.confusion_path), meter.confusion, names)
     if looks_permuted(meter):
         warn(
-            "the accuracy is at chance, but each label's images mostly get one prediction of their own: the network "
-            "seems to number the classes differently than the list. Check which order it was trained with (the 2012 "
-            "and the 2015 devkit of ImageNet differ) and give another list, or --label_map"
+            "the accuracy is at chance, but most images of each label get the same prediction: the network seems to "
+            "number the classes differently than the list. Check the order used in training (ImageNet's 2012 and "
+            "2015 devkits differ) and give another list, or --label_map"
         )

@@ -1,4 +1,4 @@
-"""The file of image features that infer.py writes."""
+"""Files of image features, written by infer.py."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ UNFINISHED = ".unfinished"
 
 
 class Features(NamedTuple):
-    """What a network's classifier gets of an image: the image's name, and float32 (channels,)."""
+    """The features of an image, the classifier's input: the image's name, and float32 (channels,)."""
 
     image: str
     row: np.ndarray
 
 
 class FeatureFile:
-    """A float32 array (images, channels) in NAME.npy, and the images' names, a line each, in NAME.npy.txt.
+    """A float32 array (images, channels) in NAME.npy, and the images' names, one per line, in NAME.npy.txt.
 
-    (NAME.txt may well be the user's own list of these images.) Names are escaped as in `utils.evaluation.predictions`.
+    (NAME.txt could be the user's own list of these images.) Names are escaped as in `utils.evaluation.predictions`.
 
-    Rows are written as they come, so that there may be more of them than fit into memory. Until the end the files are
-    called NAME.npy.unfinished and NAME.npy.txt.unfinished; an interrupted run leaves them to be resumed.
+    Rows are written as they arrive, so they need not fit into memory. Until the end, the files are named
+    NAME.npy.unfinished and NAME.npy.txt.unfinished; an interrupted run leaves them for resuming.
 
     Args:
         path: the .npy file.
-        resume: keep the rows that an interrupted run left, or those of a complete one, and add to them.
+        resume: keep the rows of an interrupted or complete run, and append to them.
 
     Attributes:
         done: names of the images whose rows are kept.
 
     Raises:
-        UserError: the files cannot be written, or what is to be resumed is no file of features.
+        UserError: the files cannot be written, or the file to resume is not a file of features.
     """
 
     def __init__(self, path: str, resume: bool = False) -> None:
@@ -68,11 +68,11 @@ class FeatureFile:
             raise UserError(f"--features_path {path}: {reason(error)}") from None
 
     def _keep(self) -> tuple[int, int]:
-        """Notes the images of an earlier run, and makes its files the unfinished ones.
+        """Reads the image names of an earlier run, and continues its files.
 
         Returns:
-            Where the last row ends, and its name: a run that was killed may have written one of them without the other,
-            and a part of either.
+            The offsets after the last complete row and name, as a killed run may have written only one of them, or
+            parts of them.
         """
         sources = [
             unfinished if unfinished.exists() else final
@@ -97,7 +97,7 @@ class FeatureFile:
         return ends
 
     def _complete_rows(self, path: Path) -> tuple[int, int]:
-        """Where the rows of a file begin, and how many whole ones it has, whatever its header says of them."""
+        """Where a file's rows begin, and the number of complete ones, regardless of its header."""
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if not size:
@@ -107,17 +107,17 @@ class FeatureFile:
                     raise ValueError("another version")
                 shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
                 if by_columns or dtype != np.dtype("<f4") or len(shape) != 2 or shape[1] < 1:
-                    raise ValueError("another kind of array")
+                    raise ValueError("not a two-dimensional float32 array")
             except ValueError:
-                raise UserError(f"--features_path: {path} is no file of features: give another one") from None
+                raise UserError(f"--features_path: {path} is not a file of features: give another one") from None
             self._channels = shape[1]
             return file.tell(), (size - file.tell()) // (4 * self._channels)
 
     def write(self, features: Sequence[Features]) -> None:
-        """Adds rows, and hands them to the system: an interrupted run can be resumed from there.
+        """Appends rows and flushes them, so that an interrupted run can resume from there.
 
         Raises:
-            UserError: they cannot be written, or have another length than those that are there.
+            UserError: they cannot be written, or differ in length from the existing rows.
         """
         if not features:
             return
@@ -125,7 +125,7 @@ class FeatureFile:
         channels = rows.shape[1]
         if self._channels not in (0, channels):
             raise UserError(
-                f"--resume: the features in {self.path} have {self._channels} channels, those of this network "
+                f"--resume: the features in {self.path} have {self._channels} channels, but this network's have "
                 f"{channels}: give another --features_path, or --resume=False"
             )
         try:
@@ -141,7 +141,7 @@ class FeatureFile:
         self._count += len(rows)
 
     def _write_header(self) -> None:
-        # numpy pads the header for any number of rows, so the final one has the length of the first.
+        # numpy pads the header for any number of rows, so the final header is as long as the first.
         self._rows.seek(0)
         header = {"descr": "<f4", "fortran_order": False, "shape": (self._count, self._channels)}
         np.lib.format.write_array_header_1_0(self._rows, header)
@@ -159,15 +159,15 @@ class FeatureFile:
             raise UserError(f"--features_path {self.path}: {reason(problem)}") from None
         finally:
             for file in (self._rows, self._names):
-                with suppress(OSError):  # of what `write` could not hand over
+                with suppress(OSError):  # errors that `write` already reported
                     file.close()
         if complete:
             try:
                 for unfinished, final in zip(reversed(self._unfinished), reversed(self._finals), strict=True):
                     replace(unfinished, final)
-            except OSError as problem:  # a folder of that name
+            except OSError as problem:  # a folder with that name
                 raise UserError(f"--features_path {self.path}: {reason(problem)}") from None
-            log(f"wrote {self.path}: {self._count} rows of {self._channels}, their images' names in {self._finals[1]}")
+            log(f"wrote {self.path}: {self._count} rows of {self._channels}, with image names in {self._finals[1]}")
         elif not self._count:
             for unfinished in self._unfinished:
                 unfinished.unlink()

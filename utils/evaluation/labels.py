@@ -1,4 +1,4 @@
-"""Evaluation of networks that give an image several labels, each of which it has or has not."""
+"""Evaluation of networks for several labels per image."""
 
 from __future__ import annotations
 
@@ -17,22 +17,20 @@ from utils.evaluation.tables import Cell, share, write_table
 from utils.processes import gather_objects
 from utils.reading.class_names import Names, name_of
 
-# Of the counts per class: what they are of, in this order.
+# Names of the counts per class, in order.
 _COUNTS = ("hits", "false_alarms", "misses", "rejections")
 
 
 class LabelsMeter(Meter):
-    """A `Meter` of several labels per image: its two accuracies are the share of labels that are right, which is 1 less
-    the Hamming distance, and the share of images all of whose labels are.
+    """A `Meter` for several labels per image: its two accuracies are the share of correct labels, which is 1 minus the
+    Hamming distance, and the share of images with all labels correct.
 
     Args:
-        device: where the sums live.
-        thresholds: one per class: an image has the labels whose probability is at least that.
-        keep_scores: keep the scores of all images, of which `figures` makes the average precision.
+        device: where the sums live. thresholds: minimum probability for each label. keep_scores: keep the scores of all
+            images, from which `figures` computes the average precision.
 
     Attributes:
-        counts: int64 (4, classes): of each class the images that have it and were found, that were found and have it
-            not, that have it and were not found, and the rest.
+        counts: int64 (4, classes): true positives, false positives, false negatives and true negatives per class.
         average_precisions: (classes,), NaN where no image has the label; None before `figures`.
     """
 
@@ -41,7 +39,7 @@ class LabelsMeter(Meter):
         self.names = ("accuracy", "exact")
         self.thresholds = torch.tensor(thresholds, device=device)
         self.counts = torch.zeros(len(_COUNTS), len(thresholds), dtype=torch.int64, device=device)
-        # Sums over images: labels found and there, as shares of those found or there, of those found, of those there.
+        # Sums over images: correct labels as shares of predicted or true ones, of predicted ones, of true ones.
         self.shares = torch.zeros(3, dtype=sum_type(device), device=device)
         self.keep_scores = keep_scores
         self.average_precisions: np.ndarray | None = None
@@ -53,7 +51,7 @@ class LabelsMeter(Meter):
 
     @torch.no_grad()
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor, number: int = 0, skipped: Tensor | float = 0.0) -> None:
-        """Adds a batch; as in `Meter`, but `labels` are (N, classes), 1 for a label that the image has and 0."""
+        """Adds a batch; as in `Meter`, but `labels` are (N, classes), 1 for each label of the image, else 0."""
         scores = logits.float().sigmoid()
         found, there = scores >= self.thresholds, labels > 0
         right = found == there
@@ -71,10 +69,10 @@ class LabelsMeter(Meter):
             self._labels.append(there)
 
     def figures(self) -> dict[str, float]:
-        """The figures over all images, of all processes: "map" is the mean average precision, of the classes that there
-        are images of; "ma" the mean over the classes of the mean accuracy of images that have the label and that have
-        it not; the others are means over images of the labels found or there, those found, those there (Jaccard index,
-        precision, recall), and the harmonic mean of the last two."""
+        """The metrics over all images of all processes: "map" is the mean average precision over classes with images;
+        "ma" averages, over the classes, the accuracies on images with and without the label; the others are means over
+        images of Jaccard index, precision and recall, and the harmonic mean of the last two.
+        """
         if dist.is_initialized():
             dist.all_reduce(self.counts)
             dist.all_reduce(self.shares)
@@ -106,12 +104,10 @@ class LabelsMeter(Meter):
 
 
 def average_precision(scores: np.ndarray, there: np.ndarray) -> float:
-    """The mean precision over the images that have a label, each at the image's score: the area below the curve of
-    precision over recall, in steps.
+    """The average precision of a label: the area under the stepwise precision-recall curve.
 
     Args:
-        scores: (N,); equal ones count as one step.
-        there: bool (N,), which images have the label.
+        scores: (N,); equal ones form one step. there: bool (N,), which images have the label.
 
     Returns:
         NaN if none has it.
@@ -120,13 +116,13 @@ def average_precision(scores: np.ndarray, there: np.ndarray) -> float:
     hits = np.cumsum(there[order])
     if not len(hits) or not hits[-1]:
         return float("nan")
-    last = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)  # of each run of equal scores
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)  # last index of each run of equal scores
     gains = np.diff(hits[last], prepend=0)
     return float((gains * hits[last] / (last + 1)).sum() / hits[-1])
 
 
 def write_label_table(path: Path, meter: LabelsMeter, names: Names) -> None:
-    """Writes a line per class: the images that have the label, those found, and what came of them.
+    """Writes a line per class: the images with the label, the predicted ones, and the metrics.
 
     Args:
         path: the file, .csv or .json.

@@ -1,4 +1,4 @@
-"""Which figures are kept of a network's answers, by the flags."""
+"""Chooses metrics by the flags."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from utils.evaluation.metrics import Meter
 from utils.evaluation.predictions import AtLeast
 from utils.evaluation.rates import RatesMeter
 
-# The field of a meter's figures that each name of --best_metric stands for.
+# --best_metric -> the metric's field in the results.
 BEST_FIELDS = {"acc1": "acc1", "accuracy": "acc1", "map": "map", "ma": "ma", "f1": "f1", "tpr": "tpr"}
 
 
@@ -28,13 +28,12 @@ def one_per_class(thresholds: list[float], classes: int) -> list[float]:
 def answer_thresholds(
     args: argparse.Namespace, classes: int, multi_label: bool, noted: Sequence[float] | None = None
 ) -> float | AtLeast | list[float] | None:
-    """The thresholds by which infer.py and predict.py answer; see `utils.evaluation.classify.Classifier`.
+    """The thresholds of infer.py and predict.py; see `utils.evaluation.classify.Classifier`.
 
     Args:
         args: the script's flags.
         classes: of the network.
-        multi_label: an image may have several of them.
-        noted: of the export, which --threshold counts for more than.
+        multi_label: whether an image may have several. noted: thresholds in the export, which --threshold overrides.
 
     Raises:
         FlagError: --threshold has another number of values.
@@ -52,38 +51,38 @@ def answer_thresholds(
     if "threshold" not in args.given and noted is None:
         return None
     if len(values) != 1:
-        raise FlagError(f"--threshold has {len(values)} values, which go with --multi_label=True: give one, or that")
+        raise FlagError(
+            f"--threshold has {len(values)} values, which needs --multi_label=True: give one value, or that flag"
+        )
     return float(values[0]) if classes == 2 else AtLeast(float(values[0]))
 
 
 def check_labels(args: argparse.Namespace) -> None:
-    """Raises `FlagError` for flags of train.py or eval.py that do not go with the labels that images have."""
+    """Raises `FlagError` for flags of train.py or eval.py that do not suit the images' labels."""
     if args.tpr_at_fpr is not None and (args.multi_label or args.class_dim != 2):
-        raise FlagError(
-            "--tpr_at_fpr is for networks of two classes: give --class_dim=2 and no --multi_label, or leave it out"
-        )
+        raise FlagError("--tpr_at_fpr needs two classes: give --class_dim=2 and no --multi_label, or leave it out")
     for flag in ("per_class_path", "confusion_path", "crop_sweep") if args.tpr_at_fpr is not None else ():
         if getattr(args, flag):
-            raise FlagError(f"--{flag} and --tpr_at_fpr are two evaluations: leave out one of them")
+            raise FlagError(f"--{flag} does not work with --tpr_at_fpr: leave out one of them")
     if not args.multi_label:
         return
     one_per_class(args.threshold, args.class_dim)
     for flag in ("label_map", "confusion_path", "crop_sweep"):
         if getattr(args, flag):
-            raise FlagError(f"--{flag} is for images of one label each: leave it out, or --multi_label")
+            raise FlagError(f"--{flag} needs one label per image: leave it out, or --multi_label")
     if args.crop_num > 1:
-        raise FlagError(f"--crop_num={args.crop_num} is for images of one label each: leave it out, or --multi_label")
+        raise FlagError(f"--crop_num={args.crop_num} needs one label per image: leave it out, or --multi_label")
 
 
 def training_meter(args: argparse.Namespace, device: torch.device) -> Meter:
-    """What sums up the steps of an epoch."""
+    """The meter for the steps of an epoch."""
     if args.multi_label:
         return LabelsMeter(device, one_per_class(args.threshold, args.class_dim))
     return Meter(device, min(args.eval_topk, args.class_dim))
 
 
 def validation_meter(args: argparse.Namespace, device: torch.device) -> Meter:
-    """What sums up a validation."""
+    """The meter for a validation."""
     if args.multi_label:
         return LabelsMeter(device, one_per_class(args.threshold, args.class_dim), keep_scores=True)
     if args.tpr_at_fpr is not None:
@@ -92,14 +91,16 @@ def validation_meter(args: argparse.Namespace, device: torch.device) -> Meter:
 
 
 def best_metric(args: argparse.Namespace) -> str:
-    """--best_metric, or what stands for it where it was not given.
+    """--best_metric, or its default.
 
     Raises:
-        FlagError: the validation has no such figure.
+        FlagError: the validation does not measure it.
     """
     known = ("map", "accuracy", "ma", "f1") if args.multi_label else ("acc1",)
     if args.tpr_at_fpr is not None:
         known = ("tpr", *known)
     if args.best_metric not in (None, *known):
-        raise FlagError(f"--best_metric={args.best_metric}: this validation has {', '.join(known)}")
+        raise FlagError(
+            f"--best_metric={args.best_metric} is not measured in this validation: choose from {', '.join(known)}"
+        )
     return args.best_metric or known[0]

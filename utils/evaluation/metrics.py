@@ -13,17 +13,16 @@ FIELDS = ("loss", "finite", "acc1", "acck", "labelled", "images", "bad", "skippe
 
 
 class Meter:
-    """Sums over a stretch of steps, of losses, hits and images. Nothing waits for the device but `total`.
+    """Sums losses, hits and images over some steps. Only `total` waits for the device.
 
     Args:
         device: where the sums live.
         topk: the k of the second accuracy, at most the number of classes.
 
     Attributes:
-        names: what the two accuracies are called in log lines.
-        sums: of `utils.devices.sum_type`, one per name in `FIELDS`: loss times images of the batches whose loss is
-            finite, and their images; hits in the top 1 and the top k, and the images that have labels; images;
-            batches whose loss is not finite; steps that loss scaling skipped.
+        names: of the two accuracies in log lines. sums: of `utils.devices.sum_type`, one per name in `FIELDS`: loss
+            times images of batches with finite loss, and their images; hits in the top 1 and the top k, and labelled
+            images; images; batches with a loss that is not finite; steps skipped by loss scaling.
         first_bad: number of the first such batch since the last `take`, on the device; -1 without one.
     """
 
@@ -34,7 +33,7 @@ class Meter:
         self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss of a batch, a scalar, as validation reports it."""
+        """The mean loss of a batch as validation reports it, a scalar."""
         return F.cross_entropy(logits, labels)
 
     @torch.no_grad()
@@ -44,9 +43,9 @@ class Meter:
         Args:
             loss: mean loss of the batch, a scalar.
             logits: (N, classes).
-            labels: int64 (N,); -1 where there is none.
+            labels: int64 (N,); -1 without a label.
             number: of the batch, for `first_bad`.
-            skipped: 1 if loss scaling skipped the step on it, a scalar on the device; 0.0 where none can be.
+            skipped: 1 if loss scaling skipped the step on it, a scalar on the device; 0.0 without loss scaling.
         """
         hits = logits.topk(min(self.topk, logits.shape[1]), dim=1).indices == labels[:, None]
         self._count(loss, (hits[:, 0].sum(), hits.sum(), (labels >= 0).sum()), len(labels), number, skipped)
@@ -54,7 +53,7 @@ class Meter:
     def _count(
         self, loss: Tensor, accuracy: tuple[Tensor, ...], images: int, number: int, skipped: Tensor | float
     ) -> None:
-        """Adds a batch of which the hits, for both accuracies, and the images that they are of are counted."""
+        """Adds a batch, given its hits for both accuracies and its labelled images."""
         finite = torch.isfinite(loss)
         bad = ~finite
         self.first_bad = torch.where(bad & (self.first_bad < 0), number, self.first_bad)
@@ -75,14 +74,14 @@ class Meter:
         return sums
 
     def figures(self) -> dict[str, float]:
-        """What there is to say beyond the sums, by name. Waits for the device; every process has to call it."""
+        """Metrics beyond the sums, by name. Waits for the device; every process must call it."""
         return {}
 
 
 def total(sums: Tensor) -> dict[str, float]:
     """Sums of a `Meter`, over all processes, as means per image; "images", "bad" and "skipped" stay sums.
 
-    Waits for the device. Every process has to call it.
+    Waits for the device. Every process must call it.
     """
     if dist.is_initialized():
         sums = sums.clone()
@@ -91,7 +90,7 @@ def total(sums: Tensor) -> dict[str, float]:
 
 
 def means(sums: Tensor) -> dict[str, float]:
-    """Sums of a `Meter` of this process, as `total` gives them over all. Waits for the device."""
+    """Like `total`, but for this process only. Waits for the device."""
     loss, finite, acc1, acck, labelled, images, bad, skipped = sums.tolist()
     return {
         "loss": loss / finite if finite else float("nan"),
@@ -104,7 +103,7 @@ def means(sums: Tensor) -> dict[str, float]:
 
 
 def named(values: dict[str, float], names: tuple[str, str]) -> dict[str, float]:
-    """The accuracies of `total` or `means` by the names of their meter, and what its `figures` added."""
+    """The accuracies of `total` or `means` by their meter's names, and the meter's `figures`."""
     first, second = names
     rest = {name: value for name, value in values.items() if name not in _SUMMED}
     return {first: values["acc1"], second: values["acck"], **rest}

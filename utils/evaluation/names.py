@@ -1,4 +1,4 @@
-"""What a network's classes are called."""
+"""The names of a network's classes."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from utils.weights.notes import read_class_notes
 
 
 def noted_names(weights: str, class_dim: int) -> Names:
-    """The names of the classes that weights were trained with: those that train.py noted, or ImageNet's.
+    """The class names of weights: those saved by train.py, or ImageNet's.
 
     Args:
         weights: --pretrained_model.
         class_dim: number of the network's classes.
 
     Returns:
-        By class number, as far as they are known; nothing if none is.
+        By class number, as far as known; empty if unknown.
     """
     return read_class_notes(weights) or (imagenet_names() if is_published(weights, class_dim) else ())
 
 
 def class_names(args: argparse.Namespace) -> Names:
-    """The names of the classes of --pretrained_model, by infer.py's flags; says so if there are none."""
+    """The class names of --pretrained_model, by infer.py's flags; logs if they are unknown."""
     if args.class_names:
         return checked_names(args.class_names, args.class_dim)
     given = args.class_map_path if "class_map_path" in args.given else None
     names = choose_names(given, args.class_dim, noted_names(args.pretrained_model, args.class_dim))
     if not names:
-        log("the names of the classes are not known: --class_map_path gives them")
+        log("the class names are unknown: give them with --class_map_path")
     return names

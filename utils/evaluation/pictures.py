@@ -1,4 +1,4 @@
-"""Pictures of what a network is shown, of what it says of an image, and of where it looked."""
+"""Pictures of a network's input, its predictions and its Grad-CAM."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from utils.errors import FlagError, UserError, one_line
 from utils.evaluation.predictions import Prediction
 from utils.reading.fonts import drawable, fitted
 
-# Places in either direction that a map needs to show where something is.
+# Minimum height and width of a map to locate something.
 FINE = 4
 
 PANEL_WIDTH = 300
@@ -29,11 +29,11 @@ INK, BAR, TRACK, PAPER = (30, 30, 30), (66, 103, 172), (230, 232, 238), (255, 25
 
 
 def grad_cam(model: nn.Module, images: Tensor, classes: Sequence[int]) -> Tensor:
-    """Where a network saw what speaks for a class (Grad-CAM, Selvaraju et al., arXiv:1610.02391).
+    """Where a network saw evidence for a class (Grad-CAM, Selvaraju et al., arXiv:1610.02391).
 
-    The last feature map's channels are summed, each weighted by the mean of the class's gradient to it; what is
-    negative speaks for other classes and is left out. Where small images leave a last map of less than `FINE` x `FINE`
-    places, which would show nothing, it is the last one that is finer, if there is one.
+    Sums the last feature map's channels, weighted by the mean gradient of the class; negative values, evidence for
+    other classes, become 0. If small images make the last map smaller than `FINE` x `FINE`, it uses the last finer map,
+    if there is one.
 
     Args:
         model: in evaluation mode.
@@ -41,10 +41,10 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Sequence[int]) -> Tensor
         classes: N class numbers.
 
     Returns:
-        (N, H, W), from 0 to 1, the largest of each image (unless nothing speaks for the class).
+        (N, H, W), from 0 to 1, the maximum of each image (unless there is no evidence for the class).
 
     Raises:
-        FlagError: the network ends without a feature map.
+        FlagError: the network does not end with a feature map.
     """
     maps: list[Tensor] = []
     fine: list[Tensor] = []
@@ -60,7 +60,9 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Sequence[int]) -> Tensor
         with torch.enable_grad():
             logits = model(images.detach().requires_grad_())
             if not maps or maps[0].dim() != 4:
-                raise FlagError(f"--grad_cam: {type(model).__name__} does not end with a feature map")
+                raise FlagError(
+                    f"--grad_cam: {type(model).__name__} does not end with a feature map: leave the flag out"
+                )
             score = logits.gather(1, torch.as_tensor(classes, device=logits.device)[:, None]).sum()
             chosen = maps[0]
             if min(_sides(chosen)) < FINE:
@@ -77,7 +79,7 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Sequence[int]) -> Tensor
 
 
 def _channels_first(features: Tensor) -> Tensor:
-    """A feature map as (N, C, H, W), though it may be (N, H, W, C)."""
+    """A feature map as (N, C, H, W), converted from (N, H, W, C) if necessary."""
     by_place = features.shape[1] == features.shape[2] != features.shape[3]
     return features.permute(0, 3, 1, 2) if by_place else features
 
@@ -90,28 +92,30 @@ def _sides(features: Tensor) -> tuple[int, int]:
 
 @cache
 def _note_coarse(last: tuple[int, int], shown: tuple[int, int]) -> None:
-    """Says once of a network that its last feature map is too small to show a place in the image."""
-    what = "and none before is finer" if shown == last else f"the map shown is an earlier one, {shown[0]} x {shown[1]}"
+    """Warns once per network that its last feature map is too coarse."""
+    what = (
+        "and no earlier one is finer" if shown == last else f"the map shown is an earlier one, {shown[0]} x {shown[1]}"
+    )
     warn(f"Grad-CAM: the last feature map is {last[0]} x {last[1]}, too coarse to show where something is; {what}")
 
 
 def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """An image, uint8 (H, W, 3) RGB, under a map of colours for `heat`, (H, W) from 0 to 1."""
+    """An image, uint8 (H, W, 3) RGB, overlaid with a heat map of `heat`, (H, W) from 0 to 1."""
     colours = cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
     opacity = 0.55 * heat[..., None]
     return (pixels * (1 - opacity) + colours * opacity).astype(np.uint8)
 
 
 def draw(pixels: np.ndarray, prediction: Prediction, heat: np.ndarray | None = None) -> Image.Image:
-    """An image as the network saw it, with its best classes as bars beside it.
+    """An image as the network saw it, next to a bar chart of its best classes.
 
     Args:
         pixels: uint8 (H, W, 3), RGB.
         prediction: of that image.
-        heat: (H, W) from 0 to 1; the image is shown once more, under it.
+        heat: (H, W) from 0 to 1; shows the image a second time, overlaid with it.
     """
     views = [pixels] if heat is None else [pixels, overlay(pixels, heat)]
-    scale = max(1, round(224 / len(pixels)))  # digits of 8 pixels should be seen, too
+    scale = max(1, round(224 / len(pixels)))  # even digits of 8 pixels should be visible
     views = [view.repeat(scale, 0).repeat(scale, 1) for view in views]
     width = sum(view.shape[1] for view in views)
     height = max(views[0].shape[0], ROW_HEIGHT * len(prediction.score) + 34)
@@ -141,9 +145,9 @@ def draw(pixels: np.ndarray, prediction: Prediction, heat: np.ndarray | None = N
 
 
 def save_picture(picture: Image.Image, folder: str, image: str) -> None:
-    """Writes a picture to `folder`, named after the image file `image`, in the folders that its name has.
+    """Writes a picture to `folder`, with the name and folders of the image file `image`.
 
-    The picture of an image elsewhere stays below `folder`, too: `/a/b.jpg` becomes a/b.jpg, and `../b.jpg` _/b.jpg.
+    Pictures of images elsewhere also stay in `folder`: `/a/b.jpg` becomes a/b.jpg, and `../b.jpg` _/b.jpg.
 
     Raises:
         UserError: it cannot be written.
@@ -165,22 +169,22 @@ _left_out: list[str] = []
 def save_pictures(
     folder: str, pixels: Tensor, predictions: Sequence[Prediction], heats: np.ndarray | None = None
 ) -> None:
-    """Writes a picture of each image of a batch and its best classes.
+    """Writes a picture of each image in a batch and its best classes.
 
-    What cannot be drawn or written is left out, with a warning for the first: the answers do not depend on it.
+    Skips pictures that cannot be drawn or written, with a warning for the first; the answers do not depend on them.
 
     Args:
         folder: see `save_picture`.
         pixels: uint8 (N, H, W, 3), RGB, on the CPU.
         predictions: N of them.
-        heats: (N, H, W) from 0 to 1, of `grad_cam`.
+        heats: (N, H, W) from 0 to 1, from `grad_cam`.
     """
     for number, (image, prediction) in enumerate(zip(pixels.numpy(), predictions, strict=True)):
         heat = None if heats is None else heats[number]
         try:
             save_picture(draw(image, prediction, heat), folder, prediction.image)
-        except Exception as error:  # of a full disk, a name too long, or whatever fonts come up with
+        except Exception as error:  # a full disk, a long name, or any error of fonts
             if not _left_out:
                 why = one_line(error) if isinstance(error, UserError) else f"--vis_dir: {one_line(error)}"
-                warn(f"{why}; this picture is left out, and so are others that fail")
+                warn(f"{why}; skipping this picture and any others that fail")
             _left_out.append(prediction.image)

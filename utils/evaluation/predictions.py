@@ -1,7 +1,7 @@
-"""What infer.py and predict.py say of an image: one line of its name, a tab, and JSON.
+"""The output of infer.py and predict.py: one line per image with its name, a tab, and JSON.
 
-A name is written as it is, but for what would break the line: a backslash becomes `\\\\`, a tab `\\t`, a newline `\\n`,
-a carriage return `\\r`.
+Names are written unchanged except for characters that would break the line: a backslash becomes `\\\\`, a tab `\\t`, a
+newline `\\n`, a carriage return `\\r`.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _UNESCAPES = {escape: character for character, escape in _ESCAPES.items()}
 
 
 def escaped(name: str) -> str:
-    """A file name as a part of a line."""
+    """Escapes a file name for use in a line."""
     return name.translate(str.maketrans(_ESCAPES))
 
 
 def unescaped(text: str) -> str:
-    """The file name that `escaped` made `text` of."""
+    """Reverses `escaped`."""
     return re.sub(r"\\.", lambda found: _UNESCAPES.get(found[0], found[0]), text)
 
 
@@ -46,7 +46,7 @@ class Prediction:
         image: its file name.
         score: probabilities, best first.
         classes: their class numbers.
-        class_name: their names, None where one is not known; None if none of the network's is.
+        class_name: their names, None for unknown ones; None if the network has no known names.
     """
 
     image: str
@@ -55,7 +55,7 @@ class Prediction:
     class_name: list[str | None] | None = None
 
     def values(self) -> dict[str, list[Any]]:
-        """`{"score": [...], "class": [...], "class_name": [...]}`, without class_name if no name is known."""
+        """`{"score": [...], "class": [...], "class_name": [...]}`, without class_name if there are no names."""
         result: dict[str, list[Any]] = {"score": self.score, "class": self.classes}
         if self.class_name is not None:
             result["class_name"] = self.class_name
@@ -68,7 +68,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a network that gives no classes says of an image.
+    """The answer for an image from a network that does not return classes.
 
     Attributes:
         image: its file name.
@@ -91,9 +91,8 @@ def top_predictions(
     Args:
         logits: (N, classes).
         images: N file names.
-        class_names: by class number, as far as they are known.
-        topk: no more than there are classes.
-        precision_flag: the flag by which the network computes in less than float32, for errors.
+        class_names: by class number, as far as known. topk: at most the number of classes. precision_flag: the flag
+            that lowers the precision below float32, for errors.
 
     Raises:
         UserError: the logits of an image are not finite numbers.
@@ -106,7 +105,7 @@ def top_predictions(
 
 
 def _named(numbers: Sequence[int], class_names: Names) -> list[str | None] | None:
-    """The names of classes; None if none is known of the network."""
+    """The names of classes; None if the network has no known names."""
     return [name_of(class_names, number) for number in numbers] if class_names else None
 
 
@@ -117,10 +116,10 @@ def labels_found(
     thresholds: Sequence[float],
     precision_flag: str | None = None,
 ) -> Iterator[Prediction]:
-    """The labels of each image of a batch whose probability reaches their threshold, best first; perhaps none.
+    """The labels of each image of a batch whose probability reaches their threshold, best first; may be empty.
 
     Args:
-        logits: (N, classes), of a sigmoid each.
+        logits: (N, classes), each for a sigmoid.
         images, class_names, precision_flag: as in `top_predictions`.
         thresholds: one per class.
 
@@ -138,7 +137,7 @@ def labels_found(
 
 
 class AtLeast(NamedTuple):
-    """The probability that the best of several classes has to have; an image where it has less gets none."""
+    """The minimum probability of the best class; an image below it gets no class."""
 
     probability: float
 
@@ -146,7 +145,7 @@ class AtLeast(NamedTuple):
 def sure_predictions(
     logits: Tensor, images: Sequence[str], class_names: Names, topk: int, least: AtLeast, precision_flag: str | None
 ) -> Iterator[Prediction]:
-    """As `top_predictions`, but without classes where the best is not probable enough."""
+    """Like `top_predictions`, but without classes if the best one is below the minimum."""
     for found in top_predictions(logits, images, class_names, topk, precision_flag):
         sure = found.score[0] >= least.probability
         yield found if sure else Prediction(found.image, [], [], _named([], class_names))
@@ -155,7 +154,7 @@ def sure_predictions(
 def second_of_two(
     logits: Tensor, images: Sequence[str], class_names: Names, threshold: float, precision_flag: str | None
 ) -> Iterator[Prediction]:
-    """Of two classes the second where its probability reaches the threshold, else the first; as `top_predictions`."""
+    """Like `top_predictions`, for two classes: the second if its probability reaches the threshold, else the first."""
     for found in top_predictions(logits, images, class_names, 2, precision_flag):
         by_class = dict(zip(found.classes, found.score, strict=True))
         chosen = int(by_class[1] >= threshold)
@@ -163,26 +162,24 @@ def second_of_two(
 
 
 def not_finite(image: str, what: str, precision_flag: str | None) -> UserError:
-    """The error for `what` of an image that are no numbers; for the flag see `top_predictions`."""
-    why = f"leave out {precision_flag}" if precision_flag else "the weights are damaged, or of another network"
+    """The error for an image with `what` that are not finite; for the flag see `top_predictions`."""
+    why = f"leave out {precision_flag}" if precision_flag else "the weights are damaged or belong to another network"
     return UserError(f"{image}: the network's {what} are not finite numbers: {why}")
 
 
 class ResultFile:
-    """The results: printed, and written to a file, a line per image.
+    """Prints results, and writes them to a file, one line per image.
 
     Args:
-        path: the file; None: they are printed only.
-        topk: scores per image; None: any number.
-        resume: keep the lines that an interrupted run left, and add to them.
-        asked_for: whether the user named the file. One that nobody asked for is named at the end, and a folder that
-            cannot be written to is no reason not to print.
+        path: the file; None: only print. topk: scores per image; None: any number. resume: keep the lines of an
+            interrupted run, and append to them. asked_for: whether the user named the file. A default file is mentioned
+            at the end, and if its folder is not writable, results are only printed.
 
     Attributes:
-        done: names of the images that the file had results of.
+        done: names of the images with results in the file.
 
     Raises:
-        UserError: the file cannot be written, is not one of results, or has another number of scores per image.
+        UserError: the file cannot be written, is not a file of results, or has another number of scores per image.
     """
 
     def __init__(self, path: str | None, topk: int | None, resume: bool = False, asked_for: bool = True) -> None:
@@ -206,13 +203,14 @@ class ResultFile:
             if asked_for or resume:
                 raise UserError(f"--save_json_path {path}: {reason(error)}") from None
             warn(
-                f"--save_json_path not given: {path} cannot be written ({reason(error)}), the results are only printed"
+                f"--save_json_path not given: {path} cannot be written ({reason(error)}), so the results are "
+                "only printed"
             )
         if resume:
             log(f"{len(self.done)} results kept from {path}")
 
     def _complete_part(self, path: str) -> int:
-        """Notes the images of an earlier run's results; returns where its last whole line ends."""
+        """Reads the image names of an earlier run's results; returns the end of its last complete line."""
         end = 0
         with open(path, "rb") as file:
             for line in file:
@@ -233,7 +231,7 @@ class ResultFile:
         return end
 
     def write(self, predictions: Sequence[Prediction | Scores]) -> None:
-        """Prints the lines of images, and hands them to the system: an interrupted run can be resumed from there.
+        """Prints the images' lines and flushes the file, so that an interrupted run can resume from there.
 
         Raises:
             UserError: they cannot be written to the file.
@@ -253,7 +251,7 @@ class ResultFile:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._file is not None:
-            with suppress(OSError):  # of what `write` could not hand over
+            with suppress(OSError):  # errors that `write` already reported
                 self._file.close()
             if kind is None and not self.asked_for and not self.done:
-                log(f"these results are in {self.path}, too: --save_json_path names another file")
+                log(f"these results are also in {self.path}; choose another file with --save_json_path")

@@ -1,4 +1,4 @@
-"""Of two classes, how many of the second are found while few of the first pass for it."""
+"""True-positive rate at a limited false-positive rate, for two classes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from utils.processes import gather_objects
 
 
 class RatesMeter(Meter):
-    """A `Meter` of two classes that finds the threshold for the second.
+    """A `Meter` for two classes that finds the threshold of the second.
 
     Args:
-        device: where the sums live.
-        max_fpr: largest share of the images of class 0 that may be taken for class 1.
+        device: where the sums live. max_fpr: maximum false-positive rate: share of class 0 taken for class 1.
     """
 
     def __init__(self, device: torch.device, max_fpr: float) -> None:
@@ -31,8 +30,9 @@ class RatesMeter(Meter):
         self._labels.append(labels)
 
     def figures(self) -> dict[str, float]:
-        """ "tpr", the largest share of the images of class 1 above a threshold that at most `max_fpr` of those of class
-        0 exceed; "fpr", how many do; "threshold", the smallest such one of 0, 0.0001, ..., 0.9999."""
+        """ "tpr", the highest true-positive rate with a false-positive rate of at most `max_fpr`; "fpr", that rate;
+        "threshold", the smallest such one of 0, 0.0001, ..., 0.9999.
+        """
         own = [
             np.concatenate([np.zeros(0, np.float32), *(part.cpu().numpy() for part in parts)])
             for parts in (self._scores, self._labels)
@@ -42,8 +42,9 @@ class RatesMeter(Meter):
 
 
 def best_rates(positive: np.ndarray, negative: np.ndarray, max_fpr: float) -> dict[str, float]:
-    """The figures of `RatesMeter`, of the scores of images of class 1 and of class 0. Without images of class 1 the
-    share found is 0, and without those of class 0 none passes for it."""
+    """The metrics of `RatesMeter`, from the scores of class-1 and class-0 images. The rate of a class without images is
+    0.
+    """
     thresholds = np.arange(10_000) / 10_000
     above = [len(part) - np.searchsorted(np.sort(part), thresholds, side="right") for part in (positive, negative)]
     tpr, fpr = (count / max(1, len(part)) for count, part in zip(above, (positive, negative), strict=True))

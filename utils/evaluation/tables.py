@@ -1,4 +1,4 @@
-"""Tables of figures as files."""
+"""Writes tables of numbers to files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Cell = int | float | str | None
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Cell]], flag: str) -> None:
-    """Writes rows as CSV, figures with five digits, or as JSON, a list of objects, by the suffix of `path`.
+    """Writes rows as CSV, with five decimals, or as JSON, a list of objects, by the suffix of `path`.
 
     Args:
         path: the file.
         rows: one or more, with the same keys; None is a cell without a value.
-        flag: that names the file, for errors.
+        flag: the flag that gave the file, for errors.
 
     Raises:
         UserError: it cannot be written.
@@ -40,5 +40,5 @@ def as_csv(rows: Sequence[Sequence[object]]) -> str:
 
 
 def share(part: int, whole: int) -> float | None:
-    """A part of a whole, with five digits; None of nothing."""
+    """A part divided by the whole, with five decimals; None if the whole is 0."""
     return round(part / whole, 5) if whole else None

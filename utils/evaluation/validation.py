@@ -1,4 +1,4 @@
-"""The one loop that validates a network: train.py after each epoch, eval.py once."""
+"""The loop that validates a network: in train.py after each epoch, in eval.py once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from utils.reading.to_device import copies_of_first, to_device
 
 
 def never() -> bool:
-    """Nothing cuts a validation short."""
+    """Never interrupts a validation."""
     return False
 
 
@@ -37,28 +37,26 @@ def validate(
     watch: Callable[[Tensor, Tensor, Tensor, Batch], None] | None = None,
     in_step: bool = False,
 ) -> dict[str, float]:
-    """Validates a network in float32. Every process has to call it; one of them may have no images.
+    """Validates a network in float32. Every process must call it, even one without images.
 
     Args:
-        network: images to logits (N, classes); a module has to be in evaluation mode.
-        loader: of this process's share of the validation images.
-        prepare: from what the loader gives, uint8 images (N, H, W, 3) and labels (N,), both on the meter's device, to
-            the network's input and the labels that it is held against.
-        meter: takes in losses and hits.
-        print_step: batches between log lines; None: no lines.
-        epoch: for those lines.
+        network: images to logits (N, classes); a module must be in evaluation mode. loader: for this process's share of
+            the validation images.
+        prepare: maps the loader's uint8 images (N, H, W, 3) and labels (N,), both on the meter's device, to the
+            network's input and targets.
+        meter: sums losses and hits. print_step: batches between log lines; None: no lines. epoch: for those lines.
         title: of the progress bar.
-        same_feed: validate on so many copies of the very first image in each batch; 0: on the images.
-        interrupted: asked before each batch: whether this process leaves the rest out.
-        watch: is shown each batch: its images as `prepare` gets them, the logits (N, classes) in float32, the labels,
-            and the batch as it was read.
-        in_step: the processes hold parts of the network: each runs it as often as the others, if need be on nothing.
+        same_feed: use that many copies of the very first image in each batch; 0: use the images.
+        interrupted: called before each batch: whether this process skips the rest.
+        watch: called with each batch: the images passed to `prepare`, the logits (N, classes) in float32, the labels,
+            and the batch as read.
+        in_step: for sharded networks: every process runs the network equally often, if necessary on dummy images.
 
     Returns:
-        The figures over all processes, as `utils.evaluation.metrics.total` gives them, and the meter's own.
+        The metrics over all processes, as from `utils.evaluation.metrics.total`, and the meter's own.
 
     Raises:
-        UserError: in every process, if there are images and none of them can be read.
+        UserError: in every process, if there are images but none can be read.
     """
     batches = to_device(loader.epoch(0), meter.sums.device)
     if same_feed:
@@ -90,7 +88,9 @@ def validate(
 def _rounds(
     batches: Iterable[tuple[Tensor, Tensor, Batch]], interrupted: Callable[[], bool], in_step: bool
 ) -> Iterator[tuple[Tensor, Tensor, Batch] | None]:
-    """The batches, until it is interrupted. In step with others, None where they have more; one ends it for all."""
+    """The batches, until interrupted. In step with others, yields None while they have more; one interruption ends it
+    for all.
+    """
     remaining = iter(batches)
     while True:
         batch = next(remaining, None)
@@ -105,7 +105,7 @@ def _rounds(
 
 
 def _nothing(loader: Loader, meter: Meter) -> tuple[Tensor, Tensor]:
-    """A black image as the loader gives them, and a label."""
+    """A black image and a label, as from the loader."""
     device = meter.sums.device
     size = loader.transforms[0].image_size
     return torch.zeros(1, *size, 3, dtype=torch.uint8, device=device), torch.zeros(1, dtype=torch.int64, device=device)

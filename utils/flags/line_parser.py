@@ -76,12 +76,12 @@ class LineParser(argparse.ArgumentParser):
             self.error(f"unknown flag{'s' if len(flags) > 1 else ''} {told}")
         hint = next((f" ({said})" for flag, said in SEVERAL.items() if flag in self._option_string_actions), "")
         self.error(
-            f"unexpected argument {(arguments or words)[0]!r}: flags are written --name=value{hint} (see --help)"
+            f"unexpected argument {(arguments or words)[0]!r}: write flags as --name=value{hint} (see --help)"
             + (f"; {told}" if flags else "")
         )
 
     def _meant(self, word: str) -> str | None:
-        """What a word that is no flag is called here; None: nothing that is known."""
+        """Our equivalent of an unknown flag; None if there is none."""
         options = {
             option.removeprefix("--"): action
             for action in self._actions

@@ -1,10 +1,9 @@
 """Augmentation of single images, in the reader's workers.
 
-An operation is called with uint8 (height, width, 3), RGB, and a generator, and returns the same
-kind of image. Images are small by then (the network's input size). Everything is done with tables and OpenCV on uint8,
-and draws from the generator it is given; torchvision's operations, on Pillow images, take two to eight times as long
-and draw from PyTorch's global generator. The definitions are the published ones; where torchvision has an operation,
-tests/reading/test_augment.py compares the pixels.
+An operation takes uint8 (height, width, 3), RGB, and a generator, and returns the same kind of image. Images already
+have the network's input size. Operations use tables and OpenCV on uint8, and draw only from the given generator;
+torchvision's operations, on Pillow images, take two to eight times as long and draw from PyTorch's global generator.
+The definitions are the published ones; tests/reading/test_augment.py compares the pixels with torchvision's.
 """
 
 from __future__ import annotations
@@ -108,7 +107,7 @@ class RandAugment:
 
 @dataclass(frozen=True)
 class RandomRotation:
-    """Turns by an angle from U(-degrees, degrees), with bilinear interpolation; the corners are filled with `fill`."""
+    """Rotates by an angle from U(-degrees, degrees), with bilinear interpolation; fills the corners with `fill`."""
 
     degrees: float
     fill: Colour
@@ -120,7 +119,8 @@ class RandomRotation:
 @dataclass(frozen=True)
 class ColorJitter:
     """Brightness, contrast and saturation by factors from U(1 - x, 1 + x), not below 0, and the hue by U(-hue, hue) of
-    the circle, in random order (as torchvision's)."""
+    the circle, in random order (as in torchvision).
+    """
 
     brightness: float = 0.0
     contrast: float = 0.0
@@ -145,7 +145,7 @@ class ColorJitter:
         return rgb
 
 
-# The flag that asks for an operation.
+# The flag for each operation.
 FLAGS: dict[type, str] = {
     RandomRotation: "random_rotation",
     ColorJitter: "color_jitter",
@@ -159,8 +159,9 @@ FLAGS: dict[type, str] = {
 
 
 def image_operations(args: Namespace, mean: Colour) -> tuple[ImageOperation, ...]:
-    """The operations that train.py's flags ask for, in the order in which they are applied: rotation, colours,
-    policies, masks. Masks are filled with the colour `mean`."""
+    """The operations that train.py's flags ask for, in order: rotation, colours, policies, masks. Masks use the colour
+    `mean`.
+    """
     operations: list[ImageOperation] = []
     if args.random_rotation:
         operations.append(RandomRotation(args.random_rotation, mean))
@@ -182,23 +183,23 @@ def image_operations(args: Namespace, mean: Colour) -> tuple[ImageOperation, ...
 
 
 def _cutout_length(args: Namespace) -> int:
-    """--cutout_length, unless it would hide whole images."""
+    """--cutout_length; raises `FlagError` if it would hide whole images."""
     side = min(args.image_shape[1:])
     if args.cutout_length >= side:
         raise FlagError(
             f"--cutout_length {args.cutout_length} hides whole images of {args.image_shape[1]} x "
-            f"{args.image_shape[2]}: give less, such as {max(1, side // 2)}"
+            f"{args.image_shape[2]}: lower it, for example to {max(1, side // 2)}"
         )
     return args.cutout_length
 
 
 def _jitter_strengths(values: list[float]) -> list[float]:
-    """--color_jitter: one value for brightness, contrast and saturation, or one each and perhaps the hue."""
+    """--color_jitter: one value for brightness, contrast and saturation, or one each and optionally the hue."""
     if len(values) == 1:
         return values * 3
     if len(values) not in (3, 4) or (len(values) == 4 and values[3] > 0.5):
         raise FlagError(
-            f"--color_jitter {' '.join(f'{value:g}' for value in values)}: give one value, or brightness, contrast and "
-            "saturation, and perhaps the hue (0 to 0.5)"
+            f"--color_jitter {' '.join(f'{value:g}' for value in values)}: give one value, or brightness, contrast, "
+            "saturation and optionally hue (0 to 0.5)"
         )
     return values

@@ -1,4 +1,4 @@
-"""From flags to loaders."""
+"""Builds loaders from flags."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ def share_of_batch(flag: str, batch_size: int, world_size: int) -> int:
 
 
 def eval_transform(settings: object) -> EvalTransform:
-    """Evaluation preprocessing by the `INPUT_FLAGS`: `settings` has them for attributes, as flags or the description of
-    an exported network do."""
+    """Evaluation preprocessing by the `INPUT_FLAGS`, given as attributes of `settings`: flags, or an exported network's
+    description.
+    """
     values = {name: getattr(settings, name) for name in INPUT_FLAGS}
     fill = mean_colour(values.pop("image_mean"), values["channel_order"])
     del values["image_std"]
@@ -49,10 +50,12 @@ def eval_transform(settings: object) -> EvalTransform:
 
 
 def decoding(settings: Any) -> dict[str, Any]:
-    """What transforms have to know of how files are decoded, by the flags."""
+    """The decoding settings for transforms."""
     depth_range = settings.image_depth_range and tuple(settings.image_depth_range)
     if depth_range and depth_range[0] >= depth_range[1]:
-        raise FlagError(f"--image_depth_range {depth_range[0]} {depth_range[1]}: the first is not below the second")
+        raise FlagError(
+            f"--image_depth_range {depth_range[0]} {depth_range[1]}: the first value must be below the second"
+        )
     return {
         "decode_backend": settings.decode_backend,
         "background": settings.background and tuple(settings.background),
@@ -61,18 +64,18 @@ def decoding(settings: Any) -> dict[str, Any]:
 
 
 def mean_colour(image_mean: Sequence[float], channel_order: str) -> Colour:
-    """The colour, RGB, that is nearest to 0 after normalisation."""
+    """The RGB colour closest to 0 after normalisation."""
     levels = [min(255, max(0, round(255 * value))) for value in image_mean]
     red, green, blue = levels if channel_order == "rgb" else levels[::-1]
     return red, green, blue
 
 
 def train_transform(args: Namespace) -> TrainTransform | Pipeline:
-    """Training preprocessing by the flags."""
+    """The training preprocessing."""
     if args.train_transforms:
         if args.use_dali:
-            raise FlagError("--train_transforms is done by the readers of --use_dali=False: leave out one of them")
-        from utils.reading.words import pipeline_of_words  # with Pillow, which others than train.py do without
+            raise FlagError("--train_transforms does not work with --use_dali: leave out one of them")
+        from utils.reading.words import pipeline_of_words  # imports Pillow, which only train.py needs
 
         return pipeline_of_words(args.train_transforms, args)
     mean = mean_colour(args.image_mean, args.channel_order)
@@ -94,10 +97,10 @@ def train_transform(args: Namespace) -> TrainTransform | Pipeline:
 
 
 def range_cache(args: Namespace) -> RangeCache | None:
-    """What keeps parts of remote shards, by --cache_dir; None where nothing is kept.
+    """The cache of remote shards in --cache_dir; None without the flag.
 
     Raises:
-        UserError: the folder cannot be written to.
+        UserError: the folder is not writable.
     """
     if args.cache_dir is None:
         return None
@@ -108,7 +111,7 @@ def range_cache(args: Namespace) -> RangeCache | None:
 def training_images(args: Namespace) -> ImageList:
     """The training list, followed by that of --unlabeled_list if there is one."""
     if args.unlabeled_list and is_url(args.data_dir):
-        raise FlagError(f"--unlabeled_list goes with loose files: --data_dir={args.data_dir} has tar shards")
+        raise FlagError(f"--unlabeled_list needs loose image files, but --data_dir={args.data_dir} has tar shards")
     images = open_dataset(
         args.data_dir,
         "train",
@@ -122,7 +125,7 @@ def training_images(args: Namespace) -> ImageList:
     if not args.unlabeled_list:
         return images
     unlabeled = ImageList.find(os.path.join(args.data_dir, args.unlabeled_list))
-    # Its paths are relative to --data_dir, those of the training list may be to a folder in it.
+    # Its paths are relative to --data_dir; the training list's may be relative to a folder in it.
     prefix = os.path.relpath(args.data_dir, images.root)
     return images.with_unlabeled(
         os.path.normpath(os.path.join(prefix, unlabeled.name(index))) for index in range(len(unlabeled))
@@ -140,7 +143,7 @@ def validation_images(args: Namespace, class_names: Names = ()) -> ImageList:
     except MissingPart as error:
         if args.script != "train":
             raise
-        raise MissingPart(f"{error}; or train without, by --validate=False") from None
+        raise MissingPart(f"{error}; or train without validation: --validate=False") from None
 
 
 def _pipeline(args: Namespace) -> type[Loader]:
@@ -156,7 +159,7 @@ def train_loader(
     pin_memory: bool = False,
     images: ImageList | None = None,
 ) -> Loader:
-    """The training loader that train.py's flags ask for; `images` are its list, if that has been read."""
+    """The training loader for train.py's flags; `images` is its list, if already read."""
     _check_training(args)
     batch_size = share_of_batch("batch_size", args.batch_size, world_size)
     return _pipeline(args)(
@@ -179,7 +182,7 @@ def train_loader(
 
 
 def _check_training(args: Namespace) -> None:
-    """Raises `FlagError` for flags of the training images that do not go together."""
+    """Raises `FlagError` for flags of the training images that cannot work together."""
     opencv = {
         "drop_last=False": not args.drop_last,
         "augment_repeats": args.augment_repeats > 1,
@@ -188,9 +191,9 @@ def _check_training(args: Namespace) -> None:
         "progressive_sizes": args.progressive_sizes,
     }
     if args.use_dali and (wrong := next((flag for flag, given in opencv.items() if given), None)):
-        raise FlagError(f"--{wrong} is done by the readers of --use_dali=False: leave out one of them")
+        raise FlagError(f"--{wrong} does not work with --use_dali: leave out one of them")
     if args.label_from and (args.multi_label or not args.train_transforms):
-        why = "draws one label" if args.multi_label else f"needs --train_transforms with the word {args.label_from}"
+        why = "sets a single label" if args.multi_label else f"needs --train_transforms with the word {args.label_from}"
         raise FlagError(f"--label_from={args.label_from} {why}" + (": leave out --multi_label" * args.multi_label))
     drawing = {
         "augment_repeats": args.augment_repeats > 1,
@@ -200,12 +203,9 @@ def _check_training(args: Namespace) -> None:
         "label_from": args.label_from,
     }
     if args.balance_classes and (wrong := next((flag for flag, given in drawing.items() if given), None)):
-        raise FlagError(
-            f"--balance_classes draws the images of an epoch by the one label that each has in the list: leave it out, "
-            f"or --{wrong}"
-        )
+        raise FlagError(f"--balance_classes needs one label per image, from the list: leave it out, or --{wrong}")
     if args.multi_scale and args.progressive_sizes:
-        raise FlagError("--multi_scale and --progressive_sizes both say at which sizes to train: leave out one of them")
+        raise FlagError("--multi_scale and --progressive_sizes both set the training sizes: leave out one of them")
     for flag in ("progressive_magnitudes", "progressive_dropouts"):
         values = getattr(args, flag)
         if values and len(values) != len(args.progressive_sizes or ()):
@@ -216,7 +216,7 @@ def _check_training(args: Namespace) -> None:
 
 
 def varying_transforms(args: Namespace, batch_size: int) -> Varying | None:
-    """The training transforms that take turns: of --multi_scale or --progressive_sizes; else None.
+    """The alternating training transforms of --multi_scale or --progressive_sizes; else None.
 
     Args:
         args: train.py's flags.
@@ -234,7 +234,7 @@ def varying_transforms(args: Namespace, batch_size: int) -> Varying | None:
         drawn = args.use_ra or any(word.startswith("rand_augment") for word in args.train_transforms or ())
         if args.progressive_magnitudes and not drawn:
             raise FlagError(
-                "--progressive_magnitudes: no RandAugment: give --use_ra=True or a word such as rand_augment"
+                "--progressive_magnitudes needs RandAugment: give --use_ra=True or a word such as rand_augment"
             )
         magnitudes = args.progressive_magnitudes or [None] * len(args.progressive_sizes)
         transforms = tuple(
@@ -248,7 +248,7 @@ def varying_transforms(args: Namespace, batch_size: int) -> Varying | None:
 def _transform_of_size(
     args: Namespace, flag: str, size: tuple[int, int], magnitude: float | None = None
 ) -> TrainTransform | Pipeline:
-    """The training transform for images of another size than --image_shape, and another magnitude of RandAugment."""
+    """The training transform for another image size than --image_shape and another RandAugment magnitude."""
     values = vars(args) | {"image_shape": [3, *size]}
     if magnitude is not None:
         values["ra_magnitude"] = magnitude
@@ -269,7 +269,7 @@ def val_loader(
 ) -> Loader:
     """The validation loader of train.py (--test_batch_size) and eval.py (--batch_size).
 
-    Class folders are numbered by the training's `class_names`, as far as they are known.
+    Class folders are numbered like the training's `class_names`, as far as known.
     """
     flag = "test_batch_size" if args.script == "train" else "batch_size"
     return _pipeline(args)(
@@ -290,14 +290,14 @@ def crop_loader(
 ) -> Loader:
     """The validation loader of eval.py for many crops per image, uint8 (images, crops, height, width, 3).
 
-    --batch_size and --reader_buf_size count crops, so that they need the memory of as many single images.
-    For `class_names` see `val_loader`.
+    --batch_size and --reader_buf_size count crops, so memory use matches that of single images. For `class_names` see
+    `val_loader`.
     """
     height, width = args.image_shape[1:]
     if height != width:
-        raise FlagError(f"--crop_num={args.crop_num} takes squares: {height} x {width} of --image_shape is none")
+        raise FlagError(f"--crop_num={args.crop_num} needs a square --image_shape, not {height} x {width}")
     if args.resize_mode != "short" and "resize_mode" in args.given:
-        raise FlagError(f"--crop_num={args.crop_num} has crops of its own: leave out --resize_mode")
+        raise FlagError(f"--crop_num={args.crop_num} defines its own crops: leave out --resize_mode")
     check_short_size(args.resize_short_size, (height, width), "short")
     transform = MultiCropTransform(
         args.crop_num,
@@ -329,9 +329,9 @@ def infer_loader(
     world_size: int = 1,
     pin_memory: bool = False,
 ) -> Loader:
-    """The loader of infer.py and predict.py. A single batch is read in this process: workers take longer to start.
+    """The loader of infer.py and predict.py. A single batch is read in this process, as workers take longer to start.
 
-    --batch_size is of each process, unlike elsewhere.
+    --batch_size is per process, unlike elsewhere.
     """
     share = -(-len(images) // world_size)
     return OpenCVLoader(

@@ -1,7 +1,7 @@
-"""What image codecs print to the standard error of the process.
+"""Captures what image codecs print to the process's standard error.
 
-libjpeg and libpng write there by themselves, past Python, and without the name of the file. It is caught, and given to
-whoever called the codec.
+libjpeg and libpng write there directly, bypassing Python, and without the file's name. The text is captured and
+returned to the caller of the codec.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 
 from utils.system import after_fork
 
-# How much of it is looked at.
+# Bytes of it to keep.
 _LONGEST = 4096
 
 
 class Listening:
-    """A context in which file descriptor 2 leads to a file, for all threads.
+    """A context that redirects file descriptor 2 to a file, for all threads.
 
-    Contexts may lie within each other, and overlap in several threads: the first turns the descriptor, which takes
-    longer than looking whether anything was printed, and the last turns it back.
+    Contexts may be nested, and overlap in several threads: the first redirects the descriptor, which takes longer than
+    checking for output, and the last restores it.
 
     Attributes:
         inside: how many contexts are open.
@@ -63,9 +63,9 @@ class Listening:
         os.dup2(self._file.fileno(), 2)
 
     def taken(self) -> str:
-        """What was printed since it was last asked, in one line; empty if nothing was.
+        """The output since the last call, in one line; empty if there was none.
 
-        libpng's warnings are left out: they are of what is beside the pixels, profiles, texts, dates.
+        Leaves out libpng's warnings, which concern metadata: profiles, texts, dates.
         """
         if self._printed is None or not self._printed[0]:
             return ""
@@ -73,14 +73,14 @@ class Listening:
             text = self._printed[:].rstrip(b"\0").decode(errors="replace")
             self._printed[:] = bytes(_LONGEST)
             os.lseek(self._file.fileno(), 0, os.SEEK_SET)
-            with contextlib.suppress(OSError):  # Windows cuts no file that is mapped: it grows until the end
+            with contextlib.suppress(OSError):  # Windows cannot truncate a mapped file: it grows until the end
                 os.ftruncate(self._file.fileno(), _LONGEST)
         lines = [line.strip() for line in text.splitlines()]
         lines = [line for line in lines if line and not line.startswith("libpng warning:")]
         return "; ".join(dict.fromkeys(lines))
 
     def begin_anew(self) -> None:
-        """In a forked process, which shares the position in the file, and perhaps a lock that no thread releases."""
+        """Resets it in a forked process, which shares the file position, and perhaps a lock that no thread releases."""
         if self._terminal >= 0:
             os.dup2(self._terminal, 2)
         self.__init__()
@@ -91,7 +91,7 @@ after_fork(LISTENING.begin_anew)
 
 
 def heard(function: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
-    """Calls a codec, and returns its result and what it printed meanwhile, in one line."""
+    """Calls a codec, and returns its result and what it printed, in one line."""
     if not LISTENING.inside:  # else it costs nothing
         with LISTENING:
             return heard(function, *arguments)

@@ -1,7 +1,7 @@
-"""What of an image is in its opacity, or in more than 8 bits, and how it becomes visible.
+"""Handles image content in the alpha channel or in more than 8 bits.
 
-Left alone, opacity is dropped, and of 16 bits the upper 8 are kept. Of a black drawing on nothing, a black image is
-left; of 12 bits of data in 16, one level in sixteen.
+By default, alpha is dropped and the upper 8 of 16 bits are kept. Then a black drawing on transparency becomes a black
+image, and 12-bit data in 16 bits keep one level in sixteen.
 """
 
 from __future__ import annotations
@@ -17,22 +17,21 @@ from utils.reading import heif
 from utils.reading.codec_messages import heard
 from utils.reading.resize import Colour
 
-# An image whose colours span no more levels is of one colour.
+# An image whose colours span at most this many levels has a single colour.
 _ONE_COLOUR = 8
 _PNG = b"\x89PNG\r\n\x1a\n"
-# EXIF orientation -> a quarter of a turn against the clock, and whether it is mirrored left to right before.
+# EXIF orientation -> quarter turns counter-clockwise, and whether to mirror left to right first.
 _TURNS = {1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True)}
 _TURNS |= {5: (1, True), 6: (3, False), 7: (3, True), 8: (1, False)}
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a file has beside colours of 8 bits.
+    """Content of a file beyond 8-bit colours.
 
     Attributes:
-        hidden: its colours are one, and what it shows is in its opacity.
-        deep: it has 16 bits.
-        low, high: the values that it uses, if it has.
+        hidden: it has a single colour, and its content is in the alpha channel. deep: it has 16 bits. low, high: the
+            range of values used, if deep.
     """
 
     hidden: bool = False
@@ -42,7 +41,7 @@ class Content:
 
 
 def examine(data: bytes) -> Content | None:
-    """What a file has beside colours of 8 bits; None if it has nothing, or cannot be decoded."""
+    """The content of a file beyond 8-bit colours; None if there is none, or the file cannot be decoded."""
     if not _may_have_more(data):
         return None
     pixels = _unchanged(data)
@@ -63,7 +62,7 @@ def _span(plane: np.ndarray) -> int:
 
 
 def _may_have_more(data: bytes) -> bool:
-    """Whether a file may have an opacity, or more than 8 bits, as far as its beginning tells."""
+    """Whether a file may have alpha or more than 8 bits, judging by its beginning."""
     if data[:2] in (b"\xff\xd8", b"BM") or heif.is_heic(data):
         return False
     if data[:8] == _PNG:
@@ -72,8 +71,7 @@ def _may_have_more(data: bytes) -> bool:
 
 
 def _unchanged(data: bytes) -> np.ndarray | None:
-    """The pixels as they are in a file, in OpenCV's order of channels, not turned; None if there are none of 8 or 16
-    bits."""
+    """The pixels as stored, in OpenCV's channel order, without EXIF rotation; None unless they have 8 or 16 bits."""
     try:
         pixels = heard(cv2.imdecode, np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)[0]
     except cv2.error:
@@ -82,7 +80,7 @@ def _unchanged(data: bytes) -> np.ndarray | None:
 
 
 def _parts(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Colours (h, w, 3), RGB, and opacity (h, w), if there is one, of what OpenCV decodes."""
+    """Splits pixels from OpenCV into colours (h, w, 3), RGB, and alpha (h, w), if any."""
     if pixels.ndim == 2:
         return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), None
     if pixels.shape[2] == 4:
@@ -93,13 +91,13 @@ def _parts(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
 def revealed(
     data: bytes, background: Colour | None, depth_range: tuple[int, int] | None, upright: bool
 ) -> np.ndarray | None:
-    """The pixels of a file with an opacity, or more than 8 bits, as --background and --image_depth_range have them.
+    """The pixels of a file with alpha or more than 8 bits, by --background and --image_depth_range.
 
     Args:
         data: the file's bytes.
-        background: the colour, RGB, that is put behind it; None: the opacity is dropped.
-        depth_range: the two values of 16 bits that become 0 and 255; None: the upper 8 bits are kept.
-        upright: turn it as its file says.
+        background: the RGB colour to put behind it; None: drop the alpha channel.
+        depth_range: the two 16-bit values that become 0 and 255; None: keep the upper 8 bits.
+        upright: apply the EXIF orientation.
 
     Returns:
         uint8 (height, width, 3), RGB; None if the file has neither, or cannot be decoded.
@@ -114,7 +112,7 @@ def revealed(
         colours = _table(depth_range)[colours] if depth_range else (colours >> 8).astype(np.uint8)
         opacity = None if opacity is None else (opacity >> 8).astype(np.uint8)
     if background is not None and opacity is not None:
-        # libtiff, by which OpenCV reads 8 bits, hands out colours that are multiplied by their opacity.
+        # libtiff, which OpenCV uses for 8 bits, returns colours premultiplied by alpha.
         multiplied = not deep and data[:4] in (b"II*\0", b"MM\0*")
         colours = on_background(colours, opacity, background, multiplied)
     return _turned(colours, data) if upright else colours
@@ -122,20 +120,20 @@ def revealed(
 
 @functools.lru_cache(maxsize=4)
 def _table(depth_range: tuple[int, int]) -> np.ndarray:
-    """The level, uint8 (65536,), of each value of 16 bits."""
+    """The 8-bit level, uint8 (65536,), of each 16-bit value."""
     low, high = depth_range
     return np.clip((np.arange(65536) - low) * (255 / (high - low)) + 0.5, 0, 255).astype(np.uint8)
 
 
 def on_background(colours: np.ndarray, opacity: np.ndarray, background: Colour, multiplied: bool = False) -> np.ndarray:
-    """Colours, uint8 (h, w, 3), of opacity uint8 (h, w), on a colour; they may be `multiplied` by it already."""
+    """Composites colours, uint8 (h, w, 3), with alpha uint8 (h, w), over a colour; `multiplied` if premultiplied."""
     share = opacity[..., None].astype(np.uint32)
     own = colours * np.uint32(255) if multiplied else colours * share
     return np.minimum((own + np.array(background, np.uint32) * (255 - share) + 127) // 255, 255).astype(np.uint8)
 
 
 def _turned(pixels: np.ndarray, data: bytes) -> np.ndarray:
-    """Pixels turned as their file says: OpenCV does so only where it decodes to three channels."""
+    """Applies the EXIF orientation, which OpenCV does only when it decodes to three channels."""
     from PIL import Image
 
     if heif.is_avif(data) and heif.is_turned(data):
@@ -143,6 +141,6 @@ def _turned(pixels: np.ndarray, data: bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as image:
             quarters, mirrored = _TURNS.get(image.getexif().get(0x0112, 1), (0, False))
-    except Exception:  # whatever its codec says of odd metadata
+    except Exception:  # whatever its codec raises for odd metadata
         return pixels
     return np.ascontiguousarray(np.rot90(pixels[:, ::-1] if mirrored else pixels, quarters))

@@ -1,8 +1,8 @@
-"""Evaluation with many crops of every image, as the Caffe zoo published its figures.
+"""Evaluation with many crops per image, as published for the Caffe zoo.
 
-12 crops: the image is resized to a square (its aspect ratio is lost); the four corners, the centre and the whole
-square, resized, are evaluated, and their mirror images. 144 crops: for each of four short sides the image is resized
-with its aspect ratio, and three squares along the long side give 12 crops each. Scores are averaged after the softmax.
+12 crops: the image is resized to a square, ignoring its aspect ratio; the crops are the four corners, the centre and
+the resized whole square, and their mirror images. 144 crops: the image is resized to four short sides, keeping its
+aspect ratio, and three squares along the long side give 12 crops each. Scores are averaged after the softmax.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from utils.reading.decode import decode
 from utils.reading.resize import Colour, Resizer
 
-# Side of the crops -> short sides of the image, for 144 crops, as published.
+# Side of the crops -> the image's short sides for 144 crops, as published.
 SHORT_SIDES = {
     224: (256, 288, 320, 352),
     235: (270, 300, 330, 360),
@@ -25,7 +25,7 @@ SHORT_SIDES = {
 
 
 def short_sides(crop_size: int) -> tuple[int, ...]:
-    """The four short sides of 144 crops; for a size that was not published, in proportion to those of 224."""
+    """The four short sides for 144 crops; for unpublished sizes, in proportion to those for 224."""
     return SHORT_SIDES.get(crop_size) or tuple(round(crop_size * eighths / 7) for eighths in (8, 9, 10, 11))
 
 
@@ -47,13 +47,12 @@ RESIZE = Resizer()
 
 @dataclass(frozen=True)
 class MultiCropTransform:
-    """Half of the crops of an image; the others are their mirror images, which are made on the device.
+    """Makes half of an image's crops; the others are their mirror images, made on the device.
 
     Attributes:
         crop_num: 12 or 144.
         crop_size: side of the crops, which are square.
-        base_size: side of the square that 12 crops are taken from, at least `crop_size`.
-        resize: of all resizing.
+        base_size: side of the square for 12 crops, at least `crop_size`. resize: does all resizing.
         decode_backend, channel_order, background, image_depth_range: as in `utils.reading.transforms.EvalTransform`.
     """
 
@@ -68,11 +67,11 @@ class MultiCropTransform:
 
     @property
     def image_size(self) -> tuple[int, int, int]:
-        """Crops, height, width: what an image becomes, but for its channels."""
+        """Crops, height, width: the result's shape without channels."""
         return self.crop_num // 2, self.crop_size, self.crop_size
 
     def squares(self, rgb: np.ndarray) -> Iterator[np.ndarray]:
-        """The squares that 12 crops each are taken from."""
+        """The squares that give 12 crops each."""
         if self.crop_num == 12:
             yield self.resize(rgb, self.base_size, self.base_size)
             return

@@ -16,16 +16,16 @@ from utils.reading.image_list import ImageList
 from utils.reading.loader import Batch, Loader
 from utils.reading.workers import ImageRandom
 
-# Interpolations that DALI has, by the numbers of INTERPOLATIONS.
+# DALI's interpolations, by the numbers in INTERPOLATIONS.
 DALI_INTERPOLATIONS = {None: "LINEAR", 0: "NN", 1: "LINEAR", 2: "CUBIC", 4: "LANCZOS3"}
 
 
 class DaliLoader(Loader):
-    """Batches made by NVIDIA DALI: on the GPU if they are for one (decoding included), else on the CPU; see `Loader`.
+    """Batches made by NVIDIA DALI, on the GPU (including decoding) if they are for a GPU, else on the CPU; see
+    `Loader`.
 
-    The images, their order, the crops and the flips are those of `OpenCVLoader`, drawn from the same numbers; pixels
-    differ by the rounding of another resampler. DALI does the reading and everything after it, in its own threads.
-    A file that it cannot read ends the run.
+    Images, order, crops and flips equal those of `OpenCVLoader`, drawn from the same random numbers; pixels differ by
+    the resampler's rounding. DALI does everything in its own threads. An unreadable file ends the run.
     """
 
     def __init__(self, *args, **kwargs) -> None:
@@ -42,13 +42,13 @@ class DaliLoader(Loader):
         if self._pipe is None:
             self._pipe = self._build()
         self._steps_to_feed = iter(())
-        while self._run() is not None:  # what is left of an unfinished epoch
+        while self._run() is not None:  # the rest of an unfinished epoch
             pass
         steps = self._steps_to_feed = ((epoch, rows) for _, rows in self._steps(epoch, start_step))
         while (images := self._run()) is not None:
             yield self._batch(images, self._fed.popleft().astype(np.int64))
             if steps is not self._steps_to_feed:
-                raise RuntimeError("this epoch's iterator was ended by a later call of epoch()")
+                raise RuntimeError("a later call of epoch() ended this epoch's iterator")
 
     def close(self) -> None:
         self._pipe = None
@@ -61,11 +61,11 @@ class DaliLoader(Loader):
         if not self.training:
             return (paths,)
         transform: Any = self.transform
-        count = 6 if transform.vertical_flip_prob else 5  # as many as `TrainTransform` draws
+        count = 6 if transform.vertical_flip_prob else 5  # as many as in `TrainTransform`
         return paths, [self._random.of_image(epoch, int(row)).random(count) for row in rows]
 
     def _run(self) -> torch.Tensor | None:
-        """The images of the next batch fed; None when there is none."""
+        """The images of the next batch; None at the end."""
         try:
             (images,) = self._pipe.run()
         except StopIteration:
@@ -76,13 +76,13 @@ class DaliLoader(Loader):
             self.close()
             reason = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
             raise UserError(
-                f"--use_dali: it cannot make a batch; `python reader.py --check` finds unreadable files, which are "
-                f"skipped without it. DALI says: {reason}"
+                f"--use_dali: DALI failed to make a batch: {reason}. Find unreadable files with `python reader.py "
+                "--check`; the default reader skips them"
             ) from None
         from nvidia.dali.plugin.pytorch import feed_ndarray  # pyright: ignore[reportMissingImports] (optional)
 
-        # DALI writes the next batches over this one. On a GPU the copy is only queued; feed_ndarray, given the stream,
-        # has DALI's own stream wait for it.
+        # DALI overwrites this batch with later ones. On a GPU the copy is only queued; feed_ndarray, given the stream,
+        # makes DALI's stream wait for it.
         batch = images.as_tensor()
         stream = torch.cuda.current_stream() if self.pin_memory else None
         pixels = torch.empty(batch.shape(), dtype=torch.uint8, device="cuda" if self.pin_memory else "cpu")
@@ -122,15 +122,15 @@ class DaliLoader(Loader):
 
 
 def _check(transform: Any, training: bool) -> None:
-    """Raises `FlagError` for what DALI cannot do."""
+    """Raises `FlagError` for settings that DALI does not support."""
     for flag, value, does in (
         ("resize_backend", transform.resize_backend, "resizes"),
         ("decode_backend", transform.decode_backend, "decodes"),
     ):
         if value != "cv2":
             raise FlagError(
-                f"--{flag}={value}, given or as the network was published, is Pillow's, and DALI {does} as OpenCV "
-                f"does: give --{flag}=cv2, or leave --use_dali out"
+                f"--{flag}={value} (given, or the network's own) means Pillow, but DALI {does} like OpenCV: give "
+                f"--{flag}=cv2, or leave out --use_dali"
             )
     for flag, value, word in (
         ("background", transform.background, "drop"),
@@ -138,27 +138,27 @@ def _check(transform: Any, training: bool) -> None:
     ):
         if value is not None:
             raise FlagError(
-                f"--{flag}={' '.join(map(str, value))}, given or noted in the weights, is unknown to DALI: give "
-                f"--{flag}={word}, or leave --use_dali out"
+                f"--{flag}={' '.join(map(str, value))}, given or saved in the weights, is not supported by DALI: "
+                f"give --{flag}={word}, or leave out --use_dali"
             )
     if transform.resize_mode != "short" and (not training or transform.whole):
-        raise FlagError(f"--resize_mode={transform.resize_mode} cannot be had with --use_dali: leave one of them out")
+        raise FlagError(f"--resize_mode={transform.resize_mode} does not work with --use_dali: leave out one of them")
     if transform.interpolation not in DALI_INTERPOLATIONS:
-        raise FlagError(f"--interpolation {transform.interpolation} cannot be had with --use_dali: take 0, 1, 2 or 4")
+        raise FlagError(f"--interpolation {transform.interpolation} does not work with --use_dali: give 0, 1, 2 or 4")
     if training and transform.operations:
         flags = ", ".join(f"--{augment.FLAGS[type(operation)]}" for operation in transform.operations)
-        raise FlagError(f"--use_dali has no augmentation of single images: leave out {flags}, or --use_dali")
+        raise FlagError(f"--use_dali does not support augmentation of single images: leave out {flags}, or --use_dali")
 
 
 def _pixels(first: Any, second: Any) -> Any:
-    """Two whole numbers of a pipeline, rows before columns."""
+    """Two integers of a pipeline, rows before columns."""
     from nvidia.dali import fn, types  # pyright: ignore[reportMissingImports] (optional)
 
     return fn.cast(fn.stack(first, second), dtype=types.INT32)
 
 
 def _training_images(transform: Any, data: Any, draws: Any, decoding: dict[str, Any], resizing: dict[str, Any]) -> Any:
-    """Images from encoded ones and five or six random numbers each: `TrainTransform` by DALI's operators."""
+    """`TrainTransform` in DALI's operators: encoded images and five or six random numbers each to images."""
     from nvidia.dali import fn, math, types  # pyright: ignore[reportMissingImports] (optional)
 
     shape = fn.peek_image_shape(data, dtype=types.FLOAT64)
@@ -183,14 +183,14 @@ def _training_images(transform: Any, data: Any, draws: Any, decoding: dict[str, 
 
 
 def _evaluation_images(transform: Any, data: Any, decoding: dict[str, Any], resizing: dict[str, Any]) -> Any:
-    """A pipeline's images from encoded ones: `EvalTransform` in DALI's operators."""
+    """`EvalTransform` in DALI's operators: encoded images to images."""
     from nvidia.dali import fn, math, types  # pyright: ignore[reportMissingImports] (optional)
 
     height, width = transform.image_size
     shape = fn.peek_image_shape(data, dtype=types.FLOAT64)
     rows, columns = shape[0], shape[1]
     scale = math.max(transform.resize_short_size / math.min(rows, columns), math.max(height / rows, width / columns))
-    # Rounded as Python's round() but for exact halves.
+    # Rounds like Python's round(), except for exact halves.
     resized_height, resized_width = math.floor(rows * scale + 0.5), math.floor(columns * scale + 0.5)
     whole = fn.decoders.image(data, **decoding)
     resized = fn.resize(whole, size=fn.cast(fn.stack(resized_height, resized_width), dtype=types.FLOAT), **resizing)

@@ -1,4 +1,4 @@
-"""The images of a dataset, however it is laid out."""
+"""Opens the images of a dataset in any supported layout."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from utils.reading.tar_shards import TarShards
 
 
 class MissingPart(UserError):
-    """A dataset has no training or no validation images, in any form."""
+    """A dataset has no training or no validation images in any layout."""
 
 
 def open_dataset(
@@ -36,24 +36,23 @@ def open_dataset(
     """Opens a part of a dataset: data_dir/{split}_list.txt if it exists, else tar shards data_dir/{split}*.tar or
     data_dir/{split}/*.tar, else the class folders data_dir/{split}/NAME/.
 
-    Paths in the list are relative to `data_dir`, or to data_dir/{split} if that is where the files are.
+    Paths in the list are relative to `data_dir`, or to data_dir/{split} if the files are there.
 
-    Where `data_dir` is a URL, there are tar shards; see `find_shards`.
+    A URL `data_dir` contains tar shards; see `find_shards`.
 
     Args:
         data_dir: dataset root, a folder or a URL.
         split: "train" or "val".
         class_dim: number of classes; a label outside it is an error.
-        multi_label: each image has several labels, which only a list can say.
-        class_names: by number, as far as they are known: class folders that are called so are numbered so.
-        list_path: a list in place of data_dir/{split}_list.txt.
+        multi_label: each image has several labels, which needs a list.
+        class_names: by number, as far as known; class folders with these names get their numbers.
+        list_path: a list instead of data_dir/{split}_list.txt.
         delimiter: see `ImageList.from_list_file`.
-        labelled: False: the labels are not of the dataset: they are all -1.
-        cache: keeps what is read of remote shards.
+        labelled: False: ignore the labels; all are -1. cache: for remote shards.
 
     Raises:
-        MissingPart: nothing is there.
-        UserError: no such folder, a bad list, or class folders of which nothing says how they are numbered.
+        MissingPart: the part does not exist.
+        UserError: the folder is missing, the list is bad, or the numbering of class folders is unknown.
     """
     if is_url(data_dir):
         return _remote(data_dir, split, class_dim, multi_label, list_path, labelled, cache)
@@ -66,7 +65,7 @@ def open_dataset(
     if list_path is not None and not os.path.isfile(list_path):
         raise UserError(f"--{split}_list {list_path}: no such file")
     if multi_label and delimiter is not None:
-        raise FlagError("--list_delimiter is for lists of one label per image: leave it out, or --multi_label")
+        raise FlagError("--list_delimiter is for lists with one label per image: leave it out, or --multi_label")
     where = list_path or _find(data_dir, split)
     if multi_label and where != (list_path or os.path.join(data_dir, f"{split}_list.txt")):
         raise MissingPart(
@@ -74,8 +73,8 @@ def open_dataset(
         )
     if where is None:
         raise MissingPart(
-            f"--data_dir {data_dir} has neither {split}_list.txt nor class folders {split}/NAME/ "
-            f"nor tar shards {split}*.tar{_near_miss(data_dir, split)}"
+            f"--data_dir {data_dir} has neither {split}_list.txt nor class folders {split}/NAME/ nor tar shards "
+            f"{split}*.tar{_near_miss(data_dir, split)}"
         )
     if not labelled:
         class_dim = None
@@ -100,7 +99,7 @@ def _remote(
     labelled: bool,
     cache: RangeCache | None,
 ) -> ImageList:
-    """The images of a part whose shards are at a URL."""
+    """The images of a part with shards at a URL."""
     if multi_label:
         raise FlagError(f"--data_dir {data_dir}: tar shards have one label per image: leave out --multi_label")
     if list_path is not None and not is_url(list_path) and not os.path.isfile(list_path):
@@ -126,10 +125,10 @@ def _from_list(
     delimiter: str | None,
     labelled: bool,
 ) -> ImageList:
-    """The images of a list, whose paths are relative to `data_dir` or to data_dir/{split}."""
+    """The images of a list with paths relative to `data_dir` or to data_dir/{split}."""
     images = ImageList.from_list_file(where, data_dir, class_dim, multi_label, delimiter, labelled)
     folder = os.path.join(data_dir, split)
-    # A few lines tell which folder the paths are relative to; a single one might name a missing file.
+    # A few lines show which folder the paths are relative to; a single line might name a missing file.
     sample = [os.path.relpath(images.path(i), data_dir) for i in range(min(len(images), 16))]
     if not any(os.path.exists(os.path.join(data_dir, name)) for name in sample) and any(
         os.path.exists(os.path.join(folder, name)) for name in sample
@@ -140,7 +139,7 @@ def _from_list(
 
 
 def _find(data_dir: str, split: str) -> str | list[str] | None:
-    """What a part is read from: its list, its tar shards, or its folder."""
+    """The source of a part: its list, its tar shards, or its folder."""
     list_path, folder = os.path.join(data_dir, f"{split}_list.txt"), os.path.join(data_dir, split)
     if os.path.isfile(list_path):
         return list_path
@@ -151,12 +150,12 @@ def _find(data_dir: str, split: str) -> str | list[str] | None:
 
 
 def _folder_order(data_dir: str, split: str, class_dim: int | None, class_names: Names) -> Names | None:
-    """The order that the class folders of a part are numbered in; None: that of their own names.
+    """The class order that numbers the class folders of a part; None: the order of their names.
 
-    Validation images have the training images' numbers, though a class may be without any.
+    Validation uses the training's numbers, even if a class has no validation images.
 
     Raises:
-        UserError: training has a list or shards, which do not say what numbers the folders have.
+        UserError: training has a list or shards, which do not define the folders' numbers.
     """
     folder = os.path.join(data_dir, split)
     order = order_of_folders(folder, class_names)
@@ -166,20 +165,21 @@ def _folder_order(data_dir: str, split: str, class_dim: int | None, class_names:
     if where is None:
         synsets = imagenet_synsets()
         some = class_dim == len(synsets) and set(class_folders(folder)) <= set(synsets)
-        return synsets if some else None  # some folders of ImageNet, for a network of all its classes
+        return synsets if some else None  # some of ImageNet's folders, for a network of all its classes
     if isinstance(where, str) and os.path.isdir(where):
         return class_folders(where)
     training = open_dataset(data_dir, "train")
     order = order_of_folders(folder, known_names(training, data_dir, classes_seen(training)))
     if order is None:
         raise UserError(
-            f"{folder} has class folders and {training.source} has numbers: nothing says which number a folder has, "
-            f"such as {min(class_folders(folder), default='NAME')}. Give {split}_list.txt, or folders for both"
+            f"{folder} has class folders, but {training.source} has numbers, so the numbers of folders such as "
+            f"{min(class_folders(folder), default='NAME')} are unknown: give {split}_list.txt, or class folders for "
+            "both"
         )
     return order
 
 
-# What others call the two parts, in small letters and without the ending of a list.
+# Common other names of the two parts, in lower case and without a list's suffix.
 _OTHER_NAMES = {
     "train": ("train", "training", "trainset", "train_set", "trainval"),
     "val": ("val", "valid", "validation", "valset", "val_set", "dev", "eval", "test", "testing", "test_set"),
@@ -190,15 +190,15 @@ _OTHER_KINDS = (".parquet", ".arrow", ".tfrecord", ".rec", ".lmdb", ".h5", ".hdf
 
 
 def _near_miss(data_dir: str, split: str) -> str:
-    """What is there in place of a part of a dataset, and what to do with it; empty if nothing is like it."""
+    """A likely misplaced part of a dataset, and what to do with it; empty if nothing is similar."""
     names = sorted(name for name in os.listdir(data_dir) if not is_dropping(name))
     for other in _OTHER_NAMES[split]:
         for name in names:
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in (".txt", ".csv", ".lst") and stem.lower().removesuffix("_list") == other:
-                return f"; {name} is there: rename it to {split}_list.txt, if its lines are `relative/path label`"
+                return f"; there is {name}: rename it to {split}_list.txt if its lines are `relative/path label`"
             if name.lower() == other and os.path.isdir(os.path.join(data_dir, name)):
-                return f"; {name}/ is there: rename it to {split}, if it is that"
+                return f"; there is {name}/: rename it to {split} if it is that part"
     folders = [name for name in names if os.path.isdir(os.path.join(data_dir, name))]
     for name in folders:
         below = os.path.join(data_dir, name)
@@ -207,7 +207,7 @@ def _near_miss(data_dir: str, split: str) -> str:
     whole = os.path.abspath(data_dir)
     parent, own = os.path.split(whole)
     if own.lower() in (*_OTHER_NAMES["train"], *_OTHER_NAMES["val"]) and os.path.exists(os.path.join(parent, split)):
-        return f"; it is itself a part of a data set: give --data_dir={parent}"
+        return f"; it is itself part of a dataset: give --data_dir={parent}"
     if split == "val" and "train" in folders and class_folders(os.path.join(data_dir, "train")):
         return f"; reader.py --data_dir={data_dir} --split=0.2 holds out a fifth of each class in train/"
     if split == "train" and folders:

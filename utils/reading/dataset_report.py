@@ -1,4 +1,4 @@
-"""What `python reader.py` draws of a batch, and says of a dataset."""
+"""Draws a batch and reports on a dataset for `python reader.py`."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def draw_batch(
     captions: list[str],
     instead: list[str],
 ) -> None:
-    """Writes a batch, as the network gets it, to a picture.
+    """Saves a batch, as the network sees it, as a picture.
 
     Args:
         path: of the picture.
         inputs: float (n, 3, height, width), normalised with `mean` and `std`.
         channel_order: of the channels, rgb or bgr.
         captions: a line below each image.
-        instead: those where this machine has no font for a caption.
+        instead: captions to use if this machine has no font for them.
 
     Raises:
         UserError: the picture cannot be written.
@@ -46,22 +46,21 @@ def draw_batch(
 
 
 def describe_dataset(part: str, found: Inspected, class_dim: int, names: Names) -> list[Problem]:
-    """Prints what there is in a part of a dataset, and what may be wrong with it.
+    """Prints a summary of a part of a dataset and its possible problems.
 
     Args:
         part: train or val.
-        found: in its images; one at least can be read.
-        class_dim: number of classes.
-        names: of the classes, by number, as far as they are known.
+        found: the inspection of its images, at least one of which is readable. class_dim: number of classes. names: of
+            the classes, by number, as far as known.
 
     Returns:
-        All that may be wrong.
+        All possible problems.
     """
     images = found.images
     print(f"{part}: {len(images)} images, {len(found.unreadable)} of them unreadable")
     many = images.labels.ndim > 1
     counts = images.labels.sum(0, dtype=np.int64) if many else np.bincount(images.labels, minlength=class_dim)
-    spread = f", {_spread(counts[counts > 0])} each" if counts.any() else ""  # images may have none of the labels
+    spread = f", {_spread(counts[counts > 0])} each" if counts.any() else ""  # images may have no label
     print(f"  classes: {np.count_nonzero(counts)} of {class_dim} have images{spread}")
     shown = (name_of(names, number) for number in range(len(counts)))
     called = [f"class {number} ({name})" if name else f"class {number}" for number, name in enumerate(shown)]
@@ -78,10 +77,10 @@ def describe_dataset(part: str, found: Inspected, class_dim: int, names: Names) 
 
 
 def describe_overlap(train: Inspected, val: Inspected) -> list[Problem]:
-    """Prints which images of val are in train as well, whose accuracy says nothing; returns them."""
+    """Prints the validation images that are also in train, which inflate the accuracy; returns them."""
     problems = duplicates([("train", train), ("val", val)], across=True)
     if any(problem.kind in ("same", "duplicate") for problem in problems):
-        print("val and train: what is in both is known to the network, and its accuracy says nothing")
+        print("val and train: the network has seen images that are in both, which inflates the accuracy")
         say(problems, len(val.images))
     return problems
 
@@ -92,7 +91,7 @@ def _spread(values: np.ndarray) -> str:
 
 
 def note_cut_off(part: str, sizes: np.ndarray, image_size: tuple[int, int], resize_mode: str) -> None:
-    """Warns where the centre crop of evaluation cannot show half of the usual image, which is too long for it.
+    """Warns if images are so long that the evaluation's centre crop shows less than half of a typical one.
 
     Args:
         part: train or val.
@@ -102,10 +101,10 @@ def note_cut_off(part: str, sizes: np.ndarray, image_size: tuple[int, int], resi
     """
     if resize_mode not in ("short", "crop"):
         return
-    scale = (np.array(image_size) / sizes).max(1)  # the smallest by which an image fills the crop
+    scale = (np.array(image_size) / sizes).max(1)  # the smallest scale at which an image fills the crop
     shown = float(np.median(np.prod(image_size) / (np.prod(sizes, 1) * scale**2)))
     if shown < 0.5:
         warn(
-            f"{part}: the images are long, and of the usual one the centre crop shows {shown:.0%} at most: "
-            "--resize_mode=exact or pad shows all of it, and so does an --image_shape that is as long"
+            f"{part}: the images are long, and the centre crop shows at most {shown:.0%} of a typical one: "
+            "--resize_mode=exact or pad shows all of it, and so does a longer --image_shape"
         )

@@ -1,19 +1,17 @@
-"""Encoded images to pixels: what is accepted, what is refused, and how to decode only the part of a JPEG that a
-training crop needs.
+"""Decodes images: accepted formats, refused files, and partial decoding of JPEG files for training crops.
 
-Everything becomes uint8, (height, width, 3), RGB, as OpenCV has it:
+Everything becomes uint8, (height, width, 3), RGB, as in OpenCV:
 
 - JPEG (baseline, progressive), PNG, WebP, AVIF, BMP, TIFF, PNM, JPEG 2000, GIF (first frame), and HEIC with the package
   pillow-heif.
-- EXIF orientation is applied, as in the original, and what AVIF and HEIC have in its place.
-- Grey and palette images are expanded, CMYK is converted, 16 bits become the upper 8.
-- Alpha is dropped: a transparent pixel shows the colour stored under it. --background puts a colour behind it, and
-  --image_depth_range chooses which values of 16 bits become 0 and 255.
-- A truncated file is unreadable. A JPEG that lacks its end marker alone is decoded, and so is one whose compressed data
-  is damaged in a way that the decoder bridges: what it says of them is kept, see `take_remarks`.
+- EXIF orientation is applied, as in the original, as are AVIF's and HEIC's equivalents. - Grey and palette images are
+expanded, CMYK is converted, of 16 bits the upper 8 are kept. - Alpha is dropped: a transparent pixel shows its stored
+colour. --background puts a colour behind it, and --image_depth_range chooses which 16-bit values become 0 and 255. - A
+truncated file is unreadable. A JPEG that lacks only its end marker is decoded, as is one with damaged data that the
+decoder can skip; the decoder's messages are kept, see `take_remarks`.
 
-Some networks were trained on what Pillow decodes (--decode_backend=pil): the same, but that EXIF orientation is not
-applied, and that CMYK is converted by another rule. The pixels of an upright photograph are those of OpenCV.
+Some networks were trained on Pillow's pixels (--decode_backend=pil): the same, except that EXIF orientation is ignored
+and CMYK is converted differently. For upright photographs the pixels equal OpenCV's.
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ from utils.reading.limits import MAX_PIXELS, segments, too_large, too_long, too_
 from utils.reading.resize import Colour
 from utils.system import open_at_once
 
-# What is wrong with a file is said once, by our own error.
+# Our own error reports what is wrong with a file; silence the libraries.
 set_level = getattr(cv2, "setLogLevel", None)
 if set_level is not None:  # OpenCV 4
     set_level(0)
@@ -52,7 +50,7 @@ else:
 
 
 class UnreadableImage(UserError):
-    """A file that is not an image we can decode. `path` is the file, `reason` says what is wrong with it."""
+    """A file that cannot be decoded. `path` is the file, `reason` says what is wrong with it."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -66,13 +64,13 @@ def read_file(path: str) -> bytes:
         with open(open_at_once(path), "rb", buffering=0) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise UnreadableImage(path, "not a file, but a folder, pipe or device")
+                raise UnreadableImage(path, "not a file but a folder, pipe or device")
             if why := too_long(status.st_size):
                 raise UnreadableImage(path, why)
             return file.read()
     except OSError as error:
         raise UnreadableImage(path, reason(error)) from None
-    except ValueError as error:  # a null byte in the name
+    except ValueError as error:  # the name contains a null byte
         raise UnreadableImage(path, str(error)) from None
 
 
@@ -89,15 +87,14 @@ def decode(
         data: the file's bytes.
         path: its name, for the error.
         backend: cv2 or pil, as in --decode_backend.
-        background: the colour that transparent images lie on, as in --background; None: their opacity is dropped.
-        depth_range: the values of 16 bits that become 0 and 255, as in --image_depth_range; None: the upper 8 bits are
-            kept.
+        background: the colour behind transparent images, as in --background; None: drop the alpha channel.
+        depth_range: the 16-bit values that become 0 and 255, as in --image_depth_range; None: keep the upper 8 bits.
 
     Returns:
         uint8 (height, width, 3), RGB.
 
     Raises:
-        UnreadableImage: the bytes are not a whole image.
+        UnreadableImage: the bytes are not a complete image.
     """
     if not data:
         raise UnreadableImage(path, "the file is empty")
@@ -119,12 +116,12 @@ def decode(
     return _imdecode(data, path, cv2.IMREAD_COLOR_RGB)
 
 
-# What decoders said of files that they decode all the same: (path, text) of the last ones.
+# Decoders' messages about damaged but decodable files: (path, text) of the latest ones.
 _remarks: deque[tuple[str, str]] = deque(maxlen=1000)
 
 
 def take_remarks() -> list[tuple[str, str]]:
-    """What decoders have said, since this was last asked, of files that they decode all the same: (path, text)."""
+    """Decoders' messages since the last call about damaged but decodable files: (path, text)."""
     if not _remarks:
         return []
     taken = list(_remarks)
@@ -133,21 +130,21 @@ def take_remarks() -> list[tuple[str, str]]:
 
 
 def _with_end_marker(data: bytes, path: str) -> bytes:
-    """A JPEG that lacks its end marker, with one; raises `UnreadableImage` if more of it is missing."""
+    """Adds a missing end marker to a JPEG; raises `UnreadableImage` if more is missing."""
     whole = data + _END_OF_IMAGE
     try:
-        # At an eighth of the size all compressed data is gone through, and libjpeg says where it had to invent some.
+        # Decoding at an eighth of the size reads all compressed data, and libjpeg reports where it had to invent some.
         pixels, said = heard(cv2.imdecode, np.frombuffer(whole, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
     except cv2.error:
         pixels, said = None, ""
     if pixels is None or said:
         raise UnreadableImage(path, "the JPEG is truncated")
-    _remarks.append((path, "its end marker is missing, and nothing else"))
+    _remarks.append((path, "only its end marker is missing"))
     return whole
 
 
 def _decode_avif(data: bytes, path: str) -> np.ndarray:
-    # Asked for RGB, OpenCV gives BGR of those with an opacity, and it turns none as they say.
+    # Asked for RGB, OpenCV returns BGR for files with alpha, and it ignores their orientation.
     if heif.is_turned(data):
         bgr = heif.turned(_imdecode(data, path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION), data)
     else:
@@ -165,7 +162,7 @@ def _decode_heic(data: bytes, path: str, background: Colour | None) -> np.ndarra
 
 
 def _decode_with_pillow(data: bytes, path: str) -> np.ndarray:
-    from PIL import Image  # takes a while to import, and most networks do without
+    from PIL import Image  # slow to import, and most networks do not need it
 
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
@@ -173,30 +170,30 @@ def _decode_with_pillow(data: bytes, path: str) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableImage(path, too_large(f"{image.width} x {image.height}"))
-            if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+            if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             return np.array(image.convert("RGB"))
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of metadata that is odd, and of large images, which OpenCV takes as well
+        warnings.simplefilter("ignore")  # about odd metadata, and large images, which OpenCV accepts too
         try:
             return heard(convert)[0]
         except UnreadableImage:
             raise
-        except Image.DecompressionBombError:  # from twice as many on
+        except Image.DecompressionBombError:  # raised from twice as many on
             raise UnreadableImage(path, too_large("too many")) from None
         except Image.UnidentifiedImageError:
             raise UnreadableImage(path, _what_it_is(data)) from None
-        except Exception as error:  # whatever the codec of a damaged file raises
+        except Exception as error:  # codecs raise anything for damaged files
             why = " ".join(str(error).split()) or type(error).__name__
             raise UnreadableImage(path, f"cannot be decoded: {why[:200]}") from None
 
 
 def _what_it_is(data: bytes | bytearray) -> str:
-    """What a file is that no decoder takes for an image, as far as its beginning tells."""
+    """Identifies a file that is not an image, by its beginning."""
     start = bytes(data[:200]).lstrip().lower()
     if start.startswith(b"version https://git-lfs"):
-        return "a pointer of Git LFS in place of the image: git lfs pull"
+        return "a Git LFS pointer instead of the image: run git lfs pull"
     if start.startswith((b"<!doctype html", b"<html")):
         return "a web page, not an image"
     if (kind := foreign_kind(bytes(data[:16]))) and kind != "an image":
@@ -222,7 +219,7 @@ def _imdecode(data: bytes | bytearray, path: str, flags: int) -> np.ndarray:
 
 _START_OF_IMAGE = b"\xff\xd8"
 _END_OF_IMAGE = b"\xff\xd9"
-# Frames that are progressive, arithmetic or lossless; a restart interval. (An MPF segment: more images follow.)
+# Progressive, arithmetic or lossless frames; a restart interval. (An MPF segment: more images follow.)
 _OTHER_KINDS = frozenset(range(0xC2, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xDD}
 # The orientation entry of an EXIF directory in either byte order: tag 0x0112, type SHORT, one value, the value.
 _ORIENTATION = re.compile(
@@ -232,15 +229,14 @@ _ORIENTATION = re.compile(
 
 @dataclass(frozen=True)
 class Jpeg:
-    """A JPEG file whose rows can be decoded from the top to any row: sequential Huffman coding in a single scan
-    without restart markers, grey or three components of 8 bits, upright, alone in its file: nearly every photograph.
+    """A JPEG file that can be decoded from the top down to any row: sequential Huffman coding in a single scan without
+    restart markers, grey or three 8-bit components, upright, alone in its file. Nearly every photograph qualifies.
 
     Attributes:
         data: the file.
         path: its name, for errors.
         height, width: in pixels.
-        height_at: where the frame header holds the height, two bytes.
-        end: where the end-of-image marker is.
+        height_at: offset of the two-byte height in the frame header. end: offset of the end-of-image marker.
         row_height: pixel rows per row of coding units (MCUs).
     """
 
@@ -254,17 +250,17 @@ class Jpeg:
 
 
 def _end_of_jpeg(data: bytes) -> int:
-    """Where the last end-of-image marker behind the start of the first scan is, -1 if none: the file is truncated.
+    """The offset of the last end-of-image marker after the start of the first scan; -1 if the file is truncated.
 
-    Before that scan another JPEG may have its end, an EXIF thumbnail. In compressed data the marker cannot occur.
+    An EXIF thumbnail may end before that scan. Compressed data cannot contain the marker.
     """
     scan = next((end for marker, _, end in segments(data) if marker == 0xDA), None)
-    # With bytes between the segments no scan is found here; decoders pass over them, and see for themselves.
+    # If there are bytes between the segments, no scan is found here; decoders skip them and decide themselves.
     return data.rfind(_END_OF_IMAGE, scan or 2)
 
 
 def parse_jpeg(data: bytes, path: str) -> Jpeg | None:
-    """Reads a JPEG's headers; None if it is not of the kind that `Jpeg` describes, or truncated."""
+    """Reads a JPEG's headers; None if it is truncated or not as `Jpeg` describes."""
     if data[:2] != _START_OF_IMAGE:
         return None
     frame = None
@@ -294,14 +290,14 @@ def parse_jpeg(data: bytes, path: str) -> Jpeg | None:
 
 
 def decode_region(jpeg: Jpeg, box: tuple[int, int, int, int], decoder: str = "auto") -> np.ndarray:
-    """Decodes a part of a JPEG: exactly the pixels that a full decode has there.
+    """Decodes a part of a JPEG; the pixels equal those of a full decode.
 
-    nvImageCodec, where it is installed, decodes only the rows of the box; OpenCV those from the top to the end of it.
+    nvImageCodec, if installed, decodes only the rows of the box; OpenCV decodes from the top to the end of the box.
 
     Args:
         jpeg: the file.
         box: top, left, height, width.
-        decoder: "cv2", "nvimgcodec", or "auto" for the faster one that is there.
+        decoder: "cv2", "nvimgcodec", or "auto" for the faster one available.
 
     Returns:
         uint8 (height, width, 3), RGB.
@@ -317,7 +313,7 @@ def decode_region(jpeg: Jpeg, box: tuple[int, int, int, int], decoder: str = "au
     return decode_rows(jpeg, top + height)[top : top + height, left : left + width]
 
 
-# The bits that ask for a reduced size are the grey flags; IMREAD_REDUCED_COLOR_2 would add "BGR", which excludes "RGB".
+# The grey flags contain the bits for a reduced size; IMREAD_REDUCED_COLOR_2 would add "BGR", which excludes "RGB".
 _REDUCED = {
     1: 0,
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
@@ -327,15 +323,15 @@ _REDUCED = {
 
 
 def decode_rows(jpeg: Jpeg, bottom: int, reduction: int = 1) -> np.ndarray:
-    """Decodes a JPEG from the top to at least row `bottom`; what follows is not looked at.
+    """Decodes a JPEG from the top to at least row `bottom`, and ignores the rest.
 
-    The file is given to OpenCV with a lower height in its frame header.
+    OpenCV gets the file with a lower height in its frame header.
 
     Args:
         jpeg: the file.
         bottom: in rows of the full size.
         reduction: 1, 2, 4 or 8: decode at this fraction of the size. The inverse DCT is scaled, so every pixel is the
-            average of those that it stands for.
+            average of those it replaces.
 
     Returns:
         uint8 (at least bottom / reduction, width / reduction rounded up, 3), RGB.
@@ -347,22 +343,22 @@ def decode_rows(jpeg: Jpeg, bottom: int, reduction: int = 1) -> np.ndarray:
     rows = (-(-bottom // jpeg.row_height) + 1) * jpeg.row_height
     data = jpeg.data
     if rows < jpeg.height:
-        # Without the end marker the decoder runs out of data where it would warn of skipped bytes; zeros instead, for
-        # the few bytes that it reads ahead.
+        # Without the end marker the decoder runs out of data instead of warning about skipped bytes; the zeros serve
+        # its read-ahead.
         data = bytearray(data[: jpeg.end]) + bytes(16)
         data[jpeg.height_at : jpeg.height_at + 2] = rows.to_bytes(2, "big")
     return _imdecode(data, jpeg.path, _REDUCED[reduction] | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
-# Whether it was said that nvImageCodec does not start: shared with forked workers, so that it is said once.
+# Whether a failing nvImageCodec was reported: shared with forked workers, to report it once.
 _warned = mmap.mmap(-1, 1)
 
 
 @functools.lru_cache(maxsize=1)
 def _nvimgcodec(process: int) -> tuple[Any, Any, Any] | None:
-    """nvImageCodec's module, decoder and parameters, for the CPU; None without the package, or if it does not start.
+    """nvImageCodec's module, decoder and parameters for the CPU; None if it is not installed or does not start.
 
-    The decoder has a thread, which a forked process lacks: `process` makes it one per process.
+    The decoder has a thread, which a forked process lacks, so `process` makes the cache per process.
     """
     try:
         from nvidia import nvimgcodec  # pyright: ignore[reportMissingImports] (optional)
@@ -375,15 +371,15 @@ def _nvimgcodec(process: int) -> tuple[Any, Any, Any] | None:
         return nvimgcodec, decoder, nvimgcodec.DecodeParams(apply_exif_orientation=False)
     except ImportError:
         return None
-    except Exception as error:  # of a package that is there, whatever it is: OpenCV decodes the same pixels
+    except Exception as error:  # any error of an installed package: OpenCV decodes the same pixels
         if not _warned[0]:
             _warned[0] = 1
-            warn(f"nvImageCodec does not start, OpenCV decodes everything ({' '.join(str(error).split())})")
+            warn(f"nvImageCodec does not start, so OpenCV decodes everything ({' '.join(str(error).split())})")
         return None
 
 
 def _decode_with_nvimgcodec(jpeg: Jpeg, box: tuple[int, int, int, int]) -> np.ndarray | None:
-    """The box of a JPEG, or None: the package is not there, or does not take this file."""
+    """The box of a JPEG; None if the package is not installed or does not accept the file."""
     available = _nvimgcodec(os.getpid())
     if available is None:
         return None

@@ -1,11 +1,11 @@
-"""Images that are nearly the same: copies in other sizes, compressed anew, brightened, sharpened.
+"""Finds near-duplicates: resized, recompressed, brightened or sharpened copies.
 
-Of each image a fingerprint is kept, 16 x 16 levels of grey and 4 x 4 of colour, and two images are near-duplicates if
-theirs differ by little in shape, and not much in brightness and colour. Shape is the cosine transform of the grey
-levels without their mean, each coefficient weighed by the root of its frequency, scaled to the length 1: with equal
-weights all pictures of sky over ground would be alike.
+Each image has a fingerprint of 16 x 16 grey levels and 4 x 4 colours. Two images are near-duplicates if their
+fingerprints differ little in shape, and not much in brightness and colour. Shape is the cosine transform of the grey
+levels without their mean, with each coefficient weighted by the root of its frequency, scaled to length 1: with equal
+weights, all pictures of sky over ground would match.
 
-(Libraries of perceptual hashes such as imagehash leave the search for pairs to their users.)
+(Perceptual-hash libraries such as imagehash do not search for pairs.)
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ import numpy as np
 SIDE = 16
 GREY, COLOUR = SIDE * SIDE, 2 * 4 * 4
 FINGERPRINT = GREY + COLOUR
-# Cosine of two shapes from which on they are alike. (JPEG of quality 50, half the size, a gamma of 1.3: 0.99 and more
-# in photographs, whose nearest others have 0.6. Of scikit-learn's digits, 0.4% have another nearer than that.)
+# Minimum cosine similarity of two matching shapes. (JPEG quality 50, half the size or a gamma of 1.3 give 0.99 and more
+# for photographs; the nearest different photograph gives 0.6. Of scikit-learn's digits, 0.4% exceed the threshold with
+# another digit.)
 ALIKE = 0.985
-# How far their mean brightness and their colours may be apart, in levels.
+# Maximum difference in mean brightness and in colours, in levels.
 BRIGHTNESS, COLOURS = 48, 10
-# Below this length, that of noise of 8 levels, a shape is not scaled up to 1.
+# Shapes shorter than this, the length of noise of 8 levels, are not scaled up to 1.
 FAINT = 25.0 * SIDE
-# Coefficients that are compared first; with how many images how many are at a time; pairs that are in full at a time.
+# Number of coefficients to compare first; block sizes of that comparison; pairs to compare in full at a time.
 LEADING, ROWS, COLUMNS, AT_ONCE = 24, 512, 8192, 1 << 16
 
 
 def _weighed_transform() -> np.ndarray:
-    """From SIDE * SIDE levels to as many coefficients, the lowest frequency first, without the mean."""
+    """The matrix from SIDE * SIDE levels to weighted coefficients, lowest frequency first, without the mean."""
     k = np.arange(SIDE)
     matrix = np.cos(np.pi * (2 * k[None] + 1) * k[:, None] / (2 * SIDE)) * np.sqrt(2 / SIDE)
     matrix[0] /= np.sqrt(2)
@@ -43,20 +44,20 @@ _WEIGHED = _weighed_transform()
 
 
 def fingerprint(rgb: np.ndarray) -> np.ndarray:
-    """Of an image, uint8 (height, width, 3) RGB, uint8 (FINGERPRINT,)."""
+    """The fingerprint, uint8 (FINGERPRINT,), of an image, uint8 (height, width, 3) RGB."""
     small = cv2.cvtColor(cv2.resize(rgb, (SIDE, SIDE), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2YCrCb)
     colours = cv2.resize(small[..., 1:], (4, 4), interpolation=cv2.INTER_AREA)
     return np.concatenate((small[..., 0].ravel(), colours.ravel()))
 
 
 def shapes(fingerprints: np.ndarray) -> np.ndarray:
-    """Float32 (n, SIDE * SIDE - 1), of length 1 at most, of uint8 (n, FINGERPRINT)."""
+    """The shapes, float32 (n, SIDE * SIDE - 1), of length 1 at most, of fingerprints, uint8 (n, FINGERPRINT)."""
     weighed = fingerprints[:, :GREY].astype(np.float32) @ _WEIGHED
     return weighed / np.maximum(np.linalg.norm(weighed, axis=1, keepdims=True), FAINT)
 
 
 def alike(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Whether pairs are near-duplicates, bool (n,), by the fingerprints of both, uint8 (n, FINGERPRINT)."""
+    """Whether pairs are near-duplicates, bool (n,), from their fingerprints, uint8 (n, FINGERPRINT)."""
     near = ((shapes(first) - shapes(second)) ** 2).sum(1) <= 2 * (1 - ALIKE)
     brightness = np.abs(first[:, :GREY].mean(1) - second[:, :GREY].mean(1)) <= BRIGHTNESS
     difference = np.abs(first[:, GREY:].astype(np.int16) - second[:, GREY:]).mean(1)
@@ -64,9 +65,10 @@ def alike(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def groups_of(fingerprints: np.ndarray) -> np.ndarray:
-    """The groups of near-duplicates: int64 (images,), for each the first of its group, of uint8 (images, FINGERPRINT).
+    """The groups of near-duplicates: int64 (images,), each image's first group member, from uint8 (images,
+    FINGERPRINT).
 
-    Copies of copies are of one group, however far the first is from the last.
+    Copies of copies belong to one group, however much the first differs from the last.
     """
     if not len(fingerprints):
         return np.empty(0, np.int64)
@@ -85,9 +87,8 @@ def _candidates(fingerprints: np.ndarray, group: np.ndarray) -> Iterator[np.ndar
     """The pairs that may be near-duplicates, some at a time, int64 (n, 2), of uint8 (images, FINGERPRINT). Those that
     are of one `group` in the meantime may be missing.
 
-    Images are gone through along the direction in which they differ most, and each is compared with those that follow
-    it within the distance, in the leading coefficients: what is too far apart in these is so in all, and no pair is
-    missed.
+    Images are sorted along the direction in which they differ most, and each is compared with its successors within the
+    distance, in the leading coefficients. Images too far apart in these are too far apart in all, so no pair is missed.
     """
     starts = range(0, len(fingerprints), 4096)
     leading = np.concatenate([shapes(fingerprints[start : start + 4096])[:, :LEADING] for start in starts])
@@ -95,7 +96,7 @@ def _candidates(fingerprints: np.ndarray, group: np.ndarray) -> Iterator[np.ndar
     order = np.argsort(along, kind="stable")
     leading, along = leading[order], along[order]
     squares, ones = (leading**2).sum(1, keepdims=True), np.ones((len(leading), 1), np.float32)
-    # The product of a row of the one and a row of the other is the square of their distance.
+    # The product of a row of one and a row of the other is their squared distance.
     rows, columns = np.hstack((-2 * leading, squares, ones)), np.hstack((leading, ones, squares))
     limit = 2 * (1 - ALIKE) + 1e-5
     for start in range(0, len(rows), ROWS):
@@ -112,7 +113,7 @@ def _candidates(fingerprints: np.ndarray, group: np.ndarray) -> Iterator[np.ndar
 
 
 def _join(group: np.ndarray, pairs: np.ndarray) -> None:
-    """Has the groups of the things of each pair, int64 (n, 2), be one: `group` has for each thing the first of its."""
+    """Merges the groups of each pair, int64 (n, 2); `group` has each item's first group member."""
     while len(pairs := pairs[group[pairs[:, 0]] != group[pairs[:, 1]]]):
         first, second = group[pairs[:, 0]], group[pairs[:, 1]]
         np.minimum.at(group, np.maximum(first, second), np.minimum(first, second))

@@ -1,4 +1,4 @@
-"""What kind of image file one is by its content, beside what its suffix says."""
+"""Identifies image formats by content, and compares them with the suffix."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 from utils.reading import heif
 
-# What the kinds are called, and the suffixes, in small letters, that say so.
+# Names of the formats, and their suffixes in lower case.
 KINDS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png", ".apng"),
@@ -37,7 +37,7 @@ _BEGINNINGS = (
 
 
 def kind_of(data: bytes) -> int:
-    """The place in `NAMES` of what an image file is; `UNKNOWN` if its beginning does not tell."""
+    """The index in `NAMES` of a file's format; `UNKNOWN` if its beginning does not show it."""
     for beginning, name in _BEGINNINGS:
         if data.startswith(beginning):
             return NAMES.index(name)
@@ -49,6 +49,6 @@ def kind_of(data: bytes) -> int:
 
 
 def contradicts(path: str, kind: int) -> bool:
-    """Whether a file's suffix says another kind than its content, `kind`; what either leaves open is none."""
+    """Whether a file's suffix contradicts its content, `kind`; unknown ones never do."""
     said = _OF_SUFFIX.get(os.path.splitext(path)[1].lower())
     return said is not None and kind != UNKNOWN and said != NAMES[kind]

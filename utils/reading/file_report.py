@@ -1,4 +1,4 @@
-"""What is said of the files that loaders have met, over all processes."""
+"""Reports on problem files found by loaders, over all processes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from utils.processes import gather_dict
 from utils.reading.content import Content
 from utils.reading.loader import Loader
 
-# 16 bits of which no larger share is used keep 31 levels or fewer of 255.
+# If images use at most this share of the 16-bit range, 31 levels or fewer of 255 remain.
 _NARROW = 1 / 8
 
 
 def report_files(*loaders: Loader) -> None:
-    """Says which files are damaged, though they could be decoded, and what `report_contents` says.
+    """Reports damaged but decodable files, then calls `report_contents`.
 
     Every process has to call it.
     """
@@ -20,14 +20,14 @@ def report_files(*loaders: Loader) -> None:
     if damaged:
         shown = "; ".join(f"{path}: {said}" for path, said in sorted(damaged.items())[:5])
         more = ", ..." if len(damaged) > 5 else ""
-        warn(f"{len(damaged)} damaged image files were used as far as they decode: {shown}{more}")
+        warn(f"used the decodable part of {len(damaged)} damaged image files: {shown}{more}")
     report_contents(*loaders)
 
 
 def report_contents(*loaders: Loader) -> None:
-    """Says where images have what is lost, and no flag shows it: in their opacity, or in 16 bits.
+    """Warns if images lose content in their alpha channel or in 16 bits and no flag preserves it.
 
-    Every process has to call it. What was said is forgotten, and is not said again.
+    Every process has to call it. Each file is reported only once.
     """
     hidden: dict[str, Content] = {}
     deep: dict[str, Content] = {}
@@ -49,8 +49,8 @@ def _report_hidden(images: dict[str, Content], total: int) -> None:
     dark = sum(content.high < (1 << 15 if content.deep else 1 << 7) for content in images.values())
     colour = "white" if 2 * dark >= len(images) else "black"
     warn(
-        f"transparency hides everything in {len(images)} of {total} images (such as {next(iter(images))}): it is "
-        f"dropped, and a single colour is left; give --background={colour}"
+        f"transparency hides everything in {len(images)} of {total} images (such as {next(iter(images))}): without "
+        f"it only a single colour is left; give --background={colour}"
     )
 
 

@@ -1,7 +1,7 @@
-"""Images and classes by the folders that they are in: one walk, with one rule at every level.
+"""Finds images and classes in folders, by the same rule at every level.
 
-What is left out is counted: files whose suffix is not an image's, and what systems and programs drop into folders
-(`._x.png`, `.ipynb_checkpoints`, `@eaDir`, `__MACOSX`), which may be images, but nobody's.
+It counts skipped files: those without an image suffix, and files and folders that systems and programs create
+(`._x.png`, `.ipynb_checkpoints`, `@eaDir`, `__MACOSX`), even if they are images.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from utils.errors import UserError, reason
 
-# What OpenCV and Pillow both decode. (An HDR image is no photograph of 256 levels, and .hdr and .pic are others' too.)
+# Formats that OpenCV and Pillow both decode. (HDR images do not have 256 levels, and .hdr and .pic have other uses.)
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".webp", ".gif", ".tif", ".tiff",
     ".avif", ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".ras",
@@ -24,40 +24,38 @@ IMAGE_SUFFIXES = (
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 HEIF_PACKAGE = "pillow-heif"
 
-# Folders that are nobody's data, beside those whose names begin with a dot: of macOS's archives, network disks,
-# Windows, file systems, Python.
+# Folders that never hold data, besides those beginning with a dot: from macOS archives, network disks, Windows, file
+# systems, Python.
 _DROPPINGS = frozenset(
     ("__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "system volume information",
      "lost+found", "__pycache__")
 )  # fmt: skip
 # What can be done about files of some suffixes. (macOS keeps .NAME.icloud in place of a file that is not on the disk.)
 _REMEDIES = {
-    **dict.fromkeys(HEIF_SUFFIXES, f": pip install {HEIF_PACKAGE} reads them"),
+    **dict.fromkeys(HEIF_SUFFIXES, f": to read them, pip install {HEIF_PACKAGE}"),
     ".icloud": ": not downloaded yet",
 }
-# Files that go with no data set, and need not be counted.
+# System files, not worth counting.
 _LITTER = frozenset(("thumbs.db", "desktop.ini", "icon\r"))
 
 
 @functools.cache
 def image_suffixes() -> tuple[str, ...]:
-    """The suffixes, in small letters, of the files that can be decoded here."""
+    """The suffixes, in lower case, of decodable files."""
     return IMAGE_SUFFIXES + HEIF_SUFFIXES * (importlib.util.find_spec("pillow_heif") is not None)
 
 
 def is_dropping(name: str) -> bool:
-    """Whether a file or folder of this name belongs to a system or a program, and to no data set."""
+    """Whether a file or folder with this name belongs to a system or program rather than a dataset."""
     return name.startswith(".") or name.lower() in _DROPPINGS
 
 
 class LeftOut:
-    """Counts the files below a folder that are not taken for images, and keeps a name of each kind.
+    """Counts the skipped files below a folder, with an example of each kind.
 
     Attributes:
-        root: the folder.
-        counts: files by suffix; "" has those without one.
-        hidden: images among the droppings.
-        loose: images outside of class folders.
+        root: the folder. counts: files by suffix; "" for files without one. hidden: images in system files and folders.
+            loose: images outside class folders.
     """
 
     def __init__(self, root: str) -> None:
@@ -67,7 +65,7 @@ class LeftOut:
         self._first: dict[str, str] = {}
 
     def add(self, path: str) -> None:
-        """Counts a file that is no image by its suffix."""
+        """Counts a file without an image suffix."""
         name = os.path.basename(path).lower()
         suffix = os.path.splitext(name)[1]
         if name not in _LITTER and (not is_dropping(name) or suffix == ".icloud"):
@@ -75,12 +73,12 @@ class LeftOut:
             self._keep(suffix, path)
 
     def add_hidden(self, path: str) -> None:
-        """Counts an image among the droppings."""
+        """Counts an image in system files and folders."""
         self.hidden += 1
         self._keep("hidden", path)
 
     def add_loose(self, path: str) -> None:
-        """Counts an image outside of class folders."""
+        """Counts an image outside class folders."""
         self.loose += 1
         self._keep("loose", path)
 
@@ -94,19 +92,19 @@ class LeftOut:
         return self.counts.total() + self.loose + self.hidden
 
     def __str__(self) -> str:
-        """What was left out, in one line; empty if nothing was."""
+        """The skipped files in one line; empty if there are none."""
         parts = []
         shown = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))[:6]
         for suffix, count in shown:
             parts.append(f"{count} {suffix or 'without a suffix'} ({self._example(suffix)}{_REMEDIES.get(suffix, '')})")
         if others := self.counts.total() - sum(count for _, count in shown):
-            parts.append(f"{others} of other suffixes")
+            parts.append(f"{others} with other suffixes")
         if self.loose:
-            parts.append(f"{self.loose} outside of class folders ({self._example('loose')})")
+            parts.append(f"{self.loose} outside class folders ({self._example('loose')})")
         if self.hidden:
-            parts.append(f"{self.hidden} of hidden files and folders ({self._example('hidden')})")
+            parts.append(f"{self.hidden} in hidden files and folders ({self._example('hidden')})")
         files = "1 file is" if len(self) == 1 else f"{len(self)} files are"
-        return f"{files} left out: {', '.join(parts)}" if parts else ""
+        return f"{files} skipped: {', '.join(parts)}" if parts else ""
 
 
 def class_folders(folder: str) -> list[str]:
@@ -115,11 +113,10 @@ def class_folders(folder: str) -> list[str]:
 
 
 def image_files(folder: str, left_out: LeftOut) -> list[str]:
-    """Paths of the images under `folder`, relative to it, sorted. A folder that links lead back to is read once.
+    """Paths of the images under `folder`, relative to it, sorted. A folder reached again through links is read once.
 
     Args:
-        folder: where to look; it may be a dropping itself, and so is what is in it.
-        left_out: counts the other files.
+        folder: where to look; its own name does not matter. left_out: counts the other files.
 
     Raises:
         UserError: a folder cannot be read.
@@ -148,7 +145,7 @@ def image_files(folder: str, left_out: LeftOut) -> list[str]:
 
 
 def matching_files(pattern: str, left_out: LeftOut) -> list[str]:
-    """The files that a pattern such as 'photos/*' matches, sorted; images alone, unless it says another suffix."""
+    """The files matching a pattern such as 'photos/*', sorted; only images, unless the pattern has another suffix."""
     any_suffix = glob.has_magic(os.path.splitext(pattern)[1] or "*")
     named = set(pattern.split(os.sep))
     found = []
@@ -165,7 +162,7 @@ def matching_files(pattern: str, left_out: LeftOut) -> list[str]:
 
 
 def outside_of_classes(folder: str, left_out: LeftOut) -> None:
-    """Counts the images that lie in `folder` itself, or in a dropping there, beside the folders of the classes."""
+    """Counts the images in `folder` that are not in class folders, including system folders."""
     suffixes = image_suffixes()
     for entry in os.scandir(folder):
         if entry.is_dir():
@@ -176,12 +173,12 @@ def outside_of_classes(folder: str, left_out: LeftOut) -> None:
 
 
 def without_images(names: Iterable[str]) -> str:
-    """The names of class folders, as many as a line has room for."""
+    """Names of class folders, shortened to fit a line."""
     names = list(names)
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _unreadable(error: OSError) -> None:
-    """Has the walk end for a folder that must not be read; one that is not there, as a class in val/, has no files."""
+    """Ends the walk at a folder without read permission; a missing folder, such as a class in val/, has no files."""
     if not isinstance(error, FileNotFoundError):
         raise UserError(f"{error.filename}: {reason(error)}")

@@ -1,4 +1,4 @@
-"""Letters in pictures: text as it is, in a font that has all of it, or what stands in for it."""
+"""Text in pictures: finds a font with all letters, or substitutes the text."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from PIL import ImageFont
 
 from utils.console import warn
 
-# What any font has: Latin, as far as Latin-1 goes.
+# Letters that every font has: Latin-1.
 _COMMON = frozenset([*range(32, 127), *range(160, 256)])
 
-# A font of Matplotlib's that has a box for every letter there is.
+# Matplotlib's font with a box for every letter.
 _BOXES = "LastResort"
 
-# The first text that had to be replaced: one warning is enough.
+# Whether a text was replaced: one warning is enough.
 _replaced: list[str] = []
 
 
@@ -24,8 +24,7 @@ class Text(NamedTuple):
     """Lines that can be drawn.
 
     Attributes:
-        lines: as many as were asked for.
-        font: path of a font that has their letters; None: any has.
+        lines: one per requested text. font: path of a font with their letters; None: any font.
     """
 
     lines: list[str]
@@ -37,11 +36,10 @@ class Text(NamedTuple):
 
 
 def drawable(texts: Sequence[str], instead: Sequence[str]) -> Text:
-    """Texts with a font that has their letters. Those that no font of this machine has are replaced, with a warning.
+    """Texts and a font with their letters. Texts that no font on this machine covers are replaced, with a warning.
 
     Args:
-        texts: in any script. Blanks and line breaks become single blanks.
-        instead: for each text, what is drawn in its place if need be, in Latin.
+        texts: in any script. Blanks and line breaks become single blanks. instead: for each text, a Latin replacement.
     """
     lines = [" ".join(text.split()) for text in texts]
     rare = [frozenset(map(ord, line)) - _COMMON for line in lines]
@@ -53,8 +51,8 @@ def drawable(texts: Sequence[str], instead: Sequence[str]) -> Text:
     if missing and not _replaced:
         _replaced.append(lines[missing[0]])
         warn(
-            f"no font of this machine has the letters of {lines[missing[0]]!r}: pictures say {instead[missing[0]]!r} "
-            "and the like; install a font that has them, such as Noto Sans CJK"
+            f"no font on this machine has the letters of {lines[missing[0]]!r}: pictures show "
+            f"{instead[missing[0]]!r} and the like; install a font with them, such as Noto Sans CJK"
         )
     for number in missing:
         lines[number] = instead[number]
@@ -62,7 +60,7 @@ def drawable(texts: Sequence[str], instead: Sequence[str]) -> Text:
 
 
 def fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
-    """`text`, cut short if it is wider than `width` pixels."""
+    """`text`, shortened to fit `width` pixels."""
     while text.strip("…") and font.getlength(text) > width:
         text = text[:-2].rstrip(" ,") + "…"
     return text
@@ -73,7 +71,7 @@ _sized = cache(ImageFont.truetype)
 
 @cache
 def _best_font(texts: frozenset[frozenset[int]]) -> str:
-    """The font that has most texts, each given by its letters; Matplotlib's usual one if none has more."""
+    """The font that covers most texts, each given by its letters; Matplotlib's default in a tie."""
     from matplotlib import font_manager  # takes a second to import
 
     usual = font_manager.findfont("DejaVu Sans")
@@ -88,7 +86,7 @@ def _best_font(texts: frozenset[frozenset[int]]) -> str:
 
 @cache
 def _letters(font: str) -> frozenset[int]:
-    """The letters that a font has; none if it cannot be read."""
+    """The letters in a font; none if it cannot be read."""
     from matplotlib.ft2font import FT2Font
 
     try:

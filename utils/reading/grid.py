@@ -1,4 +1,4 @@
-"""A picture of many pictures."""
+"""Saves a grid of pictures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from utils.errors import UserError, reason
 from utils.reading.fonts import drawable, fitted
 
-# Pixels that a caption may take below a picture that is narrower.
+# Minimum width of a caption, in pixels, below narrower pictures.
 CAPTION_WIDTH = 120
 
 
@@ -27,9 +27,8 @@ def write_grid(
     """Writes pictures of one size, uint8 (h, w, 3) RGB, in rows of `columns`, with a line of text below each.
 
     Args:
-        path: of the file; its suffix tells the kind.
-        pictures, captions: as many.
-        instead: captions in Latin, where the machine has no font for the others.
+        path: of the file; its suffix selects the format. pictures, captions: equally many. instead: Latin captions, in
+            case no font has the others' letters.
 
     Raises:
         UserError: it cannot be written.
@@ -37,7 +36,7 @@ def write_grid(
     height, width = pictures[0].shape[:2]
     text = drawable(captions, captions if instead is None else instead)
     font = text.pillow_font(14)
-    # Small pictures lie wider apart, for the sake of their captions.
+    # Small pictures are spaced wider, to fit their captions.
     longest = math.ceil(max(map(font.getlength, text.lines)))
     room = max(width, min(longest, CAPTION_WIDTH))
     rows = -(-len(pictures) // columns)
@@ -53,7 +52,7 @@ def write_grid(
         data = cv2.imencode(suffix, np.asarray(grid)[..., ::-1], options)[1].tobytes()
         with open(path, "wb") as file:
             file.write(data)
-    except cv2.error:  # which says it in two lines, with the place in its code
-        raise UserError(f"{path}: no kind of picture ends in {suffix}: call it {os.path.basename(path)}.png") from None
+    except cv2.error:  # OpenCV's message has two lines, with a place in its code
+        raise UserError(f"{path}: {suffix} is not a picture format: name it {os.path.basename(path)}.png") from None
     except OSError as error:
         raise UserError(f"{path}: the picture cannot be written ({reason(error)})") from None

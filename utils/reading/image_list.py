@@ -1,4 +1,4 @@
-"""Lists of images: few bytes per image, shared with worker processes."""
+"""Compact lists of images, shared with worker processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from utils.reading.shared_array import SharedArray
 
 
 def packed(paths: Iterable[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Paths as one byte array, where each starts, and its length."""
+    """Paths as one byte array, with each path's start and length."""
     names = [os.fsencode(path) for path in paths]
     lengths = np.fromiter(map(len, names), np.int32, len(names))
     return np.frombuffer(b"".join(names), np.uint8), np.cumsum(lengths, dtype=np.int64) - lengths, lengths
@@ -39,13 +39,13 @@ def packed(paths: Iterable[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 class ImageList:
     """Paths and labels of a dataset: one byte array and a few integers per image, no Python object per image.
 
-    A list of ten million lines takes little more memory than its file, and worker processes share it.
+    A list of ten million lines needs little more memory than its file, and worker processes share it.
 
     Attributes:
         root: folder that the paths are relative to.
-        source: the list file or folder that it was read from, for errors.
-        labels: int32 (N,); -1 where there is no label. Of a list of several labels uint8 (N, classes), 0 or 1.
-        class_names: names of the class folders, in label order, None where one has no folder; None for a list file.
+        source: the list file or folder it was read from, for errors. labels: int32 (N,); -1 without a label. With
+            several labels per image, uint8 (N, classes), 0 or 1.
+        class_names: names of the class folders in label order, None for a class without a folder; None for a list file.
     """
 
     def __init__(
@@ -79,15 +79,15 @@ class ImageList:
             root: folder that its paths are relative to.
             class_dim: number of classes; a label outside 0..class_dim - 1 is an error.
             multi_label: the lines are `relative/path 0,1,0,...` instead, with a label for each class.
-            delimiter: what is between path and label, the first of its kind in a line; None: the last blank or tab.
-            labelled: False: a label may be left out, and is ignored.
+            delimiter: the first one in a line separates path and label; None: the last blank or tab does.
+            labelled: False: labels are optional and ignored.
 
         Raises:
-            UserError: no such file, an empty one, one in UTF-16, or a line that is wrong (named with its number).
+            UserError: the file is missing, empty or in UTF-16, or a line is wrong (named with its number).
         """
         text = list_text(list_path)
         if multi_label:
-            assert class_dim is not None, "the number of labels is that of the classes"
+            assert class_dim is not None, "there must be one label per class"
             images = cls(text, *parse_label_list(text, list_path, class_dim), root)
         elif delimiter is not None or not labelled:
             images = cls(text, *parse_parts(text, list_path, class_dim, delimiter, labelled), root)
@@ -104,7 +104,7 @@ class ImageList:
         root: str = "",
         class_names: Sequence[str | None] | None = None,
     ) -> ImageList:
-        """A list of the given paths, relative to `root`; without `labels` they are -1."""
+        """A list of the given paths, relative to `root`; labels default to -1."""
         columns = packed(paths)
         if labels is None:
             labels = np.full(len(columns[1]), -1)
@@ -114,25 +114,29 @@ class ImageList:
     def from_class_folders(
         cls, folder: str, class_dim: int | None = None, class_names: Sequence[str | None] | None = None
     ) -> ImageList:
-        """Reads folder/CLASS/**/image.jpg; the classes are numbered in the sorted order of their folders' names.
+        """Reads folder/CLASS/**/image.jpg; classes are numbered in the sorted order of their folders' names.
 
         Args:
             folder: holds the class folders.
             class_dim: number of classes.
-            class_names: the order of the classes, where it is that of another folder; some may have no images here.
+            class_names: the order of the classes, if another folder defines it; some may have no images here.
 
         Raises:
-            UserError: no image, more classes than `class_dim`, or a class folder that is not in `class_names`.
+            UserError: there is no image, there are more classes than `class_dim`, or a class folder is not in
+                `class_names`.
         """
         found = class_folders(folder)
         names = class_names or found
         if unknown := set(found) - set(names):
             raise UserError(
-                f"{folder} has a class folder {min(unknown)}, the training images have none of that name: rename it, "
-                "or number the classes in a list file"
+                f"{folder} has a class folder {min(unknown)}, which the training images lack: rename it, or number "
+                "the classes in a list file"
             )
         if class_dim is not None and len(names) > class_dim:
-            raise UserError(f"{folder} has {len(names)} class folders, more than --class_dim {class_dim}")
+            raise UserError(
+                f"{folder} has {len(names)} class folders, more than --class_dim {class_dim}: give "
+                f"--class_dim={len(names)}"
+            )
         paths, labels, empty, left_out = [], [], [], LeftOut(folder)
         for label, name in enumerate(names):
             if name is None:
@@ -144,7 +148,7 @@ class ImageList:
         outside_of_classes(folder, left_out)
         if not paths:
             raise UserError(
-                f"{folder} has no image in class folders (looked for {folder}/CLASS/*.jpg and the like)"
+                f"{folder} has no images in class folders (looked for {folder}/CLASS/*.jpg and the like)"
                 + (f"; {left_out}" if left_out else "")
             )
         if left_out:
@@ -158,7 +162,7 @@ class ImageList:
         """All images under a folder, sorted by name, without labels (-1).
 
         Raises:
-            UserError: no such folder, or no image in it.
+            UserError: the folder is missing or has no images.
         """
         if not os.path.isdir(folder):
             raise UserError(f"{folder} is not a folder of images")
@@ -173,15 +177,15 @@ class ImageList:
 
     @classmethod
     def find(cls, where: str) -> ImageList:
-        """The images that `where` names, without labels: a file, a folder, a list (.txt) or a pattern (photos/*.jpg).
+        """The images, without labels, of `where`: a file, a folder, a list (.txt) or a pattern (photos/*.jpg).
 
-        A line of a list is a path, relative to the list's folder, and perhaps a label, which is left out.
+        A line of a list is a path relative to the list's folder and an optional label, which is ignored.
 
         Raises:
             UserError: there is no image, or the list is in UTF-16.
         """
         if is_url(where):
-            raise UserError(f"{where}: tar shards at a URL are for train.py and eval.py: give files of this machine")
+            raise UserError(f"{where}: only train.py and eval.py read tar shards at a URL: give local files")
         if os.path.isdir(where):
             return cls.from_folder(where)
         root, name = os.path.split(where)
@@ -189,7 +193,7 @@ class ImageList:
             left_out = LeftOut(os.curdir)
             paths = matching_files(where, left_out)
             if not paths:
-                raise UserError(f"{where}: no image matches" + (f"; {left_out}" if left_out else ""))
+                raise UserError(f"{where}: no image matches this pattern" + (f"; {left_out}" if left_out else ""))
             if left_out:
                 warn(f"{where}: {left_out}")
             return cls.from_paths(paths)
@@ -208,19 +212,19 @@ class ImageList:
         return cls.from_paths([name], root=root)
 
     def subset(self, rows: np.ndarray) -> ImageList:
-        """The images at the places `rows`, int (n,), as a list of their own."""
+        """The images at the indices `rows`, int (n,), as a new list."""
         own = {name: self._arrays[name][rows] for name in ("starts", "lengths", "labels")}
         return ImageList(self._arrays["text"], **own, root=self.root, class_names=self.class_names)
 
     def checksum(self) -> str:
-        """A checksum of the paths, as they are in the list, and the labels."""
+        """A checksum of the list's paths and labels."""
         digest = hashlib.sha256()
         for array in self._arrays.values():
             digest.update(np.ascontiguousarray(array))
         return digest.hexdigest()[:16]
 
     def summary(self) -> str:
-        """The number of images, and the checksum, in words: processes that read other lists have another one."""
+        """The number of images and the checksum as text, to compare the lists of processes."""
         return f"{len(self)} images with the checksum {self.checksum()}"
 
     def with_unlabeled(self, paths: Iterable[str]) -> ImageList:
@@ -231,7 +235,7 @@ class ImageList:
         return ImageList(**joined, root=self.root, class_names=self.class_names)
 
     def forget_labels(self) -> None:
-        """Has all labels be -1, and the classes no names."""
+        """Sets all labels to -1, and removes the class names."""
         self._arrays["labels"] = np.full(len(self), -1, np.int32)
         self.class_names = None
 
@@ -248,7 +252,7 @@ class ImageList:
         return os.fsdecode(self._arrays["text"][start : start + int(self._arrays["lengths"][index])].tobytes())
 
     def folder(self, index: int) -> str:
-        """Name of the folder that an image is in; empty if its path says none."""
+        """Name of an image's folder; empty if its path has none."""
         return os.path.basename(os.path.dirname(self.name(index)))
 
     def path(self, index: int) -> str:
@@ -256,7 +260,7 @@ class ImageList:
         return os.path.join(self.root, self.name(index))
 
     def label(self, index: int) -> int:
-        """Label of an image, -1 if it has none; of a list of one label per image."""
+        """Label of an image, -1 if it has none, in a list with one label per image."""
         return int(self._arrays["labels"][index])
 
     def shuffled(self, seed: int, epoch: int) -> np.ndarray:
@@ -266,14 +270,14 @@ class ImageList:
         return order
 
     def expect(self, indices: Iterable[int]) -> None:
-        """Says which images will be read now: those that are far away are fetched at the same time."""
+        """Announces the next images to read, so that remote ones are fetched concurrently."""
 
     def read(self, index: int) -> bytes:
         """The bytes of an image file; raises `UnreadableImage`."""
         return read_file(self.path(index))
 
     def __getstate__(self) -> dict:
-        # Only a spawned worker pickles the list; all of them map one copy, which this process then uses as well.
+        # Only spawned workers pickle the list; they all map one copy, which this process then uses too.
         for name, array in self._arrays.items():
             if name not in self._shared:
                 self._shared[name] = SharedArray(array.shape, array.dtype)

@@ -1,4 +1,4 @@
-"""Every image of a list, read once: what is kept of each to check a data set, or to split one."""
+"""Reads every image of a list once, to check or split a dataset."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from utils.reading.image_list import ImageList
 from utils.reading.opencv_loader import OpenCVLoader
 from utils.reading.resize import Colour
 
-# What is kept of an image: its size; `file_kinds.kind_of` of its file; a checksum of that; `duplicates.fingerprint`.
+# Record of an image: its size; the file's `file_kinds.kind_of`; the file's checksum; `duplicates.fingerprint`.
 RECORD = np.dtype(
     [("height", "<u4"), ("width", "<u4"), ("kind", "u1"), ("digest", "<u8"), ("fingerprint", "u1", FINGERPRINT)]
 )
-# Of a JPEG whose sides are longer than this, an eighth of the size is decoded for a fingerprint.
+# JPEGs with longer sides are decoded at an eighth of their size for the fingerprint.
 LARGE = 256
 
 
 @dataclass(frozen=True)
 class Inspect:
-    """In place of a transform: what is kept of an image, three bytes a pixel.
+    """Acts as a transform: returns an image's record as three bytes per pixel.
 
     Attributes:
-        quick: no more of an image is decoded than a fingerprint needs; damage may be passed over.
+        quick: decode only what a fingerprint needs; this may miss damage.
         decode_backend, background, image_depth_range: as in `utils.reading.transforms.EvalTransform`.
     """
 
@@ -59,21 +59,19 @@ class Inspect:
 
 
 def _unpacked(images: torch.Tensor) -> np.ndarray:
-    """The records, (n,), of a batch of what `Inspect` made."""
+    """The records, (n,), of a batch from `Inspect`."""
     rows = images.numpy().reshape(len(images), -1)[:, : RECORD.itemsize]
     return np.ascontiguousarray(rows).view(RECORD)[:, 0]
 
 
 @dataclass(frozen=True)
 class Inspected:
-    """What was found in the images of a list, by all processes.
+    """The results for the images of a list, from all processes.
 
     Attributes:
         images: the list.
-        rows: int64 (n,), ascending, the places of those that can be read.
-        records: `RECORD` (n,), of these.
-        unreadable: path -> reason of the others.
-        damaged: path -> what its decoder said, of those that decode all the same.
+        rows: int64 (n,), ascending, the indices of readable images. records: `RECORD` (n,), of these. unreadable: path
+            -> reason, of the others. damaged: path -> decoder's message, of damaged but decodable ones.
     """
 
     images: ImageList
@@ -90,14 +88,12 @@ def inspect_images(
     read_ahead: int,
     report: Callable[[OpenCVLoader], None] = lambda loader: None,
 ) -> Inspected:
-    """Reads each image of a list in one of the processes; every process has to call it.
+    """Reads the images of a list, divided among the processes; every process must call it.
 
     Args:
         images: the list.
-        transform: what is kept.
-        workers: reader processes; 0: none.
-        read_ahead: images read ahead.
-        report: is given the loader in the end.
+        transform: makes the records. workers: reader processes; 0: none. read_ahead: images read ahead. report: called
+            with the loader at the end.
     """
     loader = OpenCVLoader(
         images, transform, 64, training=False, workers=workers, read_ahead_images=read_ahead,

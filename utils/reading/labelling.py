@@ -1,4 +1,4 @@
-"""Operations that draw what they do to an image, which may be its label: PaddleClas's BlurImage and RandomRot90."""
+"""Operations whose random choice may become the image's label: PaddleClas's BlurImage and RandomRot90."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from utils.errors import FlagError
 
 
 class Labelling(Protocol):
-    """An operation of a training pipeline whose draw may be the image's label.
+    """An operation whose random choice may be the image's label.
 
     Attributes:
-        count: of its labels, which are 0 to count - 1.
+        count: number of its labels, 0 to count - 1.
     """
 
     count: ClassVar[int]
@@ -30,12 +30,11 @@ class Labelling(Protocol):
 
 @dataclass(frozen=True)
 class Blur:
-    """A blurred image (1) or the image as it is (0). Half of the blurs are Gaussian, half are of a straight motion.
+    """A blurred image (1) or the unchanged image (0). Half of the blurs are Gaussian, half are linear motion blur.
 
     Attributes:
-        probability: of a blur.
-        gaussian_size, motion_size: the kernels are of the odd sizes from 5 to below that.
-        motion_angle: of the motion to the diagonal, in whole degrees from -motion_angle to below motion_angle.
+        probability: of a blur. gaussian_size, motion_size: kernels have odd sizes from 5 to below this. motion_angle:
+            angle to the diagonal, in whole degrees from -motion_angle to below motion_angle.
     """
 
     probability: float = 0.5
@@ -59,8 +58,9 @@ class Blur:
 
 
 def motion_blur(rgb: np.ndarray, size: int, angle: int) -> np.ndarray:
-    """An image averaged along a line through `size` pixels, `angle` degrees from the diagonal; its levels are then
-    stretched to 0..255, as PaddleClas does."""
+    """An image averaged along a line through `size` pixels, `angle` degrees from the diagonal; then stretched to
+    0..255, as in PaddleClas.
+    """
     turn = cv2.getRotationMatrix2D((size / 2, size / 2), angle, 1)
     kernel = cv2.warpAffine(np.eye(size), turn, (size, size)) / size
     return cv2.normalize(cv2.filter2D(rgb, -1, kernel), None, 0, 255, cv2.NORM_MINMAX)  # pyright: ignore
@@ -68,7 +68,7 @@ def motion_blur(rgb: np.ndarray, size: int, angle: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RandomRot90:
-    """Turned counter-clockwise by 0, 90, 180 or 270 degrees: the quarter turns are the label."""
+    """Rotates counter-clockwise by 0, 90, 180 or 270 degrees: the number of quarter turns is the label."""
 
     count: ClassVar[int] = 4
 
@@ -76,30 +76,30 @@ class RandomRot90:
         return self.labelled(rgb, rng)[0]
 
     def labelled(self, rgb: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-        """The image and how many quarter turns it was turned."""
+        """The image and its number of quarter turns."""
         turns = int(rng.integers(4))
         return np.ascontiguousarray(np.rot90(rgb, turns)), turns
 
 
-# --label_from -> the operation that draws the labels.
+# --label_from -> the operation that chooses the labels.
 LABELLING: dict[str, type[Labelling]] = {"blur": Blur, "random_rot90": RandomRot90}
 
 
 def labelling_of(operations: Iterable[object], name: str, class_dim: int) -> Labelling:
-    """The one of the operations that --label_from names.
+    """The operation that --label_from names.
 
     Raises:
-        FlagError: there is none, there are several, or the network has another number of classes.
+        FlagError: it is missing or there are several, or the network has another number of classes.
     """
     kind = LABELLING[name]
     found = [operation for operation in operations if isinstance(operation, kind)]
     if len(found) != 1:
         raise FlagError(
-            f"--label_from={name}: --train_transforms has {len(found) or 'no'} words {name}, and it takes one"
+            f"--label_from={name} needs exactly one word {name} in --train_transforms, which has {len(found) or 'none'}"
         )
     if class_dim != kind.count:
         raise FlagError(
-            f"--label_from={name} draws {kind.count} classes, and --class_dim is {class_dim}: give "
+            f"--label_from={name} makes {kind.count} classes, but --class_dim is {class_dim}: give "
             f"--class_dim={kind.count}"
         )
     return found[0]

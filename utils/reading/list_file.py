@@ -1,4 +1,4 @@
-"""List files, lines `path label`, of any length."""
+"""Parses list files, lines `path label`, of any length."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _is_one_of(characters: bytes) -> np.ndarray:
 _BLANK = _is_one_of(b" \t\r\v\f")
 _DIGIT = _is_one_of(b"0123456789")
 
-# Blanks at either end of a line that are taken off all lines at once.
+# Number of blanks at either end of a line to strip from all lines at once.
 _MOST_BLANKS = 4
 
 
@@ -33,7 +33,7 @@ def _strip(text: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
         if not (blank := (ends > starts) & _BLANK[text[np.minimum(starts, len(text) - 1)]]).any():
             break
         starts += blank
-    # The lines that have more are gone through by themselves: each round above costs as much as all lines.
+    # Lines with more are handled separately, as each round above processes all lines.
     for line in np.flatnonzero((ends > starts) & (_BLANK[text[ends - 1]] | _BLANK[text[starts % len(text)]])):
         content = text[starts[line] : ends[line]].tobytes()
         stripped = content.lstrip(b" \t\r\v\f")
@@ -47,16 +47,16 @@ def _bad_line(line: str, class_dim: int | None) -> str:
     if len(line) > 300:
         line = f"{line[:300]}..."
     if len(path_and_label) == 1:
-        remedy = ": write a blank for the comma" if re.search(r"[,;]\d+$", line) else ""
-        return f"{line!r} has no label: a line is `relative/path label`{remedy}"
+        remedy = ": write a blank instead of the comma" if re.search(r"[,;]\d+$", line) else ""
+        return f"{line!r} has no label: write `relative/path label`{remedy}"
     label = path_and_label[1]
     if re.fullmatch(r"\d+([,;]\d+)+", label):
         return (
-            f"{line!r} has several labels, {label[:300]}: a line is `relative/path label`, or, for images of several "
-            "classes, with --multi_label=True, `relative/path 0,1,0`"
+            f"{line!r} has several labels, {label[:300]}: write `relative/path label`, or for several labels per "
+            "image, with --multi_label=True, `relative/path 0,1,0`"
         )
     if not label.lstrip("-").isdecimal():
-        return f"label {label[:300]!r} of {line!r} is not a whole number: a line is `relative/path label`"
+        return f"label {label[:300]!r} of {line!r} is not a whole number: write `relative/path label`"
     allowed = f"0..{class_dim - 1} (--class_dim {class_dim})" if class_dim else "0 or more"
     return f"label {cut(label, 300)} of {line!r} is not in {allowed}"
 
@@ -65,7 +65,7 @@ def list_text(list_path: str) -> np.ndarray:
     """The bytes of a list file, uint8, without the byte-order mark of some editors.
 
     Raises:
-        UserError: no such file, or one in UTF-16.
+        UserError: the file is missing or in UTF-16.
     """
     try:
         text = np.fromfile(list_path, np.uint8)
@@ -76,13 +76,13 @@ def list_text(list_path: str) -> np.ndarray:
     return text[3:] if text[:3].tobytes() == b"\xef\xbb\xbf" else text
 
 
-# Bytes of a list file that are parsed at a time, to keep the temporary arrays small.
+# Bytes of a list file to parse at a time, to keep temporary arrays small.
 _BLOCK = 16 << 20
-_LONGEST_LINE = 1 << 20  # a path has at most 4,096 bytes
+_LONGEST_LINE = 1 << 20  # paths have at most 4,096 bytes
 
 
 def parse_list(text: np.ndarray, list_path: str, class_dim: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Parses lines `path label` without a Python object per line.
+    """Parses lines `path label` without creating a Python object per line.
 
     Args:
         text: the file, uint8.
@@ -103,7 +103,7 @@ def parse_list(text: np.ndarray, list_path: str, class_dim: int | None) -> tuple
         if end < len(text) and text[end - 1] != ord("\n"):
             newlines = np.flatnonzero(text[end : end + _LONGEST_LINE] == ord("\n"))
             if not len(newlines) and len(text) - end > _LONGEST_LINE:
-                raise UserError(f"{list_path}: a line has more than {_LONGEST_LINE >> 20} MB: it is no list of images")
+                raise UserError(f"{list_path}: a line has more than {_LONGEST_LINE >> 20} MB: give a list of images")
             end = end + int(newlines[0]) + 1 if len(newlines) else len(text)
         block = text[begin:end]
         numbers, starts, ends, line_count = _lines(block)
@@ -126,7 +126,7 @@ def parse_list(text: np.ndarray, list_path: str, class_dim: int | None) -> tuple
 
 
 def parse_label_list(text: np.ndarray, list_path: str, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Parses lines `path 0,1,0,...`, of images with several labels.
+    """Parses lines `path 0,1,0,...`, for images with several labels.
 
     Args:
         text: the file, uint8.
@@ -153,7 +153,7 @@ def parse_label_list(text: np.ndarray, list_path: str, classes: int) -> tuple[np
             labels.append(digits)
         begin += len(line) + 1
     if not starts:
-        raise UserError(f"{list_path} is empty: a line is `relative/path 0,1,0,...`")
+        raise UserError(f"{list_path} is empty: write lines `relative/path 0,1,0,...`")
     table = np.frombuffer(b"".join(labels), np.uint8).reshape(-1, classes) - ord("0")
     return np.array(starts, np.int64), np.array(lengths, np.int32), table
 
@@ -161,15 +161,15 @@ def parse_label_list(text: np.ndarray, list_path: str, classes: int) -> tuple[np
 def parse_parts(
     text: np.ndarray, list_path: str, class_dim: int | None, delimiter: str | None, labelled: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Parses lines `path DELIMITER label`, or lines of which only the path counts.
+    """Parses lines `path DELIMITER label`, or lines with only a path.
 
     Args:
         text: the file, uint8.
         list_path: its name, for errors.
         class_dim: labels must be below it.
-        delimiter: what is between the parts of a line, of which the first two count; None: a blank or tab before a
-            label at the end, if there is one.
-        labelled: there are labels; else they are all -1, and what a line has beside its path is ignored.
+        delimiter: separates the parts of a line, of which only the first two are used; None: a blank or tab before an
+            optional label at the end.
+        labelled: whether there are labels; if not, all are -1, and anything after the path is ignored.
 
     Returns:
         As `parse_list`.
@@ -203,15 +203,16 @@ def _is_label(text: bytes, class_dim: int | None) -> bool:
 
 
 def _bad_parts(line: str, delimiter: str | None, class_dim: int | None) -> str:
-    """What is wrong with a line whose parts have a delimiter between them."""
+    """What is wrong with a line with delimiters."""
     sign = {"\t": "tab", " ": "blank"}.get(delimiter or "", delimiter)
     shown = f"{line[:300]}..." if len(line) > 300 else line
     allowed = f"0..{class_dim - 1} (--class_dim {class_dim})" if class_dim else "0 or more"
     if delimiter is not None and delimiter not in line:
-        return f"{shown!r} has no {sign} in it, which is the --list_delimiter: a line is `relative/path{sign}label`"
+        return f"{shown!r} does not contain the --list_delimiter {sign}: write path and label, separated by {sign}"
     label = line.split(delimiter)[1].strip() if delimiter else ""
     return (
-        f"{shown!r} has the label {label[:100]!r}, and labels are {allowed}: a line is `path label` with {sign} between"
+        f"{shown!r} has the label {label[:100]!r}, but labels must be {allowed}: write path and label, "
+        f"separated by {sign}"
     )
 
 
@@ -219,7 +220,7 @@ def _bad_labels(line: str, classes: int) -> str:
     """What is wrong with a line of a list of several labels."""
     values = line.rsplit(None, 1)[-1].split(",")
     shown = f"{line[:300]}..." if len(line) > 300 else line
-    rule = f"a line is `relative/path 0,1,...`, a 0 or 1 for each of the {classes} classes of --class_dim"
+    rule = f"write `relative/path 0,1,...` with a 0 or 1 for each of the {classes} classes of --class_dim"
     if set(values) <= {"0", "1"} and len(values) != classes:
         return f"{shown!r} has {len(values)} labels: {rule}"
     if set(values) <= {"0", "1"}:
@@ -229,8 +230,7 @@ def _bad_labels(line: str, classes: int) -> str:
 
 
 def _lines(block: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """The numbers, starts and ends of the lines of whole lines that hold more than blanks, and how many lines there
-    are."""
+    """The numbers, starts and ends of non-blank lines, and the number of all lines."""
     newlines = np.flatnonzero(block == ord("\n"))
     ends = newlines if len(newlines) and newlines[-1] == len(block) - 1 else np.append(newlines, len(block))
     starts = np.concatenate(([0], ends[:-1] + 1))
@@ -242,7 +242,7 @@ def _lines(block: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
 
 
 def _last_numbers(block: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The whole number, int64, that each line block[starts:ends] ends in, and where its digits start."""
+    """The whole number, int64, at the end of each line block[starts:ends], and the start of its digits."""
     labels = np.zeros(len(starts), np.int64)
     label_starts = ends.copy()
     power = 1

@@ -1,7 +1,7 @@
-"""What would have to change in a list file none of whose paths exists.
+"""Suggests a fix for a list file if none of its paths exists.
 
-Lists come from other systems and other folders: with backslashes, in quotes, in another encoding, with folders too many
-or too few before each path, in other capitals. Which it is can be found by trying.
+Lists come from other systems and folders: with backslashes, quotes, another encoding, extra or missing leading folders,
+or different capitals. Trying these finds the cause.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from utils.reading.folders import image_suffixes, is_dropping
 if TYPE_CHECKING:
     from utils.reading.image_list import ImageList
 
-# Paths that are looked for.
+# Number of paths to look for.
 _SAMPLE = 40
-# Of a path: letters, as no system has more, and folders that are left out on trial.
+# Limits per path: letters, as no system allows more, and leading folders to drop on trial.
 _LONGEST, _DEEPEST = 4096, 20
-# Folders that are tried as what is missing before the paths.
+# Number of folders to try as a missing prefix.
 _FOLDERS = 300
 _SEVERAL_LABELS = re.compile(r"(?<=\S)([\s,;]+\d+)+$")
 
 
 class _Spelling(NamedTuple):
-    """A way to read a path as it is in the list, and what the list would have to say instead."""
+    """A way to reinterpret a path in the list, and how to correct the list."""
 
     remedy: str
     read: Callable[[str], str]
@@ -47,25 +47,24 @@ def _decoded(encoding: str) -> Callable[[str], str]:
 
 
 _ENCODINGS = [
-    _Spelling(f"save it as UTF-8, which it is not (but {encoding.upper()})", _decoded(encoding))
+    _Spelling(f"save it as UTF-8 (it is in {encoding.upper()})", _decoded(encoding))
     for encoding in ("gb18030", "big5", "shift_jis", "euc_kr", "cp1252")
 ]
 _SINGLE_LABEL = _Spelling(
-    "each line has several labels: keep one, or, for images of several classes, train.py --multi_label=True, on lines "
-    "`path 0,1,0`",
+    "each line has several labels: keep one, or for several labels per image use train.py --multi_label=True with "
+    "lines `path 0,1,0`",
     lambda name: _SEVERAL_LABELS.sub("", name),
 )
-_QUOTES = _Spelling("leave out the quotes", lambda name: name.strip(" ,;").strip("\"'`“”‘’").strip())
+_QUOTES = _Spelling("remove the quotes", lambda name: name.strip(" ,;").strip("\"'`“”‘’").strip())
 _SLASHES = _Spelling("write / for \\", lambda name: name.replace("\\", "/"))
 
 
 class _Change(NamedTuple):
-    """What turns the paths of a list into paths that exist.
+    """A change that turns a list's paths into existing ones.
 
     Attributes:
-        spelling: ways to read them, in this order.
-        dropped: how many folders to leave out before each path.
-        added: what to put there instead.
+        spelling: ways to read them, in this order. dropped: number of leading folders to remove. added: prefix to add
+            instead.
     """
 
     spelling: tuple[_Spelling, ...]
@@ -73,22 +72,22 @@ class _Change(NamedTuple):
     added: str
 
     def parts(self, name: str) -> list[str]:
-        """The folders of a path and its file, before any is left out; the first is empty in an absolute one."""
+        """The folders and the file of a path, before dropping any; the first is empty if it is absolute."""
         for way in self.spelling:
             name = way.read(name)
         return [part for part in name.split("/") if part != "."]
 
     def read(self, name: str) -> str:
-        """A path as it would be."""
+        """The changed path."""
         return os.path.join(self.added, *self.parts(name)[self.dropped :])
 
     def cost(self) -> int:
-        """How much would have to be changed; what is outside of the data set is taken last."""
+        """The size of the change; paths outside the dataset come last."""
         return len(self.spelling) + bool(self.dropped) + bool(self.added) + self.added.startswith(os.pardir)
 
 
 def explain_missing(images: ImageList, roots: Sequence[str], list_path: str) -> None:
-    """Raises `UserError` if none of a list's paths exists and it can be told what in the list does not fit.
+    """Raises `UserError` if none of a list's paths exists and a change to the list would fix that.
 
     Args:
         images: the list.
@@ -103,25 +102,25 @@ def explain_missing(images: ImageList, roots: Sequence[str], list_path: str) -> 
     _there.cache_clear()
     _listing.cache_clear()
     found = [(change, *_tried(change, names, root)) for root in roots for change in _changes(names, root)]
-    # Most of them, and each another file, as its name is another one.
+    # Most of them exist, and different names are different files.
     fitting = [entry for entry in found if len(set(entry[1].values())) * 2 > len(set(names))]
     if not fitting:
         return  # the files are somewhere else, or nowhere: whoever reads them names the first
-    # The most files, by the fewest changes.
+    # Prefer the change that finds most files, then the smallest.
     change, paths, notes = max(fitting, key=lambda entry: (len(entry[1]), -entry[0].cost() - len(entry[2])))
     name, path = next(iter(paths.items()))
     remedies = [way.remedy for way in change.spelling]
     if change.dropped:
-        remedies.append(f"leave out {'/'.join(change.parts(name)[: change.dropped])}/ before them")
+        remedies.append(f"remove the leading {'/'.join(change.parts(name)[: change.dropped])}/")
     if change.added:
-        remedies.append(f"put {change.added}/ before them")
+        remedies.append(f"add a leading {change.added}/")
     raise UserError(
-        f"{list_path}: none of its paths is there, such as {name}, and {path} is: {'; '.join([*remedies, *notes])}"
+        f"{list_path}: none of its paths exists, such as {name}, but {path} does: {'; '.join([*remedies, *notes])}"
     )
 
 
 def _changes(names: Sequence[str], root: str) -> Iterator[_Change]:
-    """Changes by which one of the first paths would exist."""
+    """Changes that make one of the first paths exist."""
     ways = itertools.product((None, *_ENCODINGS), (None, _SINGLE_LABEL), (None, _QUOTES), (None, _SLASHES))
     spellings = [tuple(way for way in chosen if way is not None) for chosen in ways]
     added = ("", *_folders_near(root))
@@ -130,7 +129,7 @@ def _changes(names: Sequence[str], root: str) -> Iterator[_Change]:
         for spelling in spellings:
             parts = _Change(spelling, 0, "").parts(name)
             if (key := tuple(parts)) in seen:
-                continue  # the same, by more changes: `product` begins with none
+                continue  # the same with more changes, as `product` begins with none
             seen.add(key)
             for dropped in range(not parts[0], min(len(parts), _DEEPEST)):
                 for before in added:
@@ -140,7 +139,7 @@ def _changes(names: Sequence[str], root: str) -> Iterator[_Change]:
 
 
 def _folders_near(root: str) -> list[str]:
-    """Folders that paths may be relative to in place of `root`, which they are relative to themselves."""
+    """Folders, relative to `root`, that the paths may be relative to instead of `root`."""
     below = []
     for parent, folders, _ in os.walk(root):
         folders[:] = sorted(name for name in folders if not is_dropping(name))
@@ -151,7 +150,7 @@ def _folders_near(root: str) -> list[str]:
 
 
 def _tried(change: _Change, names: Sequence[str], root: str) -> tuple[dict[str, str], list[str]]:
-    """Which of the paths exist after a change, each with the file that it is, and what remains to be changed."""
+    """The paths that exist after a change, each with its file, and the remaining differences."""
     paths, notes = {}, {}
     for name in names:
         there = _there(root, change.read(name))
@@ -164,7 +163,7 @@ def _tried(change: _Change, names: Sequence[str], root: str) -> tuple[dict[str, 
 
 @functools.lru_cache(maxsize=100_000)
 def _there(root: str, name: str) -> tuple[str, str] | None:
-    """The file that a path means, whatever its capitals and its suffix, and what differs; None if there is none."""
+    """The file of a path, ignoring case and suffix, and the differences; None if there is none."""
     path = os.path.join(root, name)
     if os.path.isfile(path):
         return path, ""
@@ -177,20 +176,20 @@ def _there(root: str, name: str) -> tuple[str, str] | None:
         folder = os.path.join(folder, inner)
     there = _in_other_capitals(folder, file)
     if there is not None and os.path.isfile(os.path.join(folder, there)):
-        return os.path.join(folder, there), f"write capitals as they are ({there} for {file})"
+        return os.path.join(folder, there), f"correct the capitals ({there} for {file})"
     stem, suffix = os.path.splitext(file)
     if suffix.lower() not in image_suffixes():
         stem, suffix = file, ""
     for known in image_suffixes():
         there = _in_other_capitals(folder, stem + known)
         if there is not None:
-            note = f"give the suffix {os.path.splitext(there)[1]} for {suffix or 'none'}"
+            note = f"write the suffix {os.path.splitext(there)[1]} instead of {suffix or 'none'}"
             return os.path.join(folder, there), note
     return None
 
 
 def _in_other_capitals(folder: str, name: str) -> str | None:
-    """What `name` is called in a folder."""
+    """The name in a folder that equals `name` except for case."""
     if name in ("", os.curdir, os.pardir):
         return name
     return _listing(folder).get(name.lower())
@@ -198,7 +197,7 @@ def _in_other_capitals(folder: str, name: str) -> str | None:
 
 @functools.lru_cache(maxsize=1000)
 def _listing(folder: str) -> dict[str, str]:
-    """The names in a folder by their small letters."""
+    """The names in a folder by their lower-case form."""
     try:
         return {name.lower(): name for name in os.listdir(folder)}
     except (OSError, ValueError):

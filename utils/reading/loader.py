@@ -1,4 +1,4 @@
-"""Batches of a list of images: which images they hold, and in what order."""
+"""Batches of a list of images: which images, and in what order."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from utils.system import usable_processors
 
 @dataclasses.dataclass
 class Batch:
-    """What the loader yields.
+    """A batch from the loader.
 
     Attributes:
         images: uint8 (n, height, width, 3), RGB.
-        labels: int64 (n,); -1 where there is no label.
+        labels: int64 (n,); -1 without a label.
         indices: int64 (n,), the images' positions in the list.
     """
 
@@ -37,19 +37,19 @@ class Batch:
 
 
 def available_processors() -> int:
-    """Processors that this process may use, its share if several training processes are on this machine."""
+    """Processors that this process may use; with several training processes on this machine, its share."""
     return max(1, usable_processors() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 class Loader:
-    """The batches of a list of images. Here: which images they hold; the subclasses make the pixels.
+    """The batches of a list of images. This class chooses the images; subclasses make the pixels.
 
-    Training: shuffled by (seed, epoch); every process gets the same number of full batches, and the images left over
-    at the end of an epoch are left out, as in the original, or make a smaller batch, filled up with the first images so
-    that all processes get as many. The sequence of global batches depends on the seed, the
-    epoch and batch_size * world_size, not on world_size, `workers` or the step that an epoch is resumed at.
+    Training: shuffled by (seed, epoch); every process gets the same number of full batches, and the images left over at
+    the end of an epoch are dropped, as in the original, or make a smaller batch, filled up with the first images so
+    that all processes get equally many. The sequence of global batches depends on the seed, the epoch and batch_size *
+    world_size, but not on world_size, `workers` or the step at which an epoch is resumed.
 
-    Evaluation: in order; over all processes each image is there exactly once. Processes may get different numbers of
+    Evaluation: in order; over all processes, each image appears exactly once. Processes may get different numbers of
     batches, and the last batch may be smaller.
 
     Args:
@@ -58,25 +58,23 @@ class Loader:
         batch_size: images per batch in this process.
         training: see above.
         workers: worker processes or threads, at most one per processor.
-        read_ahead_images: images made before they are asked for.
-        seed: of the shuffling and of everything random in `transform`.
-        rank, world_size: this process among those that share the list.
-        pin_memory: the batches are for a GPU.
-        drop_last: training: leave out the images that do not fill a batch.
-        shuffle: training: in an order that is drawn for each epoch, instead of the list's.
-        repeats: training: how often an image comes, with other random numbers, in an epoch that is no longer for it
-            (repeated augmentation, Hoffer et al., arXiv:1901.09335, as DeiT has it: of whole 256s of images).
-        balance: training: the images of an epoch are drawn by class, with this power (see
-            `utils.reading.balance.balanced_order`); None: each image comes once.
-        varying: training: transforms that take turns, in place of `transform`. With other batch sizes than
-            `batch_size`, the first images fill the last batch up, and `drop_last` does not count.
+        read_ahead_images: images to prepare in advance. seed: for shuffling and for `transform`. rank, world_size: this
+            process among those that share the list. pin_memory: whether batches are for a GPU.
+        drop_last: training: drop the images that do not fill a batch. shuffle: training: use a new random order each
+            epoch instead of the list's.
+        repeats: training: how often an image appears, with different random numbers, in an epoch of unchanged length
+            (repeated augmentation, Hoffer et al., arXiv:1901.09335, as in DeiT: in multiples of 256 images).
+        balance: training: sample images by class, with this power (see `utils.reading.balance.balanced_order`); None:
+            each image appears once.
+        varying: training: alternating transforms instead of `transform`. With batch sizes other than `batch_size`, the
+            first images fill up the last batch, and `drop_last` has no effect.
 
     Attributes:
-        transforms: `transform`, or those of `varying`.
+        transforms: `transform`, or those in `varying`.
         batch_sizes: images per batch in this process, by transform.
-        unreadable: path -> reason of the unreadable images met so far in this process.
-        damaged: path -> what its decoder said, of those that could be decoded all the same.
-        contents: path -> what it has beside colours of 8 bits, of those that have; of the first epoch.
+        unreadable: path -> reason, of unreadable images found so far in this process. damaged: path -> decoder's
+            message, of damaged but decodable ones. contents: path -> content beyond 8-bit colours, if any, from the
+            first epoch.
 
     Raises:
         UserError: the list is empty or, in training, smaller than a batch.
@@ -147,8 +145,8 @@ class Loader:
         """The batches of an epoch, from step `start_step` on. A new epoch ends an unfinished one.
 
         Raises:
-            UserError: a worker was killed, or in training no image can be read. In evaluation it is for the caller to
-                judge, who knows of other processes: `utils.console.check_readable`.
+            UserError: a worker was killed, or in training no image can be read. In evaluation the caller, which knows
+                of the other processes, decides: `utils.console.check_readable`.
         """
         raise NotImplementedError
 
@@ -156,14 +154,15 @@ class Loader:
         """Ends the workers. A later epoch starts new ones."""
 
     def transforms_of(self, epoch: int) -> np.ndarray:
-        """The number of the transform of each step of an epoch, int (steps,)."""
+        """The index of each step's transform, int (steps,)."""
         if self._varying is None:
             return np.zeros(len(self), np.int64)
         return self._varying.of_steps(epoch, self.seed, -(-self.count // self.world_size))
 
     def _steps(self, epoch: int, start_step: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Of each step of this process the number of the transform, and the images: int (batch size,) or, at the end of
-        an epoch, fewer."""
+        """For each step of this process the transform's index and the images: int (batch size,) or, at the end of an
+        epoch, fewer.
+        """
         chosen = self.transforms_of(epoch)
         sizes = np.array(self.batch_sizes)[chosen]
         ends = np.cumsum(sizes)
@@ -176,16 +175,18 @@ class Loader:
             yield int(chosen[step]), rows
 
     def _share(self, order: np.ndarray, start: int, size: int) -> np.ndarray:
-        """The images of this process in a step of training, `size` of them or, in the last one, fewer; `start` of its
-        images come before."""
+        """This process's images in a training step, `size` of them or, in the last step, fewer; `start` images come
+        before.
+        """
         rows = order[start * self.world_size : (start + size) * self.world_size]
         whole = size if len(set(self.batch_sizes)) > 1 else -(-len(rows) // self.world_size)
         rows = np.concatenate((rows, np.resize(order, whole * self.world_size - len(rows))))
         return rows.reshape(self.world_size, -1)[self.rank]
 
     def _order(self, epoch: int) -> np.ndarray:
-        """The images of a training epoch, as `Job.indices` has them. Those that come again follow each other, so that
-        the processes get them at the same time."""
+        """The images of a training epoch, as in `Job.indices`. Repeats of an image are adjacent, so that the processes
+        get them at the same time.
+        """
         images = len(self.images)
         if self.balance is not None:
             return balanced_order(self.images.labels, self.balance, self.seed, epoch)
@@ -196,7 +197,7 @@ class Loader:
         return (order.astype(np.int64)[:, None] + again).reshape(-1)[: self.count]
 
     def _batch(self, images: torch.Tensor, indices: np.ndarray, drawn: np.ndarray | None = None) -> Batch:
-        """A batch; its labels are those that the transform has drawn, where it draws them, else the list's."""
+        """A batch; its labels come from the transform if it sets them, else from the list."""
         if drawn is None or not isinstance(self.transform, LabellingTransform):
             drawn = self.images.labels[indices].astype(np.int64)
         labels = torch.from_numpy(drawn)

@@ -1,4 +1,4 @@
-"""Parts of an image hidden: augmentation by masks. Each is called with uint8 (height, width, 3) and a generator."""
+"""Augmentation by masking parts of an image. Each takes uint8 (height, width, 3) and a generator."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from utils.reading.resize import Colour
 
 @dataclass(frozen=True)
 class Cutout:
-    """A square about a random pixel is filled, as far as it lies inside the image (DeVries & Taylor,
-    arXiv:1708.04552)."""
+    """Fills a square around a random pixel, as far as it lies inside the image (DeVries & Taylor, arXiv:1708.04552)."""
 
     length: int
     fill: Colour
@@ -27,7 +26,8 @@ class Cutout:
 
 @dataclass(frozen=True)
 class RandomErasing:
-    """A rectangle of random pixels, of a random area and aspect ratio (Zhong et al., arXiv:1708.04896, algorithm 1).
+    """Fills a rectangle of random area and aspect ratio with random pixels (Zhong et al., arXiv:1708.04896, algorithm
+    1).
 
     Attributes:
         probability: of erasing at all.
@@ -58,17 +58,16 @@ class RandomErasing:
 
 @dataclass(frozen=True)
 class ErasingInside:
-    """A rectangle within the image is filled, as timm and PaddleClas have random erasing: after normalisation there, so
-    that noise is of its scale.
+    """Fills a rectangle inside the image, like random erasing in timm and PaddleClas, which do so after normalisation;
+    noise has that scale.
 
     Attributes:
         probability: of erasing at all.
         smallest, largest: area, as shares of the image's.
         flattest: the ratio of height to width is drawn from flattest to 1 / flattest.
-        log_ratio: that is done evenly in its logarithm.
-        mode: of the filling: pixel for normal noise, rand for a colour of such, const for the mean colour.
-        attempts: at a rectangle that fits.
-        mean, std: of the normalisation, for pixels scaled to 0..1, RGB. What noise is beyond black and white is cut.
+        log_ratio: draw it uniformly in its logarithm. mode: of filling: pixel for normal noise, rand for one random
+            colour, const for the mean colour. attempts: to find a rectangle that fits. mean, std: of the normalisation,
+            for pixels scaled to 0..1, RGB. Noise is clipped to black and white.
     """
 
     probability: float = 0.5
@@ -106,7 +105,7 @@ class ErasingInside:
 
 @dataclass(frozen=True)
 class HideAndSeek:
-    """The cells of a grid are hidden with probability 1/2 each (Kumar Singh & Lee, arXiv:1704.04232).
+    """Hides each cell of a grid with probability 1/2 (Kumar Singh & Lee, arXiv:1704.04232).
 
     Attributes:
         fill: colour of a hidden cell.
@@ -131,14 +130,14 @@ class HideAndSeek:
 
 @dataclass(frozen=True)
 class GridMask:
-    """Squares on a regular grid are hidden (Chen et al., arXiv:2001.04086).
+    """Hides squares on a regular grid (Chen et al., arXiv:2001.04086).
 
     Attributes:
         fill: colour of the squares.
         smallest, largest: period of the grid in pixels, drawn for each image.
         kept: share of a period between two squares: (1 - kept)^2 of the image is hidden.
         probability: of masking at all. The paper's rises from 0 to 0.8 during training; this is its mean.
-        inverse: hide what is between the squares instead.
+        inverse: hide the space between the squares instead.
     """
 
     fill: Colour

@@ -1,6 +1,6 @@
-"""Normalization, on the device: what is left to do when a batch of uint8 pixels has arrived there.
+"""Normalises batches of uint8 pixels on the device.
 
-It has a module of its own, without which the reader's workers, who have no use for PyTorch, need not import it.
+It is a separate module so that the reader's workers need not import PyTorch.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def normalize(
     Args:
         images: uint8 (N, height, width, 3).
         mean, std: per channel, in the images' order, for pixels scaled to 0..1.
-        memory_format: of the result; `torch.channels_last` costs no transposition.
-        dtype: of the result; the arithmetic is float32.
+        memory_format: of the result; `torch.channels_last` needs no transposition. dtype: of the result; the arithmetic
+            is in float32.
 
     Returns:
         (pixel / 255 - mean) / std as (N, 3, height, width).

@@ -1,4 +1,4 @@
-"""Which class a number stands for: what a dataset says of it, and whether two that have to agree do."""
+"""Class numbering: the class names in a dataset, and checks that two numberings agree."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from utils.reading.folders import class_folders
 from utils.reading.image_list import ImageList
 from utils.reading.remote import is_url, names_below
 
-# Names beside a list or shards: as PaddleX, PaddleClas, webdataset and data/*/prepare.py call the file.
+# Files of names next to a list or shards: from PaddleX, PaddleClas, webdataset and data/*/prepare.py.
 NAME_FILES = ("label_names.txt", "label_list.txt", "labels.txt", "class_names.txt", "classnames.txt", "classes.txt")
 
-# Images of a list whose folders are looked at: all, or as many, spread over the list, and two of each class.
+# Number of a list's images whose folders are checked, if not all: spread over the list, and two per class.
 LOOKED_AT = 4096
 
 
 def known_names(images: ImageList, data_dir: str, class_dim: int | None = None) -> Names:
-    """The names of a dataset's classes, as far as the reader knows them.
+    """The names of a dataset's classes, as far as known.
 
-    They are those of class folders; else of one of `NAME_FILES` in `data_dir`; else of the folders that the paths of a
-    list, or the keys of shards, have.
+    They come from class folders; else from one of `NAME_FILES` in `data_dir`; else from the folders in a list's paths
+    or shards' keys.
 
     Args:
         images: a part of the dataset.
         data_dir: its folder.
-        class_dim: number of classes, if it is known: a file of another number of names is not taken.
+        class_dim: number of classes, if known; a file with another number of names is ignored.
     """
     if images.class_names is not None:
         return images.class_names
@@ -50,21 +50,21 @@ def known_names(images: ImageList, data_dir: str, class_dim: int | None = None) 
     try:
         names = read_names(file, "class names:")
     except UserError as error:
-        warn(f"{error}; they are not taken")
+        warn(f"{error}; ignoring the file")
         return folders
     seen = classes_seen(images)
     if len(names) < seen or class_dim not in (None, len(names)):
-        warn(f"{file} has {len(names)} names for {class_dim or seen} classes: they are not taken")
+        warn(f"{file} has {len(names)} names for {class_dim or seen} classes: ignoring the file")
     elif clash := first_clash(names, folders):
-        warn(f"{file} calls class {clash.first} {clash.name}, and class {clash.second} lies in a folder {clash.name}: "
-             "its names are not taken")  # fmt: skip
+        warn(f"{file} names class {clash.first} {clash.name}, but class {clash.second} is in a folder {clash.name}: "
+             "ignoring the file")  # fmt: skip
     else:
         return names
     return folders
 
 
 def _name_file(data_dir: str) -> str | None:
-    """The file of class names in a folder, or at a URL whose server lists folders; None if there is none."""
+    """The file of class names in a folder, or at a URL if the server lists folders; None if there is none."""
     if is_url(data_dir):
         there = names_below(data_dir.rstrip("/")) or ()
         return next((f"{data_dir.rstrip('/')}/{name}" for name in NAME_FILES if name in there), None)
@@ -78,7 +78,7 @@ def classes_seen(images: ImageList) -> int:
 
 @lru_cache(maxsize=2)  # of training and validation
 def folders_of_classes(images: ImageList) -> Names:
-    """The names of the innermost folders of a list's images, by class; nothing unless each class has one of its own."""
+    """The innermost folder names of a list's images by class; empty unless each class has its own folder."""
     if images.labels.ndim == 2:  # several labels per image
         return ()
     folders: dict[int, str] = {}
@@ -92,10 +92,10 @@ def folders_of_classes(images: ImageList) -> Names:
 
 
 def _spread(labels: np.ndarray) -> list[int]:
-    """Rows to look at: all, or `LOOKED_AT` of them, and the first and last of each class."""
+    """Rows to check: all, or `LOOKED_AT` of them plus the first and last of each class."""
     if len(labels) <= LOOKED_AT:
         return list(range(len(labels)))
-    ends = np.zeros((2, int(labels.max(initial=0)) + 2), np.int64)  # -1, of images without a label, is the last place
+    ends = np.zeros((2, int(labels.max(initial=0)) + 2), np.int64)  # -1, for images without a label, is the last index
     rows = np.arange(len(labels))
     ends[0, labels[::-1]] = rows[::-1]
     ends[1, labels] = rows
@@ -103,7 +103,7 @@ def _spread(labels: np.ndarray) -> list[int]:
 
 
 class Clash(NamedTuple):
-    """A name that is of one class in an order, and of another class in another."""
+    """A name with different class numbers in two orders."""
 
     name: str
     first: int
@@ -111,9 +111,9 @@ class Clash(NamedTuple):
 
 
 def first_clash(first: Names, second: Names) -> Clash | None:
-    """The first name that two orders have for different classes.
+    """The first name that belongs to different classes in two orders.
 
-    Names that only one of them has prove nothing: they may be other words for the same.
+    Names in only one of them prove nothing: they may be synonyms.
     """
     places = {name: number for number, name in reversed(list(enumerate(second)))}
     for number, name in enumerate(first):
@@ -123,20 +123,20 @@ def first_clash(first: Names, second: Names) -> Clash | None:
 
 
 def order_of_folders(folder: str, names: Names) -> Names | None:
-    """The order that the class folders in `folder` are numbered in by the names of the classes.
+    """The class order for numbering the class folders in `folder` by the classes' names.
 
     Returns:
-        The order; None if the folders are called otherwise.
+        The order; None if the folders have other names.
 
     Raises:
-        UserError: some have names of classes, and others have not.
+        UserError: only some folders have names of classes.
     """
     found = class_folders(folder)
     for order in (names, imagenet_synsets() if list(names) == imagenet_names() else ()):
         if unknown := set(found) - set(order):
             if len(unknown) < len(found):
                 raise UserError(
-                    f"{folder} has a class folder {min(unknown)}, and the training has no class of that name: rename "
+                    f"{folder} has a class folder {min(unknown)}, but the training has no class of that name: rename "
                     "it, or number the classes in a list file"
                 )
         elif found:
@@ -145,52 +145,52 @@ def order_of_folders(folder: str, names: Names) -> Names | None:
 
 
 def check_parts(train: ImageList, val: ImageList, data_dir: str) -> None:
-    """Compares the numbers of the classes in training and in validation.
+    """Compares class numbers in training and validation.
 
     Args:
         train, val: the parts of the dataset in the folder `data_dir`.
 
     Raises:
-        UserError: they are numbered by different rules, or validation has a class that training never has.
+        UserError: they are numbered by different rules, or validation has a class that training lacks.
     """
-    if train.labels.ndim == 2:  # several labels per image: a column for each
+    if train.labels.ndim == 2:  # several labels per image: one column each
         return
     names, others = (images.class_names or folders_of_classes(images) for images in (train, val))
     if clash := first_clash(names, others):
         raise UserError(
-            f"{clash.name} is class {clash.first} in {train.source} and class {clash.second} in {val.source}: number "
-            "the classes of both by one rule"
+            f"{clash.name} is class {clash.first} in {train.source} but class {clash.second} in {val.source}: number "
+            "the classes of both by the same rule"
         )
     labels = np.unique(val.labels[val.labels >= 0]).tolist()
     if train.class_names is not None and val.class_names is None:
         others = known_names(val, data_dir)
         if unsure := [n for n in labels if name_of(names, n) is None or name_of(names, n) != name_of(others, n)]:
             raise UserError(
-                f"{train.source} has class folders, numbered in the order of their names, and {val.source} has numbers "
-                f"of its own: nothing says that {unsure[0]} is {name_of(names, unsure[0])}. Give folders or lists for "
-                f"both, or the names of the classes in {os.path.join(data_dir, NAME_FILES[0])}"
+                f"{train.source} has class folders, numbered in the order of their names, but {val.source} has "
+                f"numbers, and it is unknown whether {unsure[0]} is {name_of(names, unsure[0])}: give folders or "
+                f"lists for both, or the class names in {os.path.join(data_dir, NAME_FILES[0])}"
             )
     trained = np.bincount(train.labels[train.labels >= 0], minlength=int(val.labels.max(initial=0)) + 1)
     if unknown := [label for label in labels if not trained[label]]:
         path = val.path(int(np.argmax(val.labels == unknown[0])))
         raise UserError(
-            f"{val.source} has images of {label_of(names, unknown[0])}, such as {path}, and {train.source} has none: "
-            "number the classes of both by one rule, or use train.py --validate=False"
+            f"{val.source} has images of {label_of(names, unknown[0])}, such as {path}, but {train.source} has none: "
+            "number the classes of both by the same rule, or use train.py --validate=False"
         )
 
 
 def choose_names(class_map_path: str | None, class_dim: int, noted: Names) -> Names:
-    """The names to give the classes: those of --class_map_path, or else `noted` ones, of the network's training.
+    """The names of the classes: from --class_map_path, or else the `noted` ones from training.
 
     Raises:
-        UserError: --class_map_path is no file of as many names.
+        UserError: --class_map_path is not a file with that many names.
     """
     if class_map_path is None:
         return noted
     names = read_class_names(class_map_path, class_dim)
     if clash := first_clash(names, noted):
         warn(
-            f"--class_map_path {class_map_path} calls class {clash.first} {clash.name}, and {clash.name} was class "
-            f"{clash.second} in the training: is it in another order?"
+            f"--class_map_path {class_map_path} names class {clash.first} {clash.name}, but {clash.name} was class "
+            f"{clash.second} in training: is the file in another order?"
         )
     return names

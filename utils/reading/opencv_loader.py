@@ -24,25 +24,25 @@ from utils.reading.workers import Job, Report, start_worker, terminate_with
 if TYPE_CHECKING:
     import multiprocessing.process
 
-# The images of a batch, their indices, and the labels that the transform drew.
+# The images of a batch, their indices, and the labels set by the transform.
 Made = tuple[torch.Tensor, np.ndarray, np.ndarray]
 
 
 class OpenCVLoader(Loader):
-    """Batches made by worker processes with OpenCV; see `Loader`. With no workers they are made in this process.
+    """Batches made by worker processes with OpenCV; see `Loader`. Without workers, this process makes them.
 
-    In training an unreadable image is replaced by another one of the list; in evaluation it is left out.
+    In training, an unreadable image is replaced by another one from the list; in evaluation it is left out.
 
-    The workers start with the first epoch and stay. A batch's images are the memory that the workers wrote (page-locked
-    if they are for a GPU), lent: when the tensor is freed, and the copies queued on the current CUDA stream by then are
-    done, the memory is used for another batch. At least three batches are ahead of the caller or with it, four
-    if they are for a GPU.
+    The workers start with the first epoch and stay. A batch's images are borrowed memory written by the workers
+    (page-locked if for a GPU): once the tensor is freed and the copies queued by then on the current CUDA stream are
+    done, the memory is reused for another batch. At least three batches are ready, in the making or with the caller;
+    four for a GPU.
     """
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        # One batch in use, one on its way to the GPU if there is one, one ready, one being made. Tasks are messages in
-        # a pipe, whose number must be limited.
+        # One batch in use, one on its way to the GPU if any, one ready, one being made. Tasks are messages in a pipe,
+        # so their number must be limited.
         least = 4 if self.pin_memory else 3
         batch = max(self.batch_sizes)
         slots = max(least, min(256, len(self), self.read_ahead_images // batch)) if self.workers else 1
@@ -65,9 +65,9 @@ class OpenCVLoader(Loader):
         self._stop_workers = terminate_with(self, self._processes)
         self._tasks_left = [0] * slots
         self._page_locked = False
-        # Whether an epoch was gone through, and files were looked at; whether they are in this one.
+        # Whether an earlier epoch was completed with its files examined; whether this one examines them.
         self._looked = self._look = False
-        # Slots whose batch the caller holds; those it freed; those freed whose copy to the GPU may be under way.
+        # Slots whose batch the caller holds; freed slots; freed slots whose copy to the GPU may be pending.
         self._lent: set[int] = set()
         self._returned: deque[int] = deque()
         self._being_copied: deque[tuple[torch.cuda.Event, list[int]]] = deque()
@@ -86,20 +86,20 @@ class OpenCVLoader(Loader):
                     continue
                 yield self._batch(images, indices, labels)
                 if generation != self._job.generation.array[0]:
-                    raise RuntimeError("this epoch's iterator was ended by a later call of epoch()")
+                    raise RuntimeError("a later call of epoch() ended this epoch's iterator")
             self._looked = True
         except UserError:
             self.close()
             raise
         finally:
             if generation == self._job.generation.array[0]:
-                self._job.generation.array[0] += 1  # what is still queued is not wanted any more
+                self._job.generation.array[0] += 1  # queued tasks are obsolete
 
     def note_sizes(self) -> np.ndarray:
-        """Has the heights and widths of the files' images noted from the next epoch on; evaluation, one crop an image.
+        """Records the images' heights and widths from the next epoch on; only for evaluation with one crop per image.
 
         Returns:
-            int32 (images of the list, 2), which fills; 0 for images that were not read.
+            int32 (images of the list, 2), filled gradually; 0 for unread images.
         """
         self._job.sizes = SharedArray((len(self.images), 2), np.int32)
         return self._job.sizes.array
@@ -122,7 +122,7 @@ class OpenCVLoader(Loader):
     def _made_by_workers(self, steps: Iterator[tuple[int, np.ndarray]], epoch: int) -> Iterator[Made]:
         """(images, indices, labels) of each step, made by the workers, as many steps ahead as there are slots."""
         self._start()
-        while any(self._tasks_left):  # of an epoch that was given up
+        while any(self._tasks_left):  # of an abandoned epoch
             self._receive()
         self._free = [slot for slot in range(len(self._tasks_left)) if slot not in self._lent]
         ahead: deque[tuple[int, int, int]] = deque()
@@ -143,16 +143,16 @@ class OpenCVLoader(Loader):
             yield self._lend(slot, transform, count), indices, labels
 
     def _start(self) -> None:
-        """Starts the workers, unless they run."""
+        """Starts the workers, unless they are running."""
         if self._processes:
             return
         context = multiprocessing.get_context()
         self._tasks = context.SimpleQueue()
-        # The sending end and its lock must outlive this call: a spawned worker opens them when it comes up.
+        # The sending end and its lock must outlive this call: a spawned worker opens them when it starts.
         self._results, *self._reporting = *context.Pipe(duplex=False), context.Lock()
         self._tasks_left = [0] * len(self._tasks_left)
         # A forked worker must not collect this process's garbage: objects with threads (a DALI pipeline) would wait for
-        # threads that it does not have.
+        # threads that do not exist there.
         gc.freeze()
         try:
             for _ in range(self.workers):
@@ -168,15 +168,15 @@ class OpenCVLoader(Loader):
         cuda: Any = torch.cuda.cudart()
         error = int(cuda.cudaHostRegister(slots.ctypes.data, slots.nbytes, 0))
         if error:
-            warn(f"the reader's memory cannot be page-locked (CUDA error {error}): copies to the GPU take longer")
-            with contextlib.suppress(RuntimeError):  # CUDA keeps the error for the next kernel: let it be this one
+            warn(f"the reader's memory cannot be page-locked (CUDA error {error}): copies to the GPU will be slower")
+            with contextlib.suppress(RuntimeError):  # CUDA reports the error again in the next kernel: trigger it here
                 torch.zeros(1, device="cuda")
         else:
             weakref.finalize(self, cuda.cudaHostUnregister, slots.ctypes.data)
         self._page_locked = True
 
     def _submit(self, slot: int, transform: int, rows: np.ndarray, epoch: int) -> None:
-        """Has the workers make a batch by one of the transforms."""
+        """Lets the workers make a batch by one of the transforms."""
         self._job.indices.array[slot, : len(rows)] = rows
         generation = int(self._job.generation.array[0])
         for start in range(0, len(rows), self._task_size):
@@ -205,14 +205,14 @@ class OpenCVLoader(Loader):
         self.contents |= {self.images.path(index): content for index, content in report.contents}
 
     def _lend(self, slot: int, transform: int, count: int) -> torch.Tensor:
-        """The first `count` images of a slot, which comes back when the tensor is freed."""
+        """The first `count` images of a slot, which returns when the tensor is freed."""
         rows = self._job.pixels(slot, transform, count)
         if len(self._lent) + 2 > len(self._tasks_left):
-            # The caller keeps many batches (list(loader.epoch(0))): leave the workers a slot to write into.
+            # If the caller keeps many batches (list(loader.epoch(0))), leave the workers a slot to write into.
             self._free.append(slot)
             return torch.from_numpy(rows.copy())
         self._lent.add(slot)
-        weakref.finalize(rows, self._returned.append, slot)  # the tensor below is what keeps `rows` alive
+        weakref.finalize(rows, self._returned.append, slot)  # the tensor below keeps `rows` alive
         return torch.from_numpy(rows)
 
     def _take_back(self) -> None:

@@ -1,4 +1,4 @@
-"""Operations on an image with a magnitude, as Pillow's ImageEnhance and ImageOps and AutoAugment define them.
+"""Image operations with a magnitude, as defined by Pillow's ImageEnhance and ImageOps and by AutoAugment.
 
 Images are uint8 (height, width, 3), RGB.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from utils.reading.resize import Colour
 
-# What AutoAugment and its successors put where a turned or shifted image has no pixel.
+# Fill colour of AutoAugment and its successors where a rotated or shifted image has no pixels.
 GREY: Colour = (128, 128, 128)
 
 
@@ -51,7 +51,7 @@ def adjust_sharpness(rgb: np.ndarray, factor: float) -> np.ndarray:
 
 
 def adjust_hue(rgb: np.ndarray, shift: float) -> np.ndarray:
-    """Turns the hue by `shift` of the whole circle, -0.5 to 0.5."""
+    """Rotates the hue by `shift` of the full circle, -0.5 to 0.5."""
     hsv = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV_FULL)
     hsv[..., 0] += np.uint8(round(shift * 256) % 256)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
@@ -88,7 +88,7 @@ def autocontrast(rgb: np.ndarray) -> np.ndarray:
 
 
 def equalize(rgb: np.ndarray) -> np.ndarray:
-    """Evens out the histogram of each channel; one with too few pixels outside its last value stays."""
+    """Equalizes the histogram of each channel; one with too few pixels outside its last value stays."""
     histograms = _histograms(rgb)
     table = np.empty((256, 3), np.int64)
     for channel, histogram in enumerate(histograms.T):
@@ -135,8 +135,8 @@ def rotate(rgb: np.ndarray, degrees: float, fill: Colour = GREY, interpolation: 
     return _warp(rgb, matrix, fill, interpolation)
 
 
-# The operations of AutoAugment and RandAugment, each with the largest magnitude; the second group's has a random sign,
-# and for the adjustments it is the distance of the factor from 1.
+# The operations of AutoAugment and RandAugment, each with its largest magnitude; in the second group it has a random
+# sign, and for the adjustments it is the factor's distance from 1.
 _BY_LEVEL: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "Identity": lambda rgb, level: rgb,
     "Posterize": lambda rgb, level: posterize(rgb, 8 - round(4 * level)),
@@ -164,8 +164,7 @@ def apply_operation(rgb: np.ndarray, name: str, level: float, rng: np.random.Gen
     Args:
         rgb: uint8 (h, w, 3).
         name: a key of one of the tables above.
-        level: share of the largest magnitude, 0 to 1.
-        rng: draws the sign, where there is one.
+        level: fraction of the largest magnitude, 0 to 1. rng: draws the sign, if any.
     """
     if name in _BY_SIGNED_LEVEL:
         return _BY_SIGNED_LEVEL[name](rgb, level if rng.random() < 0.5 else -level)

@@ -1,4 +1,4 @@
-"""A training pipeline of operations in an order of one's own, and those that only it has: see `utils.reading.words`."""
+"""Custom training pipelines, and operations used only there: see `utils.reading.words`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from utils.reading.transforms import TrainTransform
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Training preprocessing: operations on the decoded image, one after the other.
+    """Training preprocessing: a sequence of operations on the decoded image.
 
     Attributes:
         operations: each from uint8 (h, w, 3), RGB, to one of the same kind; the last result has `image_size`.
@@ -34,12 +34,13 @@ class Pipeline:
         return self._apply(self.operations, rgb, rng)
 
     def decode(self, data: bytes, path: str, rng: np.random.Generator) -> np.ndarray:
-        """The same from an encoded image, of which no more than needed is decoded where a random crop comes first;
-        raises `UnreadableImage`."""
+        """The same from an encoded image; if a random crop comes first, decodes only what it needs. Raises
+        `UnreadableImage`.
+        """
         return self._apply(*self._begun(data, path, rng), rng)
 
     def _begun(self, data: bytes, path: str, rng: np.random.Generator) -> tuple[tuple[ImageOperation, ...], np.ndarray]:
-        """An image that is decoded, and perhaps cropped, and the operations still to be done."""
+        """The decoded, perhaps cropped image, and the remaining operations."""
         first, *rest = self.operations
         if isinstance(first, RandomResizedCrop):
             return tuple(rest), first.decode(data, path, rng)
@@ -53,10 +54,10 @@ class Pipeline:
 
 @dataclass(frozen=True, kw_only=True)
 class LabellingPipeline(Pipeline):
-    """A pipeline that draws the labels (--label_from).
+    """A pipeline that sets the labels (--label_from).
 
     Attributes:
-        labelling: the operation whose draw is the label, one of `operations`.
+        labelling: the one of `operations` that chooses the label.
     """
 
     labelling: Labelling
@@ -75,7 +76,7 @@ class LabellingPipeline(Pipeline):
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """A random part of the image, resized. One of `crops`, which differ in how they resize, is drawn for each image."""
+    """A random crop, resized. Each image uses a random one of `crops`, which differ in how they resize."""
 
     crops: tuple[TrainTransform, ...]
 
@@ -92,7 +93,7 @@ class RandomResizedCrop:
 
 @dataclass(frozen=True)
 class Resize:
-    """To a height and width, or, with a single number, the short side to it."""
+    """Resizes to a height and width, or the short side to a single number."""
 
     size: tuple[int, int] | int
     resizer: Resizer = field(default_factory=Resizer)
@@ -107,7 +108,7 @@ class Resize:
 
 @dataclass(frozen=True)
 class Crop:
-    """A part of a height and width, at a random place or in the middle, of an image that is at least as large."""
+    """Crops to a height and width, at random or in the centre; the image must be at least as large."""
 
     size: tuple[int, int]
     random: bool
@@ -120,8 +121,9 @@ class Crop:
 
 @dataclass(frozen=True)
 class Pad:
-    """A frame of a height and width about an image that is at most as large: in its middle, at its top left or at its
-    bottom right."""
+    """Pads to a height and width, with the image in the middle, at the top left or at the bottom right; it must not be
+    larger.
+    """
 
     size: tuple[int, int]
     fill: Colour
@@ -139,7 +141,7 @@ class Pad:
 
 @dataclass(frozen=True)
 class Flip:
-    """Mirrored, left to right (1), top to bottom (0) or both (-1: OpenCV's numbers), with a probability."""
+    """Mirrors left to right (1), top to bottom (0) or both (-1: OpenCV's numbers), with a probability."""
 
     probability: float = 0.5
     code: int = 1
@@ -161,10 +163,10 @@ class Sometimes:
 
 @dataclass(frozen=True)
 class Lighting:
-    """A colour cast along the principal components of ImageNet's colours (Krizhevsky et al., NIPS 2012).
+    """Adds colour along the principal components of ImageNet's colours (Krizhevsky et al., NIPS 2012).
 
     Attributes:
-        deviation: of the shares of the three components.
+        deviation: standard deviation of the three components' weights.
     """
 
     deviation: float = 0.1

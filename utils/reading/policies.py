@@ -1,7 +1,7 @@
-"""Random policies beyond the papers': timm's RandAugment, and the three of PaddleClas.
+"""More random policies: timm's RandAugment, and PaddleClas's three.
 
-Each draws operations with a magnitude. What turns, shears and shifts an image is Pillow's, as there, so that the pixels
-are the same; the rest is `utils.reading.operations`.
+Each draws operations with a magnitude. As in the originals, Pillow rotates, shears and shifts, which gives the same
+pixels; the rest is in `utils.reading.operations`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def solarize_add(rgb: np.ndarray, amount: int) -> np.ndarray:
 
 
 def _cutout(rgb: np.ndarray, half: int, fill: Colour, rng: np.random.Generator) -> np.ndarray:
-    """Hides a square of 2 x `half` pixels about a random place, which may be at the image's far edges."""
+    """Hides a square of 2 x `half` pixels around a random place, which may be at the image's edges."""
     row, column = (int(rng.integers(length + 1)) for length in rgb.shape[:2])
     rgb = rgb.copy()
     rgb[max(0, row - half) : row + half, max(0, column - half) : column + half] = fill
@@ -55,7 +55,7 @@ def _cutout(rgb: np.ndarray, half: int, fill: Colour, rng: np.random.Generator) 
 
 Turn = Callable[[np.ndarray, float, Image.Resampling, Colour], np.ndarray]
 
-# What moves pixels, by an angle, a slope, pixels or a share of the side.
+# Operations that move pixels, by an angle, a slope, pixels or a fraction of the side.
 _TURNS: dict[str, Turn] = {
     "Rotate": _rotate,
     "ShearX": lambda rgb, x, how, fill: _affine(rgb, (1, x, 0, 0, 1, 0), how, fill),
@@ -65,7 +65,7 @@ _TURNS: dict[str, Turn] = {
     "TranslateXRel": lambda rgb, x, how, fill: _affine(rgb, (1, 0, x * rgb.shape[1], 0, 1, 0), how, fill),
     "TranslateYRel": lambda rgb, x, how, fill: _affine(rgb, (1, 0, 0, 0, 1, x * rgb.shape[0]), how, fill),
 }
-# What changes values, by a factor, a number of bits, a threshold or a number.
+# Operations that change values, by a factor, a number of bits, a threshold or a number.
 _CHANGES: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "Color": adjust_saturation,
     "Contrast": adjust_contrast,
@@ -82,8 +82,9 @@ _CHANGES: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class Strength:
-    """How strong an operation is at a level, which is 1 at a magnitude of 10: base + slope level, to either side of the
-    base with `signed`, and a whole number with `whole`."""
+    """The strength of an operation at a level, which is 1 at magnitude 10: base + slope level; `signed`: on either side
+    of the base; `whole`: a whole number.
+    """
 
     slope: float = 0.0
     base: float = 0.0
@@ -91,7 +92,7 @@ class Strength:
     whole: bool = False
 
     def at(self, level: float, rng: np.random.Generator) -> float:
-        """The amount, of which the sign is drawn if it has one."""
+        """The amount, with a random sign if `signed`."""
         amount = int(self.slope * level) if self.whole else self.slope * level
         return self.base + (-amount if self.signed and rng.random() < 0.5 else amount)
 
@@ -115,7 +116,7 @@ _TIMM_TURNS = {
     "TranslateXRel": Strength(0.45, signed=True),
     "TranslateYRel": Strength(0.45, signed=True),
 }
-# timm's operations, those of `inc1` and those without it, whose strength does not all grow with the magnitude.
+# timm's operations with `inc1`, and without it, where not all become stronger with the magnitude.
 TIMM_INCREASING = {
     **_FIXED,
     **_TIMM_TURNS,
@@ -136,15 +137,13 @@ TIMM = {
 
 @dataclass(frozen=True)
 class TimmAugment:
-    """RandAugment as timm has it, of which PaddleClas's TimmAutoAugment is a copy.
+    """timm's RandAugment, which PaddleClas's TimmAutoAugment copies.
 
     Attributes:
-        magnitude: mean of each operation's, 0 to 10; above that nearly all are 10.
-        deviation: of the magnitudes, which are drawn from a normal distribution and kept within 0 to 10.
-        count: operations drawn for each image; each is left out with probability 1/2.
-        increasing: all grow stronger with the magnitude.
-        resamples: filters of which one is drawn for each turn.
-        fill: colour of what comes in at the edges.
+        magnitude: mean per operation, 0 to 10; above that, nearly all are 10. deviation: standard deviation of the
+            magnitudes, drawn from a normal distribution and clipped to 0..10. count: operations per image; each is
+            skipped with probability 1/2. increasing: all become stronger with the magnitude. resamples: filters, one of
+            which is drawn for each rotation. fill: colour of the exposed edges.
     """
 
     magnitude: float = 9
@@ -156,18 +155,18 @@ class TimmAugment:
 
     @classmethod
     def parse(cls, policy: str, resamples: tuple[Image.Resampling, ...], fill: Colour) -> TimmAugment:
-        """From timm's words, such as rand-m9-mstd0.5-inc1; raises ValueError with the part that is none."""
+        """Parses timm's notation, such as rand-m9-mstd0.5-inc1; raises ValueError with the invalid part."""
         kind, *parts = policy.split("-")
         if kind != "rand":
-            raise ValueError(f"{kind!r}: only rand-... policies are known, such as rand-m9-mstd0.5-inc1")
+            raise ValueError(f"{kind!r}: only rand-... policies are supported, such as rand-m9-mstd0.5-inc1")
         found = {"m": 10.0, "mstd": 0.0, "n": 2.0, "inc": 0.0}
         for part in parts:
             match = re.fullmatch(r"(m|mstd|n|inc)(\d+(?:\.\d+)?)", part)
             if match is None:
-                raise ValueError(f"{part!r} is none of m, mstd, n and inc with a number")
+                raise ValueError(f"{part!r} is not m, mstd, n or inc with a number")
             found[match[1]] = float(match[2])
         if not (found["m"] <= 30 and 1 <= found["n"] <= 100):
-            raise ValueError("m is at most 30, and n 1 to 100")
+            raise ValueError("give m up to 30 and n from 1 to 100")
         return cls(found["m"], found["mstd"], int(found["n"]), bool(found["inc"]), resamples, fill)
 
     def __call__(self, rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -230,9 +229,8 @@ class PaddleRandAugment:
     Attributes:
         version: 1, 2 or 3.
         count: operations drawn for each image.
-        magnitude: of all, at which 10 is the largest that is meant.
-        resample: of what shears and, but for version 1, shifts and turns. (Version 1 does that with the nearest pixel.)
-        fill: colour of what comes in at the edges.
+        magnitude: of all operations, intended up to 10. resample: for shears and, except in version 1, shifts and
+            rotations. (Version 1 uses the nearest pixel there.) fill: colour of the exposed edges.
     """
 
     version: int

@@ -1,4 +1,4 @@
-"""What may be wrong with the images of a data set: found, said in a few lines, and listed in full in a file."""
+"""Finds possible problems with a dataset's images, prints a summary, and lists them in a file."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from utils.reading.duplicates import groups_of
 from utils.reading.file_kinds import NAMES, contradicts
 from utils.reading.inspection import Inspected
 
-# Images of a kind of problem that are named.
+# Number of examples to print per kind of problem.
 SHOWN = 5
-# Tiny is a short side below so many pixels, where the usual one has twice as many; giant are so many pixels, where the
-# usual image has a sixteenth of them.
+# An image is tiny if its short side is below this and the median is twice this; it is giant with this many pixels if
+# the median has a sixteenth.
 TINY, GIANT = 32, 8_000_000
-# Images that a class has to have to be trained on.
+# Minimum number of images per class for training.
 FEW = 10
-# What problems are called in the file, and what is said of how many images.
+# Kinds of problems, as in the file, and their description after a number of images.
 SAYS = {
     "unreadable": "cannot be read",
-    "damaged": "are damaged, though they can be decoded",
-    "suffix": "are of another kind than their suffix says",
+    "damaged": "are damaged but can be decoded",
+    "suffix": "have another format than their suffix says",
     "tiny": "are tiny",
     "giant": "are giant",
-    "same": "are the same file as another one",
-    "duplicate": "are nearly the same as another one",
-    "labels": "are the same, or nearly, as one with another label",
+    "same": "are identical to another one",
+    "duplicate": "are near-duplicates of another one",
+    "labels": "are duplicates or near-duplicates of one with another label",
 }
 
 
 class Problem(NamedTuple):
-    """Something about an image: its part of the data set, its name, a key of `SAYS`, and the details."""
+    """A problem of an image: its part of the dataset, its name, a key of `SAYS`, and details."""
 
     part: str
     image: str
@@ -45,7 +45,7 @@ class Problem(NamedTuple):
 
 
 def problems_of(part: str, found: Inspected) -> list[Problem]:
-    """The problems of the images of a part of a data set, train or val; by kind, in the order of `SAYS`."""
+    """The problems of the images in a part of a dataset, train or val, by kind in the order of `SAYS`."""
     problems = [Problem(part, path, "unreadable", why) for path, why in found.unreadable.items()]
     problems += [Problem(part, path, "damaged", said) for path, said in found.damaged.items()]
     images, kinds = found.images, found.records["kind"].tolist()
@@ -66,11 +66,11 @@ def problems_of(part: str, found: Inspected) -> list[Problem]:
 
 
 def duplicates(parts: Sequence[tuple[str, Inspected]], across: bool = False) -> list[Problem]:
-    """The images that are the same as another one, or nearly; by kind.
+    """Duplicates and near-duplicates, by kind.
 
     Args:
-        parts: of a data set, and what was found in each.
-        across: only those of a later part that are in an earlier one as well.
+        parts: of a dataset, with their inspections. across: only images of a later part that are also in an earlier
+            one.
     """
     records = np.concatenate([found.records for _, found in parts])
     part_of = np.repeat(range(len(parts)), [len(found.records) for _, found in parts])
@@ -105,14 +105,14 @@ def duplicates(parts: Sequence[tuple[str, Inspected]], across: bool = False) -> 
 
 
 def _several(group: np.ndarray) -> Iterable[np.ndarray]:
-    """The members, ascending, of each group of several; `group` as `duplicates.groups_of` gives it."""
+    """The members, ascending, of each group with several; `group` is as from `duplicates.groups_of`."""
     order = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.diff(group[order], prepend=-1))
     return (members for members in np.split(order, starts[1:]) if len(members) > 1)
 
 
 def say(problems: Sequence[Problem], total: int) -> None:
-    """Prints how many of `total` images have which problem, and the first few of each."""
+    """Prints how many of `total` images have each problem, with a few examples."""
     for kind, says in SAYS.items():
         of_kind = [problem for problem in problems if problem.kind == kind]
         if not of_kind:
@@ -125,7 +125,7 @@ def say(problems: Sequence[Problem], total: int) -> None:
 
 
 def say_few(counts: np.ndarray, names: Sequence[str]) -> None:
-    """Prints which classes have too few images to be learnt.
+    """Prints the classes with too few images to learn from.
 
     Args:
         counts: images of each class.
@@ -139,7 +139,7 @@ def say_few(counts: np.ndarray, names: Sequence[str]) -> None:
 
 
 def write_problems(path: Path, problems: Sequence[Problem]) -> None:
-    """Writes all problems as CSV, a line each: part, image, problem, detail.
+    """Writes all problems as CSV, one per line: part, image, problem, detail.
 
     Raises:
         UserError: it cannot be written.

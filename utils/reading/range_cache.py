@@ -1,4 +1,4 @@
-"""Parts of remote files, kept on the disk of this machine: at most so many bytes, for any number of processes."""
+"""A disk cache for parts of remote files, of limited size, shared by any number of processes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from utils import system
 from utils.console import warn
 from utils.errors import reason
 
-# A part is kept in one of so many folders, by its key. Each has its share of the room, and is looked through by
-# whoever writes into it: nothing has to be agreed on between processes.
+# Number of folders; a part's key chooses its folder. Each folder has a share of the space, which its writers enforce,
+# so processes need no coordination.
 FOLDERS = 1024
-# As many processes may write at the same time without exceeding the room.
+# Number of processes that may write at once without exceeding the space.
 _WRITERS = 64
 _CHECKSUM = 4  # bytes at the end of a file
 _BLOCK = 4096  # that a file takes up whole ones of
@@ -27,27 +27,25 @@ _looking = threading.Lock()
 
 
 class RangeCache:
-    """Bytes by key: those used longest ago make room for new ones.
+    """Bytes by key, with the least recently used ones evicted.
 
-    Whatever goes wrong with a file, it counts as not there: one that was cut short or damaged has another checksum.
+    A file with any problem counts as missing; checksums reveal truncated and damaged ones.
 
     Args:
-        folder: where they are kept; made if it is not there.
-        limit: bytes on the disk, of all together.
-        folders: see `FOLDERS`.
+        folder: of the cache; created if missing. limit: total bytes on the disk. folders: see `FOLDERS`.
     """
 
     def __init__(self, folder: str, limit: int, folders: int = FOLDERS) -> None:
         self.folder, self.limit, self.folders = folder, limit, folders
-        self._room: dict[str, int] = {}  # of each folder, what may be written before it is looked through again
+        self._room: dict[str, int] = {}  # per folder, bytes that may be written before checking it again
 
     def get(self, key: str) -> bytes | None:
-        """What is kept under a key; None if there is nothing, or nothing whole."""
+        """The bytes under a key; None if they are missing or incomplete."""
         path = self._path(key)
         try:
             with open(path, "rb") as file:
                 content = file.read()
-            os.utime(path)  # used last
+            os.utime(path)  # mark as most recently used
         except OSError:
             return None
         data, checksum = content[:-_CHECKSUM], content[-_CHECKSUM:]
@@ -58,7 +56,7 @@ class RangeCache:
         return data
 
     def put(self, key: str, data: bytes) -> None:
-        """Keeps bytes, unless they are more than a folder's share of the room; a full disk is a warning."""
+        """Stores bytes, unless they exceed a folder's share of the space; warns if the disk is full."""
         path = self._path(key)
         folder = os.path.dirname(path)
         size = -(-(len(data) + _CHECKSUM) // _BLOCK) * _BLOCK
@@ -67,7 +65,7 @@ class RangeCache:
         try:
             os.makedirs(folder, exist_ok=True)
             self._make_room(folder, size)
-            temporary = f"{path}.{os.getpid()}.{threading.get_ident()}"  # left by a killed process, it grows old
+            temporary = f"{path}.{os.getpid()}.{threading.get_ident()}"  # if a killed process leaves it, it ages out
             with open(temporary, "wb") as file:
                 file.write(data + _checksum(data))
             system.replace(temporary, path)
@@ -76,12 +74,12 @@ class RangeCache:
 
     @contextmanager
     def making(self, key: str) -> Iterator[None]:
-        """Has what takes long be made by one process of this machine, while others that need it wait."""
-        from filelock import FileLock  # takes a while to import, and files on a disk need none
+        """Lets one process on this machine do slow work while the others that need the result wait."""
+        from filelock import FileLock  # slow to import, and not needed for local files
 
         folder = os.path.join(self.folder, "locks")
         lock = FileLock(os.path.join(folder, os.path.basename(self._path(key))[:2]))
-        with contextlib.suppress(OSError):  # where there are no locks, each process makes its own
+        with contextlib.suppress(OSError):  # without locks, each process makes its own
             os.makedirs(folder, exist_ok=True)
             lock.acquire()
         try:
@@ -94,7 +92,7 @@ class RangeCache:
         return os.path.join(self.folder, f"{int(digest[:8], 16) % self.folders:03x}", digest[8:40])
 
     def _make_room(self, folder: str, size: int) -> None:
-        """Deletes the files of a folder that were used longest ago, until there is room for `size` bytes more."""
+        """Deletes a folder's least recently used files until there is room for `size` more bytes."""
         with _looking:
             if self._room.get(folder, 0) >= size:
                 self._room[folder] -= size
@@ -127,4 +125,4 @@ def _checksum(data: bytes) -> bytes:
 
 @functools.cache
 def _warn_once(folder: str, why: str) -> None:
-    warn(f"--cache_dir {folder}: {why}: what is fetched is not kept")
+    warn(f"--cache_dir {folder}: {why}: continuing without the cache")

@@ -1,4 +1,4 @@
-"""Files in object storage and on web servers, by their fsspec URLs: read by parts, and again where that fails."""
+"""Reads parts of files in object storage and on web servers by fsspec URL, with retries."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from utils.errors import UserError, cut, one_line
 
 T = TypeVar("T")
 
-# How often a request is made, and the most seconds between two: a minute and a half in all, beside the client's own.
+# Attempts per request, and maximum seconds between two: a minute and a half in total, besides the client's own retries.
 ATTEMPTS, LONGEST_WAIT = 10, 30.0
-# Seconds that a server may be silent for.
+# Timeout for a silent server, in seconds.
 SILENCE = 60.0
-# Of a list of shards, or a file of names.
+# Maximum bytes of a list of shards or a file of names.
 LARGEST_TEXT = 1 << 26
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-# What a server says when asking again may help; any other 4xx is an answer.
+# Statuses for which a retry may help; any other 4xx is final.
 _PASSING = frozenset((408, 425, 429))
-# What differs when the content does, as the file systems of fsspec call it.
+# fsspec's names for version information that changes with the content.
 _VERSION = (
     *("ETag", "etag", "md5Hash", "generation"),
     *("LastModified", "last_modified", "Last-Modified", "mtime", "created"),
 )
-# Never the generator that training draws from.
+# Separate from training's random generator.
 _jitter = random.Random()
 
 
 def is_url(path: str) -> bool:
-    """Whether a path is a URL, such as s3://bucket/folder, and no file of this machine."""
+    """Whether a path is a URL, such as s3://bucket/folder, rather than a local file."""
     return _URL.match(path) is not None
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file by its URL, of which parts are read; threads may do so at the same time.
+    """A file at a URL, read in parts; several threads may read at once.
 
     Attributes:
         url: without credentials.
         size: bytes.
-        version: differs when the content does, as far as the server says.
+        version: changes with the content, if the server reports it.
     """
 
     url: str
@@ -56,16 +56,16 @@ class RemoteFile:
 
     @classmethod
     def find(cls, url: str) -> RemoteFile:
-        """Asks for the size of a file; raises `UserError` if it is not there, or cannot be read by parts."""
+        """Gets a file's size; raises `UserError` if it does not exist or cannot be read in parts."""
         info = _tried(url, lambda system: system.info(url))
         size = info.get("size")
         if size is None or info.get("partial") is False:
-            raise UserError(f"{url}: the server sends whole files only: take one that answers range requests")
+            raise UserError(f"{url}: the server only sends whole files: use one that supports range requests")
         facts = [str(info[name]) for name in _VERSION if info.get(name) is not None]
         return cls(url, int(size), hashlib.sha256(repr((size, facts)).encode()).hexdigest()[:16])
 
     def read_at(self, size: int, offset: int) -> bytes:
-        """`size` bytes from `offset` on, or fewer at the end of the file; raises `UserError` if they do not come."""
+        """`size` bytes from `offset` on, or fewer at the end of the file; raises `UserError` if they do not arrive."""
         end = min(offset + size, self.size)
         if end <= offset:
             return b""
@@ -73,28 +73,28 @@ class RemoteFile:
         def read(system: Any) -> bytes:
             data = system.cat_file(self.url, start=offset, end=end)
             if len(data) > end - offset:
-                raise UserError(f"{self.url}: the server sends whole files only: take one that answers range requests")
+                raise UserError(f"{self.url}: the server only sends whole files: use one that supports range requests")
             if len(data) < end - offset:
-                raise OSError(f"{len(data)} of {end - offset} bytes came")
+                raise OSError(f"only {len(data)} of {end - offset} bytes arrived")
             return data
 
         return _tried(self.url, read)
 
 
 def read_small(url: str) -> bytes:
-    """The content of a small file; raises `UserError` if it cannot be read, or is not small."""
+    """The content of a small file; raises `UserError` if it cannot be read or is too large."""
     file = RemoteFile.find(url)
     if file.size > LARGEST_TEXT:
-        raise UserError(f"{url} has {file.size >> 20} MB: it is no text of at most {LARGEST_TEXT >> 20} MB")
+        raise UserError(f"{url} has {file.size >> 20} MB: give a text file of at most {LARGEST_TEXT >> 20} MB")
     return file.read_at(file.size, 0)
 
 
-@functools.lru_cache(maxsize=16)  # of the parts of a data set, and the names of its classes
+@functools.lru_cache(maxsize=16)  # for the parts of a dataset and its class names
 def names_below(url: str) -> frozenset[str] | None:
-    """The names of the files in a folder; none if it is not there, None if the server lists no folders.
+    """The file names in a folder; empty if it does not exist, None if the server cannot list folders.
 
     Raises:
-        UserError: the server does not answer.
+        UserError: the server does not respond.
     """
     try:
         paths = _tried(url, lambda system: system.ls(url.rstrip("/") + "/", detail=False))
@@ -108,10 +108,10 @@ def names_below(url: str) -> frozenset[str] | None:
 
 
 class _Final(UserError):
-    """An answer that will not change.
+    """A final answer; a retry would not change it.
 
     Attributes:
-        missing: it is that there is no such file.
+        missing: whether the file does not exist.
     """
 
     def __init__(self, message: str, missing: bool) -> None:
@@ -120,10 +120,10 @@ class _Final(UserError):
 
 
 def _tried(url: str, action: Callable[[Any], T]) -> T:
-    """What an action on the URL's file system gives, which is tried until it does.
+    """The result of an action on the URL's file system, retried until it succeeds.
 
     Raises:
-        UserError: it never does.
+        UserError: it fails every time.
     """
     system, said = _file_system(url.partition("://")[0].lower(), os.getpid()), ""
     for attempt in range(ATTEMPTS):
@@ -138,13 +138,13 @@ def _tried(url: str, action: Callable[[Any], T]) -> T:
         if attempt + 1 < ATTEMPTS:
             time.sleep(min(LONGEST_WAIT, 0.25 * 2**attempt) * _jitter.uniform(0.5, 1.0))
     raise UserError(
-        f"{url}: not read in {ATTEMPTS} attempts ({said}): see whether the server answers, and start again; "
-        "train.py goes on with --checkpoint=auto"
+        f"{url}: cannot be read after {ATTEMPTS} attempts ({said}): check the server and start again; train.py "
+        "continues with --checkpoint=auto"
     )
 
 
 def _refusal(url: str, error: Exception) -> _Final | None:
-    """The error for an answer that asking again does not change; None if it may."""
+    """The error for a final answer; None if a retry may help."""
     status = _status(error)
     kind = type(error).__name__
     missing = status == 404 or (status is None and isinstance(error, FileNotFoundError) and error.__cause__ is None)
@@ -156,21 +156,21 @@ def _refusal(url: str, error: Exception) -> _Final | None:
         or (status is None and isinstance(error, PermissionError))
     ):
         return _Final(
-            f"{url}: not allowed ({_said(error)}): give credentials as its client expects them, never in the URL "
+            f"{url}: access denied ({_said(error)}): give credentials as its client expects them, never in the URL "
             "(docs/clusters.md)",
             False,
         )
     if status is not None and 400 <= status < 500 and status not in _PASSING:
-        return _Final(f"{url}: refused ({_said(error)})", False)
+        return _Final(f"{url}: request refused ({_said(error)})", False)
     return None
 
 
 def _status(error: BaseException | None) -> int | None:
-    """The status of HTTP that an error, or what it came of, was made of."""
+    """The HTTP status of an error or its cause."""
     while error is not None:
         response = getattr(error, "response", None)  # of botocore
         found = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
-        if type(error).__name__ == "ClientResponseError":  # aiohttp gives its errors of damaged answers a status, too
+        if type(error).__name__ == "ClientResponseError":  # aiohttp also sets a status for damaged answers
             found = getattr(error, "status", None)
         elif type(error).__module__.startswith("gcsfs"):
             found = getattr(error, "code", None)
@@ -181,17 +181,17 @@ def _status(error: BaseException | None) -> int | None:
 
 
 def _said(error: Exception) -> str:
-    """An error in words, without what is behind the ? of URLs: signatures."""
+    """An error as text, without URLs' query strings, which may contain signatures."""
     text = re.sub(r"(\w://[^\s?'\"]*)\?[^\s'\")]*", r"\1", one_line(error))
     return cut(f"{type(error).__name__}: {text}" if text else type(error).__name__, 300)
 
 
 @functools.lru_cache(maxsize=16)
 def _file_system(protocol: str, process: int) -> Any:
-    """The file system of a protocol, of this process's own: those of fsspec must not be taken over by a fork.
+    """The file system of a protocol, per process: fsspec's must not be inherited by a fork.
 
     Raises:
-        UserError: there is none, or a package is missing.
+        UserError: the protocol is unknown or a package is missing.
     """
     try:
         import fsspec
@@ -204,11 +204,11 @@ def _file_system(protocol: str, process: int) -> Any:
         option = "-r " if remedy != package else ""
         raise UserError(f"{protocol}:// needs the package {package}: pip install {option}{remedy}") from None
     except ValueError as error:
-        raise UserError(f"{protocol}:// is no protocol that fsspec knows ({one_line(error)})") from None
+        raise UserError(f"{protocol}:// is not a protocol known to fsspec ({one_line(error)})") from None
 
 
 def _options(protocol: str) -> dict[str, Any]:
-    """What a file system is told, beside what the user's own settings of fsspec say."""
+    """Options for a file system, in addition to the user's fsspec settings."""
     if protocol in ("http", "https"):
         import aiohttp  # pyright: ignore[reportMissingImports] (optional)
 

@@ -1,4 +1,4 @@
-"""The tar files of a data set, here or far away: read at a place, and gone through for their headers."""
+"""The tar files of a dataset, local or remote: reads parts and lists headers."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from utils.reading.range_cache import RangeCache
 from utils.reading.remote import RemoteFile, is_url
 from utils.system import read_at
 
-# Requests of a process at a time, for images; for headers, which are of a few hundred bytes.
+# Concurrent requests per process: for images, and for headers of a few hundred bytes.
 REQUESTS, HEADER_REQUESTS = 16, 64
-# Bytes that are read at once for headers: a few where images lie between them, many where they follow each other.
+# Bytes to read at once for headers: few if images lie between them, many if headers are adjacent.
 LEAST, MOST = 2048, 1 << 20
-# No header has more, whatever it says.
+# Maximum size of a header.
 LONGEST_HEADER = 1 << 24
 MOST_SHARDS = 100_000
 
-# (shard/member, place, size, label) of an image.
+# (shard/member, offset, size, label) of an image.
 Sample = tuple[str, int, int, int]
 
 
 class ShardFile(Protocol):
-    """A tar file, wherever it is.
+    """A tar file, local or remote.
 
     Attributes:
         path: path or URL.
@@ -48,16 +48,16 @@ class ShardFile(Protocol):
         ...
 
     def headers(self) -> io.RawIOBase:
-        """The file, to be gone through once for its headers."""
+        """The file, to read its headers once."""
         ...
 
     def samples(self, read: Callable[[], list[Sample]]) -> list[Sample]:
-        """The images in it, by `read` unless they are noted already."""
+        """The images in it, from `read` unless already cached."""
         ...
 
 
 class LocalShard:
-    """A tar file of this machine; see `ShardFile`."""
+    """A local tar file; see `ShardFile`."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -74,16 +74,15 @@ class LocalShard:
 
 @functools.lru_cache(maxsize=64)
 def _opened(path: str) -> io.FileIO:
-    """A tar file, kept open: the system reads ahead in it."""
+    """A tar file, kept open so that the system reads ahead."""
     return open(path, "rb", buffering=0)
 
 
 class RemoteShard:
-    """A tar file by its URL; see `ShardFile`.
+    """A tar file at a URL; see `ShardFile`.
 
     Args:
-        url: without credentials.
-        cache: keeps what was read of it; None: nothing is kept.
+        url: without credentials. cache: stores the parts read; None: no cache.
     """
 
     def __init__(self, url: str, cache: RangeCache | None) -> None:
@@ -121,7 +120,7 @@ class RemoteShard:
 
 
 class _Headers(io.RawIOBase):
-    """A remote tar file for `tarfile`, which goes from header to header: what lies between them is not fetched."""
+    """A remote tar file for `tarfile`, which jumps from header to header; nothing in between is fetched."""
 
     def __init__(self, file: RemoteFile) -> None:
         self._file = file
@@ -158,21 +157,21 @@ class _Headers(io.RawIOBase):
 
 
 class Ahead:
-    """Reads several things at a time; what was asked for waits until it is taken."""
+    """Reads several items concurrently, and keeps each until it is taken."""
 
     def __init__(self) -> None:
         self._coming: dict[int, concurrent.futures.Future[bytes]] = {}
         self._process = os.getpid()
 
     def expect(self, indices: Iterable[int], read: Callable[[int], bytes]) -> None:
-        """Has `read` called for each of the indices."""
+        """Schedules `read` for each of the indices."""
         threads = _threads(os.getpid())
         self._coming = {index: threads.submit(read, index) for index in indices}
         self._process = os.getpid()
 
     def take(self, index: int) -> bytes | None:
-        """What was read for an index, once; None if it was not expected. Raises what reading raised."""
-        coming = self._coming.pop(index, None) if self._process == os.getpid() else None  # a fork has no threads
+        """The item of an index, once; None if it was not expected. Raises any error from reading."""
+        coming = self._coming.pop(index, None) if self._process == os.getpid() else None  # forks have no threads
         return None if coming is None else coming.result()
 
     def __getstate__(self) -> dict:
@@ -188,19 +187,19 @@ def _threads(process: int) -> concurrent.futures.ThreadPoolExecutor:
 
 
 def find_shards(data_dir: str, split: str, list_path: str | None) -> list[str]:
-    """The URLs of a part's shards: those of a list, else data_dir/{split}_shards.txt, else what lies in `data_dir`.
+    """The URLs of a part's shards: from a list, else from data_dir/{split}_shards.txt, else the files in `data_dir`.
 
     Args:
         data_dir: a URL.
         split: "train" or "val".
-        list_path: a list of shards, a path or a URL: a line is a URL, or a path from `data_dir`, in which {00..99}
-            stands for all numbers of as many digits.
+        list_path: a list of shards, a path or a URL: a line is a URL or a path relative to `data_dir`, in which
+            {00..99} stands for all numbers with that many digits.
 
     Returns:
-        URLs; none if there are none.
+        URLs; empty if there are none.
 
     Raises:
-        UserError: the server does not answer, or a list that is wrong.
+        UserError: the server does not respond, or the list is wrong.
     """
     data_dir = data_dir.rstrip("/")
     names = remote.names_below(data_dir) if list_path is None else frozenset()
@@ -230,18 +229,18 @@ def _listed(list_path: str, data_dir: str) -> list[str]:
         except argparse.ArgumentTypeError as error:
             raise UserError(f"{list_path}, line {number}: {error}") from None
         if not line.endswith(".tar"):
-            raise UserError(f"{list_path}, line {number}: {cut(line, 200)} is no path or URL of a tar shard (.tar)")
+            raise UserError(f"{list_path}, line {number}: {cut(line, 200)} is not a path or URL of a tar shard (.tar)")
         names = _numbered(line)
         if len(shards) + len(names) > MOST_SHARDS:
-            raise UserError(f"{list_path}, line {number}: more than {MOST_SHARDS} shards")
+            raise UserError(f"{list_path}, line {number}: more than {MOST_SHARDS} shards: use fewer, larger ones")
         shards += [name if is_url(name) else posixpath.join(data_dir, name) for name in names]
     if not shards:
-        raise UserError(f"{list_path} names no shard")
+        raise UserError(f"{list_path} contains no shards: write a URL or path of a tar file per line")
     return shards
 
 
 def _numbered(line: str) -> list[str]:
-    """The paths that a line with {000..146} stands for; of far too many the first ones."""
+    """The paths that a line with {000..146} stands for; only the first ones if there are far too many."""
     found = re.search(r"\{(\d{1,9})\.\.(\d{1,9})\}", line)
     if found is None:
         return [line]

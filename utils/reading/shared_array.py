@@ -18,8 +18,8 @@ from utils import system
 class SharedArray:
     """A numpy array in memory that this process shares with its workers, forked or spawned.
 
-    The memory is an anonymous file: unlike /dev/shm it has no size limit of its own (64 MB in a container). On Windows
-    it is memory with a name, which is gone with the last process that has it.
+    The memory is an anonymous file, which is not limited like /dev/shm (64 MB in a container). On Windows it is named
+    memory, which disappears with the last process using it.
 
     Attributes:
         array: the array.
@@ -46,10 +46,10 @@ class SharedArray:
         self.array = np.frombuffer(mmap.mmap(fd, 0), dtype, math.prod(shape)).reshape(shape)
 
     def _map_named(self, name: str, shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> None:
-        """Takes the memory of that name, which is made if it is not there."""
+        """Opens the memory of that name, or creates it."""
         self._memory = name
         size = max(1, math.prod(shape) * np.dtype(dtype).itemsize)
-        memory = mmap.mmap(-1, size, tagname=name)  # pyright: ignore[reportCallIssue] (Windows has it)
+        memory = mmap.mmap(-1, size, tagname=name)  # pyright: ignore[reportCallIssue] (exists on Windows)
         self.array = np.frombuffer(memory, dtype, math.prod(shape)).reshape(shape)
 
     def __getstate__(self) -> tuple:

@@ -1,4 +1,4 @@
-"""Images in tar files, where they lie: here, or in object storage."""
+"""Reads images directly from tar files, local or in object storage."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from utils.reading.shard_files import HEADER_REQUESTS, Ahead, Sample, ShardFile,
 
 
 class TarShards(ImageList):
-    """Images in tar files, in the layout of the webdataset library: KEY.jpg and KEY.cls, which holds the label.
+    """Images in tar files in webdataset's layout: KEY.jpg, and KEY.cls with the label.
 
-    The headers are read once, for the places of the images; then an image is read where it lies. Training goes through
-    the shards, in random order, from begin to end, and shuffles within a window of `WINDOW` images: reading is nearly
-    sequential, and yet any process, worker or resumed run can tell which image comes when.
+    Headers are read once to locate the images; then each image is read in place. Training reads the shards in random
+    order, each from beginning to end, and shuffles within a window of `WINDOW` images. So reading is nearly sequential,
+    yet any process, worker or resumed run can compute the order of images.
 
     Attributes:
         shards: the tar files.
@@ -38,28 +38,27 @@ class TarShards(ImageList):
 
         Args:
             shards: paths or URLs.
-            class_dim: number of classes; a label outside it is an error.
-            cache: keeps what is read of remote ones.
+            class_dim: number of classes; a label outside it is an error. cache: for remote shards.
 
         Raises:
-            UserError: a file that is no tar file, an image without a label, a bad label, no image at all, or a server
-                that does not answer.
+            UserError: a file is not a tar file, an image has no label or a bad one, there is no image, or a server does
+                not respond.
         """
         self.shards = opened(shards, cache)
         self._ahead = Ahead() if is_url(shards[0]) else None
         with concurrent.futures.ThreadPoolExecutor(None if self._ahead is None else HEADER_REQUESTS) as threads:
-            # The first one by itself: if it cannot be read, as few others are asked for.
+            # Read the first one alone: if that fails, the others are not requested.
             samples = [_index_shard(self.shards[0]), *threads.map(_index_shard, self.shards[1:])]
         counts = [len(part) for part in samples]
         columns = list(zip(*(sample for part in samples for sample in part), strict=True))
         if not columns:
-            raise UserError(f"{shards[0]} and {len(shards) - 1} more shards hold no image")
+            raise UserError(f"{shards[0]} and {len(shards) - 1} more shards contain no image")
         names, offsets, sizes, labels = columns
         super().__init__(*packed(names), np.asarray(labels, np.int32), os.path.dirname(shards[0]))
         self.source = shards[0] if len(shards) == 1 else f"{shards[0]} and {len(shards) - 1} more"
         self._arrays["offsets"] = np.asarray(offsets, np.int64)
         self._arrays["sizes"] = np.asarray(sizes, np.int64)
-        # Where each shard's images begin, and the end.
+        # Index of each shard's first image, and the total.
         self._arrays["borders"] = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
         if class_dim is not None and self.labels.max() >= class_dim:
             index = int(self.labels.argmax())
@@ -77,7 +76,7 @@ class TarShards(ImageList):
         return order[np.argsort(np.arange(len(order)) + rng.uniform(0, self.WINDOW, len(order)))]
 
     def with_unlabeled(self, paths: Iterable[str]) -> ImageList:
-        raise UserError("--unlabeled_list goes with loose files, not with tar shards: unpack them, or leave it out")
+        raise UserError("--unlabeled_list needs loose files, not tar shards: unpack them, or leave the flag out")
 
     def expect(self, indices: Iterable[int]) -> None:
         if self._ahead is not None:
@@ -107,7 +106,7 @@ def _index_shard(shard: ShardFile) -> list[Sample]:
 
 
 def _read_headers(shard: ShardFile) -> list[Sample]:
-    """The images of a tar file, by the headers in it."""
+    """The images of a tar file, from its headers."""
     path = shard.path
     samples: list[Sample] = []
     key, image, label = None, None, None
@@ -130,7 +129,7 @@ def _read_headers(shard: ShardFile) -> list[Sample]:
                 ):
                     continue
                 folder, name = os.path.split(member.name)
-                # The key ends at the first dot of the file's name.
+                # The key ends at the first dot of the file name.
                 stem, dot, suffix = name.partition(".")
                 if os.path.join(folder, stem) != key:
                     finish()
@@ -141,12 +140,12 @@ def _read_headers(shard: ShardFile) -> list[Sample]:
                 elif suffix == "cls":
                     content = archive.extractfile(member)
                     text = content.read(20).strip() if content is not None else b""
-                    if not text.isdigit() or len(text) > 9:  # it has to fit in 32 bits
+                    if not text.isdigit() or len(text) > 9:  # it must fit in 32 bits
                         raise UserError(f"{path}: {member.name} holds {text[:20]!r}, not the number of a class")
                     label = int(text)
             finish()
-    except UserError as error:  # names in a tar file may have line breaks
+    except UserError as error:  # names in a tar file may contain line breaks
         raise UserError(one_line(error)) from None
     except (*TAR_ERRORS, OSError) as error:  # FormatError is a ValueError
-        raise UserError(f"{path}: not a whole tar file ({one_line(error)})") from None
+        raise UserError(f"{path}: not a complete tar file ({one_line(error)})") from None
     return samples

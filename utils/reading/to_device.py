@@ -1,4 +1,4 @@
-"""Batches on their way to the device."""
+"""Moves batches to the device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from utils.reading.loader import Batch
 
 
 def to_device(batches: Iterable[Batch], device: torch.device) -> Iterator[tuple[Tensor, Tensor, Batch]]:
-    """Moves batches to the device, each while the one before is computed on.
+    """Moves batches to the device, each while the previous one is being processed.
 
     Yields:
         Images, labels (both on the device), and the batch they came from.
@@ -32,8 +32,8 @@ def to_device(batches: Iterable[Batch], device: torch.device) -> Iterator[tuple[
     batches = iter(batches)
     waiting: tuple[Batch, tuple[Tensor, Tensor, torch.Event]] | None = None
     while True:
-        # The reader's own work on a GPU is part of it: it uses memory again once the copies before are done, and would
-        # wait for the network on the other stream.
+        # This stream includes the reader's own GPU work: it reuses memory once earlier copies are done, and on the
+        # other stream it would wait for the network.
         with torch.cuda.stream(copies):
             batch, copy = next(batches, None), None
             if batch is not None:
@@ -50,7 +50,7 @@ def to_device(batches: Iterable[Batch], device: torch.device) -> Iterator[tuple[
 def copies_of_first(
     batches: Iterable[tuple[Tensor, Tensor, Batch]], copies: int
 ) -> Iterator[tuple[Tensor, Tensor, Batch]]:
-    """The same number of batches, each of so many copies of the very first image (--same_feed)."""
+    """The same number of batches, each with that many copies of the very first image (--same_feed)."""
     first = None
     for images, labels, batch in batches:
         if first is None:

@@ -1,8 +1,9 @@
-"""From decoded pixels to what a network takes: crops and resizing on the processor.
+"""Crops and resizes decoded images on the CPU.
 
 Images are uint8, height x width x channels from the file to the device, where `utils.reading.normalize` turns a batch
-into the network's input. They are RGB; where a network wants BGR, that is the last step here. Nothing else touches
-pixel values, so training's validation, eval.py, infer.py and predict.py see the same numbers for the same image.
+into the network's input. They are RGB; conversion to BGR, if the network needs it, is the last step here. Nothing else
+changes pixel values, so train.py's validation, eval.py, infer.py and predict.py see the same numbers for the same
+image.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from utils.reading.augment import ImageOperation
 from utils.reading.decode import Jpeg, decode, decode_region, decode_rows, parse_jpeg
 from utils.reading.resize import INTERPOLATIONS, Colour, Resizer, in_order
 
-# Pixels of a resized image, of which a part will be cut out, that are made at most: 100 MB.
+# Maximum pixels of a resized image before cropping: 100 MB.
 LARGEST = 1 << 25
 
 
@@ -31,14 +32,12 @@ class EvalTransform:
         image_size: height and width of the result.
         resize_short_size: see `resize_mode`.
         interpolation: a key of `INTERPOLATIONS`.
-        resize_mode: what becomes of an image:
-            short: its short side is resized to `resize_short_size`, or to as much more as the centre crop needs;
-            exact: it is resized to `image_size`, whatever that does to its aspect ratio;
-            pad: it is resized as far as it fits into `image_size`, and the rest is filled;
-            crop: the middle is cut out, the share image_size / resize_short_size of its short side, and resized.
+        resize_mode: short: resize the short side to `resize_short_size`, or more if the centre crop needs it, and take
+            the centre crop; exact: resize to `image_size`, ignoring the aspect ratio; pad: resize to fit into
+            `image_size`, and fill the rest; crop: cut out the centre, image_size / resize_short_size of the short side,
+            and resize it.
         resize_backend, decode_backend: cv2 or pil; see `Resizer` and `utils.reading.decode`.
-        channel_order: of the result, rgb or bgr.
-        fill: colour of what is filled, RGB.
+        channel_order: of the result, rgb or bgr. fill: RGB colour for padding.
         background, image_depth_range: see `utils.reading.decode.decode`.
     """
 
@@ -57,7 +56,7 @@ class EvalTransform:
         check_short_size(self.resize_short_size, self.image_size, self.resize_mode)
 
     def __call__(self, rgb: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Resizes and crops `rgb`, uint8 (h, w, 3), to `image_size`. Nothing is random: `rng` is not used."""
+        """Resizes and crops `rgb`, uint8 (h, w, 3), to `image_size`. Deterministic: `rng` is not used."""
         resize = Resizer(self.interpolation, self.resize_backend)
         if self.resize_mode == "exact":
             image = resize(rgb, *self.image_size)
@@ -84,7 +83,7 @@ class EvalTransform:
         height, width = rgb.shape[:2]
         needed = max(self.image_size[0] / height, self.image_size[1] / width)
         scale = max(self.resize_short_size / min(height, width), needed)
-        # A strip: its far ends are not in the crop, and would take gigabytes to resize.
+        # A long strip: its ends are outside the crop, and would take gigabytes to resize.
         longest = max(16 * min(height, width), int(LARGEST / (min(height, width) * scale**2)))
         if max(height, width) > longest:
             return self._short_side_resized(_centre(rgb, longest, longest), resize)
@@ -106,11 +105,11 @@ def random_crop_box(
     upper_ratio: float = 4 / 3,
     log_ratio: bool = False,
 ) -> tuple[int, int, int, int]:
-    """Draws the box of a training crop, as the original does.
+    """Draws the box of a training crop like the original.
 
-    The sides are side * a and side / a with a = sqrt(U(lower_ratio, upper_ratio)), or with `log_ratio` a ratio that is
-    drawn evenly in its logarithm; side^2 is a share of the image's area drawn from U(lower_scale, 1), both ends of
-    which are lowered to the largest share that fits this aspect ratio. The position is uniform.
+    The sides are side * a and side / a with a = sqrt(U(lower_ratio, upper_ratio)), or with `log_ratio` a ratio uniform
+    in its logarithm; side^2 is a fraction of the image's area from U(lower_scale, 1), with both ends limited to the
+    largest fraction that fits this aspect ratio. The position is uniform.
 
     Returns:
         top, left, height, width.
@@ -123,7 +122,7 @@ def random_crop_box(
     largest = min(width / height / aspect**2, height / width * aspect**2)
     smallest = min(lower_scale, largest)
     side = math.sqrt(height * width * (smallest + (min(1.0, largest) - smallest) * share_draw))
-    # Rounding may put a side one pixel past the image, or at 0 in a tiny one.
+    # Rounding may make a side one pixel too long, or 0 in a tiny image.
     crop_width = min(width, max(1, int(side * aspect)))
     crop_height = min(height, max(1, int(side / aspect)))
     left = int(left_draw * (width - crop_width + 1))
@@ -137,16 +136,16 @@ class TrainTransform:
 
     Attributes:
         image_size: height and width of the result.
-        lower_scale: smallest share of the image's area.
+        lower_scale: smallest fraction of the image's area.
         lower_ratio, upper_ratio: range of the crop's aspect ratio; see `random_crop_box`.
         interpolation: a key of `INTERPOLATIONS`.
         operations: augmentations of the resized image, in this order; see `utils.reading.augment`.
         decoder: of JPEG regions; see `decode_region`.
-        resize_mode: as in `EvalTransform`. With exact or pad and a `lower_scale` of 1 nothing is cut off: the whole
-            image is resized as in evaluation.
+        resize_mode: as in `EvalTransform`. With exact or pad and a `lower_scale` of 1, the whole image is resized as in
+            evaluation.
         resize_backend, decode_backend, channel_order, fill, background, image_depth_range: as in `EvalTransform`.
         log_ratio: see `random_crop_box`.
-        flip_prob, vertical_flip_prob: how often an image is mirrored left to right, and top to bottom.
+        flip_prob, vertical_flip_prob: probability of mirroring left to right, and top to bottom.
     """
 
     image_size: tuple[int, int]
@@ -173,11 +172,11 @@ class TrainTransform:
 
     @property
     def whole(self) -> bool:
-        """Whether the whole image is resized, instead of a crop."""
+        """Whether to resize the whole image instead of a crop."""
         return self.lower_scale == 1 and self.resize_mode in ("exact", "pad")
 
     def __call__(self, rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Crops `rgb`, uint8 (h, w, 3), at random to `image_size`."""
+        """Randomly crops `rgb`, uint8 (h, w, 3), to `image_size`."""
         if self.whole:
             resize = Resizer(self.interpolation, self.resize_backend)
             pad = self.resize_mode == "pad"
@@ -187,12 +186,12 @@ class TrainTransform:
         return self._finish(self._resize(rgb[top : top + height, left : left + width]), rng)
 
     def decode(self, data: bytes, path: str, rng: np.random.Generator) -> np.ndarray:
-        """The same from an encoded image, of which OpenCV decodes no more than the crop needs.
+        """The same from an encoded image, of which OpenCV decodes only what the crop needs.
 
-        The pixels are those of a full decode. Only where a crop is at least twice as large as `image_size` is the
-        file decoded at a reduced size, not below `image_size`: averages then take the place of single pixels, which
-        is what interpolation alone would pick. (Not with nearest interpolation, which is meant to pick, nor with
-        area interpolation or Pillow, which average anyway.)
+        The pixels equal those of a full decode, except if a crop is at least twice as large as `image_size`: then the
+        file is decoded at a reduced size, at least `image_size`, so that pixels are averages instead of the samples
+        that interpolation would pick. (Not with nearest interpolation, which should pick, nor with area interpolation
+        or Pillow, which average anyway.)
 
         Raises:
             UnreadableImage: see `utils.reading.decode`.
@@ -217,10 +216,10 @@ class TrainTransform:
         return Resizer(self.interpolation, self.resize_backend)(crop, *self.image_size)
 
     def _resize_reduced(self, jpeg: Jpeg, box: tuple[int, int, int, int], reduction: int) -> np.ndarray:
-        """`_resize` of a box, from the file decoded at a reduced size, where the box has fractional borders."""
+        """`_resize` of a box from the file decoded at a reduced size, where the box has fractional borders."""
         top, left, height, width = box
         reduced = decode_rows(jpeg, top + height, reduction)
-        # Pixel centres: column u of the result looks at column left + (u + 1/2) step of the full size, less 1/2.
+        # Pixel centres: column u of the result samples column left + (u + 1/2) step - 1/2 of the full size.
         step_y, step_x = height / self.image_size[0], width / self.image_size[1]
         matrix = np.array([[step_x, 0, left + step_x / 2], [0, step_y, top + step_y / 2]]) / reduction
         matrix[:, 2] -= 0.5
@@ -228,9 +227,9 @@ class TrainTransform:
         return cv2.warpAffine(reduced, matrix, self.image_size[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
     def _finish(self, resized: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """From the resized crop on, where images are small."""
+        """The steps after resizing, on small images."""
         image = cv2.flip(resized, 1) if rng.random() < self.flip_prob else resized
-        # Drawn only where it may happen: the draws of everything that follows are then those of a run without it.
+        # Drawn only if enabled, so that later draws equal those of a run without it.
         if self.vertical_flip_prob and rng.random() < self.vertical_flip_prob:
             image = cv2.flip(image, 0)
         for operation in self.operations:

@@ -1,4 +1,4 @@
-"""Training images of more than one size: drawn for each batch, or growing through the run."""
+"""Training with several image sizes: random per batch, or growing during the run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from utils.reading.workers import Transform
 
 
 class Varying(Protocol):
-    """Several transforms, of which one makes the images of a batch."""
+    """Several transforms, one of which makes the images of a batch."""
 
     @property
     def transforms(self) -> tuple[Transform, ...]: ...
@@ -23,7 +23,7 @@ class Varying(Protocol):
         ...
 
     def of_steps(self, epoch: int, seed: int, images: int) -> np.ndarray:
-        """The numbers of the transforms that make an epoch's batches, int (steps,).
+        """The index of each batch's transform in an epoch, int (steps,).
 
         Args:
             epoch: counted from 0.
@@ -37,8 +37,8 @@ class Varying(Protocol):
 class Scales:
     """Batches of random sizes (PaddleClas's MultiScaleSampler; Mehta & Rastegari, arXiv:2110.02178, section 4.1).
 
-    The sizes of an epoch's batches are drawn once, and are the same in every epoch, which so has always as many steps.
-    The last batch is a whole one.
+    The batch sizes are drawn once and are the same in every epoch, so epochs have equally many steps. The last batch is
+    full.
 
     Attributes:
         transforms, batch_sizes: see `Varying`.
@@ -57,13 +57,11 @@ class Scales:
 
 @dataclass(frozen=True)
 class Stages:
-    """A run in parts of about as many epochs, each with a transform of its own (Tan & Le, arXiv:2104.00298).
+    """A run in parts of about equal length, each with its own transform (Tan & Le, arXiv:2104.00298).
 
     Attributes:
-        transforms: of the parts.
-        batch_size: images per batch of one process.
-        num_epochs: of the run.
-        drop_last: leave out the images that do not fill a batch.
+        transforms: one per part. batch_size: images per batch of one process. num_epochs: of the run. drop_last: drop
+            the images that do not fill a batch.
     """
 
     transforms: tuple[Transform, ...]
@@ -81,17 +79,16 @@ class Stages:
 
 
 def stage_of(epoch: int, num_epochs: int, stages: int) -> int:
-    """The part, from 0, that an epoch, from 0, is in if a run has so many parts; as PaddleClas rounds it."""
+    """The part of an epoch, both counted from 0, for a number of parts; rounded as in PaddleClas."""
     return sum(epoch >= num_epochs * (number + 1) // stages for number in range(stages - 1))
 
 
 def scaled_batches(sizes: Sequence[tuple[int, int]], factor: int, batch_size: int) -> list[tuple[tuple[int, int], int]]:
-    """The sizes of --multi_scale, rounded down, and images per batch at each: as many pixels as at the first size.
+    """The sizes of --multi_scale, rounded down, and images per batch at each, for about the same number of pixels.
 
     Args:
         sizes: heights and widths.
-        factor: what heights and widths are rounded down to a multiple of.
-        batch_size: images of the first size.
+        factor: round heights and widths down to multiples of this. batch_size: for the first size.
     """
     pixels = sizes[0][0] * sizes[0][1] * batch_size
     rounded = [(height // factor * factor, width // factor * factor) for height, width in sizes]

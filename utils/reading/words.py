@@ -2,7 +2,7 @@
 
     resize:size=256x192 timm_augment:policy=rand-m9-mstd0.5-inc1:p=0.8 pad:size=276x212 random_crop:size=256x192 flip
 
-An option without a value is a switch that is on. Several numbers are joined by `/`, sizes are `224` or HEIGHTxWIDTH.
+An option without a value is turned on. Join several numbers with `/`; sizes are `224` or HEIGHTxWIDTH.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from utils.reading.policies import BICUBIC, BILINEAR, NEAREST, PaddleRandAugment
 from utils.reading.resize import Colour, Resizer
 from utils.reading.transforms import TrainTransform
 
-# Count of operations or attempts that a word may ask for.
+# Maximum number of operations or attempts in a word.
 _MOST = 1000
 _INTERPOLATIONS = {"nearest": 0, "bilinear": 1, "bicubic": 2, "area": 3, "lanczos": 4}
 _RESAMPLES = {"nearest": (NEAREST,), "bilinear": (BILINEAR,), "bicubic": (BICUBIC,), "random": (BILINEAR, BICUBIC)}
@@ -101,7 +101,7 @@ def _colour(text: str) -> Colour:
 
 @dataclass(frozen=True)
 class Setting:
-    """What the words of a pipeline are for.
+    """The context of a pipeline's words.
 
     Attributes:
         image_size: of --image_shape.
@@ -132,7 +132,7 @@ def _resize(setting: Setting, values: dict[str, Any]) -> ImageOperation:
 def _random_resized_crop(setting: Setting, values: dict[str, Any]) -> ImageOperation:
     low, high = values.get("scale", (0.08, 1.0))
     if high != 1 or not low:
-        raise argparse.ArgumentTypeError(f"scale={low:g}/{high:g}: it is from above 0 to 1")
+        raise argparse.ArgumentTypeError(f"scale={low:g}/{high:g}: give values above 0 and up to 1")
     name = values.get("interpolation", "bilinear")
     names = ("bilinear", "bicubic") if name == "random" else (name,)
     lower_ratio, upper_ratio = values.get("ratio", (3 / 4, 4 / 3))
@@ -208,8 +208,8 @@ def _grid_mask(setting: Setting, values: dict[str, Any]) -> ImageOperation:
     if smallest > largest:
         raise argparse.ArgumentTypeError(f"smallest={smallest} is above largest={largest}")
     if values.get("rotate", 1) != 1:
-        raise argparse.ArgumentTypeError("rotate: only 1 is known here, which does not turn the grid")
-    # PaddleClas's mode 0 hides the bars between squares, 1 the squares.
+        raise argparse.ArgumentTypeError("rotate: only 1 is supported, which does not rotate the grid")
+    # PaddleClas's mode 0 hides the bars between squares, mode 1 the squares.
     squares = values.get("mode", 0) == 1
     share = values.get("ratio", 0.5)
     kept = share if squares else 1 - share
@@ -218,7 +218,7 @@ def _grid_mask(setting: Setting, values: dict[str, Any]) -> ImageOperation:
 
 @dataclass(frozen=True)
 class Repeated:
-    """An operation done several times."""
+    """An operation applied several times."""
 
     operation: ImageOperation
     times: int
@@ -232,7 +232,7 @@ class Repeated:
 _RESIZED = {"interpolation": _one_of(*_INTERPOLATIONS), "backend": _backend}
 _RESAMPLED = _one_of("nearest", "bilinear", "bicubic")
 _AUGMENTED = {"ops": _count, "magnitude": number(float, 0, 30), "interpolation": _RESAMPLED}
-# Each word: what makes its operation, and its options.
+# Each word: the factory of its operation, and its options.
 WORDS: dict[str, tuple[Callable[[Setting, dict[str, Any]], ImageOperation], dict[str, Kind]]] = {
     "resize": (_resize, {"size": _size, "short": _side, **_RESIZED}),
     "random_resized_crop": (
@@ -305,11 +305,10 @@ def pipeline_of_words(words: list[str], args: Namespace) -> Pipeline:
     """The training pipeline that --train_transforms describes.
 
     Args:
-        words: see the module.
-        args: the script's flags; of the input settings, image_shape is the size of words that name none.
+        words: see the module. args: the script's flags; image_shape is the default size of words.
 
     Raises:
-        FlagError: a word or an option that is none, or images that do not get one size.
+        FlagError: a word or option is unknown, or the images do not all get one size.
     """
     in_rgb = slice(None, None, 1 if args.channel_order == "rgb" else -1)
     decode_backend, channel_order = args.decode_backend, args.channel_order
@@ -336,8 +335,8 @@ def pipeline_of_words(words: list[str], args: Namespace) -> Pipeline:
             raise FlagError(f"--train_transforms: {word}: {error}") from None
     if not isinstance(size, tuple):
         raise FlagError(
-            "--train_transforms: no word gives all images one size: add random_resized_crop, resize:size=HEIGHTxWIDTH "
-            "or a crop"
+            "--train_transforms: no word gives all images the same size: add random_resized_crop, "
+            "resize:size=HEIGHTxWIDTH or a crop"
         )
     pipeline = tuple(operations), size, decode_backend, channel_order
     if args.label_from is None:
@@ -346,7 +345,7 @@ def pipeline_of_words(words: list[str], args: Namespace) -> Pipeline:
 
 
 def words_of_magnitude(words: list[str] | None, magnitude: float) -> list[str] | None:
-    """The words with another magnitude of PaddleClas's RandAugments."""
+    """The words with another magnitude for PaddleClas's RandAugments."""
     if words is None:
         return None
     changed = []
@@ -362,21 +361,21 @@ def words_of_magnitude(words: list[str] | None, magnitude: float) -> list[str] |
 
 
 def _size_after(operation: ImageOperation, size: tuple[int, int] | int | None) -> tuple[int, int] | int | None:
-    """What is known of an image's size: its height and width, its short side, or nothing.
+    """What is known about the image size after an operation: height and width, the short side, or nothing.
 
     Raises:
-        ArgumentTypeError: the operation cannot be done at the size before.
+        ArgumentTypeError: the operation does not work at the previous size.
     """
     if isinstance(operation, RandomResizedCrop):
         return operation.crops[0].image_size
     if isinstance(operation, Resize):
         return operation.size
     if isinstance(operation, RandomRot90) and isinstance(size, tuple) and size[0] != size[1]:
-        raise argparse.ArgumentTypeError(f"images of {size[0]}x{size[1]} do not stay of that size: it takes squares")
+        raise argparse.ArgumentTypeError(f"it needs square images, not {size[0]}x{size[1]}, to keep their size")
     if not isinstance(operation, Crop | Pad):
         return size
     if size is None or (isinstance(operation, Pad) and isinstance(size, int)):
-        raise argparse.ArgumentTypeError("the images have no known size before it: resize them first")
+        raise argparse.ArgumentTypeError("the image size is unknown before it: add a resize first")
     sides = (size, size) if isinstance(size, int) else size
     bad = [
         have < want if isinstance(operation, Crop) else have > want
@@ -384,5 +383,5 @@ def _size_after(operation: ImageOperation, size: tuple[int, int] | int | None) -
     ]
     if any(bad):
         have, want = ("x".join(map(str, each)) for each in (sides, operation.size))
-        raise argparse.ArgumentTypeError(f"images of {have} do not go with {want}")
+        raise argparse.ArgumentTypeError(f"images of {have} do not fit {want}")
     return operation.size

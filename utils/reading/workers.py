@@ -1,4 +1,4 @@
-"""The reader's worker processes: what they are told, what they write into shared memory, how they end."""
+"""The reader's worker processes: their tasks, their results in shared memory, and their end."""
 
 from __future__ import annotations
 
@@ -30,38 +30,38 @@ if TYPE_CHECKING:
     import multiprocessing.process
     import multiprocessing.synchronize
 
-# Seconds that a forked worker has to come up, which takes it milliseconds, and how many are tried.
+# Seconds for a forked worker to start, which takes milliseconds, and the number of attempts.
 PATIENCE = 10.0
 ATTEMPTS = 3
 
 
 class Transform(Protocol):
-    """What is done to an image, as `utils.reading.transforms`, `.pipeline` and `.crops` have it."""
+    """The interface of the transforms in `utils.reading.transforms`, `.pipeline` and `.crops`."""
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of what it makes."""
+        """Height and width of its result."""
         ...
 
     def decode(self, data: bytes, path: str, rng: np.random.Generator) -> np.ndarray:
-        """Makes uint8 pixels of an encoded image; raises `UnreadableImage`."""
+        """Converts an encoded image to uint8 pixels; raises `UnreadableImage`."""
         ...
 
 
 @runtime_checkable
 class LabellingTransform(Transform, Protocol):
-    """A transform that draws the labels of the images, in place of those of their list."""
+    """A transform that sets the images' labels, instead of the list."""
 
     def decode_labelled(self, data: bytes, path: str, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-        """Makes uint8 pixels of an encoded image, and its label; raises `UnreadableImage`."""
+        """Converts an encoded image to uint8 pixels and a label; raises `UnreadableImage`."""
         ...
 
 
 class ImageRandom:
-    """The random numbers of each image, by (seed, epoch, image): they depend on neither the worker nor the resume.
+    """The random numbers of each image, from (seed, epoch, image), independent of worker and resuming.
 
-    Philox is counter-based (Salmon et al., 2011): the image's place is the upper half of the counter, so no state has
-    to be derived from it. Building a generator instead would cost a twentieth of decoding a photograph.
+    Philox is counter-based (Salmon et al., 2011): the image's index is the upper half of the counter, which needs no
+    seeding. Building a generator instead would cost a twentieth of decoding a photograph.
     """
 
     def __init__(self, seed: int) -> None:
@@ -70,29 +70,28 @@ class ImageRandom:
         self._state = self._bits.state
 
     def of_image(self, epoch: int, index: int) -> np.random.Generator:
-        """The generator of an image, the same object every time, set to that image's numbers."""
+        """The generator, always the same object, set to an image's numbers."""
         self._state["state"]["counter"][:] = 0, 0, epoch, index
         self._bits.state = self._state
         return self._generator
 
 
-# From an encoded image, its path and random numbers to pixels and a label.
+# Maps an encoded image, its path and random numbers to pixels and a label.
 Decode = Callable[[bytes, str, np.random.Generator], tuple[np.ndarray, int]]
 
 
 def without_label(decode: Callable[[bytes, str, np.random.Generator], np.ndarray]) -> Decode:
-    """A transform's `decode` with the label -1, which stands for the list's."""
+    """A transform's `decode` with the label -1, which means the list's label."""
     return lambda data, path, rng: (decode(data, path, rng), -1)
 
 
 @dataclasses.dataclass
 class Report:
-    """What is said of the files of a task, each by its place in the list.
+    """The report on a task's files, by list index.
 
     Attributes:
-        unreadable: why a file was left out, or replaced.
-        damaged: what its decoder said of one that it decoded all the same.
-        contents: what one has beside colours of 8 bits.
+        unreadable: why a file was skipped or replaced. damaged: the decoder's message for a damaged but decoded file.
+            contents: content beyond 8-bit colours.
     """
 
     unreadable: list[tuple[int, str]] = dataclasses.field(default_factory=list)
@@ -102,17 +101,16 @@ class Report:
 
 @dataclasses.dataclass
 class Job:
-    """What a worker needs to fill rows of batches; everything large in it is shared memory.
+    """The data a worker needs to fill rows of batches; all large parts are shared memory.
 
     Attributes:
-        transforms: of which each batch has one.
-        slots: uint8 (slots, bytes), the batches being made; see `pixels`.
-        indices: int64 (slots, batch): the images wanted, plus the length of the list for each time that one comes
-            again, with other random numbers; and when the rows are done those that are there (-1: none).
-        labels: int64 (slots, batch): what a transform drew to be the images' labels, where it does; see `Pipeline`.
-        generation: int64 (1,): tasks of another generation belong to an epoch that was given up, and are skipped.
-        sizes: int32 (images of the list, 2), where the heights and widths of the files' images are noted; None:
-            nowhere. It takes a transform that has `decode_whole`.
+        transforms: each batch uses one. slots: uint8 (slots, bytes), the batches in the making; see `pixels`.
+        indices: int64 (slots, batch): the requested images, plus the list's length for each repeat of an image, which
+            gets other random numbers; after the rows are done, the images present (-1: none).
+        labels: int64 (slots, batch): labels set by the transform, if it does; see `Pipeline`.
+        generation: int64 (1,): tasks of another generation belong to an abandoned epoch and are skipped.
+        sizes: int32 (images of the list, 2), to record the images' heights and widths; None: not recorded. It needs a
+            transform with `decode_whole`.
     """
 
     images: ImageList
@@ -129,13 +127,14 @@ class Job:
         self.random = ImageRandom(self.seed)
 
     def pixels(self, slot: int, transform: int, count: int) -> np.ndarray:
-        """The first `count` images of a slot, uint8 (count, height, width, 3), of the size that a transform makes."""
+        """The first `count` images of a slot, uint8 (count, height, width, 3), in the transform's size."""
         shape = (count, *self.transforms[transform].image_size, 3)
         return self.slots.array[slot, : math.prod(shape)].reshape(shape)
 
     def fill(self, slot: int, start: int, stop: int, epoch: int, look: bool = False, transform: int = 0) -> Report:
-        """Makes rows start..stop of a batch by one of the transforms; with `look`, what files have beside colours of 8
-        bits is looked at."""
+        """Makes rows start..stop of a batch by one of the transforms; `look`: also examine content beyond 8-bit
+        colours.
+        """
         report = Report()
         rows, chosen = self.pixels(slot, transform, stop), self.transforms[transform]
         decode = chosen.decode_labelled if isinstance(chosen, LabellingTransform) else without_label(chosen.decode)
@@ -153,8 +152,9 @@ class Job:
     def _readable(
         self, decode: Decode, wanted: int, rng: np.random.Generator, report: Report, look: bool
     ) -> tuple[int, tuple[np.ndarray, int] | None]:
-        """The wanted image, its pixels and its drawn label; if it is unreadable: in training another one, in evaluation
-        (-1, None)."""
+        """The requested image, its pixels and its label; if unreadable, another image in training, (-1, None) in
+        evaluation.
+        """
         problems = report.unreadable
         for index in self._candidates(wanted):
             try:
@@ -181,15 +181,15 @@ class Job:
         return -1, None
 
     def _measured(self, index: int, data: bytes, path: str, rng: np.random.Generator) -> np.ndarray:
-        """What the transform of an evaluation makes of an image, whose size is noted; raises `UnreadableImage`."""
+        """Applies an evaluation transform, and records the image's size; raises `UnreadableImage`."""
         (transform,) = self.transforms
-        assert self.sizes is not None and isinstance(transform, EvalTransform), "training decodes parts of images"
+        assert self.sizes is not None and isinstance(transform, EvalTransform), "only evaluation records sizes"
         whole = transform.decode_whole(data, path)
         self.sizes.array[index] = whole.shape[:2]
         return transform(whole)
 
     def _candidates(self, wanted: int) -> Iterator[int]:
-        """The wanted image, then in training others spread over the list, always the same for the same image."""
+        """The requested image, then in training others spread over the list, always the same for the same image."""
         yield wanted
         if self.training:
             count = len(self.images)
@@ -201,7 +201,7 @@ class Job:
 
 
 def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
-    """Ends this worker when its parent has ended, however that came."""
+    """Ends this worker when its parent has ended for any reason."""
     parent.join()
     os._exit(1)
 
@@ -213,12 +213,12 @@ def work(
     results: connection.Connection,
     results_lock: multiprocessing.synchronize.Lock,
 ) -> None:
-    """A worker process: says that it is up, takes tasks, fills rows, reports. Runs until it is killed."""
+    """A worker process: reports its start, takes tasks, fills rows, reports results. Runs until it is killed."""
     ignore_interrupts()
     if up is not None:
         up.release()
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
-    cv2.setNumThreads(0)  # the workers are the parallelism
+    cv2.setNumThreads(0)  # workers already run in parallel
     while True:
         generation, slot, start, stop, epoch, look, transform = tasks.get()
         report, failure = Report(), None
@@ -238,22 +238,22 @@ def start_worker(
     context: multiprocessing.context.DefaultContext,
     *arguments: object,
 ) -> None:
-    """Starts a process that does `work(..., *arguments)`, and appends it to `processes`.
+    """Starts a process that runs `work(..., *arguments)`, and appends it to `processes`.
 
-    A fork copies locks as they are. One of the interpreter's that another thread holds at that moment (PyTorch's, which
-    tidies up after a collective) is never released in the copy, which then waits for ever before it runs a line
-    (Python 3.11 and before). Such a worker is given up, and another one started.
+    A fork copies locks in their current state. An interpreter lock that another thread holds at that moment (such as
+    PyTorch's thread cleaning up after a collective) is never released in the copy, which then waits forever before it
+    runs a line (up to Python 3.11). Such a worker is abandoned, and another one started.
 
     Raises:
-        UserError: no worker comes up.
+        UserError: no worker starts.
     """
     for _ in range(ATTEMPTS):
-        # A spawned worker has no such locks, and takes its time to come up.
+        # A spawned worker has no such locks, and starts slowly.
         up = context.Semaphore(0) if context.get_start_method() == "fork" else None
         process = context.Process(target=work, args=(up, *arguments), daemon=True)
-        processes.append(process)  # before it starts: whatever comes in between, it will be ended
-        # Who stops a run often tells its whole process group. What that means is the main process's to decide, and it
-        # may need one more batch: the workers are deaf to it, from their first moment on.
+        processes.append(process)  # before it starts, so that it is ended whatever happens
+        # Stop signals often go to the whole process group. The main process decides what to do, and may need one more
+        # batch, so the workers ignore them from their first moment on.
         with signals_kept_from_children(signal.SIGINT, signal.SIGTERM), without_script():
             process.start()
         if up is None or up.acquire(timeout=PATIENCE):
@@ -261,13 +261,13 @@ def start_worker(
         terminate([process])
         processes.remove(process)
     raise UserError(
-        f"no reader worker came up within {PATIENCE:g} seconds, {ATTEMPTS} times over: lower --reader_thread, or free "
-        "the machine of other work"
+        f"no reader worker started within {PATIENCE:g} seconds in {ATTEMPTS} attempts: lower --reader_thread, or "
+        "reduce the load on this machine"
     )
 
 
 def terminate(processes: list[multiprocessing.process.BaseProcess]) -> None:
-    """Ends worker processes, and waits until they have ended."""
+    """Ends worker processes and waits for them."""
     started = [process for process in processes if process.pid is not None]
     for process in started:
         process.kill()
@@ -276,8 +276,8 @@ def terminate(processes: list[multiprocessing.process.BaseProcess]) -> None:
 
 
 def terminate_with(owner: object, processes: list[multiprocessing.process.BaseProcess]) -> Callable[[], None]:
-    """Has worker processes ended when the object is freed, or at exit; returns what ends them at once.
+    """Ends worker processes when the object is freed, or at exit; returns a function that ends them at once.
 
-    At exit before multiprocessing ends what is left: it would wait for ever for SIGTERM to do so.
+    At exit this runs before multiprocessing's cleanup, which would wait forever for SIGTERM to work.
     """
     return util.Finalize(owner, terminate, args=(processes,), exitpriority=10)

@@ -1,4 +1,4 @@
-"""--batch_size=auto: as many images at a time as the device takes, and as make it faster."""
+"""--batch_size=auto: finds the largest batch that fits into GPU memory, or the fastest one on a CPU."""
 
 from __future__ import annotations
 
@@ -26,38 +26,41 @@ from utils.training.loss import Targets
 from utils.training.step import TrainStep
 from utils.weights.network import build_model
 
-# Images of a process that are tried first; an epoch keeps at least so many steps.
+# Images per process to try first, and the minimum number of steps per epoch.
 FIRST, STEPS_AT_LEAST = 8, 10
-# On a CPU: twice as many images have to make a step faster, per image, by so much; no size is tried after so many
-# seconds; and what a step keeps may take so much of the memory that is free.
+# On a CPU: the speed-up per image that doubling the batch must bring, the time limit for all tries in seconds, and the
+# share of free memory that a step may keep.
 GAIN, SECONDS, MEMORY_SHARE = 1.05, 20.0, 0.4
-# On a GPU: what PyTorch may have taken of its memory, as validation, and other sizes of images, take some too.
+# On a GPU: the share of memory that PyTorch may use, as validation and other image sizes need some too.
 GPU_SHARE = 0.9
 
 
 class Choice(NamedTuple):
-    """What was chosen: images of a process, and why not more."""
+    """The choice: images per process, and why not more."""
 
     images: int
     why: str
 
 
-# What one process says of a number of images: images per second; 0 if they do not fit.
+# From a number of images to images per second in this process; 0 if they do not fit.
 Attempt = Callable[[int], float]
 
 
 def check_auto(args: Namespace) -> None:
-    """Raises `FlagError` where --batch_size=auto does not go with the other flags."""
+    """Raises `FlagError` if --batch_size=auto cannot work with the other flags."""
     if args.batch_size != AUTO:
         return
     if args.accumulate_steps > 1:
-        raise FlagError("--batch_size=auto finds what fits at once: leave out --accumulate_steps and --update_freq")
+        raise FlagError(
+            "--batch_size=auto finds what fits without splitting batches: leave out --accumulate_steps and "
+            "--update_freq"
+        )
     if args.same_feed:
-        raise FlagError(f"--same_feed={args.same_feed} says how many images there are: leave out --batch_size=auto")
+        raise FlagError(f"--same_feed={args.same_feed} already sets the batch size: leave out --batch_size=auto")
 
 
 def choose_batch_size(args: Namespace, device: torch.device, images: int) -> int:
-    """Tries steps of the network on random images, in all processes at the same time, which come to the same.
+    """Tries training steps on random images, in all processes at once; all reach the same result.
 
     Args:
         args: train.py's flags.
@@ -65,7 +68,7 @@ def choose_batch_size(args: Namespace, device: torch.device, images: int) -> int
         images: of the training list.
 
     Returns:
-        The images of a batch, over all processes.
+        The batch size over all processes.
 
     Raises:
         UserError: not a single image fits.
@@ -83,9 +86,9 @@ def choose_batch_size(args: Namespace, device: torch.device, images: int) -> int
 
 
 def search(limit: int, attempt: Attempt, by_speed: bool) -> Choice:
-    """The number of images of one process: doubled as long as it fits and, with `by_speed`, pays.
+    """Images per process: doubled as long as they fit and, with `by_speed`, pay off.
 
-    Where speed does not count, the number is then refined to an eighth.
+    Without `by_speed`, the number is then refined to an eighth.
 
     Raises:
         UserError: not a single image fits.
@@ -101,23 +104,23 @@ def search(limit: int, attempt: Attempt, by_speed: bool) -> Choice:
         larger = min(2 * size, limit)
         slow = by_speed and max(gather_objects(time.monotonic() - began)) > SECONDS
         if slow:
-            return Choice(size, f"the {SECONDS:.0f} seconds for trying are over ({_listed(speeds)})")
+            return Choice(size, f"the time limit of {SECONDS:.0f} seconds is reached ({_listed(speeds)})")
         if not (speed := attempt(larger)):
             failed = larger
             break
         speeds[larger] = speed
         if by_speed and speed < GAIN * speeds[size]:
-            return Choice(size, f"more at a time are no faster ({_listed(speeds)})")
+            return Choice(size, f"larger batches are no faster ({_listed(speeds)})")
         size = larger
     if not failed:
-        return Choice(size, f"an epoch is to have {STEPS_AT_LEAST} steps ({_listed(speeds)})")
+        return Choice(size, f"an epoch must have at least {STEPS_AT_LEAST} steps ({_listed(speeds)})")
     step, finest = 0 if by_speed else size // 2, max(1, size // 8)
     while step >= finest:
         if size + step < failed and (speed := attempt(size + step)):
             size += step
             speeds[size] = speed
         step //= 2
-    return Choice(size, f"more do not fit into the memory ({_listed(speeds)})")
+    return Choice(size, f"larger batches do not fit into memory ({_listed(speeds)})")
 
 
 def _listed(speeds: dict[int, float]) -> str:
@@ -125,7 +128,7 @@ def _listed(speeds: dict[int, float]) -> str:
 
 
 class Probe:
-    """A network and what trains it, for steps that are thrown away.
+    """A network and its training step, for trial steps.
 
     Args:
         args: train.py's flags.
@@ -144,27 +147,27 @@ class Probe:
         self._step: TrainStep | None = None
 
     def attempt(self, images: int) -> float:
-        """Images per second of a step of so many, of the slowest process; 0 if they do not fit in one of them."""
+        """Images per second of the slowest process with this many images; 0 if they do not fit in some process."""
         seconds = gather_objects(self._seconds(images))
         return images / max(seconds) if max(seconds) < math.inf else 0.0
 
     def close(self) -> None:
-        """Gives the memory back."""
+        """Frees the memory."""
         self._step = None
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _seconds(self, images: int) -> float:
-        """How long a step takes here; infinite if it does not fit."""
+        """Seconds of a step in this process; infinite if it does not fit."""
         if self._device.type == "cpu" and images * self._kept_per_image > MEMORY_SHARE * free_memory():
             return math.inf
         try:
             return self._timed(images)
-        except (RuntimeError, MemoryError) as error:  # PyTorch's own are among the first
+        except (RuntimeError, MemoryError) as error:  # PyTorch's out-of-memory errors are RuntimeErrors
             if of_the_machine(error) is None and "out of memory" not in str(error):
                 raise
-        self.close()  # outside of the handler, whose error keeps the tensors
+        self.close()  # outside the handler, as its error keeps the tensors alive
         return math.inf
 
     def _timed(self, images: int) -> float:
@@ -172,12 +175,12 @@ class Probe:
             model: Network = build_model(self._args)
             self._step = build_train_step(self._args, model, self._device, alone=True)
             model.train()
-        # The first step of a size has more to do; and on a CPU it is counted what it keeps for the gradient.
+        # The first step of a size is slower; on a CPU it also counts the bytes kept for the gradient.
         kept = _KeptBytes()
         with kept:
             self._once(images)
         if not self._kept_per_image:
-            self._kept_per_image = 2 * kept.bytes / images  # gradients of activations, and what layers work in
+            self._kept_per_image = 2 * kept.bytes / images  # gradients of activations, and the layers' workspaces
         began = time.perf_counter()
         self._once(images)
         seconds = time.perf_counter() - began
@@ -195,11 +198,11 @@ class Probe:
         labels = torch.zeros(shape, dtype=torch.int64, device=device)
         batch = normalize(pixels, args.image_mean, args.image_std, memory_format(args, device))
         loss, _ = self._step(batch, Targets(labels))
-        loss.item()  # the device is done
+        loss.item()  # the device has finished
 
 
 class _KeptBytes(torch.autograd.graph.saved_tensors_hooks):
-    """Counts the bytes of what is kept for the gradient within the block."""
+    """Counts the bytes kept for the gradient within the block."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -211,8 +214,8 @@ class _KeptBytes(torch.autograd.graph.saved_tensors_hooks):
 
 
 def _largest_size(args: argparse.Namespace) -> tuple[int, int]:
-    """Height and width of the images that a run takes the most memory for."""
-    if args.multi_scale:  # --batch_size is of the first, and batches of others have about as many pixels
+    """Height and width of the run's largest images."""
+    if args.multi_scale:  # --batch_size applies to the first size, and batches of other sizes have about as many pixels
         return sides(args.multi_scale[0])
     sizes = [sides(size) for size in args.progressive_sizes or ()] or [(args.image_shape[1], args.image_shape[2])]
     return max(sizes, key=math.prod)

@@ -1,4 +1,4 @@
-"""From the flags of train.py to the training step, and which of them go together."""
+"""Builds the training step from train.py's flags, and checks their combinations."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ from utils.weights.network import build_model, check_model, explained_options
 
 
 def check_train_flags(args: argparse.Namespace) -> None:
-    """Raises `FlagError` for combinations of train.py's flags that cannot work, before anything is built."""
+    """Raises `FlagError` for combinations of train.py's flags that cannot work; called before anything is built."""
     if args.checkpoint and args.checkpoint != "auto" and args.pretrained_model:
         raise FlagError(
-            "--checkpoint=FOLDER continues a run, --pretrained_model starts one from weights: give one of them, or "
+            "--checkpoint=FOLDER continues a run, --pretrained_model starts a new one: give one of them, or "
             "--checkpoint=auto, which starts from the weights if there is nothing to continue"
         )
     if args.finetune_exclude_pretrained_params and not args.pretrained_model:
@@ -56,28 +56,28 @@ def check_train_flags(args: argparse.Namespace) -> None:
     decay = "weight_decay" if args.optimizer == "adamw" else "l2_decay"
     if args.lr * getattr(args, decay) >= 1:
         raise FlagError(
-            f"--{decay} {getattr(args, decay):g} at --lr {args.lr:g} takes all of a weight away in a step: lower it"
+            f"--{decay} {getattr(args, decay):g} at --lr {args.lr:g} reduces weights to 0 or beyond in one "
+            "step: lower it"
         )
     if args.batch_size != AUTO and args.accumulate_steps > args.batch_size:
-        raise FlagError(f"--accumulate_steps {args.accumulate_steps} is more than the images of a batch: lower it")
+        raise FlagError(f"--accumulate_steps {args.accumulate_steps} is more than the images in a batch: lower it")
     if args.min_lr > args.lr:
         raise FlagError(f"--min_lr {args.min_lr:g} is above --lr {args.lr:g}")
     if args.use_distill and not (args.teacher_model and (args.teacher_pretrained_model or args.teacher_learns)):
         raise FlagError(
-            "--use_distill needs --teacher_model and --teacher_pretrained_model, the second only without "
-            "--teacher_learns=True"
+            "--use_distill needs --teacher_model and, without --teacher_learns=True, --teacher_pretrained_model"
         )
     if args.use_distill:
         check_model(args.teacher_model, "--teacher_model")
     if args.unlabeled_list and not args.unlabeled_list.endswith(".txt"):
-        raise FlagError(f"--unlabeled_list: {args.unlabeled_list} is no list file (.txt)")
+        raise FlagError(f"--unlabeled_list: {args.unlabeled_list} is not a list file (.txt)")
     check_distillation(args)
     if args.use_mixup * (args.mixup_prob or 0) + args.use_cutmix * (args.cutmix_prob or 0) > 1:
         raise FlagError(
-            f"--mixup_prob {args.mixup_prob:g} and --cutmix_prob {args.cutmix_prob:g} are more than 1 together"
+            f"--mixup_prob {args.mixup_prob:g} and --cutmix_prob {args.cutmix_prob:g} add up to more than 1: lower one"
         )
     if args.early_stop and not args.validate:
-        raise FlagError("--early_stop goes by the validation: leave out --validate=False")
+        raise FlagError("--early_stop needs validation: leave out --validate=False")
     check_seeds(args)
     check_tracker(args.tracker)
     check_rate_test(args)
@@ -86,18 +86,18 @@ def check_train_flags(args: argparse.Namespace) -> None:
     best_metric(args)
     if args.with_mem_opt and _compiles(args):
         raise FlagError(
-            "--with_mem_opt cannot be had in a compiled network: leave out --use_compile and --fuse_*, or it"
+            "--with_mem_opt does not work in a compiled network: leave it out, or --use_compile and --fuse_*"
         )
     note_idle_flags(args)
     note_idle_schedule(args)
 
 
 def note_idle_schedule(args: argparse.Namespace) -> None:
-    """Says so where the learning rate does not do what --lr_strategy is for within --num_epochs."""
+    """Warns if --num_epochs is too short for the learning rate to follow --lr_strategy."""
     if args.lr_strategy in WARM_UP_STRATEGIES and args.num_epochs <= args.warm_up_epochs:
         warn(
-            f"--lr {args.lr:g} is never reached: the warm-up of --warm_up_epochs {args.warm_up_epochs:g} is not over "
-            f"within --num_epochs {args.num_epochs}; lower --warm_up_epochs"
+            f"--lr {args.lr:g} is never reached: the warm-up of --warm_up_epochs {args.warm_up_epochs:g} does not "
+            f"end within --num_epochs {args.num_epochs}; lower --warm_up_epochs"
         )
         return
     late = [epoch for epoch in args.step_epochs if epoch >= args.num_epochs]
@@ -105,11 +105,11 @@ def note_idle_schedule(args: argparse.Namespace) -> None:
         "piecewise_decay": f"--step_epochs {late[0]} is not reached; lower it, or choose another --lr_strategy"
         if late == args.step_epochs
         else "",
-        "exponential_decay_warmup": f"--decay_epochs {args.decay_epochs:g} after the warm-up are not over; lower them"
+        "exponential_decay_warmup": f"the run ends before the first of --decay_epochs {args.decay_epochs:g}; lower it"
         if args.num_epochs <= args.warm_up_epochs + args.decay_epochs
         else "",
     }
-    once = "it moves once an epoch; --lr_strategy=linear_decay moves every step" if args.num_epochs == 1 else ""
+    once = "it changes once per epoch; --lr_strategy=linear_decay changes every step" if args.num_epochs == 1 else ""
     reasons |= {"cosine_decay": once, "cosine_decay_RMSProp": once}
     if why := reasons.get(args.lr_strategy):
         warn(f"--lr {args.lr:g} never decays within --num_epochs {args.num_epochs}: {why}")
@@ -118,7 +118,7 @@ def note_idle_schedule(args: argparse.Namespace) -> None:
 
 
 def check_schedule(args: argparse.Namespace) -> None:
-    """Raises `FlagError` for flags of a schedule or an optimizer that do not go together."""
+    """Raises `FlagError` for schedule and optimizer flags that cannot work together."""
     if args.lr_strategy == "piecewise":
         count = len(args.step_epochs) + 1
         if args.lr_values is None or len(args.lr_values) != count:
@@ -126,11 +126,14 @@ def check_schedule(args: argparse.Namespace) -> None:
                 f"--lr_strategy=piecewise needs {count} --lr_values, one more than the {count - 1} --step_epochs; got "
                 f"{len(args.lr_values or ())}"
             )
-        args.lr = args.lr_values[0]  # where the warm-up leads
+        args.lr = args.lr_values[0]  # the end of the warm-up
     if args.lr_strategy == PLATEAU and not args.validate:
-        raise FlagError("--lr_strategy=reduce_on_plateau goes by the validation: leave out --validate=False")
+        raise FlagError("--lr_strategy=reduce_on_plateau needs validation: leave out --validate=False")
     if args.lr_strategy == PLATEAU and args.multi_label:
-        raise FlagError("--lr_strategy=reduce_on_plateau goes by the top-1, which --multi_label has none of")
+        raise FlagError(
+            "--lr_strategy=reduce_on_plateau follows top-1 accuracy, which --multi_label does not measure: leave "
+            "out one of them"
+        )
     if args.nesterov and not args.momentum_rate:
         raise FlagError("--nesterov=True needs a --momentum_rate above 0")
 
@@ -141,7 +144,7 @@ def _compiles(args: argparse.Namespace) -> bool:
 
 
 def settle_update_freq(args: argparse.Namespace) -> None:
-    """Turns --update_freq into the larger batches, in parts, that it means."""
+    """Turns --update_freq into larger batches processed in parts."""
     if args.update_freq > 1:
         args.batch_size *= args.update_freq
         args.accumulate_steps *= args.update_freq
@@ -153,35 +156,35 @@ def settle_update_freq(args: argparse.Namespace) -> None:
 
 
 def settle_total_images(args: argparse.Namespace, images: int, steps: int = 0) -> None:
-    """Settles --total_images, on which the schedule depends, if it was not given and the list is not ImageNet's.
+    """Sets --total_images, on which the schedule depends, if it was not given and the list is not ImageNet's.
 
-    It is what an epoch trains on, so that the schedule's epochs are as long as the run's. With a number given the
-    schedule is that of the original, which rounds up where an epoch leaves out the last images.
+    It becomes the number of images that an epoch trains on, so that the schedule's epochs are as long as the run's. An
+    explicit number gives the original's schedule, which rounds up even if an epoch drops its last images.
 
     Args:
         args: train.py's flags.
         images: length of the training list, at least a batch.
-        steps: of an epoch of batches that are not all of --batch_size images; else 0.
+        steps: per epoch, if batch sizes vary; else 0.
     """
     if steps:
         args.total_images = steps * args.batch_size
-        log(f"an epoch has {steps} steps, by which the schedule counts")
+        log(f"an epoch has {steps} steps, which set the schedule's epochs")
         return
     if "total_images" in args.given and not images / 2 <= args.total_images <= images * 2:
         warn(
-            f"--total_images {args.total_images}, by which the schedule counts its epochs, but --data_dir "
-            f"{args.data_dir} has {images}: leave the flag out for a schedule of these"
+            f"--total_images {args.total_images} sets the schedule's epochs, but --data_dir {args.data_dir} has "
+            f"{images} images: leave the flag out to use their number"
         )
     if "total_images" not in args.given and args.total_images != images:
         args.total_images = images - images % args.batch_size * args.drop_last
         what = "the length of the training list"
         if args.total_images != images:
-            what = f"those of the {images} in the training list that fill whole batches"
+            what = f"the images that fill whole batches, of {images} in the training list"
         log(f"--total_images not given: {args.total_images}, {what}")
 
 
 def build_schedule(args: argparse.Namespace) -> Schedule:
-    """The learning-rate schedule by the flags; an epoch has --total_images / --batch_size steps, rounded up."""
+    """The learning-rate schedule; an epoch has --total_images / --batch_size steps, rounded up."""
     return Schedule(
         strategy=args.lr_strategy,
         lr=args.lr,
@@ -201,7 +204,7 @@ def build_schedule(args: argparse.Namespace) -> Schedule:
 
 
 def build_plateau(args: argparse.Namespace) -> Plateau | None:
-    """What lowers the rate by the validation, for --lr_strategy=reduce_on_plateau."""
+    """The rate that follows the validation, for --lr_strategy=reduce_on_plateau."""
     if args.lr_strategy != PLATEAU:
         return None
     return Plateau(
@@ -217,7 +220,7 @@ def build_plateau(args: argparse.Namespace) -> Plateau | None:
 
 
 def no_decay_names(args: argparse.Namespace) -> list[str] | None:
-    """--no_weight_decay: what names contain; None where it was not given, nothing for none."""
+    """--no_weight_decay: parts of names; None if not given, empty for "none"."""
     if args.no_weight_decay is None:
         return None
     return [] if args.no_weight_decay == ["none"] else args.no_weight_decay
@@ -230,9 +233,9 @@ def build_distillation(
     device: torch.device,
     criterion: Criterion = classification_loss,
 ) -> Distillation | None:
-    """The network's teacher and the losses by the flags, None without --use_distill; see `build_train_step`.
+    """The teacher and the losses, None without --use_distill; see `build_train_step`.
 
-    `criterion` is the loss of hard labels, of images of one label each.
+    `criterion` is the hard-label loss for single-label images.
     """
     if not args.use_distill:
         return None
@@ -258,24 +261,24 @@ def build_distillation(
 
 
 def check_distillation(args: argparse.Namespace) -> None:
-    """Raises `FlagError` if the images or the labels do not go with the losses of --distill_loss."""
+    """Raises `FlagError` if the images or labels do not suit the losses of --distill_loss."""
     names = [term.name for term in terms_of_words(args.distill_loss, args.distill_temperature, args.distill_weight)]
     hard = [name for name in names if name in HARD]
     if args.unlabeled_list and (hard or not args.use_distill):
-        wrong = f", and --distill_loss has {hard[0]}" if hard and args.use_distill else ""
+        wrong = f", but --distill_loss contains {hard[0]}" if hard and args.use_distill else ""
         raise FlagError(f"--unlabeled_list needs --use_distill=True and losses without labels, such as js{wrong}")
     if not args.use_distill:
         return
     wrong = [name for name in names if name not in OF_ALL and (name in OF_SEVERAL_LABELS) != args.multi_label]
     if wrong and args.multi_label:
         allowed = " or ".join(dict.fromkeys((*OF_SEVERAL_LABELS, *OF_ALL)))
-        raise FlagError(
-            f"--distill_loss: {wrong[0]} is for images of one label each; with --multi_label give {allowed}"
-        )
+        raise FlagError(f"--distill_loss: {wrong[0]} is for single-label images; with --multi_label give {allowed}")
     if wrong:
-        raise FlagError(f"--distill_loss: {wrong[0]} is for images of several labels: give --multi_label=True")
+        raise FlagError(f"--distill_loss: {wrong[0]} is for images with several labels: give --multi_label=True")
     if args.teacher_learns and not set(names) & set(OF_BOTH):
-        raise FlagError(f"--teacher_learns: it learns nothing by {', '.join(names)}: add teacher_ce to --distill_loss")
+        raise FlagError(
+            f"--teacher_learns: the teacher cannot learn from {', '.join(names)}: add teacher_ce to --distill_loss"
+        )
     for name in names:
         if name.startswith("teacher_") and not args.teacher_learns:
             raise FlagError(f"--distill_loss: {name} is for a teacher that learns: give --teacher_learns=True")
@@ -287,7 +290,7 @@ def build_criterion(
     device: torch.device,
     class_weights: np.ndarray | None = None,
 ) -> Criterion:
-    """The loss by the flags; `label_shares` and `class_weights` are as in `build_train_step`."""
+    """The loss; `label_shares` and `class_weights` are as in `build_train_step`."""
     if not args.multi_label:
         weights = None if class_weights is None else torch.from_numpy(class_weights).to(device, torch.float32)
         if weights is None and not args.focal_gamma:
@@ -300,7 +303,7 @@ def build_criterion(
 
 
 def _settle_batch_norm(module: nn.Module, args: argparse.Namespace, device: torch.device) -> None:
-    """Has batch-norms look at what the flags say, and average what they say."""
+    """Sets up batch-norm for --sync_bn and --running_variance."""
     if args.sync_bn and world_size() > 1:
         synchronize_batch_norm(module, device)
     if args.running_variance == BIASED:
@@ -308,12 +311,12 @@ def _settle_batch_norm(module: nn.Module, args: argparse.Namespace, device: torc
 
 
 def _prepare(model: Network, args: argparse.Namespace, device: torch.device) -> None:
-    """Moves a network that is to be trained to the device, and makes of it what the flags say."""
-    if not divides(args):  # else it goes there in parts, which have a shape only as they are
+    """Moves a network to the device and prepares it for training."""
+    if not divides(args):  # sharded networks move there in parts, which must keep their memory format
         place(model, device, memory_format(args, device))
     _settle_batch_norm(model, args, device)
     if args.with_mem_opt and not checkpoint_activations(model):
-        warn(f"--with_mem_opt does nothing here: {type(model).__name__} has no repeated blocks to compute again")
+        warn(f"--with_mem_opt has no effect: {type(model).__name__} has no repeated blocks to recompute")
     if _compiles(args):
         keep_compiled_code_by_processor()
         model.compile()
@@ -327,15 +330,15 @@ def build_train_step(
     class_weights: np.ndarray | None = None,
     alone: bool = False,
 ) -> TrainStep:
-    """Moves the network to the device and builds what trains it, by the flags.
+    """Moves the network to the device and builds its training step.
 
     Args:
         args: train.py's flags.
         model: the network.
         device: of this process.
         label_shares: each label's share of the training images, (classes,), for --label_weights_by_ratio.
-        class_weights: of the classes in the loss, (classes,), for --class_weights.
-        alone: whatever other processes there are, this one trains by itself.
+        class_weights: weights of the classes in the loss, (classes,), for --class_weights.
+        alone: train in this process only, even if there are others.
     """
     freeze(model, args)
     if alone:

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written whole or not at all, found again, checked before they are trusted.
+"""Checkpoints of a run: written atomically, found again, and verified before use.
 
     output/<model>/<epoch>/       after an epoch
     output/<model>/step_<n>/      within an epoch (--save_iter, or a run that was told to stop)
@@ -51,25 +51,25 @@ TEACHER_WEIGHTS = "teacher_weights.safetensors"
 STATE = "state.pt"
 MANIFEST = "manifest.json"
 
-# Folders of steps within an epoch that are kept: the newest, and one more should it be damaged.
+# Step folders to keep: the newest, and one more in case it is damaged.
 KEPT_STEPS = 2
 
-# Ends the name of a folder that is about to be deleted.
+# Suffix of a folder about to be deleted.
 DELETED = ".deleted"
 
-# Ends the name of a folder that is being written.
+# Suffix of a folder being written.
 TEMPORARY = ".tmp"
 
-# Stands for the number of the save and the steps of a checkpoint whose manifest cannot be read.
+# Save number and steps of a checkpoint with an unreadable manifest.
 UNREADABLE = (-1, -1)
 
-# Seconds to wait for a folder: the reader workers of a run that was killed hold its lock until they notice.
+# Seconds to wait for a folder: reader workers of a killed run hold its lock until they notice.
 LOCK_PATIENCE = 3.0
-# What some network file systems, which have no locks, say.
+# Errors of network file systems without locks.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
-# What a damaged manifest makes of reading it.
+# Errors when reading a damaged manifest.
 _NO_MANIFEST = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
@@ -82,15 +82,15 @@ def _checksum(path: Path) -> int:
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:
-    """Renames a finished folder to its name; one that is there already is moved aside first and deleted last.
+    """Renames a finished folder to its final name; an existing one is moved aside first and deleted last.
 
-    What train.py has not written, such as a state of PaddlePaddle's of that epoch, is never deleted.
+    Folders not written by train.py, such as PaddlePaddle's state of that epoch, are never deleted.
     """
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if _is_foreign(folder):
         kept = next(path for n in itertools.count(1) if not (path := Path(f"{folder}.before_{n}")).exists())
-        warn(f"{folder} is not of train.py and is in the way of a checkpoint: it is {kept} from now on")
+        warn(f"{folder} was not written by train.py, but a checkpoint needs its name: renamed to {kept}")
         replace(folder, kept)
     elif folder.exists():
         replace(folder, old)
@@ -100,23 +100,22 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
 
 
 def _is_foreign(folder: Path) -> bool:
-    """Whether there is something else than a checkpoint of ours under the name of one."""
+    """Whether something other than our checkpoint has the name of one."""
     ours = (MANIFEST, WEIGHTS)
     return folder.is_dir() and any(folder.iterdir()) and not any((folder / name).exists() for name in ours)
 
 
 class RunFolder:
-    """The folder of one run, and of one process: a second run that wants it gets an error, not a mixture.
+    """The folder of one run, locked by one process: a second run gets an error instead of mixing files.
 
-    A context manager; at the end of the block other runs can have the folder, and as soon as the process is gone,
-    whatever ended it.
+    A context manager; the lock ends with the block, or with the process, however that ends.
 
     Args:
-        path: `output/<model>`; made if need be.
-        keep: number of epoch folders to keep, newest first; 0 keeps all.
+        path: `output/<model>`; created if necessary.
+        keep: number of newest epoch folders to keep; 0 keeps all.
 
     Attributes:
-        record: the file in the folder that says what the run is (`utils.training.record`); manifests name it.
+        record: the file in the folder that describes the run (`utils.training.record`); manifests name it.
     """
 
     def __init__(self, path: Path, keep: int = 0) -> None:
@@ -130,17 +129,17 @@ class RunFolder:
             self._take_lock()
         except OSError as error:
             raise UserError(f"--model_save_dir: cannot write to {path}: {error.strerror}") from None
-        with contextlib.suppress(OSError):  # a full disk: the note is a courtesy to who comes second
+        with contextlib.suppress(OSError):  # a full disk: the note only helps the error message of a second run
             self._holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
         self._saves = max((save for save, _ in _orders(path).values()), default=0)
         self._delete()
 
     def _take_lock(self) -> None:
-        """Takes the folder for this process, if need be after a short wait.
+        """Locks the folder for this process, waiting briefly if necessary.
 
         Raises:
             UserError: another run has it.
-            OSError: nothing can be written into it.
+            OSError: the folder is not writable.
         """
         try:
             self._lock.acquire()
@@ -150,13 +149,13 @@ class RunFolder:
             except (OSError, ValueError):
                 holder = ""
             raise UserError(
-                f"--model_save_dir: another run ({holder or 'unknown process'}) is writing to {self.path}: end it or "
+                f"--model_save_dir: another run ({holder or 'unknown process'}) is writing to {self.path}: stop it, "
                 "wait for it, or give another folder"
             ) from None
         except (OSError, NotImplementedError) as error:
             if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
                 raise
-            warn(f"{self.path} cannot be locked ({error}): see to it that no other run writes there")
+            warn(f"{self.path} cannot be locked ({error}): make sure that no other run writes there")
 
     def __enter__(self) -> RunFolder:
         return self
@@ -177,20 +176,20 @@ class RunFolder:
         notes: dict[str, Any],
         teacher: tuple[str, Network] | None = None,
     ) -> bool:
-        """Writes a checkpoint under each of `names`: once, with links for the others.
+        """Writes a checkpoint under the first of `names`, and links the others to it.
 
         Args:
             names: folders, such as "7", "best_model", "latest".
             model: the network (not its distributed wrapper).
-            position: how far the run is.
+            position: progress of the run.
             training: state of `utils.training.step.TrainStep`: optimizer, scaler, "step" (the number of steps done).
             ema_model: the averaged network, if there is one.
-            notes: "model", "class_dim", `INPUT_FLAGS` and perhaps the classes' names, written into the weight files.
-            teacher: name and network of the one that learns beside it, if there is one.
+            notes: "model", "class_dim", `INPUT_FLAGS` and optionally the class names, saved in the weight files.
+            teacher: name and network of a teacher that learns, if there is one.
 
         Returns:
-            Whether it was written. If not (a full disk), a warning has said so, what was there before is untouched,
-            and the next save tries again.
+            Whether it was written. If not (a full disk), a warning is printed, earlier files are untouched, and the
+            next save tries again.
         """
         first, *others = names
         temporary = self.path / f".{first}{TEMPORARY}"
@@ -214,7 +213,7 @@ class RunFolder:
             _put_in_place(temporary, self.path / first)
             for other in others:
                 self._link(first, other)
-        # PyTorch's and safetensors' writers have errors of their own for a full disk.
+        # PyTorch's and safetensors' writers raise their own errors for a full disk.
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             warn(f"could not save {self.path / first}: {error}; earlier checkpoints are untouched")
@@ -223,9 +222,9 @@ class RunFolder:
         return True
 
     def _link(self, name: str, other: str) -> None:
-        """Makes `other` the same checkpoint as `name`; the files are shared, as nothing ever writes into them.
+        """Makes `other` the same checkpoint as `name`, with shared files, as nothing ever modifies them.
 
-        best_model_ema gets the averaged parameters alone, as its weights: nobody can resume from a best model's past.
+        best_model_ema gets only the averaged parameters, as its weights, and cannot be resumed.
         """
         files = {file.name: file.name for file in (self.path / name).iterdir()}
         if other == BEST_EMA:
@@ -241,7 +240,7 @@ class RunFolder:
         _put_in_place(temporary, self.path / other)
 
     def _prune(self) -> None:
-        """Deletes the folders written first beyond the number to keep, of whichever run they are."""
+        """Deletes the oldest folders beyond the number to keep, of any run."""
         orders = _orders(self.path)
         oldest_first = sorted(orders, key=orders.__getitem__)
         epochs = [folder for folder in oldest_first if folder.name.isdecimal()]
@@ -252,17 +251,18 @@ class RunFolder:
         self._delete()
 
     def _delete(self) -> None:
-        """Deletes what was renamed to be deleted: a kill in between leaves no part of a checkpoint under its name. And
-        what a killed run has left of a save that it did not end."""
+        """Deletes folders renamed for deletion, so that a kill never leaves half a checkpoint under its name, and the
+        unfinished saves of killed runs.
+        """
         halves = [folder for folder in self.path.glob(f".*{TEMPORARY}") if not (folder / MANIFEST).exists()]
         for folder in (*self.path.glob(f".*{DELETED}"), *halves):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _orders(run_folder: Path) -> dict[Path, tuple[float, float]]:
-    """The checkpoints in a run's folder, and what orders them: the number of their save, and their steps.
+    """The checkpoints in a run's folder with their sort keys: save number and steps.
 
-    A manifest that cannot be read comes first of all.
+    Unreadable manifests sort first.
     """
     orders = {}
     for manifest in run_folder.glob("*/" + MANIFEST):
@@ -275,11 +275,11 @@ def _orders(run_folder: Path) -> dict[Path, tuple[float, float]]:
 
 
 def holds_others(run_folder: Path, resumed: Path | None) -> bool:
-    """Whether a run that is to write to `run_folder` will meet checkpoints there that are not of its past.
+    """Whether `run_folder` has checkpoints that a run writing there did not descend from.
 
     Args:
         run_folder: `output/<model>` of the run.
-        resumed: the checkpoint that it goes on from; None if it starts afresh.
+        resumed: the checkpoint that it continues from; None if it starts afresh.
     """
     orders = {folder.resolve(): order for folder, order in _orders(run_folder).items()}
     past = orders.get(resumed.resolve(), UNREADABLE) if resumed is not None else UNREADABLE
@@ -287,14 +287,14 @@ def holds_others(run_folder: Path, resumed: Path | None) -> bool:
 
 
 def is_past(checkpoint: Path, resumed: Path) -> bool:
-    """Whether a checkpoint was written no later than the one beside it that a run goes on from."""
+    """Whether a checkpoint was written no later than the one in the same folder that a run continues from."""
     orders = _orders(checkpoint.parent)
     past = orders.get(checkpoint.parent / resumed.resolve().name, UNREADABLE)
     return checkpoint in orders and orders[checkpoint] <= past
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint whose files are whole; raises `UserError` with what is wrong otherwise."""
+    """The manifest of a checkpoint with intact files; otherwise raises `UserError` with what is wrong."""
     try:
         manifest = json.loads(read_text(folder / MANIFEST, limit=1))
         for name, checksum in manifest["crc32"].items():
@@ -304,7 +304,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
                 raise UserError(f"{folder / name} is damaged (wrong checksum)")
         _ = int(manifest["save"]), int(manifest["step"])
     except _NO_MANIFEST as error:
-        raise UserError(f"{folder} is no complete checkpoint ({one_line(error)})") from None
+        raise UserError(f"{folder} is not a complete checkpoint ({one_line(error)})") from None
     return manifest
 
 
@@ -316,8 +316,8 @@ def find_checkpoint(checkpoint: str, run_folder: Path) -> Path | None:
         run_folder: `output/<model>` of this run.
 
     Returns:
-        The named checkpoint, or the complete one of the folder that was written last; a damaged one is passed over with
-        a warning. None for "auto" in a folder without any.
+        The named checkpoint, or the newest complete one in the folder, skipping damaged ones with a warning. None for
+        "auto" in a folder without checkpoints.
 
     Raises:
         UserError: there is nothing to resume from.
@@ -328,7 +328,7 @@ def find_checkpoint(checkpoint: str, run_folder: Path) -> Path | None:
         return folder
     candidates = []
     for candidate, order in _orders(folder).items():
-        # One that cannot be read is looked at first, to say that it is damaged.
+        # Unreadable ones are checked first, to report the damage.
         order = (math.inf, math.inf) if order == UNREADABLE else order
         candidates.append((order, not candidate.name.startswith("."), candidate))
     for _, _, candidate in sorted(candidates, reverse=True):
@@ -340,39 +340,39 @@ def find_checkpoint(checkpoint: str, run_folder: Path) -> Path | None:
     if any(saved for _, saved, _ in candidates):
         raise UserError(
             f"--checkpoint: every checkpoint in {folder} is damaged (see above); to start afresh give another "
-            "--model_save_dir, or remove them"
+            "--model_save_dir or remove them"
         )
     if checkpoint == "auto":
         return None
     if not folder.exists():
         raise UserError(f"--checkpoint: {checkpoint} does not exist; give a folder that train.py saved, or auto")
     raise UserError(
-        f"--checkpoint: {checkpoint} holds no complete training state; "
-        "to start from weights alone give them as --pretrained_model"
+        f"--checkpoint: {checkpoint} contains no complete training state; to start from weights alone give "
+        "--pretrained_model"
     )
 
 
 def _check_state(state: dict[str, Any]) -> None:
-    """Raises `ValueError` if a state has the right checksum, and values that none could have."""
+    """Raises `ValueError` if a state with the right checksum contains impossible values."""
     position, training, notes = state["position"], state["training"], state["notes"]
     if not all(isinstance(value, dict) for value in (training, notes, position.best, position.highest)):
-        raise ValueError("it has something else in place of a dictionary")
+        raise ValueError("it should contain a dictionary but does not")
     if not (isinstance(position.random, list) and isinstance(position.history, list)):
-        raise ValueError("it has something else in place of a list")
+        raise ValueError("it should contain a list but does not")
     if not all(isinstance(best, int | float) for best in (*position.best.values(), *position.highest.values())):
-        raise ValueError("its best accuracy is no number")
+        raise ValueError("its best accuracy is not a number")
     counts = [position.batch_size, position.epoch, position.step_in_epoch, position.images or 0, position.stale]
     counts.append(training["step"])
     if not all(type(count) is int and 0 <= count < 1 << 62 for count in counts):
-        raise ValueError("its place in the training is none")
+        raise ValueError("its training position is invalid")
     if position.seed is not None and type(position.seed) is not int:
-        raise ValueError("its seed is no number")
+        raise ValueError("its seed is not a number")
     if not _is_plain(notes):
-        raise ValueError("its notes are more than texts and numbers")
+        raise ValueError("its notes contain more than texts and numbers")
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value is made of texts, numbers, lists and dictionaries alone."""
+    """Whether a value consists only of texts, numbers, lists and dictionaries."""
     held = [*value, *value.values()] if isinstance(value, dict) else value
     return all(map(_is_plain, held)) if isinstance(held, list | tuple) else isinstance(held, str | int | float | None)
 
@@ -380,7 +380,7 @@ def _is_plain(value: Any) -> bool:
 def read_state(folder: Path) -> dict[str, Any]:
     """The training state of a checkpoint, on the CPU: "position", "training" and "notes", as given to `save`.
 
-    Only tensors and plain values are read, no code is run.
+    Reads only tensors and plain values; runs no code.
     """
     try:
         check_torch_file(folder / STATE)
@@ -391,9 +391,10 @@ def read_state(folder: Path) -> dict[str, Any]:
         _check_state(state)
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"--checkpoint: {folder / STATE} is of another version of this program ({one_line(error)})"
+            f"--checkpoint: {folder / STATE} was written by another version of this program "
+            f"({one_line(error)}): resume it with that version"
         ) from None
-    except Exception as error:  # whatever a damaged file makes the unpickler raise
+    except Exception as error:  # a damaged file can make the unpickler raise anything
         first = cut(str(error).splitlines()[0], 300) if str(error) else type(error).__name__
         raise UserError(f"--checkpoint: {folder / STATE} cannot be read ({first})") from None
     return state

@@ -1,4 +1,4 @@
-"""The figures of a run over its epochs: curves.json, curves.png and TensorBoard events."""
+"""The metrics of a run over its epochs: curves.json, curves.png and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ if TYPE_CHECKING:
 
 
 class Curves:
-    """The figures of a run by epoch: curves.json and curves.png in its folder, and TensorBoard events.
+    """The metrics of a run by epoch: curves.json and curves.png in its folder, and TensorBoard events.
 
-    A context manager; what was recorded is on disk at the end of the block.
+    A context manager; all records are on disk at the end of the block.
 
     Args:
-        folder: of the run.
-        history: epochs of an earlier part of the run, when it is resumed.
-        tracked: where the figures are recorded as well.
+        folder: of the run. history: epochs of an earlier part of a resumed run. tracked: tracker that also records the
+            metrics.
     """
 
     def __init__(
@@ -48,8 +47,9 @@ class Curves:
 
     @contextlib.contextmanager
     def _spared(self) -> Iterator[None]:
-        """Nothing ends a run for its curves, whatever the libraries that write them raise: of a full disk, a package
-        that is missing, a folder's name that is not in UTF-8. There is one warning, then they are left out."""
+        """Keeps failing curves from ending a run, whatever the libraries raise: for a full disk, a missing package, a
+        folder name that is not UTF-8. Warns once, then skips the curves.
+        """
         try:
             yield
         except Exception as error:
@@ -58,7 +58,7 @@ class Curves:
             self._warned = True
 
     def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
-        """Keeps TensorBoard's thread, which hands its errors on to `_spared`, from printing them too."""
+        """Keeps TensorBoard's thread from printing errors that it passes on to `_spared`."""
         if not type(failure.thread).__module__.startswith("tensorboard."):
             self._excepthook(failure)
 
@@ -80,7 +80,7 @@ class Curves:
             self.writer.add_text(name, text, step)
 
     def epoch(self, epoch: int, values: dict[str, float], step: int = 0) -> None:
-        """Records the values of a finished epoch, after `step` steps of the run, and draws the curves anew."""
+        """Records the values of a finished epoch, after `step` steps of the run, and redraws the curves."""
         self.history = [past for past in self.history if past["epoch"] < epoch]
         self.history.append({"epoch": epoch, **values})
         with self._spared(), written_whole(self.folder / "curves.json", "--model_save_dir") as file:
@@ -106,7 +106,7 @@ class Curves:
         threading.excepthook = self._excepthook
 
 
-# What the names of figures begin with, after "train_" or "test_", that are drawn below a title.
+# Title of a plot -> prefixes of its metrics' names, after "train_" or "test_".
 _DRAWN = {"loss": ("loss",), "acc": ("acc", "exact", "map", "ma", "tpr"), "lr": ("lr",)}
 
 
@@ -115,7 +115,7 @@ def draw_curves(history: list[dict[str, float]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.6))
-    # Room for any numbers at the axes. Matplotlib's own layouts measure it, which takes as long as drawing.
+    # Margins for any tick labels. Matplotlib's automatic layouts take as long as drawing.
     figure.subplots_adjust(left=0.06, right=0.99, bottom=0.13, top=0.91, wspace=0.24)
     for axes, title in zip(figure.subplots(1, 3), ("loss", "acc", "lr"), strict=True):
         for name in dict.fromkeys(name for epoch in history for name in epoch):
@@ -133,13 +133,14 @@ def draw_curves(history: list[dict[str, float]], path: Path) -> None:
 
 
 def leave_out_peaks(axes: Axes) -> None:
-    """Ends the axis of the losses below those that lie far above all others, as the first of a run may: they would
-    flatten the rest. The title says how high they go."""
+    """Cuts the loss axis below outliers, such as a run's first losses, which would flatten the rest. The title gives
+    their height.
+    """
     losses = np.concatenate([np.empty(0), *(np.asarray(line.get_ydata(), float) for line in axes.lines)])
     if not len(losses):
         return
     low, high = np.percentile(losses, (25, 75))
-    usual = losses[losses <= high + 3 * (high - low)]  # by Tukey's rule what is above is far out
+    usual = losses[losses <= high + 3 * (high - low)]  # Tukey's rule for far outliers
     if len(usual) < len(losses):
         margin = 0.05 * (usual.max() - usual.min())
         axes.set_ylim(usual.min() - margin, usual.max() + margin)

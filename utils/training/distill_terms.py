@@ -1,4 +1,4 @@
-"""The losses of --distill_loss: a word for each, `NAME` or `NAME:option=value:weight=W`; they are summed."""
+"""Parses --distill_loss: a sum of losses, each a word `NAME` or `NAME:option=value:weight=W`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ _temperature = number(float, 0.01, 1000)
 
 @dataclass(frozen=True)
 class Term:
-    """One of the losses that are summed.
+    """One of the summed losses.
 
     Attributes:
         name: a key of `LOSSES`.
-        weight: that it is multiplied by.
-        options: of its function.
+        weight: its factor. options: for its function.
     """
 
     name: str
@@ -34,7 +33,7 @@ class Term:
 
 
 def _activation(text: str) -> bool:
-    """Whether it is the sigmoid."""
+    """True for sigmoid, False for softmax."""
     return _one_of("softmax", "sigmoid")(text) == "sigmoid"
 
 
@@ -48,24 +47,24 @@ def _one_of(*allowed: str) -> Kind:
 
 
 def _layers(text: str) -> list[str]:
-    """Names of layers, with + between them."""
+    """Names of layers, joined by +."""
     return text.split("+")
 
 
-# Losses of both networks' logits, and their options.
+# Losses between both networks' logits, and their options.
 OF_LOGITS: dict[str, tuple[Callable[..., Tensor], dict[str, Kind]]] = {
     "js": (jensen_shannon_loss, {}),
     "soft_ce": (soft_label_loss, {"temperature": _temperature}),
     "kl": (kl_loss, {"temperature": _temperature}),
     "dist": (dist_loss, {"beta": non_negative, "gamma": non_negative}),
 }
-# Losses that look at the hard labels as well.
+# Losses that use the hard labels too.
 OF_LABELS: dict[str, tuple[Callable[..., Tensor], dict[str, Kind]]] = {
     "dkd": (decoupled_loss, {"temperature": _temperature, "alpha": non_negative, "beta": non_negative}),
     "skd": (spherical_loss, {"temperature": _temperature, "multiplier": non_negative, "alpha": fraction}),
     "wsl": (weighted_soft_loss, {"temperature": _temperature}),
 }
-# Losses of what layers give (`utils.training.feature_losses`).
+# Losses between layers' outputs (`utils.training.feature_losses`).
 OF_FEATURES: dict[str, dict[str, Kind]] = {
     "distance": {
         "mode": _one_of("l1", "l2", "smooth_l1"),
@@ -77,7 +76,7 @@ OF_FEATURES: dict[str, dict[str, Kind]] = {
     "pefd": {"projectors": number(int, 1, 100), "layer": str, "teacher_layer": str},
     "afd": {"dim": number(int, 1, 65536), "layers": _layers, "teacher_layers": _layers},
 }
-# Options of every word but soft, whose parts are the flags' --distill_temperature and --distill_weight.
+# Options of every word except soft, which --distill_temperature and --distill_weight configure.
 LOSSES: dict[str, dict[str, Kind]] = {
     "soft": {},
     **{name: options for name, (_, options) in (OF_LOGITS | OF_LABELS).items()},
@@ -88,11 +87,11 @@ LOSSES: dict[str, dict[str, Kind]] = {
     "teacher_multi_label": {"weight_ratio": boolean, "sum": boolean},
     **OF_FEATURES,
 }
-# Those that images without labels have none of, those of images with several labels, and those of both kinds of images.
+# Losses that need labels, losses for several labels per image, and losses for both kinds of images.
 HARD = ("soft", "ce", "multi_label", "teacher_ce", "teacher_multi_label", *OF_LABELS)
 OF_SEVERAL_LABELS = ("multi_label", "teacher_multi_label", "dml")
 OF_ALL = ("dml", *OF_FEATURES)
-# Those that the teacher learns by, if it learns. To the others it is a fixed target, as in PaddleClas.
+# Losses that train the teacher, if it learns. For the others it is a fixed target, as in PaddleClas.
 OF_BOTH = ("teacher_ce", "teacher_multi_label", "dml", "js", "dist", "skd", "wsl", *OF_FEATURES)
 
 
@@ -101,10 +100,10 @@ def terms_of_words(words: Sequence[str], temperature: float, weight: float) -> t
 
     Args:
         words: see the module.
-        temperature, weight: of soft, whose hard labels have the rest of the weight.
+        temperature, weight: for soft; its hard labels get the rest of the weight.
 
     Raises:
-        FlagError: a word or an option that is none.
+        FlagError: an unknown word or option.
     """
     terms: list[Term] = []
     for word in words:

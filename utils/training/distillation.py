@@ -1,4 +1,4 @@
-"""Knowledge distillation: a student that learns from a teacher, which may learn too (deep mutual learning)."""
+"""Knowledge distillation: a student learns from a teacher, which may learn too (deep mutual learning)."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ Outputs = Tensor | tuple[Tensor, ...]
 
 
 class Distillation(nn.Module):
-    """A student, its teacher and the losses that are learned by.
+    """A student, its teacher and the losses.
 
     Args:
         student: the network that is trained.
-        teacher: in evaluation mode and without gradients, if it stays as it is; else it is trained as well.
+        teacher: in evaluation mode and without gradients if fixed; else it is trained too.
         terms: the losses.
-        smoothing: of the hard labels of ce and teacher_ce, where they do not say.
-        label_weights: of images with several labels, as in `labels_loss`; None: 1.
-        image_size: height and width of the images, for losses of what layers give.
-        hard_loss: that of ce and teacher_ce.
+        smoothing: default label smoothing of ce and teacher_ce.
+        label_weights: for images with several labels, as in `labels_loss`; None: 1.
+        image_size: height and width of the images, for losses between layers.
+        hard_loss: the loss of ce and teacher_ce.
 
     Attributes:
         teacher_learns: whether the teacher is trained.
-        parts: losses of what layers give, by their place among the terms; some have parameters, which are trained.
+        parts: losses between layers, by their index among the terms; some have trainable parameters.
 
     Raises:
-        FlagError: a layer is not there, or layers that are compared do not go together.
+        FlagError: a layer does not exist, or compared layers do not match.
     """
 
     teacher: Network
@@ -53,7 +53,7 @@ class Distillation(nn.Module):
         if self.teacher_learns:
             self.teacher = teacher
         else:
-            vars(self)["teacher"] = teacher  # what does not learn is no part of the module
+            vars(self)["teacher"] = teacher  # a fixed teacher is not part of the module
         self.terms = terms
         self.smoothing = smoothing
         self.label_weights = label_weights
@@ -63,20 +63,20 @@ class Distillation(nn.Module):
             self._taps, self.parts = feature_losses(student, teacher, terms, image_size)
 
     def learners(self) -> dict[str, nn.Module]:
-        """What is trained beside the student."""
+        """The modules trained along with the student."""
         return {"teacher": self.teacher, "losses": self.parts} if self.teacher_learns else {"losses": self.parts}
 
     def load_losses(self, state: dict[str, Tensor]) -> None:
-        """Gives the losses their parameters back.
+        """Restores the losses' parameters.
 
         Raises:
-            ValueError: they are of other losses.
+            ValueError: the parameters are for other losses.
         """
         own = self.parts.state_dict()
         if {name: tensor.shape for name, tensor in own.items()} != {
             name: tensor.shape for name, tensor in state.items()
         }:
-            raise ValueError("its --distill_loss had parameters of other shapes")
+            raise ValueError("the parameters of its --distill_loss had other shapes")
         self.parts.load_state_dict(state)
 
     def forward(self, images: Tensor, targets: Targets) -> tuple[Tensor, Outputs]:
@@ -102,10 +102,9 @@ class Distillation(nn.Module):
         mine: dict[str, Tensor] | None = None,
         theirs: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        """The loss, from both networks' logits (N, classes), what the batch is trained towards, and what layers of the
-        two gave.
+        """The loss, from both networks' logits (N, classes), the targets, and outputs of both networks' layers.
 
-        Side classifiers of the student learn from the teacher too.
+        The student's auxiliary classifiers learn from the teacher too.
         """
         losses = []
         for number, term in enumerate(self.terms):

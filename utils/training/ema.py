@@ -11,19 +11,19 @@ from models.network import Network
 
 
 class ExponentialMovingAverage:
-    """An averaged copy of a network, `model`, that is evaluated and saved in its place.
+    """An averaged copy of a network, `model`, which is evaluated and saved in its place.
 
-    As in the original, the average starts at zero without bias correction, takes in the batch-norm running statistics
-    too, and after step t (from 0) decays by min(decay, (1 + t) / (10 + t)), so that the start is soon forgotten. Or, as
-    PaddleClas's, it starts as a copy of the network and always decays by `decay`.
+    As in the original, the average starts at zero without bias correction, includes the batch-norm running statistics,
+    and after step t (from 0) decays by min(decay, (1 + t) / (10 + t)), so that the start is soon forgotten. Or, as in
+    PaddleClas, it starts as a copy of the network and always decays by `decay`.
 
     Args:
         model: the network being trained (not its distributed wrapper).
         decay: the largest decay.
-        ramps: whether the decay starts small.
+        ramps: whether the decay starts small and grows.
 
     Attributes:
-        step: number of the step to come.
+        step: number of the next step.
     """
 
     def __init__(self, model: Network, decay: float, ramps: bool = True) -> None:
@@ -37,13 +37,13 @@ class ExponentialMovingAverage:
                 average.zero_()
 
     def follow(self, model: Network) -> None:
-        """Takes in this network from now on; again when the tensors of both have been divided among processes."""
+        """Follows this network from now on; call it again after sharding both."""
         pairs = [
             (average, source)
             for average, source in zip(_tensors(self.model), _tensors(model), strict=True)
             if source.is_floating_point()
         ]
-        # Divided tensors and others do not go together in one operation.
+        # Sharded and other tensors cannot share one operation.
         by_kind: dict[type, list[tuple[Tensor, Tensor]]] = {}
         for pair in pairs:
             by_kind.setdefault(type(pair[1]), []).append(pair)
@@ -51,7 +51,7 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Takes in the network as it is after a step."""
+        """Updates the average after a step."""
         decay = min(self.decay, (1 + self.step) / (10 + self.step)) if self.ramps else self.decay
         for averages, sources in self._pairs:
             torch._foreach_lerp_(averages, sources, 1.0 - decay)

@@ -1,6 +1,6 @@
-"""Losses of feature maps: a student learns what the layers of its teacher make of the images.
+"""Losses between feature maps: a student learns its teacher's intermediate outputs.
 
-They may have parameters of their own, which are learned beside the student's and thrown away with the teacher.
+They may have parameters, which are trained with the student and discarded with the teacher.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ Shape = tuple[int, ...]
 
 
 def distance(student: Tensor, teacher: Tensor, mode: str = "l2", act: str | None = None) -> Tensor:
-    """Mean over all values of their difference's size (l1), of its square (l2), or of half the square where it is
-    below 1 and of the size less a half elsewhere (smooth_l1).
+    """Mean absolute difference (l1), mean squared difference (l2), or smooth L1: half the square below 1, else the
+    absolute difference minus a half.
 
     Args:
-        student, teacher: maps or logits of one shape.
-        mode: one of these.
-        act: what is made of them before: softmax (over the last axis) or sigmoid.
+        student, teacher: maps or logits of the same shape. mode: one of these. act: applied first: softmax (over the
+            last axis) or sigmoid.
     """
     student, teacher = at_least_float32(student), at_least_float32(teacher)
     if act == "softmax":
@@ -45,7 +44,9 @@ class Distance(nn.Module):
     def __init__(self, student: Shape, teacher: Shape, **options: str) -> None:
         super().__init__()
         if student != teacher:
-            raise ValueError(f"the layers give {_shown(student)} and {_shown(teacher)}, and both have to be the same")
+            raise ValueError(
+                f"the layers' outputs are {_shown(student)} and {_shown(teacher)}, but their shapes must be equal"
+            )
         self.options = options
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -53,13 +54,12 @@ class Distance(nn.Module):
 
 
 class MaskedGeneration(nn.Module):
-    """Mean square of the difference between the teacher's map and what is made of the student's, of which some channels
-    are hidden (MGD, Yang et al., arXiv:2205.01529).
+    """Mean squared difference between the teacher's map and one generated from the student's with some channels masked
+    (MGD, Yang et al., arXiv:2205.01529).
 
     Args:
         student, teacher: shapes of the maps, (N, channels, H, W).
-        alpha: that the loss is multiplied by.
-        mask: share of an image's channels that are hidden.
+        alpha: factor of the loss. mask: fraction of an image's channels to mask.
     """
 
     def __init__(self, student: Shape, teacher: Shape, alpha: float = 1.756, mask: float = 0.15) -> None:
@@ -84,8 +84,8 @@ class MaskedGeneration(nn.Module):
 
 
 class ProjectorEnsemble(nn.Module):
-    """How little the teacher's features point where the mean of several projections of the student's does (PEFD, Chen
-    et al., arXiv:2210.15274): 1 - their cosine.
+    """1 - cosine similarity of the teacher's features and the mean of several projections of the student's (PEFD, Chen
+    et al., arXiv:2210.15274).
 
     Args:
         student, teacher: shapes of the features, (N, channels, ...).
@@ -96,7 +96,7 @@ class ProjectorEnsemble(nn.Module):
         super().__init__()
         if student[2:] != teacher[2:]:
             raise ValueError(
-                f"the features are of {_shown(student)} and {_shown(teacher)}, and only channels may differ"
+                f"the features are {_shown(student)} and {_shown(teacher)}, but only their channels may differ"
             )
         layers = [nn.Conv2d(student[1], teacher[1], 1) for _ in range(projectors)]
         for layer in layers:
@@ -126,20 +126,19 @@ class _Projection(nn.Module):
 
 
 class AttentionTransfer(nn.Module):
-    """Mean square of the difference between where the teacher's maps and the student's are large, each map of the
-    teacher's compared with all of the student's as far as attention says that they belong together (AFD, Ji et al.,
-    arXiv:2102.02973).
+    """Mean squared difference between the spatial attention of the teacher's and student's maps; each teacher map is
+    compared with all student maps, weighted by learned attention (AFD, Ji et al., arXiv:2102.02973).
 
     Args:
         student, teacher: shapes of their maps, (N, channels, H, W).
-        dim: features of queries and keys.
+        dim: size of queries and keys.
     """
 
     def __init__(self, student: Sequence[Shape], teacher: Sequence[Shape], dim: int = 128) -> None:
         super().__init__()
         for shape in (*student, *teacher):
             if len(shape) != 4:
-                raise ValueError(f"a layer gives {_shown(shape)}, no map")
+                raise ValueError(f"a layer's output is {_shown(shape)}, which is not a feature map")
         self.dim = dim
         self.queries = nn.ModuleList(_Projection(shape[1], dim) for shape in teacher)
         self.keys = nn.ModuleList(_Projection(shape[1], dim) for shape in student)
@@ -165,7 +164,7 @@ class AttentionTransfer(nn.Module):
 
 
 def _pooled(energies: Sequence[Tensor], height: int, width: int) -> Tensor:
-    """Maps (N, 1, h, w), each pooled to a size and of length 1: (N, maps, H W)."""
+    """Maps (N, 1, h, w), each pooled to a size and normalised to length 1: (N, maps, H W)."""
     pooled = [F.adaptive_avg_pool2d(energy, (height, width)).flatten(1) for energy in energies]
     return F.normalize(torch.stack(pooled, dim=1), dim=2)
 
@@ -175,10 +174,10 @@ def _zero_bias(layer: nn.Module) -> None:
 
 
 def _shown(shape: Shape) -> str:
-    """A shape without the number of images."""
+    """A shape without the batch dimension."""
     return " x ".join(map(str, shape[1:]))
 
 
 def _check_maps(student: Shape, teacher: Shape) -> None:
     if len(student) != 4 or len(teacher) != 4 or student[2:] != teacher[2:]:
-        raise ValueError(f"the maps are {_shown(student)} and {_shown(teacher)}, and only their channels may differ")
+        raise ValueError(f"the maps are {_shown(student)} and {_shown(teacher)}, but only their channels may differ")

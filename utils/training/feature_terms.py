@@ -1,4 +1,4 @@
-"""The losses of --distill_loss that look at layers: which layers they are, and what compares them."""
+"""The layer losses of --distill_loss: finds the layers and builds the comparisons."""
 
 from __future__ import annotations
 
@@ -24,15 +24,14 @@ _PLACES = ("layer", "teacher_layer", "layers", "teacher_layers")
 
 
 class FeatureLoss(nn.Module):
-    """A loss of what layers of a student and of its teacher give.
+    """A loss between layers of a student and its teacher.
 
     Args:
         term: of --distill_loss.
-        layers: of the student and of the teacher.
-        shapes: of their outputs, by layer.
+        layers: the student's and the teacher's. shapes: output shapes by layer.
 
     Raises:
-        ValueError: layers that are compared do not go together.
+        ValueError: the compared layers do not match.
     """
 
     def __init__(
@@ -45,25 +44,25 @@ class FeatureLoss(nn.Module):
         self.loss = _KINDS[term.name](*self._taken(*shapes), **options)
 
     def _taken(self, mine: Mapping, theirs: Mapping) -> tuple:
-        """What there is by layer, of the layers that it looks at: lists, or single ones."""
+        """The values of its layers, as a list or a single one."""
         pair = [[found[name] for name in names] for found, names in zip((mine, theirs), self._layers, strict=True)]
         return tuple(found[0] for found in pair) if self._one else tuple(pair)
 
     def forward(self, mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Tensor:
-        """The loss, from what the student's and the teacher's layers gave."""
+        """The loss, from outputs of the student's and the teacher's layers."""
         return self.loss(*self._taken(mine, theirs))
 
 
 def looks_at_layers(term: Term) -> bool:
-    """Whether a term compares what layers give, and not logits."""
+    """Whether a term compares layers rather than logits."""
     return term.name in OF_FEATURES and not (term.name == "distance" and "layer" not in term.options)
 
 
 def layers_of(term: Term, network: Network, of_teacher: bool) -> list[str]:
-    """The layers that a term looks at in a network.
+    """The layers of a network that a term uses.
 
     Raises:
-        LayerError: none is named, and the network does not tell them.
+        LayerError: none is named, and the network has no default.
     """
     options = term.options
     if term.name == "afd":
@@ -72,7 +71,7 @@ def layers_of(term: Term, network: Network, of_teacher: bool) -> list[str]:
             blocks = set(repeated_blocks(network))
             named = [path for path, module in network.named_modules() if module in blocks]
         if not named:
-            raise LayerError(f"{type(network).__name__} has no repeated blocks: name layers")
+            raise LayerError(f"{type(network).__name__} has no repeated blocks to use as default: name the layers")
         return named
     named = options.get("teacher_layer", options.get("layer")) if of_teacher else options.get("layer")
     return [named or (POOLED if term.name == "pefd" else last_layer(network))]
@@ -81,10 +80,10 @@ def layers_of(term: Term, network: Network, of_teacher: bool) -> list[str]:
 def feature_losses(
     student: Network, teacher: Network, terms: Sequence[Term], image_size: tuple[int, int]
 ) -> tuple[tuple[Taps, Taps], nn.ModuleDict]:
-    """What catches the layers' outputs in the two networks, and the losses of these by their place among the terms.
+    """Hooks that record the layers' outputs in both networks, and the layer losses by their index among the terms.
 
     Raises:
-        FlagError: a layer is not there, or layers that are compared do not go together.
+        FlagError: a layer does not exist, or compared layers do not match.
     """
     taps = Taps(student), Taps(teacher)
     layers = {}

@@ -1,4 +1,4 @@
-"""Parts of a network that stay as they are while the rest is trained."""
+"""Freezes parts of a network while the rest is trained."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from utils.errors import FlagError
 
 
 def freeze(model: Network, args: Namespace) -> None:
-    """Takes what --freeze names out of the training: its parameters get no gradient.
+    """Freezes the parts that --freeze names: their parameters get no gradient.
 
     Raises:
         FlagError: the network has fewer stages.
@@ -21,7 +21,7 @@ def freeze(model: Network, args: Namespace) -> None:
     if not args.freeze:
         return
     if args.freeze == "backbone":
-        frozen, what = backbone_parameters(model), "all but the classifier"
+        frozen, what = backbone_parameters(model), "everything but the classifier"
     else:
         stages = stage_parameters(model)
         if args.freeze > len(stages):
@@ -36,14 +36,15 @@ def freeze(model: Network, args: Namespace) -> None:
         if name in frozen:
             parameter.requires_grad_(False)
     count, whole = sum(sizes[name] for name in frozen), sum(sizes.values())
-    log(f"--freeze={args.freeze}: {what} stay as they are, {count:,} of {whole:,} parameters")
+    log(f"--freeze={args.freeze}: frozen: {what}, {count:,} of {whole:,} parameters")
     if not args.pretrained_model and not args.checkpoint:
-        warn("--freeze without --pretrained_model: what stays as it is has been drawn at random")
+        warn("--freeze without --pretrained_model: the frozen parameters are random; give weights to start from")
 
 
 def train_mode(model: nn.Module) -> None:
-    """Puts a network into training mode, and frozen parts of it into that of evaluation: their batch-norms keep their
-    statistics and go by them, and they drop nothing."""
+    """Puts a network into training mode and its frozen parts into evaluation mode, which fixes their batch-norm
+    statistics and disables dropout.
+    """
     model.train()
     _rest(model)
 

@@ -1,4 +1,4 @@
-"""Weights of the classes in the loss, where some have many images and others few."""
+"""Class weights in the loss, for imbalanced data."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def images_per_class(images: ImageList, classes: int) -> np.ndarray:
 
 
 def weights_of_counts(kind: str, counts: np.ndarray, beta: float) -> np.ndarray:
-    """The weights of classes by their numbers of images.
+    """Class weights from numbers of images.
 
     Args:
-        kind: "balanced", 1 / n, of which the mean over the images is 1; "sqrt", 1 / sqrt(n), likewise; "effective", by
-            the effective number of images, (1 - beta) / (1 - beta ** n), of which the mean over the classes is 1 (Cui
-            et al., arXiv:1901.05555).
-        counts: n, int (classes,); classes without images count for nothing, and weigh 1.
-        beta: of "effective".
+        kind: "balanced", 1 / n, with mean 1 over the images; "sqrt", 1 / sqrt(n), likewise; "effective", by the
+            effective number of images, (1 - beta) / (1 - beta ** n), with mean 1 over the classes (Cui et al.,
+            arXiv:1901.05555).
+        counts: n, int (classes,); classes without images are ignored and get weight 1.
+        beta: for "effective".
 
     Returns:
         float64 (classes,).
@@ -46,7 +46,7 @@ def weights_of_counts(kind: str, counts: np.ndarray, beta: float) -> np.ndarray:
 
 
 def read_class_weights(path: str, classes: int) -> np.ndarray:
-    """The weights in a file: a number per line in the order of the classes, or lines `class weight` in any order.
+    """The weights in a file: one number per line in class order, or lines `class weight` in any order.
 
     Returns:
         float64 (classes,).
@@ -58,7 +58,7 @@ def read_class_weights(path: str, classes: int) -> np.ndarray:
     try:
         lines = read_text(path, 16).splitlines()
     except OSError as error:
-        one_of = f"; it is none of {', '.join(KINDS)} either" if isinstance(error, FileNotFoundError) else ""
+        one_of = f"; give a file, or one of {', '.join(KINDS)}" if isinstance(error, FileNotFoundError) else ""
         raise UserError(f"{where}: {reason(error)}{one_of}") from None
     except FormatError as error:
         raise UserError(f"{where}: {error}") from None
@@ -72,9 +72,9 @@ def read_class_weights(path: str, classes: int) -> np.ndarray:
         except ValueError:
             label, weight = -1, math.nan
         if len(words) > 2 or label < 0 or not 0 <= weight < math.inf:
-            raise UserError(f"{where}, line {number}: {line.strip()!r} is no weight, nor `class weight`")
+            raise UserError(f"{where}, line {number}: {line.strip()!r} is neither a weight nor `class weight`")
         if label >= classes or label in found:
-            what = f"there is no class {label} of {classes}" if label >= classes else f"class {label} is there twice"
+            what = f"there is no class {label} of {classes}" if label >= classes else f"class {label} appears twice"
             raise UserError(f"{where}, line {number}: {what}")
         found[label] = weight
     if missing := sorted(set(range(classes)) - found.keys()):
@@ -100,27 +100,27 @@ def class_weights(args: Namespace, images: ImageList) -> np.ndarray | None:
     if args.class_weights not in KINDS:
         weights = read_class_weights(args.class_weights, args.class_dim)
         if not (weights * counts).any():
-            raise UserError(f"--class_weights {args.class_weights}: all classes that have images weigh 0")
+            raise UserError(f"--class_weights {args.class_weights}: all classes with images have weight 0")
     else:
         weights = weights_of_counts(args.class_weights, counts, args.effective_beta)
     there = np.flatnonzero(counts)
     fewest, most = there[counts[there].argmin()], there[counts[there].argmax()]
     log(
-        f"--class_weights {args.class_weights}: class {fewest}, of {counts[fewest]} images, weighs "
-        f"{weights[fewest]:.4g}; class {most}, of {counts[most]}, {weights[most]:.4g}"
+        f"--class_weights {args.class_weights}: class {fewest}, with {counts[fewest]} images, has weight "
+        f"{weights[fewest]:.4g}; class {most}, with {counts[most]}, {weights[most]:.4g}"
     )
     return weights
 
 
 def check_class_weights(args: Namespace) -> None:
-    """Raises `FlagError` where --class_weights does not go with the other flags."""
+    """Raises `FlagError` if --class_weights cannot work with the other flags."""
     if args.class_weights is None:
         return
     if args.multi_label or args.label_from:
         other = "multi_label" if args.multi_label else "label_from"
-        raise FlagError(f"--class_weights is for images of one label each, of the list: leave it out, or --{other}")
+        raise FlagError(f"--class_weights needs one label per image, from the list: leave it out, or --{other}")
     if args.balance_classes and args.class_weights in KINDS:
         warn(
             f"--balance_classes={args.balance_classes} and --class_weights={args.class_weights} both favour rare "
-            "classes: together they may favour them too much"
+            "classes; together they may overdo it"
         )

@@ -1,4 +1,4 @@
-"""What a run says: the line of a step and of an epoch, the progress bar, the curves, where the results are."""
+"""The output of a run: lines for steps and epochs, the progress bar, the curves, and the place of the results."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ class Journal:
     Args:
         args: train.py's flags.
         step: what trains the network.
-        position: how far the run is.
-        curves: of the run's folder; None in all processes but one.
+        position: progress of the run. curves: of the run's folder; None in all processes but one.
     """
 
     def __init__(self, args: Flags, step: TrainStep, position: Position, curves: Curves | None) -> None:
@@ -47,7 +46,7 @@ class Journal:
         self._steps, self._waited, self._clock = 0, 0.0, time.perf_counter()
 
     def read(self, batches: Iterable[T], count: int) -> Iterator[T]:
-        """The batches of an epoch of `count` steps, with a progress bar, and the time that is waited for them taken."""
+        """The batches of an epoch of `count` steps, with a progress bar; measures the time spent waiting for them."""
         position, self._epoch_steps = self._position, count
         self._restart_clock()
         title = f"epoch {position.epoch + 1} of {self._args.num_epochs}"
@@ -65,13 +64,13 @@ class Journal:
         self._steps, self._waited, self._clock = 0, 0.0, time.perf_counter()
 
     def count_step(self) -> None:
-        """Takes in that a step is done; before its line, if it gets one."""
+        """Counts a finished step; call it before the step's line, if it gets one."""
         self._steps += 1
         self._done += 1
         self._bar.update()
 
     def step(self, number: int, sums: Tensor) -> None:
-        """Prints the line of a step: means since the last one. Every process has to call it.
+        """Prints the line of a step: means since the last line. Every process must call it.
 
         Args:
             number: of the step in the epoch.
@@ -89,7 +88,7 @@ class Journal:
         if values["skipped"]:
             line += f", skipped {values['skipped']:.0f}"
         line += f", {self._progress(self._position.epoch * self._epoch_steps + number + 1)}"
-        if self._bar.disable or not sys.stdout.isatty():  # the bar is on stderr, the lines may go to a file
+        if self._bar.disable or not sys.stdout.isatty():  # the bar is on stderr, as the lines may go to a file
             log(line)
         if not self._bar.disable:
             self._bar.set_postfix_str(f"{fields}, {rate:.0f} img/s")
@@ -104,8 +103,8 @@ class Journal:
         """Prints the line of an epoch, and draws the curves.
 
         Args:
-            results: means of the "train" images, and of the "test" images by the network and by its average
-                ("test_ema"), where there are any.
+            results: means over the "train" images and, if validated, over the "test" images for the network and its
+                average ("test_ema").
         """
         position = self._position
         fields, figures = [], {"lr": current_lr(self._step.optimizer)}
@@ -122,29 +121,29 @@ class Journal:
             position.history = self._curves.history
 
     def _progress(self, steps: int) -> str:
-        """The epoch, of how many, and the time that is left: at the pace of this process so far, validations included.
+        """The epoch, the number of epochs, and the time left at this process's pace so far, including validations.
 
         Args:
-            steps: of the run that are done.
+            steps: number of finished steps of the run.
         """
         args = self._args
         text = f"epoch {self._position.epoch + 1} of {args.num_epochs}"
         left = args.num_epochs * self._epoch_steps - steps
         if args.max_iter > 0:
             left = min(left, args.max_iter - self._step.step)
-        if left <= 0 or self._done < 2:  # the first step has all that is done once
+        if left <= 0 or self._done < 2:  # the first step includes all one-off work
             return text
         return f"{text}, {shown_time((time.perf_counter() - self._began) / self._done * left)} left"
 
     def end(self, folder: Path, interrupted: bool) -> None:
-        """Says where the results are, and how a run that was interrupted goes on."""
+        """Prints where the results are, and how to continue an interrupted run."""
         metric = best_metric(self._args)
         figures = {name: f" (test_{metric} {value:.5f})" for name, value in self._position.best.items()}
         names = [name for name in ("latest", *figures, "curves.png") if (folder / name).exists()]
-        if names:  # a run that was profiled saves nothing
+        if names:  # a profiled run saves nothing
             log(f"saved in {folder}: {', '.join(name + figures.get(name, '') for name in names)}")
         if interrupted:
-            log("stopped on request: the same command with --checkpoint=auto goes on from there")
+            log("stopped on request: the same command with --checkpoint=auto continues from there")
 
 
 def shown_time(seconds: float) -> str:
@@ -160,5 +159,5 @@ def shown_time(seconds: float) -> str:
 
 
 def shown_rate(rate: float) -> str:
-    """A learning rate: five decimals, or four figures where these would leave little of it."""
+    """A learning rate with five decimals, or with four significant digits if it is small."""
     return f"{rate:.5f}" if rate >= 0.001 or not rate else f"{rate:.4g}"

@@ -1,4 +1,4 @@
-"""Losses by which a student learns from the logits of its teacher. Logits are (N, classes), the student's first."""
+"""Distillation losses between logits. Logits are (N, classes), the student's first."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ def mutual_loss(
 
     Args:
         student, teacher: logits.
-        sigmoid: of probabilities by sigmoids, instead of a softmax.
-        summed: times the number of classes.
+        sigmoid: use sigmoids instead of a softmax. summed: multiply by the number of classes.
         weights: of each class of each image, (N, classes); None: 1.
     """
     p, q = (at_least_float32(x).sigmoid() if sigmoid else at_least_float32(x).softmax(1) for x in (student, teacher))
@@ -37,8 +36,9 @@ def mutual_loss(
 
 
 def dist_loss(student: Tensor, teacher: Tensor, beta: float = 1.0, gamma: float = 1.0) -> Tensor:
-    """How little the probabilities correlate: by image, times `beta`, and by class, times `gamma` (DIST, Huang et al.,
-    arXiv:2205.10536)."""
+    """1 - correlation of the probabilities: per image, times `beta`, plus per class, times `gamma` (DIST, Huang et al.,
+    arXiv:2205.10536).
+    """
 
     def unlike(a: Tensor, b: Tensor) -> Tensor:
         a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
@@ -51,8 +51,9 @@ def dist_loss(student: Tensor, teacher: Tensor, beta: float = 1.0, gamma: float 
 def decoupled_loss(
     student: Tensor, teacher: Tensor, labels: Tensor, temperature: float = 1.0, alpha: float = 1.0, beta: float = 1.0
 ) -> Tensor:
-    """Distillation of how sure the teacher is of the label, times `alpha`, apart from what it makes of the other
-    classes, times `beta` (DKD, Zhao et al., arXiv:2203.08679)."""
+    """Decoupled distillation: the probability of the label, times `alpha`, plus the distribution over the other
+    classes, times `beta` (DKD, Zhao et al., arXiv:2203.08679).
+    """
     mine = torch.zeros_like(student, dtype=torch.bool).scatter_(1, labels[:, None], True)
     logits = [at_least_float32(x) / temperature for x in (student, teacher)]
     sure, rest = [], []
@@ -73,15 +74,17 @@ def spherical_loss(
     multiplier: float = 2.0,
     alpha: float = 0.9,
 ) -> Tensor:
-    """Softened and hard labels, `alpha` and 1 - `alpha`, of logits that are brought to mean 0 and deviation
-    `multiplier` (SKD, Guo et al., arXiv:2010.07485)."""
+    """Softened and hard labels, weighted `alpha` and 1 - `alpha`, on logits normalised to mean 0 and standard deviation
+    `multiplier` (SKD, Guo et al., arXiv:2010.07485).
+    """
     mine, theirs = (multiplier * F.layer_norm(at_least_float32(x), x.shape[1:], eps=1e-7) for x in (student, teacher))
     return alpha * soft_label_loss(mine, theirs, temperature) + (1 - alpha) * F.cross_entropy(mine, labels)
 
 
 def weighted_soft_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float = 2.0) -> Tensor:
-    """Softened labels, of each image the more the worse the student knows its label by comparison with the teacher
-    (WSL, Zhou et al., arXiv:2102.00650)."""
+    """Softened labels, weighted more for images on which the student is worse than the teacher (WSL, Zhou et al.,
+    arXiv:2102.00650).
+    """
     student, teacher = at_least_float32(student), at_least_float32(teacher)
     mine, theirs = (F.cross_entropy(x.detach(), labels, reduction="none") for x in (student, teacher))
     soft = F.softmax(teacher / temperature, dim=1)

@@ -12,16 +12,16 @@ from torch.nn import functional as F
 # From outputs, targets and the epsilon of label smoothing to the loss.
 Criterion = Callable[["Tensor | tuple[Tensor, ...]", "Targets", float], Tensor]
 
-AUXILIARY_WEIGHT = 0.3  # of GoogLeNet's two side classifiers (Szegedy et al., arXiv:1409.4842)
+AUXILIARY_WEIGHT = 0.3  # of GoogLeNet's two auxiliary classifiers (Szegedy et al., arXiv:1409.4842)
 
 
 @dataclass
 class Targets:
-    """What a batch is trained towards.
+    """The targets of a batch.
 
     Attributes:
-        labels: classes, int64 (N,); of several labels per image 0 or 1 for each class, int64 (N, classes).
-        mixed_labels: those of the images mixed in (mixup, CutMix); None without mixing.
+        labels: classes, int64 (N,); with several labels per image, 0 or 1 for each class, int64 (N, classes).
+        mixed_labels: labels of the images mixed in (mixup, CutMix); None without mixing.
         weight: share of `labels` in a mixed batch.
     """
 
@@ -31,12 +31,12 @@ class Targets:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Values without half precision's rounding, which logarithms would keep in mixed precision on GPUs."""
+    """Converts half precision to float32, as logarithms in mixed precision on GPUs would keep its rounding."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def loss_of_outputs(loss: Callable[[Tensor], Tensor], outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """A `loss` of logits, for the main classifier's and for those of side classifiers, which count 0.3 each."""
+    """A `loss` of the main classifier's logits plus 0.3 times that of each auxiliary classifier."""
     if isinstance(outputs, Tensor):
         return loss(outputs)
     main, *sides = map(loss, outputs)
@@ -44,8 +44,8 @@ def loss_of_outputs(loss: Callable[[Tensor], Tensor], outputs: Tensor | tuple[Te
 
 
 def away(cross_entropy: Tensor, gamma: float) -> Tensor:
-    """(1 - p) ** gamma of the probability p that a cross entropy, -log p, is of: the focal loss's factor."""
-    # Where p is 1 the power's slope is infinite for a gamma below 1, and infinity times nothing is no number.
+    """The focal loss's factor (1 - p) ** gamma, from the cross entropy -log p."""
+    # At p = 1 the power's slope is infinite for gamma below 1, and infinity times 0 is NaN.
     return (-torch.expm1(-cross_entropy)).clamp_min(torch.finfo(cross_entropy.dtype).tiny) ** gamma
 
 
@@ -59,13 +59,13 @@ def classification_loss(
     """Mean cross entropy of a batch.
 
     Args:
-        outputs: logits (N, classes), or those of the main classifier and of side classifiers.
-        targets: labels; for mixed ones the loss is weight L(labels) + (1 - weight) L(mixed_labels).
+        outputs: logits (N, classes), or a tuple of the main and the auxiliary classifiers' logits.
+        targets: labels; with mixed labels the loss is weight L(labels) + (1 - weight) L(mixed_labels).
         smoothing: epsilon of label smoothing, (1 - epsilon) one-hot + epsilon / classes (arXiv:1512.00567).
-        class_weights: what the loss of an image is multiplied by, by its label, (classes,); None: 1. The mean is over
-            the images, whatever they weigh, so that parts of a batch add up to the whole.
-        focal_gamma: gamma of the focal loss, where the loss of an image is multiplied by (1 - p) ** gamma, p being the
-            probability of its label (Lin et al., arXiv:1708.02002; here of a softmax).
+        class_weights: factor of an image's loss by its label, (classes,); None: 1. The mean is over images regardless
+            of weight, so that parts of a batch add up to the whole.
+        focal_gamma: gamma of the focal loss, which multiplies an image's loss by (1 - p) ** gamma, where p is the
+            probability of its label (Lin et al., arXiv:1708.02002; here by softmax).
     """
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -90,8 +90,9 @@ def classification_loss(
 
 
 def label_weights(ratios: Tensor) -> Tensor:
-    """The weights of `labels_loss` by the labels' shares of the training images, float (classes,): exp(r) for an image
-    that has not the label and exp(1 - r) for one that has it (Li et al., ACPR 2015), (2, classes)."""
+    """The weights of `labels_loss`, (2, classes), from each label's share r of the training images, float (classes,):
+    exp(r) for images without the label and exp(1 - r) for images with it (Li et al., ACPR 2015).
+    """
     return torch.stack((ratios, 1 - ratios)).exp()
 
 
@@ -108,9 +109,9 @@ def labels_loss(
     Args:
         outputs, targets: as in `classification_loss`; the labels are (N, classes).
         smoothing: epsilon: a label counts as (1 - epsilon) label + epsilon / classes.
-        weights: of labels that an image has not and that it has, (2, classes); None: 1.
-        sum_over_labels: the loss of an image is the sum over its labels, instead of the mean.
-        focal_gamma: as in `classification_loss`, by the probability of what holds of a label.
+        weights: for labels that an image lacks and has, (2, classes); None: 1.
+        sum_over_labels: sum over an image's labels instead of taking the mean.
+        focal_gamma: as in `classification_loss`, by the probability of the correct answer for a label.
     """
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -139,7 +140,7 @@ def labels_loss(
 def soft_label_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """Cross entropy of the student against the teacher's softened probabilities (Hinton et al., arXiv:1503.02531).
 
-    Times temperature^2, which keeps the gradients' size. Logits (N, classes) both.
+    Multiplied by temperature^2, which keeps the gradients' scale. Both logits are (N, classes).
     """
     soft = F.softmax(at_least_float32(teacher) / temperature, dim=1)
     return temperature**2 * F.cross_entropy(at_least_float32(student) / temperature, soft)

@@ -1,4 +1,4 @@
-"""Mixing of the images of a batch, on the device: mixup and CutMix."""
+"""Mixes the images of a batch on the device: mixup and CutMix."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from utils.training.loss import Targets
 
 
 def mixup(images: Tensor, labels: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor, Targets]:
-    """Mixes each image of a batch with another one of it (Zhang et al., arXiv:1710.09412).
+    """Mixes each image of a batch with another image in it (Zhang et al., arXiv:1710.09412).
 
     Args:
         images: float (N, 3, H, W).
@@ -21,7 +21,7 @@ def mixup(images: Tensor, labels: Tensor, alpha: float, rng: np.random.Generator
         rng: source of the weight and of the pairs.
 
     Returns:
-        weight images + (1 - weight) others, and what they are trained towards.
+        weight images + (1 - weight) others, and the targets.
     """
     weight = float(rng.beta(alpha, alpha))
     others = _pairs(images, rng)
@@ -30,17 +30,17 @@ def mixup(images: Tensor, labels: Tensor, alpha: float, rng: np.random.Generator
 
 
 def cutmix(images: Tensor, labels: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor, Targets]:
-    """Puts a box of another image of the batch into each (Yun et al., arXiv:1905.04899).
+    """Pastes a box from another image of the batch into each image (Yun et al., arXiv:1905.04899).
 
     Args:
         images: float (N, 3, H, W).
         labels: int64 (N,).
-        alpha: the box's share of the area, the same for the whole batch, is 1 - Beta(alpha, alpha), less what lies
-            outside the image about the box's centre.
+        alpha: the box's share of the area, the same for the whole batch, is 1 - Beta(alpha, alpha), minus the part
+            outside the image.
         rng: source of the box and of the pairs.
 
     Returns:
-        The images with the boxes, and what they are trained towards: the weight is the share of the area kept.
+        The images with the boxes, and the targets: the weight is the share of the area kept.
     """
     height, width = images.shape[2:]
     side = math.sqrt(1 - rng.beta(alpha, alpha))
@@ -68,9 +68,9 @@ def mix(
     mixup_prob: float | None = None,
     cutmix_prob: float | None = None,
 ) -> tuple[Tensor, Targets]:
-    """Mixes a batch with `mixup`, with `cutmix` or not at all, as far as their alphas are not 0.
+    """Mixes a batch with `mixup`, with `cutmix` or not at all; an alpha of 0 disables a method.
 
-    The chances are `mixup_prob` and `cutmix_prob`; None: what the other leaves, and even ones if both are None.
+    The probabilities are `mixup_prob` and `cutmix_prob`; None: what the other leaves, or equal if both are None.
     """
     chances = [prob if alpha else 0.0 for alpha, prob in ((mixup_alpha, mixup_prob), (cutmix_alpha, cutmix_prob))]
     rest = 1 - sum(chance for chance in chances if chance is not None)

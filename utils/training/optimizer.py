@@ -1,7 +1,7 @@
-"""Optimizers, and which of a network's parameters they decay.
+"""Optimizers, and which parameters they decay.
 
-L2 penalties are added to the gradient, which is what `weight_decay` means in the optimizers used here, except in AdamW:
-its decay is decoupled from the gradient.
+L2 penalties are added to the gradient, as `weight_decay` does in these optimizers, except in AdamW, whose decay is
+decoupled from the gradient.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class RMSProp(torch.optim.Optimizer):
     ) -> None:
         defaults = {"lr": lr, "rho": rho, "epsilon": epsilon, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(params, defaults)
-        # Tells GradScaler that `step` unscales the gradients and skips infinite ones itself, on the device.
+        # Tells GradScaler that `step` itself unscales gradients and skips infinite ones, on the device.
         self._step_supports_amp_scaling = True
 
     @torch.no_grad()
@@ -79,10 +79,10 @@ class RMSProp(torch.optim.Optimizer):
     def _unscaled(
         self, params: list[Tensor], group: dict[str, Any]
     ) -> tuple[list[Tensor], float | Tensor, float | Tensor, float | Tensor]:
-        """The gradients without GradScaler's scale, and 1.0, momentum and rho.
+        """The gradients without GradScaler's scale, then 1.0, momentum and rho.
 
-        If GradScaler found infinite gradients, the numbers (tensors then) make a step of no effect: gradients 0,
-        0.0 in place of 1.0, and 1.0 for momentum and rho.
+        If GradScaler found infinite gradients, the values (then tensors) make the step have no effect: gradients 0, 0.0
+        instead of 1.0, and 1.0 for momentum and rho.
         """
         grads = [p.grad for p in params if p.grad is not None]
         scale, infinite = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
@@ -98,13 +98,13 @@ class RMSProp(torch.optim.Optimizer):
 def parameter_groups(
     model: nn.Module, l2_decay: float, no_decay_names: Sequence[str] = (), decay_vectors: bool = True
 ) -> list[dict]:
-    """The parameters of `model` by their L2 decay: `l2_decay`, except where the network overrides it.
+    """The parameters of `model` grouped by L2 decay: `l2_decay`, unless the network overrides it.
 
     Args:
         model: the network.
-        l2_decay: of all that nothing else is said of.
-        no_decay_names: parameters are not decayed whose name in PaddleClas's files contains one of these.
-        decay_vectors: decay vectors and scalars as well.
+        l2_decay: the default.
+        no_decay_names: exempts parameters whose name in PaddleClas's files contains one of these. decay_vectors:
+            whether to decay vectors and scalars too.
     """
     overrides = l2_overrides(model) | dict.fromkeys(_named(model, no_decay_names), 0.0)
     by_decay: dict[float, list[nn.Parameter]] = {}
@@ -123,16 +123,16 @@ def _named(model: nn.Module, words: Sequence[str]) -> set[str]:
 def decoupled_groups(
     model: nn.Module, weight_decay: float, no_decay_names: Sequence[str] | None = None, decay_vectors: bool = False
 ) -> list[dict]:
-    """The parameters of `model` in two groups, those that AdamW decays and those that it does not.
+    """The parameters of `model` in two groups: with and without AdamW's decay.
 
-    Not decayed are vectors and scalars, such as those of norms and biases, and what the network says is to be trained
-    without any L2 decay: class tokens, position embeddings, tables of relative positions.
+    AdamW does not decay vectors and scalars, such as norms and biases, or parameters that the network exempts: class
+    tokens, position embeddings, tables of relative positions.
 
     Args:
         model: the network.
         weight_decay: of the first group.
-        no_decay_names: in place of what the network says: parameters are not decayed whose name in PaddleClas's files
-            contains one of these.
+        no_decay_names: replaces the network's exemptions: parameters whose name in PaddleClas's files contains one of
+            these.
         decay_vectors: decay vectors and scalars as well.
     """
     if no_decay_names is None:
@@ -146,13 +146,13 @@ def decoupled_groups(
 
 
 def split_by_layer(model: Network, groups: Iterable[dict], layer_decay: float) -> list[dict]:
-    """The parameter groups, apart by layers, whose learning rates shrink from the classifier to the images.
+    """Splits the parameter groups by layer, with learning rates that shrink from the classifier to the input.
 
     The rate of a layer is `layer_decay` times that of the next one (Clark et al., arXiv:2003.10555; BEiT,
     arXiv:2106.08254). See `set_lr`.
 
     Raises:
-        OptionError: the network does not count its layers.
+        OptionError: the network does not number its layers.
     """
     numbers = model.layer_numbers()
     last = max(numbers.values())
@@ -225,10 +225,10 @@ class _Decay(NamedTuple):
 
 
 def _groups(module: nn.Module, decay: _Decay, lr_factors: Sequence[float] | None = None) -> list[dict]:
-    """The parameter groups of a network, or of losses that have parameters.
+    """The parameter groups of a network or of losses with parameters.
 
     Raises:
-        OptionError: the network has no layers or stages of the kind that is asked for.
+        OptionError: the network has no layers or stages of the requested kind.
     """
     if not any(True for _ in module.parameters()):
         return []
@@ -267,33 +267,31 @@ def build_optimizer(
     lr_factors: Sequence[float] | None = None,
     beside: Iterable[nn.Module] = (),
 ) -> torch.optim.Optimizer:
-    """The optimizer of a name, or the one that belongs to a learning-rate strategy.
+    """The named optimizer, or the one that belongs to a learning-rate strategy.
 
-    By strategy it is Momentum for most; RMSProp for exponential_decay_warmup and cosine_decay_RMSProp; Adam, without
-    any decay, for adam_decay. An unknown strategy gets a warning and Momentum.
+    Most strategies use Momentum; exponential_decay_warmup and cosine_decay_RMSProp use RMSProp; adam_decay uses Adam
+    without any decay. An unknown strategy gets a warning and Momentum.
 
     Args:
         model: on its device.
         strategy, lr, l2_decay, momentum: see the flags.
         optimizer: "momentum", "sgd" (without momentum), "adam", "adamw" (Loshchilov & Hutter, arXiv:1711.05101),
-            "rmsprop", or None for that of the strategy.
-        weight_decay: of AdamW, in place of `l2_decay`: see `decoupled_groups`.
-        layer_decay: of AdamW, see `split_by_layer`; 1: all layers learn at the same rate.
-        nesterov: of Momentum: step by the gradient and the velocity to come.
-        betas: of Adam and AdamW.
-        epsilon: of Adam, AdamW and RMSProp; None: the usual one of each.
-        rho: of RMSProp.
-        no_decay_names, decay_vectors: see `decoupled_groups` and `parameter_groups`; None: vectors are decayed, but not
-            by AdamW.
-        lr_factors: see `stage_shares`; None: all stages learn at the same rate.
-        beside: what is trained with it: another network, losses.
+            "rmsprop", or None for the strategy's.
+        weight_decay: for AdamW, instead of `l2_decay`: see `decoupled_groups`.
+        layer_decay: for AdamW, see `split_by_layer`; 1: the same rate for all layers.
+        nesterov: Nesterov momentum.
+        betas: for Adam and AdamW. epsilon: for Adam, AdamW and RMSProp; None: their usual values. rho: for RMSProp.
+        no_decay_names, decay_vectors: see `decoupled_groups` and `parameter_groups`; None: decay vectors, except in
+            AdamW.
+        lr_factors: see `stage_shares`; None: the same rate for all stages. beside: modules trained along: another
+            network, losses.
     """
     if strategy not in STRATEGIES:
-        warn(f"--lr_strategy: unknown strategy {strategy!r}, the rate stays at {lr}; {nearest(strategy, STRATEGIES)}")
-    # Fused optimizers go through the parameters once, and take the loss scale on the device; others would wait for it
-    # at every step.
+        warn(f"--lr_strategy: unknown strategy {strategy!r}, so the rate stays at {lr}; {nearest(strategy, STRATEGIES)}")
+    # Fused optimizers visit the parameters once and read the loss scale on the device; others would wait for it every
+    # step.
     parameter = next(model.parameters())
-    fused = parameter.device.type in ("cpu", "cuda") and not is_divided(parameter)  # which have no fused SGD
+    fused = parameter.device.type in ("cpu", "cuda") and not is_divided(parameter)  # fused SGD does not exist there
     adam = {"lr": lr, "betas": betas, "eps": 1e-8 if epsilon is None else epsilon, "fused": fused}
     decay = _Decay(
         "decoupled" if optimizer == "adamw" else "none" if optimizer is None and strategy == "adam_decay" else "l2",
@@ -318,18 +316,18 @@ def build_optimizer(
     if optimizer == "sgd" or not momentum:
         return torch.optim.SGD(groups, lr=lr, fused=fused)
     sgd = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
-    # PyTorch makes the momentum in the first step, and leaves it undefined if loss scaling skips that step.
+    # PyTorch creates the momentum in the first step, and leaves it undefined if loss scaling skips that step.
     for parameter in (parameter for group in groups for parameter in group["params"]):
         sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
     return sgd
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Sets the learning rate of every parameter group, of its layer's share where it has one."""
+    """Sets the learning rate of every parameter group, scaled by its layer's factor, if any."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def current_lr(optimizer: torch.optim.Optimizer) -> float:
-    """The learning rate, which is the classifier's where layers have shares of it."""
+    """The learning rate; with layer-wise factors, the classifier's."""
     return max(group["lr"] for group in optimizer.param_groups)

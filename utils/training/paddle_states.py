@@ -1,4 +1,4 @@
-"""Finds the training state of PaddlePaddle that --checkpoint names, and reads it."""
+"""Finds and reads the PaddlePaddle training state that --checkpoint names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from utils.weights.matching import linear_weights
 
 ENDINGS = (".pdparams", ".pdopt", ".pdema", ".pdstates")
 
-# What fluid's optimizers remember of a parameter.
+# State of fluid's optimizers per parameter.
 _KINDS = (
     ("velocity",),
     ("momentum", "mean_square", "mean_grad"),
@@ -34,15 +34,16 @@ def find_original(
     """The training state of PaddlePaddle at a path: a folder, a combined file, or a prefix.
 
     Args:
-        path: where it is; one of a prefix's files will do.
-        model, class_dim: the network's name and classes, which say what a combined file without its program holds.
-        flag: that named the path.
+        path: its place; any file of a prefix will do.
+        model, class_dim: the network's name and number of classes, which identify the content of a combined file
+            without its program.
+        flag: the flag that gave the path.
 
     Returns:
-        None if there is none: a checkpoint of ours, weights alone, or nothing at all.
+        None if it is something else: our checkpoint, weights alone, or nothing.
 
     Raises:
-        UserError: there is one that is damaged or lacks a part.
+        UserError: the state is damaged or incomplete.
     """
     prefix = path.with_suffix("") if path.suffix in ENDINGS else path
     try:
@@ -59,11 +60,11 @@ def find_original(
 
 
 def _read_prefix(prefix: Path) -> TrainingState:
-    for ending, has in ((".pdparams", "the network"), (".pdopt", "what the optimizer and the schedule remember")):
+    for ending, has in ((".pdparams", "the network"), (".pdopt", "the state of optimizer and schedule")):
         if not file_of(prefix, ending).is_file():
-            remedy = f"; from the weights alone starts train.py --pretrained_model={prefix}.pdparams"
+            remedy = f"; to start from the weights alone give --pretrained_model={prefix}.pdparams"
             raise FormatError(
-                f"{file_of(prefix, ending).name} is missing, which has {has}: put it beside the others"
+                f"{file_of(prefix, ending).name} is missing, which contains {has}: put it next to the others"
                 + (remedy if ending == ".pdopt" else "")
             )
     return read_prefix(prefix)
@@ -75,7 +76,7 @@ def _read_folder(path: Path, model: str | None, class_dim: int) -> TrainingState
         return _read_prefix(prefixes[0])
     if prefixes:
         raise FormatError(
-            f"holds {len(prefixes)} states of PaddlePaddle: give one of them, without its ending, such as {prefixes[0]}"
+            f"holds {len(prefixes)} PaddlePaddle states: give one of them without its suffix, such as {prefixes[0]}"
         )
     epochs = [folder for folder in path.iterdir() if folder.is_dir() and re.fullmatch(r"\d{1,6}", folder.name)]
     if epochs and not any(file.is_file() for file in path.iterdir()):
@@ -84,7 +85,7 @@ def _read_folder(path: Path, model: str | None, class_dim: int) -> TrainingState
 
 
 def _read_variables(path: Path, model: str | None, class_dim: int) -> TrainingState | None:
-    """A folder of variables, or a combined file of them; None if it is something else, or of weights alone."""
+    """A folder of variables, or a combined file; None if it is something else or contains only weights."""
     try:
         weights = read_weights(path)
     except UserError:
@@ -104,17 +105,16 @@ def _read_variables(path: Path, model: str | None, class_dim: int) -> TrainingSt
 
 
 def name_in_order(arrays: Sequence[np.ndarray], name: str | None, class_dim: int) -> dict[str, np.ndarray]:
-    """Names the variables of a combined file without its program: they are in the order of their sorted names.
+    """Names the variables of a combined file without its program, in which they are sorted by name.
 
     Args:
-        arrays: those of a network, with what any optimizer here adds to them.
-        name, class_dim: of the network.
+        arrays: a network's variables and any optimizer's state. name, class_dim: of the network.
 
     Raises:
-        FormatError: they are none of these.
+        FormatError: the arrays match no such network and optimizer.
     """
     if name is None:
-        raise FormatError(f"holds {len(arrays)} variables without names: put its program beside it, as __model__")
+        raise FormatError(f"holds {len(arrays)} variables without names: put its program next to it, as __model__")
     with torch.device("meta"):
         model = models.build(name, class_dim=class_dim)
     state, transposed = model.state_dict(), linear_weights(model)
@@ -133,13 +133,13 @@ def name_in_order(arrays: Sequence[np.ndarray], name: str | None, class_dim: int
             if all(named[name].shape == shape for name, shape in expected.items()):
                 return named
     raise FormatError(
-        f"holds {len(arrays)} variables without names, which are no training of --model={name} with "
-        f"--class_dim={class_dim}: put the program beside it, as model or __model__, or give the right ones"
+        f"holds {len(arrays)} variables without names, which do not match a training of --model={name} with "
+        f"--class_dim={class_dim}: correct these flags, or put the program next to it, as model or __model__"
     )
 
 
 def _expected(shapes: dict[str, tuple[int, ...]], parameters: Sequence[str]) -> Iterator[dict[str, tuple[int, ...]]]:
-    """The variables of a training by the optimizers, with and without an average, and their shapes."""
+    """The variables of a training and their shapes, for each optimizer with and without an average."""
     extras = ((), ("learning_rate",), ("learning_rate_0",), ("tmp_0",))
     for kinds, average, counter, rates in itertools.product(_KINDS, (False, True), (False, True), extras):
         expected = dict(shapes)
@@ -151,7 +151,7 @@ def _expected(shapes: dict[str, tuple[int, ...]], parameters: Sequence[str]) -> 
 
 
 def finished_epochs(state: TrainingState) -> tuple[int, str] | None:
-    """How many epochs a state has behind it, by its .pdstates or its name, and which of them says so."""
+    """The number of finished epochs of a state, from its .pdstates or its name, and which of these it was."""
     if state.epoch is not None:
         return state.epoch, ".pdstates"
     path = Path(state.path)

@@ -1,30 +1,28 @@
-"""A learning rate that goes by validation: PaddlePaddle's ReduceOnPlateau."""
+"""A learning rate that follows the validation: PaddlePaddle's ReduceOnPlateau."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-# What a resumed run goes on with.
+# Saved for a resumed run.
 _STATE = ("rate", "best", "bad", "cooling")
 
 
 @dataclass
 class Plateau:
-    """Lowers the rate when a figure of the validation has stopped to improve.
+    """Lowers the rate when a validation metric stops improving.
 
     Attributes:
-        rate: the rate now; at first that of --lr.
-        factor: what it is multiplied by.
-        patience: how many validations in a row may bring nothing better.
-        threshold: by what share of the best figure so far one has to be better.
-        absolute: it is by so much instead.
-        cooldown: how many validations after a change are not looked at.
+        rate: the current rate; at first --lr. factor: multiplies the rate at each drop.
+        patience: consecutive validations to tolerate without improvement.
+        threshold: minimum improvement relative to the best so far. absolute: the threshold is an absolute difference.
+        cooldown: validations to ignore after a drop.
         min_lr: the lowest rate.
-        mode: max or min: which figures are better.
+        mode: max or min: which values are better.
         best: the best so far.
-        bad: how many validations have brought nothing better since the best, or since the last change.
-        cooling: how many validations are not looked at any more.
+        bad: validations without improvement since the best or the last drop.
+        cooling: validations still to ignore.
     """
 
     rate: float
@@ -40,7 +38,7 @@ class Plateau:
     cooling: int = 0
 
     def update(self, figure: float) -> None:
-        """Takes in the figure of a validation."""
+        """Updates the rate with a validation's result."""
         if self.cooling:
             self.cooling -= 1
             return
@@ -51,7 +49,7 @@ class Plateau:
         if self.bad > self.patience:
             self.cooling, self.bad = self.cooldown, 0
             lower = max(self.rate * self.factor, self.min_lr)
-            if self.rate - lower > 1e-8:  # as PaddlePaddle has it: smaller steps are none
+            if self.rate - lower > 1e-8:  # as in PaddlePaddle, smaller changes are ignored
                 self.rate = lower
 
     def _is_better(self, figure: float) -> bool:
@@ -65,6 +63,6 @@ class Plateau:
         return {name: value for name, value in asdict(self).items() if name in _STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where the run that saved `state` was."""
+        """Continues where the run that saved `state` stopped."""
         for name in _STATE:
             setattr(self, name, state[name])

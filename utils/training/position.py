@@ -11,20 +11,20 @@ import torch
 
 @dataclass
 class Position:
-    """How far a run has come, and what it has seen.
+    """Progress and history of a run.
 
     Attributes:
-        batch_size: images per step over all processes; a position within an epoch means nothing with another.
-        images: length of the training list, once it is known; the same holds for it.
-        plan: a checksum of an epoch's batch sizes, if they are not all the same; the same holds for it.
-        seed: of the run, once it is known.
-        epoch, step_in_epoch: the step to do next.
+        batch_size: images per step over all processes; a position within an epoch is valid only for this size.
+        images: length of the training list, once known; a position is valid only for this length.
+        plan: a checksum of an epoch's batch sizes, if they vary; a position is valid only for this plan.
+        seed: of the run, once known.
+        epoch, step_in_epoch: the next step.
         sums: of the processes' `Meter`s, over the epoch so far; None at its start.
         random: each process's random state.
-        best: the best accuracy so far, by checkpoint name; of checkpoints in the run's folder only.
-        history: the figures of the finished epochs.
-        highest: the best figures of the validations so far, by which network they are of; of the whole run.
-        stale: validations since one of them was better than all before.
+        best: the best accuracy so far by checkpoint name, only for checkpoints in the run's folder.
+        history: the metrics of the finished epochs.
+        highest: the best validation result of the whole run, by network ("test", "test_ema").
+        stale: validations since the last new best.
     """
 
     batch_size: int
@@ -41,11 +41,11 @@ class Position:
     stale: int = 0
 
     def note_validation(self, figures: dict[str, float]) -> None:
-        """Takes in the figures of a validation, of the network ("test") and of its average ("test_ema")."""
+        """Records a validation of the network ("test") and of its average ("test_ema")."""
         better = {name: figure for name, figure in figures.items() if figure > self.highest.get(name, -math.inf)}
         self.highest |= better
         self.stale = 0 if better else self.stale + 1
 
     def is_at_end(self, num_epochs: int, early_stop: int) -> bool:
-        """Whether a run of so many epochs, or of --early_stop, is over."""
+        """Whether a run is over, after that many epochs or by --early_stop."""
         return self.epoch >= num_epochs or 0 < early_stop <= self.stale

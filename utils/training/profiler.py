@@ -1,4 +1,4 @@
-"""--is_profiler: where the time of a few training steps goes."""
+"""--is_profiler: profiles a few training steps."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ PROFILED_STEPS = 5
 
 
 class StepProfiler:
-    """Profiles five steps, writes a Chrome trace and prints a table of the dearest operations.
+    """Profiles five steps, writes a Chrome trace and prints a table of the most expensive operations.
 
-    A context manager: at the end of the block the profiling of a run that ended before it is ended, too; PyTorch would
-    crash at the exit of the process.
+    A context manager: it ends unfinished profiling at the end of the block, as PyTorch would crash at exit otherwise.
 
     Args:
         folder: for the trace.
@@ -41,7 +40,7 @@ class StepProfiler:
             self._running = True
 
     def after_step(self) -> bool:
-        """Called after each step; says whether profiling is over."""
+        """Called after each step; returns whether profiling is over."""
         step = self._step
         self._step += 1
         if step != self.first_step + PROFILED_STEPS - 1:
@@ -53,7 +52,7 @@ class StepProfiler:
             trace = self.folder / f"steps_{self.first_step}_to_{step}.json"
             with written_whole(trace, "--profiler_path") as temporary:
                 self._profile.export_chrome_trace(str(temporary))
-                if not temporary.is_file():  # PyTorch only prints that it could not be written
+                if not temporary.is_file():  # PyTorch only prints that the file could not be written
                     raise OSError(f"see above, or {temporary.parent} is full")
             by = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
             log(self._profile.key_averages().table(sort_by=by, row_limit=20))

@@ -1,4 +1,4 @@
-"""At which learning rates a network learns: the learning-rate range test (Smith, arXiv:1506.01186)."""
+"""The learning-rate range test (Smith, arXiv:1506.01186)."""
 
 from __future__ import annotations
 
@@ -23,27 +23,31 @@ from utils.training.loss import Targets
 from utils.training.plateau import Plateau
 from utils.training.step import TrainStep
 
-# The rates, and the steps from the lowest to the highest, unless --max_iter says how many.
+# Lowest and highest rate, and the number of steps between them without --max_iter.
 LOWEST, HIGHEST, STEPS = 1e-6, 10.0, 100
-# A loss that is so many times the lowest one has got out of hand: the test ends.
+# The test ends at a loss this many times the lowest one.
 HOPELESS = 4.0
 SUFFIXES = (".png", ".pdf", ".svg")
 
 
 def check_rate_test(args: Namespace) -> None:
-    """Raises `UserError` where --lr_range_test does not go with the other flags, or its files cannot be written."""
+    """Raises `UserError` if --lr_range_test cannot work with the other flags, or its files cannot be written."""
     if args.lr_range_test is None:
         return
     path = Path(args.lr_range_test)
     if path.suffix.lower() not in SUFFIXES:
-        raise FlagError(f"--lr_range_test={path}: a picture ends in {', '.join(SUFFIXES)}")
+        raise FlagError(f"--lr_range_test={path}: give a file name ending in {', '.join(SUFFIXES)}")
     if args.checkpoint:
-        raise FlagError("--lr_range_test begins anew: leave out --checkpoint; --pretrained_model gives weights")
+        raise FlagError(
+            "--lr_range_test cannot resume a run: leave out --checkpoint; start from weights with --pretrained_model"
+        )
     if args.seeds > 1 or args.is_profiler:
         other = "seeds" if args.seeds > 1 else "is_profiler"
         raise FlagError(f"--lr_range_test and --{other}: leave out one of them")
     if 0 < args.max_iter < 10:
-        raise FlagError(f"--lr_range_test: --max_iter {args.max_iter} steps show nothing: give 10 or more, or none")
+        raise FlagError(
+            f"--lr_range_test: --max_iter {args.max_iter} is too few steps: give 10 or more, or leave it out"
+        )
     if is_main_process():
         for file in (path, path.with_suffix(".csv")):
             check_can_write(file, "--lr_range_test")
@@ -51,11 +55,10 @@ def check_rate_test(args: Namespace) -> None:
 
 @dataclass
 class RateTest:
-    """What came of a test.
+    """The result of a test.
 
     Attributes:
-        rates: of the steps, rising.
-        losses: of the steps' batches, before they were trained on.
+        rates: increasing, per step. losses: of each step's batch, before training on it.
     """
 
     rates: list[float]
@@ -63,13 +66,13 @@ class RateTest:
 
     @property
     def smoothed(self) -> np.ndarray:
-        """The losses, each the mean of its neighbours within a third of a decade, float (steps,)."""
+        """The losses smoothed over a third of a decade, float (steps,)."""
         places, losses = np.log10(self.rates), np.array(self.losses)
         return np.array([losses[np.abs(places - place) <= 1 / 6].mean() for place in places])
 
     @property
     def suggested(self) -> float | None:
-        """The rate at which the loss falls fastest, by decades of the rate; None if it never falls."""
+        """The rate at which the loss falls fastest per decade of the rate; None if it never falls."""
         smoothed = self.smoothed
         lowest = int(smoothed.argmin())
         if lowest < 2:
@@ -79,17 +82,17 @@ class RateTest:
 
 
 def range_test(args: Namespace, step: TrainStep, batches: Iterator[tuple[Tensor, Targets]]) -> RateTest:
-    """Trains a network for some steps at rates that rise from step to step; it is of no use afterwards.
+    """Trains a network for some steps at increasing rates; the network is useless afterwards.
 
-    Every process has to call it. The test ends early if the loss gets out of hand.
+    Every process must call it. The test ends early if the loss explodes.
 
     Args:
         args: train.py's flags.
         step: what trains the network.
-        batches: normalised images, and what they are trained towards.
+        batches: normalised images and targets.
     """
     steps = args.max_iter or STEPS
-    plateau = step.plateau = Plateau(LOWEST, 1.0)  # which has the rate that the next step takes
+    plateau = step.plateau = Plateau(LOWEST, 1.0)  # it sets the rate of the next step
     test, recent = RateTest([], []), math.nan
     with progress(steps, "learning rates") as bar:
         for number in range(steps):
@@ -113,7 +116,7 @@ def _mean_over_processes(loss: Tensor) -> float:
 
 
 def report_rates(args: Namespace, test: RateTest) -> None:
-    """Says what came of a test, and writes --lr_range_test and the figures beside it, .csv.
+    """Reports a test's result, and writes the plot --lr_range_test and the numbers, .csv, next to it.
 
     Raises:
         UserError: they cannot be written.
@@ -129,13 +132,13 @@ def report_rates(args: Namespace, test: RateTest) -> None:
     write_text(path.with_suffix(".csv"), figures.getvalue(), "--lr_range_test")
     _plot(path, test, suggested, f"{args.model}, batches of {args.batch_size}")
     if suggested is None:
-        warn(f"--lr_range_test: the loss of {len(test.rates)} steps never fell; see {path}")
+        warn(f"--lr_range_test: the loss never fell in {len(test.rates)} steps; see {path}")
     else:
         lowest = test.rates[int(test.smoothed.argmin())]
         log(
             f"--lr_range_test: the loss falls fastest at --lr={suggested:.2g}, and is lowest at {lowest:.2g} "
-            f"({len(test.rates)} steps from {test.rates[0]:.2g} to {test.rates[-1]:.2g}); nothing was saved but {path} "
-            f"and {path.with_suffix('.csv')}"
+            f"({len(test.rates)} steps from {test.rates[0]:.2g} to {test.rates[-1]:.2g}); saved only {path} and "
+            f"{path.with_suffix('.csv')}"
         )
 
 

@@ -1,6 +1,6 @@
-"""What a run was: its flags, versions, processor and seed, in run_1.json of its folder.
+"""The record of a run: its flags, versions, processor and seed, in run_1.json in its folder.
 
-Every start writes the next one, and a checkpoint's manifest names that of the run that saved it.
+Every start writes the next file, and a checkpoint's manifest names the record of its run.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from utils.training.checkpoint import MANIFEST
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Packages on which a run's figures depend, beside PyTorch.
+# Packages besides PyTorch that affect a run's results.
 PACKAGES = ("torchvision", "opencv-python", "opencv-python-headless", "pillow", "numpy", "nvidia-dali-cuda120")
 
 
 def describe_run(args: Flags, seed: int | None, device: torch.device, resumed: Path | None) -> dict[str, Any]:
-    """The record of a run, which is plain data.
+    """The record of a run, as plain data.
 
     Args:
-        args: train.py's flags as they hold, with everything settled.
+        args: train.py's flags with their final values.
         seed: the run's.
         device: of this process.
-        resumed: the checkpoint that the run goes on from, or None.
+        resumed: the checkpoint that the run continues from, or None.
     """
     return {
         "command": shlex.join(sys.argv),
@@ -59,7 +59,7 @@ def describe_run(args: Flags, seed: int | None, device: torch.device, resumed: P
 
 
 def versions() -> dict[str, str | None]:
-    """The versions of Python, PyTorch, CUDA (None in a PyTorch for the CPU) and what else there is of `PACKAGES`."""
+    """The versions of Python, PyTorch, CUDA (None in a CPU build) and the installed ones of `PACKAGES`."""
     found = {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda}
     for package in PACKAGES:
         try:
@@ -70,7 +70,7 @@ def versions() -> dict[str, str | None]:
 
 
 def project_commit(root: Path = ROOT) -> str | None:
-    """The commit of this project's checkout, "+ changes" if its files are not as committed; None without git."""
+    """The commit of this project's checkout, with "+ changes" if files were modified; None without git."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(root), *words]
@@ -78,7 +78,7 @@ def project_commit(root: Path = ROOT) -> str | None:
 
     try:
         checkout, commit = git("rev-parse", "--show-toplevel", "HEAD").splitlines()
-        if not root.samefile(checkout):  # a copy within somebody else's checkout
+        if not root.samefile(checkout):  # a copy inside another project's checkout
             return None
         return f"{commit} + changes" if git("status", "--porcelain", "--untracked-files=no") else commit
     except (OSError, ValueError, subprocess.SubprocessError):
@@ -86,10 +86,10 @@ def project_commit(root: Path = ROOT) -> str | None:
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> str | None:
-    """Writes a record into a run's folder, beside those of its earlier runs.
+    """Writes a record into a run's folder, next to those of earlier runs.
 
     Returns:
-        The file's name. None if it could not be written; a warning has said so, as the run itself can go on.
+        The file's name. None if it could not be written; then a warning is printed, and the run continues.
     """
     numbers = [path.stem.removeprefix("run_") for path in folder.glob("run_*.json")]
     name = f"run_{1 + max((int(number) for number in numbers if number.isdecimal()), default=0)}.json"
@@ -105,7 +105,7 @@ def read_flags_of(checkpoint: Path) -> tuple[Path, dict[str, Any]]:
     """The record of the run that saved a checkpoint, and that run's flags.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError, RecursionError: there is none, or it is damaged.
+        OSError, ValueError, KeyError, TypeError, RecursionError: it is missing or damaged.
     """
     name = json.loads(read_text(checkpoint / MANIFEST, limit=1))["record"]
     path = checkpoint.resolve().parent / Path(name).name
@@ -113,11 +113,11 @@ def read_flags_of(checkpoint: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def note_changed_flags(args: Flags, checkpoint: Path) -> None:
-    """Says in one line which flags differ from those of the run that saved the checkpoint that is resumed."""
+    """Prints in one line which flags differ from those of the resumed run."""
     try:
         path, before = read_flags_of(checkpoint)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        warn(f"{checkpoint} has no record of its flags beside it: they are not compared with those of this run")
+        warn(f"{checkpoint} has no record of its flags, so they are not compared with this run's")
         return
     now = {name: value for name, value in args.values().items() if name in before and name != "checkpoint"}
     changed = [
@@ -129,7 +129,7 @@ def note_changed_flags(args: Flags, checkpoint: Path) -> None:
 
 
 def as_markdown(record: dict[str, Any]) -> str:
-    """A record as text for TensorBoard: tables of the flags, given ones in bold, and of everything else."""
+    """A record as text for TensorBoard: tables of the flags, with given ones in bold, and of everything else."""
     flags, given = record["flags"], record["given"]
     about = {name: value for name, value in record.items() if name not in ("flags", "given", "versions")}
     rows = [*about.items(), *record["versions"].items()]

@@ -21,24 +21,23 @@ from utils.training.tally import Tally
 
 
 class Run:
-    """A training run, new or resumed. What it keeps is its position; what it prints, refuses and saves is up to its
-    journal, its guards and its saver.
+    """A training run, new or resumed. It keeps its position; its journal prints, its guards stop bad runs, and its
+    saver saves.
 
     Args:
         start: where it starts.
-        step: what trains the network; of a resumed run it is restored.
+        step: the training step; restored if the run is resumed.
         images: the training list.
-        steps_per_epoch: that it is trained on in.
-        class_names: of its classes, by number, as far as they are known: they are noted in what is saved.
+        steps_per_epoch: optimizer steps per epoch. class_names: by class number, as far as known; saved in checkpoints.
 
     Attributes:
-        position: how far the run is.
+        position: progress of the run.
         ended: why the run ended before its last epoch ("signal", "max_iter", "profiler",
             "early_stop"), or None.
         signal: number of the signal that ended it, or 0.
 
     Raises:
-        UserError: the checkpoint does not go with the flags or the list, or the folder is not to be had.
+        UserError: the checkpoint does not fit the flags or the list, or the folder is not available.
     """
 
     def __init__(
@@ -72,13 +71,13 @@ class Run:
             self.ended = "early_stop"
             log(f"nothing is left to do: {self._stale()}")
         elif start.resumed is not None and self.position.epoch >= args.num_epochs:
-            log(f"nothing is left to do: the run has its --num_epochs={args.num_epochs}")
+            log(f"nothing is left to do: the run has reached --num_epochs={args.num_epochs}")
         elif start.resumed is not None and self._at_max_iter():
-            log(f"nothing is left to do: the run has its --max_iter={args.max_iter} steps")
+            log(f"nothing is left to do: the run has reached --max_iter={args.max_iter} steps")
 
     def _new_tally(self) -> Tally:
-        """The figures of an epoch, from the run's position on."""
-        # What all processes did of it before is counted by one of them.
+        """The tally of an epoch, from the run's position on."""
+        # One process counts what all processes did of it before.
         before = self.position.sums if is_main_process() else None
         self.position.sums = None
         return Tally(training_meter(self._args, self._device), self._args.print_step, before)
@@ -97,18 +96,18 @@ class Run:
 
     @property
     def interrupted(self) -> bool:
-        """Whether this process was told to stop: it may cut a validation short, which is done again on resuming."""
+        """Whether this process was told to stop; it may then cut a validation short, which a resumed run repeats."""
         return self._stop.received != 0
 
     def epochs(self) -> Iterator[int]:
-        """The epochs still to do, until the run is ended."""
+        """The remaining epochs, until the run ends."""
         if self._at_max_iter():
             self.ended = "max_iter"
         while self.position.epoch < self._args.num_epochs and not self.ended:
             yield self.position.epoch
 
     def steps(self, batches: Iterable[tuple[Tensor, Tensor, Batch]], count: int) -> Iterator[tuple[Tensor, ...]]:
-        """The steps of an epoch, from the run's position on, until the run is ended.
+        """The steps of an epoch, from the run's position on, until the run ends.
 
         The caller trains on them and calls `after_step`.
 
@@ -117,7 +116,7 @@ class Run:
             count: steps of a whole epoch.
 
         Yields:
-            Of each batch the images, the labels, and the list indices of the images.
+            For each batch the images, the labels, and the images' list indices.
         """
         for images, labels, batch in self._journal.read(batches, count):
             if self._profiler is not None:
@@ -127,13 +126,13 @@ class Run:
                 return
 
     def after_step(self, loss: Tensor, logits: Tensor, labels: Tensor, indices: Tensor) -> None:
-        """Takes in a step: sums it up, prints, saves and ends the run when it is time to.
+        """Finishes a step: adds it to the tally, and prints, saves or ends the run when due.
 
         Raises:
-            UserError: the loss is not finite and no loss scaling can mend it.
+            UserError: the loss is not finite and loss scaling cannot recover.
         """
         position, step = self.position, self._step
-        # All processes skip a step together: one of them counts it.
+        # All processes skip a step together, so one of them counts it.
         skipped = step.skipped if is_main_process() else 0.0
         self._tally.add(step.step - 1, loss, logits, labels, indices, skipped)
         self._journal.count_step()
@@ -152,10 +151,10 @@ class Run:
             self._saver.save_step(self._tally)
 
     def train_results(self) -> dict[str, float]:
-        """The epoch's training figures over all processes.
+        """The epoch's training metrics over all processes.
 
         Raises:
-            UserError: no loss of a whole epoch was finite, or loss scaling skipped all its steps and always will.
+            UserError: no loss of the epoch was finite, or loss scaling skipped all steps and cannot recover.
         """
         self._guards.check_losses(self._tally)
         values = total(self._tally.sums)
@@ -164,17 +163,17 @@ class Run:
         return values
 
     def after_epoch(self, results: dict[str, dict[str, float]]) -> None:
-        """Prints the line of an epoch, draws the curves, and saves: the epoch, and the best so far of each kind.
+        """Prints the line of an epoch, draws the curves, and saves the epoch and the best checkpoints.
 
         Args:
-            results: means of the "train" images, and of the "test" images by the network and by its average
-                ("test_ema"), where there are any.
+            results: means over the "train" images and, if validated, over the "test" images for the network and its
+                average ("test_ema").
 
         Raises:
             UserError: a validation loss or a parameter is not finite.
         """
         position, step = self.position, self._step
-        if caught := self._stop.agree():  # during the validation: it is done again when the run is resumed
+        if caught := self._stop.agree():  # during the validation, which a resumed run repeats
             self.ended, self.signal = "signal", caught
             self._saver.save_step(self._tally)
             return
@@ -193,7 +192,7 @@ class Run:
             log(f"stopped after epoch {position.epoch - 1}: {self._stale()}")
 
     def finish(self) -> None:
-        """Says where the results are.
+        """Prints where the results are.
 
         Raises:
             UserError: the last checkpoint could not be written.

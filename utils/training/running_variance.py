@@ -1,8 +1,8 @@
-"""Batch-norms whose running variance averages the biased variance of a batch, as PaddlePaddle's does.
+"""Batch-norm whose running variance averages the biased batch variance, as in PaddlePaddle.
 
-PyTorch averages the unbiased one, n / (n - 1) times as large, where n is the number of values of a channel. Its kernels
-are used as they are: a running variance that is n / (n - 1) times as large before the update is so after it, too, and
-is then divided again. That is two operations on one number per channel, whatever the size of the batch.
+PyTorch averages the unbiased variance, which is n / (n - 1) times as large, where n is the number of values per
+channel. These classes use its kernels unchanged: they multiply the running variance by n / (n - 1) before the update
+and divide it afterwards. That takes two operations on one number per channel, for any batch size.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ BIASED, UNBIASED = "biased", "unbiased"
 
 
 class _Biased(_BatchNorm):
-    """What is common to the kinds of batch-norm below."""
+    """Common part of the batch-norm classes below."""
 
-    processes = False  # whether the statistics are those of all processes' batches
+    processes = False  # whether statistics cover the batches of all processes
 
     def forward(self, x: Tensor) -> Tensor:
         own = self.running_var
-        if not self.training or not self.momentum or own is None:  # nothing is averaged
+        if not self.training or not self.momentum or own is None:  # no averaging
             return super().forward(x)
         count = x.numel() // x.shape[1] * (world_size() if self.processes else 1)
         share = (count - 1) / count if count > 1 else 1.0
-        # The kernel keeps what it is given for the gradient; it gets a tensor that nobody writes to afterwards.
+        # The kernel keeps its arguments for the gradient, so pass a tensor that is not modified afterwards.
         enlarged = own / share
         self._buffers["running_var"] = enlarged
         try:
@@ -45,11 +45,11 @@ class _Biased(_BatchNorm):
 
 
 class BiasedBatchNorm1d(_Biased, nn.BatchNorm1d):
-    """`nn.BatchNorm1d` with the running variance of PaddlePaddle."""
+    """`nn.BatchNorm1d` with PaddlePaddle's running variance."""
 
 
 class BiasedBatchNorm2d(_Biased, nn.BatchNorm2d):
-    """`nn.BatchNorm2d` with the running variance of PaddlePaddle."""
+    """`nn.BatchNorm2d` with PaddlePaddle's running variance."""
 
 
 class BiasedCPUSyncBatchNorm1d(_Biased, CPUSyncBatchNorm1d):
@@ -87,12 +87,12 @@ _KINDS: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def average_biased_variance(model: nn.Module) -> None:
-    """Has every batch-norm of `model` average the biased variance. The modules stay the same objects."""
+    """Makes every batch-norm of `model` average the biased variance. The modules stay the same objects."""
     for module in model.modules():
         if type(module) in _KINDS:
             module.__class__ = _KINDS[type(module)]
 
 
 def running_variance(model: nn.Module) -> str:
-    """Which variance the batch-norms of `model` average."""
+    """The variance that the batch-norms of `model` average."""
     return BIASED if any(isinstance(module, _Biased) for module in model.modules()) else UNBIASED

@@ -21,15 +21,13 @@ from utils.weights.notes import CLASS_NAMES
 
 
 class Saver:
-    """Saves a run. Every process has to call its methods.
+    """Saves a run. Every process must call its methods.
 
     Args:
         args: train.py's flags.
         step: what trains the network.
-        position: how far the run is.
-        folder: where to save; None in all processes but one.
-        guards: say what must not be saved.
-        class_names: of the classes, by number, as far as they are known.
+        position: progress of the run. folder: where to save; None in all processes but one. guards: prevent saving bad
+            values. class_names: by class number, as far as known.
     """
 
     def __init__(
@@ -65,11 +63,10 @@ class Saver:
         self._save([f"step_{self._step.step}", "latest"], tally)
 
     def save_epoch(self, results: dict[str, dict[str, float]], tally: Tally) -> None:
-        """Writes the checkpoint of an epoch, of which `position` says that it is done, if it is due; the newest one,
-        and the best so far of each kind.
+        """Writes a finished epoch's checkpoint, if due, the newest one, and the best of each kind.
 
         Args:
-            results: means of the validation images, by the network ("test") and by its average ("test_ema").
+            results: means over the validation images for the network ("test") and its average ("test_ema").
             tally: of the epoch.
 
         Raises:
@@ -86,10 +83,10 @@ class Saver:
                 names.append(best)
         self._save(names, tally)
         if not self._saved:
-            position.best = best_before  # the next best is saved though this one was better
+            position.best = best_before  # so the next best is saved even if this one was better
 
     def _save(self, names: list[str], tally: Tally) -> None:
-        """Writes a checkpoint under `names`; if it cannot be written there is a warning, and the next one is tried."""
+        """Writes a checkpoint under `names`; if that fails, it warns, and the next save tries again."""
         position, step = self._position, self._step
         self._guards.check_network()
         states = gather_objects((random_state(self._device), tally.sums.cpu()))
@@ -112,5 +109,5 @@ class Saver:
         """Raises `UserError` if the last checkpoint could not be written."""
         if not self._saved and self._folder is not None:
             raise UserError(
-                f"the last checkpoint could not be written to {self._folder.path}: make room, and resume the run"
+                f"the last checkpoint could not be written to {self._folder.path}: free disk space and resume the run"
             )

@@ -1,6 +1,6 @@
-"""Learning-rate strategies, step for step those of the original and of PaddleClas.
+"""Learning-rate strategies, equal step by step to those of the original and of PaddleClas.
 
-A strategy is a plain function of the number of steps done, so resuming needs nothing but that number.
+A strategy is a function of the number of steps done, so resuming needs only that number.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from utils.flags.idle import WARM_UP_STRATEGIES
 
 @dataclass(frozen=True)
 class Schedule:
-    """What the learning-rate strategies are made of.
+    """A learning-rate schedule.
 
-    The strategies of the original of 2018 are those that `STRATEGIES` has first. The others are PaddleClas's: each
-    begins with `warm_up_epochs` from `warm_up_start_lr` to `lr`, and counts from their end, in steps, or with
-    `by_epoch` in epochs.
+    The first strategies in `STRATEGIES` are the original's of 2018. The others are PaddleClas's: each warms up for
+    `warm_up_epochs` from `warm_up_start_lr` to `lr`, then counts from there in steps, or with `by_epoch` in epochs.
 
     Attributes:
         strategy: name, as in --lr_strategy.
@@ -30,8 +29,7 @@ class Schedule:
         step_epochs: where piecewise_decay, piecewise and multi_step change the rate.
         warm_up_epochs, decay_epochs, decay_rate, warm_up_start_lr, by_epoch: see the flags.
         min_lr: where the cosine strategies and linear end.
-        values: of piecewise: the rates before, between and after `step_epochs`.
-        power, cycle: of linear.
+        values: for piecewise: the rates before, between and after `step_epochs`. power, cycle: for linear.
     """
 
     strategy: str
@@ -64,24 +62,24 @@ def _constant(s: Schedule, step: int) -> float:
 
 
 def _piecewise(s: Schedule, step: int) -> float:
-    """A tenth of the rate at each of `step_epochs`."""
+    """Divides the rate by 10 at each of `step_epochs`."""
     return s.lr * 0.1 ** sum(step >= epoch * s.steps_per_epoch for epoch in s.step_epochs)
 
 
 def _half_cosine(done: float, total: float) -> float:
-    """From 1 to 0 while `done` goes from 0 to `total`; in float32, whose rounding of small rates the original has."""
+    """From 1 to 0 while `done` goes from 0 to `total`; in float32, to round small rates as the original does."""
     if done >= total:
         return 0.0
     return float((np.cos(np.float32(done) * np.float32(math.pi / total)) + np.float32(1)) * np.float32(0.5))
 
 
 def _cosine(s: Schedule, step: int) -> float:
-    """Half a cosine over the run, down to `min_lr`; the rate moves once an epoch."""
+    """Half a cosine over the run, down to `min_lr`; the rate changes once per epoch."""
     return s.min_lr + (s.lr - s.min_lr) * _half_cosine(step // s.steps_per_epoch, s.num_epochs)
 
 
 def _cosine_warmup(s: Schedule, step: int) -> float:
-    """Linear from 0 over the warm-up, then half a cosine, down to `min_lr`, that moves every step."""
+    """Linear from 0 over the warm-up, then half a cosine down to `min_lr`; the rate changes every step."""
     warm_up = s.warm_up_epochs * s.steps_per_epoch
     if step < warm_up:
         return s.lr * step / warm_up
@@ -102,7 +100,7 @@ def _linear(s: Schedule, step: int) -> float:
     return s.lr * max(0.0, 1 - step / (s.num_epochs * s.steps_per_epoch))
 
 
-# What follows a warm-up in PaddleClas: functions of the time since then, and of how much of it an epoch has.
+# PaddleClas's decays after the warm-up: functions of the time since then and the length of an epoch.
 
 
 def _no_decay(s: Schedule, time: float, epoch: float) -> float:
@@ -116,8 +114,7 @@ def _cosine_since(s: Schedule, time: float, epoch: float) -> float:
 
 
 def _polynomial_since(s: Schedule, time: float, epoch: float) -> float:
-    """A power of the share of the run that is left, down to `min_lr`; with `cycle` it begins anew at its end, over two
-    times, three times ... the length."""
+    """Polynomial decay to `min_lr`; with `cycle` it restarts at the end, over two, three, ... times the length."""
     total = (s.num_epochs - s.warm_up_epochs) * epoch
     if total <= 0:
         return s.lr
@@ -155,7 +152,7 @@ def _after_warm_up(decay: Callable[[Schedule, float, float], float]) -> Callable
     return rate
 
 
-# Strategies of PaddleClas -> what follows their warm-up.
+# Strategies of PaddleClas -> their decay after the warm-up.
 AFTER_WARM_UP: dict[str, Callable[[Schedule, float, float], float]] = {
     "constant": _no_decay,
     "cosine": _cosine_since,

@@ -1,4 +1,4 @@
-"""Random numbers: one seed for a run, and the states that a resumed run takes up."""
+"""Random numbers: the seed of a run, and the generator states for resuming."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def seed_everything(seed: int | None, deterministic: bool = False) -> int:
     """Seeds every source of randomness of this process.
 
     Args:
-        seed: of the run; None: one is drawn, the same for all processes.
-        deterministic: have PyTorch choose deterministic operations where it has them, and 0 for a seed of None.
-            Without it cuDNN chooses the fastest for each size it meets.
+        seed: of the run; None: draw one, the same for all processes.
+        deterministic: use deterministic operations if PyTorch has them, and seed 0 instead of None. Without it, cuDNN
+            picks the fastest operation for each size.
 
     Returns:
-        The seed of the run. (Each process draws its own numbers, from seed + rank; the order of the images, the crops
-        and the mixing are drawn from the run's seed, the epoch and the step.)
+        The seed of the run. (Each process seeds its generators with seed + rank; image order, crops and mixing depend
+        on the run's seed, the epoch and the step.)
     """
     chosen: int = seed if seed is not None else 0 if deterministic else broadcast_object(secrets.randbits(31))
     own = chosen + rank()
@@ -31,10 +31,11 @@ def seed_everything(seed: int | None, deterministic: bool = False) -> int:
     np.random.seed(own % 2**32)
     torch.manual_seed(own)
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS has to know before it starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads this when it starts
         torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.deterministic = deterministic
-    # Trying cuDNN's algorithms out pays where sizes recur: training's, validation's and its last batch's are three.
+    # Benchmarking cuDNN's algorithms pays off, as only three sizes occur: training's, validation's and its last
+    # batch's.
     torch.backends.cudnn.benchmark = not deterministic
     return chosen
 
@@ -48,7 +49,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Takes up the states that `random_state` gave."""
+    """Restores the states from `random_state`."""
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)

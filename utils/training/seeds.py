@@ -1,4 +1,4 @@
-"""Several runs that differ in their seeds: mean and deviation of what they come to."""
+"""Runs with several seeds: mean and standard deviation of their results."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ from utils.training.record import note_changed_flags
 
 
 def check_seeds(args: Namespace) -> None:
-    """Raises `FlagError` where --seeds does not go with the other flags."""
+    """Raises `FlagError` if --seeds cannot work with the other flags."""
     if args.seeds == 1:
         return
     if args.checkpoint not in (None, "", "auto"):
-        raise FlagError("--seeds begins runs of its own: give --checkpoint=auto to go on with them, or leave it out")
+        raise FlagError(
+            "--seeds starts several runs: leave out --checkpoint, or give --checkpoint=auto to continue them"
+        )
     if args.is_profiler:
         raise FlagError("--seeds and --is_profiler=True: leave out one of them")
     if (args.random_seed or 0) + args.seeds > 1 << 63:
-        raise FlagError(f"--random_seed {args.random_seed} leaves no room for --seeds={args.seeds}: lower it")
+        raise FlagError(f"--random_seed {args.random_seed} is too large for --seeds={args.seeds}: lower it")
 
 
 def run_seeds(args: Flags, run: Callable[[Flags], int]) -> int:
-    """Does --seeds runs one after the other, and says what they come to.
+    """Trains with --seeds seeds in turn, and reports the results.
 
-    The runs have the seeds --random_seed (0 if it is not given) and those after it, and each a folder of its own,
-    seed_N in --model_save_dir. With --checkpoint=auto those that are finished are not done again. The figures are
-    written to MODEL_seeds.json in --model_save_dir, after each run.
+    The seeds start at --random_seed (0 if not given), and each run has its own folder, seed_N in --model_save_dir. With
+    --checkpoint=auto, finished runs are skipped. The results go to MODEL_seeds.json in --model_save_dir after each run.
 
     Args:
         args: train.py's flags.
-        run: does a run by its flags; returns the number of the signal that ended it, or 0.
+        run: trains by its flags; returns the number of the signal that ended the run, or 0.
 
     Returns:
         The number of the signal that ended a run, or 0.
@@ -72,11 +73,10 @@ def run_seeds(args: Flags, run: Callable[[Flags], int]) -> int:
 
 
 def _figures(args: Flags, finished: bool) -> tuple[dict[str, float], int] | None:
-    """The figures that a run has ended with, and its --batch_size, in every process; None if there are none.
+    """The results of a run and its --batch_size, in every process; None if there are none.
 
     Args:
-        args: its flags.
-        finished: it has to have come to its end.
+        args: its flags. finished: accept only a finished run.
     """
     found = None
     if is_main_process():
@@ -96,7 +96,7 @@ def _figures(args: Flags, finished: bool) -> tuple[dict[str, float], int] | None
 
 
 def _of_history(history: list[dict[str, float]]) -> dict[str, float]:
-    """The figures of the last epoch that was validated; of one in training, where none was."""
+    """The results of the last validated epoch, or training results if none was validated."""
     for prefix in ("test_", "train_"):
         for epoch in reversed(history):
             if figures := {name: value for name, value in epoch.items() if name.startswith(prefix)}:
@@ -105,10 +105,10 @@ def _of_history(history: list[dict[str, float]]) -> dict[str, float]:
 
 
 def summary(results: Mapping[int, Mapping[str, float]]) -> dict:
-    """Mean, sample deviation (0 of a single run) and values of the figures that all runs have.
+    """Mean, sample standard deviation (0 for a single run) and values of the metrics that all runs have.
 
     Args:
-        results: figures by seed.
+        results: metrics by seed.
     """
     names = [name for name in next(iter(results.values()), {}) if all(name in figures for figures in results.values())]
     figures = {}

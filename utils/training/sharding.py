@@ -1,7 +1,7 @@
-"""Networks of several processes: whole in each (DDP), or a part in each (--fsdp), with whole ones from parts and back.
+"""Distributed networks: replicated (DDP) or sharded (--fsdp), with conversion between whole and sharded ones.
 
-Every process has to call these functions. In checkpoints everything is whole, as that of one process: any number of
-processes goes on from there, with parts or without.
+Every process must call these functions. Checkpoints contain whole networks, as from one process, so any number of
+processes can continue from them, sharded or not.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from utils.flags.kinds import AUTO
 from utils.processes import broadcast_module, world_size
 from utils.training.ema import ExponentialMovingAverage
 
-if TYPE_CHECKING:  # they take a second to import, and only --fsdp needs them
+if TYPE_CHECKING:  # slow imports that only --fsdp needs
     from torch.distributed.tensor import DTensor
     from typing_extensions import TypeIs
 
-# A single layer with more numbers is a part of its own: a classifier of many classes.
+# A layer with more parameters is a separate shard group: a classifier of many classes.
 LARGE = 1 << 20
 
-# Sharded network -> the same without values, to be filled.
+# Sharded network -> the same without values, to fill in.
 _outlines: weakref.WeakKeyDictionary[nn.Module, Network] = weakref.WeakKeyDictionary()
 
 
 def check_fsdp(args: argparse.Namespace, device: torch.device) -> None:
-    """Raises `FlagError` for flags that --fsdp does not go with."""
+    """Raises `FlagError` for flags that do not work with --fsdp."""
     if not args.fsdp:
         return
     wrong = {
@@ -47,18 +47,17 @@ def check_fsdp(args: argparse.Namespace, device: torch.device) -> None:
         "--use_compile": args.use_compile,
         "--fuse_elewise_add_act_ops": args.fuse_elewise_add_act_ops,
         "--fuse_bn_act_ops": args.fuse_bn_act_ops,
-        "--batch_size=auto": args.batch_size == AUTO,  # which is tried with a whole network
+        "--batch_size=auto": args.batch_size == AUTO,  # which tries a whole network
     }
     if flag := next((flag for flag, given in wrong.items() if given), None):
-        raise FlagError(f"--fsdp does not go with {flag}: leave out one of them")
+        raise FlagError(f"--fsdp does not work with {flag}: leave out one of them")
     if amp_dtype(args, device) == torch.float16:
-        raise FlagError("--fsdp computes in float32 or bfloat16, which need no loss scale: give --amp_dtype=bfloat16")
+        raise FlagError("--fsdp does not support float16, which needs a loss scale: give --amp_dtype=bfloat16")
 
 
 def distribute(network: nn.Module, args: argparse.Namespace, device: torch.device) -> nn.Module:
-    """A network that every process holds, with gradients of all of them."""
-    # Batch-norm statistics stay with their process; those of rank 0 are handed round before they are used.
-    # (PyTorch 2.13 renamed the option.)
+    """Replicates a network in every process and averages the gradients."""
+    # Batch-norm statistics stay local; rank 0's are broadcast before use. (PyTorch 2.13 renamed the option.)
     known = inspect.signature(DistributedDataParallel).parameters
     option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     options: dict[str, Any] = {option: False}
@@ -72,12 +71,12 @@ def distribute(network: nn.Module, args: argparse.Namespace, device: torch.devic
 
 
 def divides(args: argparse.Namespace) -> bool:
-    """Whether each process is to hold a part of the network."""
+    """Whether to shard the network over the processes."""
     return args.fsdp and world_size() > 1
 
 
 def divide(model: Network, args: argparse.Namespace, device: torch.device) -> ExponentialMovingAverage | None:
-    """Leaves each process a part of the network, and of its average, which is returned if the flags ask for one."""
+    """Shards the network, and its average, which is returned if the flags ask for one."""
     ema = None
     if args.use_ema:
         broadcast_module(model)
@@ -87,26 +86,25 @@ def divide(model: Network, args: argparse.Namespace, device: torch.device) -> Ex
     if ema is not None:
         ema.follow(model)
     log(
-        f"--fsdp: each of {world_size()} processes holds {own / 1e6:.1f} of {all_ / 1e6:.1f} MB of parameters, and the "
-        "same share of gradients and of what the optimizer keeps"
+        f"--fsdp: each of {world_size()} processes holds {own / 1e6:.1f} of {all_ / 1e6:.1f} MB of parameters, and "
+        "the same share of gradients and optimizer state"
     )
     return ema
 
 
 def shard(model: Network, device: torch.device) -> tuple[int, int]:
-    """Leaves each process a part of every parameter; the whole ones are there only while they are computed with.
+    """Leaves each process a part of every parameter; whole parameters exist only while in use.
 
-    What is gathered at a time are the network's repeated blocks, large layers, and the rest.
+    The network's repeated blocks, large layers, and the rest are gathered separately.
 
     Args:
-        model: on the CPU or `device`; each process gets rank 0's.
-        device: where the parts are to be.
+        model: on the CPU or `device`; rank 0's is used. device: where to put the parts.
 
     Returns:
-        Bytes of parameters in this process, and of all.
+        Bytes of parameters in this process, and in total.
 
     Raises:
-        UserError: the network cannot be divided.
+        UserError: the network cannot be sharded.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -125,30 +123,30 @@ def shard(model: Network, device: torch.device) -> tuple[int, int]:
         for part in (*blocks, *large, model):
             fully_shard(part, mesh=mesh, reshard_after_forward=True)
     except (ValueError, NotImplementedError) as error:
-        raise UserError(f"--fsdp: {type(model).__name__} cannot be divided ({error}): leave it out") from None
+        raise UserError(f"--fsdp: {type(model).__name__} cannot be sharded ({error}): leave the flag out") from None
     _outlines[model] = outline
     parameters = list(model.parameters())
     return sum(local(parameter).nbytes for parameter in parameters), sum(parameter.nbytes for parameter in parameters)
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether the processes hold parts of a network."""
+    """Whether a network is sharded."""
     return model in _outlines
 
 
 def is_divided(tensor: Any) -> TypeIs[DTensor]:
-    """Whether this process has a part of a tensor."""
+    """Whether a tensor is sharded."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The part of a tensor that this process has."""
+    """This process's part of a tensor."""
     return tensor.to_local() if is_divided(tensor) else tensor
 
 
 def gathered(state: Any) -> Any:
-    """A state with whole tensors, on the CPU, for those that are divided; only of use in the main process."""
+    """A state with sharded tensors made whole, on the CPU; valid only in the main process."""
     if is_divided(state):
         whole = state.full_tensor()
         return whole.cpu() if is_main_process() else None
@@ -158,7 +156,7 @@ def gathered(state: Any) -> Any:
 
 
 def whole(model: Network) -> Network:
-    """A network to be saved: itself, or of one that is divided a whole copy on the CPU (in the main process)."""
+    """A network to save: itself or, if sharded, a whole copy on the CPU (in the main process)."""
     if not is_sharded(model):
         return model
     state = gathered(dict(model.state_dict()))
@@ -169,7 +167,7 @@ def whole(model: Network) -> Network:
 
 
 def empty(model: Network) -> Network:
-    """A whole network on the CPU, like one that is divided, to be filled and given to `fill`."""
+    """A whole network on the CPU, like a sharded one, to load values into and pass to `fill`."""
     return copy.deepcopy(_outlines[model]).to_empty(device="cpu")
 
 
@@ -187,7 +185,7 @@ def fill(model: Network, network: Network | None) -> None:
 
 
 def spread(value: Tensor | None, like: DTensor) -> DTensor:
-    """Divides the main process's `value` as another tensor is; of the others' it is only asked for."""
+    """Shards the main process's `value` like another tensor; the other processes only receive."""
     from torch.distributed.tensor import distribute_tensor
 
     device, dtype = like.device, like.dtype if value is None else value.dtype
@@ -200,7 +198,7 @@ def spread(value: Tensor | None, like: DTensor) -> DTensor:
 
 
 def outlined(state: Any) -> Any:
-    """A state whose tensors, single numbers aside, have shapes and no values: for processes that get parts of them."""
+    """A state whose tensors, except scalars, have shapes but no values, for processes that receive parts of them."""
     if isinstance(state, Tensor):
         return state.to("meta") if state.dim() else state
     if isinstance(state, dict):
@@ -209,10 +207,10 @@ def outlined(state: Any) -> Any:
 
 
 def divided_state(state: dict[int, dict[str, Any]], parameters: list[nn.Parameter]) -> dict[int, dict[str, Any]]:
-    """An optimizer's saved state, by the numbers of its parameters, divided as they are.
+    """An optimizer's saved state by parameter number, sharded like the parameters.
 
     Raises:
-        ValueError: of another shape than its parameter.
+        ValueError: a shape differs from its parameter's.
     """
     divided: dict[int, dict[str, Any]] = {}
     for number, values in state.items():
@@ -222,6 +220,6 @@ def divided_state(state: dict[int, dict[str, Any]], parameters: list[nn.Paramete
             if not isinstance(value, Tensor) or not value.dim():
                 continue
             if value.shape != parameter.shape:
-                raise ValueError(f"its {name} is {list(value.shape)} for a tensor of {list(parameter.shape)}")
+                raise ValueError(f"its {name} has shape {list(value.shape)}, but the parameter {list(parameter.shape)}")
             divided[number][name] = spread(value, parameter)
     return divided

@@ -1,4 +1,4 @@
-"""Where a run starts: in a folder that is its own, at the beginning or at a checkpoint."""
+"""The start of a run: its folder, and its state, fresh or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ T = TypeVar("T")
 
 
 class RunStart:
-    """The folder of a run, `output/<model>`, and the training state that it takes up there.
+    """The folder of a run, `output/<model>`, and the training state to resume.
 
     A context manager: at the end of the block the folder is free for other runs, the curves are closed, and signals do
-    what they did before. A new folder is made by `take_folder`, when all that can be wrong with flags, data and weights
-    has been found; one that is there is taken at once.
+    what they did before. `take_folder` creates a new folder, after all checks of flags, data and weights; an existing
+    folder is locked at once.
 
     Args:
         args: train.py's flags.
@@ -56,12 +56,11 @@ class RunStart:
 
     Attributes:
         path: the folder.
-        position: how far the run is.
-        resumed: the checkpoint that it goes on from, or None.
-        stop: notices the signals that end a run.
+        position: progress of the run. resumed: the checkpoint that it continues from, or None. stop: notices the
+            signals that end a run.
 
     Raises:
-        UserError: --checkpoint names none that this run could go on from, or another run has the folder.
+        UserError: --checkpoint cannot be resumed, or another run has the folder.
     """
 
     def __init__(self, args: Flags, device: torch.device) -> None:
@@ -72,7 +71,7 @@ class RunStart:
         with contextlib.ExitStack() as resources:
             if is_main_process() and self.path.exists() and args.lr_range_test is None:  # which saves nothing
                 self._folder = resources.enter_context(RunFolder(self.path, args.keep_checkpoints))
-            # One process looks and tells the others, which need not see the folder.
+            # One process looks and tells the others, which may not see the folder.
             found = find_resumed(args, self.path) if is_main_process() else None
             if args.fsdp and world_size() > 1:
                 found = self._told_in_part(found)
@@ -82,7 +81,7 @@ class RunStart:
             self.position: Position = found["position"] if found else Position(args.batch_size)
             if args.batch_size == AUTO and self.position.batch_size != AUTO:
                 args.batch_size = self.position.batch_size
-                log(f"--batch_size=auto: --batch_size={args.batch_size}, which the run was begun with")
+                log(f"--batch_size=auto: --batch_size={args.batch_size}, as when the run began")
             self.position.batch_size = args.batch_size
             self._training: dict[str, Any] | None = found["training"] if found else None
             self._original: TrainingState | None = found["original"] if found else None
@@ -90,13 +89,16 @@ class RunStart:
             self._resources = resources.pop_all()
 
     def _told_in_part(self, found: dict[str, Any] | None) -> dict[str, Any] | None:
-        """What the main process found; the others get no more of what is divided than its shapes.
+        """The main process's state; of sharded tensors the other processes get only the shapes.
 
         Raises:
-            UserError: it is PaddlePaddle's.
+            UserError: it is a PaddlePaddle state.
         """
         if found is not None and found["original"] is not None:
-            raise FlagError("--fsdp: take PaddlePaddle's state up without it, and go on from our checkpoint with it")
+            raise FlagError(
+                "--fsdp cannot resume a PaddlePaddle state: resume without it, and continue from the resulting "
+                "checkpoint with it"
+            )
         told = None
         if found is not None:
             training = {**found["training"], "optimizer": outlined(found["training"]["optimizer"])}
@@ -112,16 +114,14 @@ class RunStart:
         self._resources.__exit__(*exception)
 
     def hold(self, resource: contextlib.AbstractContextManager[T]) -> T:
-        """Enters a context manager that is left at the end of the block."""
+        """Enters a context manager and leaves it at the end of the block."""
         return self._resources.enter_context(resource)
 
     def restore(self, step: TrainStep, images: int, steps_per_epoch: int) -> None:
-        """Gives a resumed run its network and training back.
+        """Restores a resumed run's network and training state.
 
         Args:
-            step: what trains the network.
-            images: length of the training list.
-            steps_per_epoch: of training on it.
+            step: the training step. images: length of the training list. steps_per_epoch: optimizer steps per epoch.
 
         Raises:
             UserError: the run was saved with another optimizer, or in the middle of an epoch of another list.
@@ -133,29 +133,29 @@ class RunStart:
         elif training is not None:
             if position.step_in_epoch and position.images not in (None, images):
                 raise UserError(
-                    f"--checkpoint: {self.resumed} is in the middle of an epoch of {position.images} images, "
-                    f"--data_dir={self.args.data_dir} has {images}: resume with the same list, or from a checkpoint at "
-                    "the end of an epoch"
+                    f"--checkpoint: {self.resumed} is in the middle of an epoch of {position.images} images, but "
+                    f"--data_dir={self.args.data_dir} has {images}: resume with the same list, or from a checkpoint "
+                    "at the end of an epoch"
                 )
             self._restore_networks(step)
             self._settle_variance(step, training.get("running_variance", UNBIASED))
             try:
                 step.load_state_dict(training)
                 if position.sums is not None and len(position.sums) != len(FIELDS):
-                    raise ValueError("its figures of the epoch are of another version of this program")
+                    raise ValueError("its metrics were saved by another version of this program")
                 if rank() < len(position.random):
                     set_random_state(position.random[rank()], self.device)
-            # Whatever values of another type, or another number of them, come to.
+            # Errors from values of another type or number.
             except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
                 why = one_line(error) or type(error).__name__
-                raise UserError(f"--checkpoint: {self.resumed} does not go with the flags given: {why}") from None
+                raise UserError(f"--checkpoint: {self.resumed} does not fit the given flags: {why}") from None
             log(f"resumed from {self.resumed}: epoch {position.epoch}, step {position.step_in_epoch} of it")
         if step.ema is not None and "ema_warm_up" in self.args.given:
             step.ema.ramps = self.args.ema_warm_up
         position.images = images
 
     def _restore_original(self, step: TrainStep, original: TrainingState, steps_per_epoch: int) -> None:
-        """Takes up a training of PaddlePaddle's."""
+        """Resumes a PaddlePaddle training."""
         place = take_up(step, original, steps_per_epoch, self.args.start_epoch)
         self._settle_variance(step, BIASED)
         position = self.position
@@ -166,14 +166,16 @@ class RunStart:
         )
 
     def _settle_variance(self, step: TrainStep, noted: str) -> None:
-        """Has batch-norms average the variance that --running_variance says, or else the training until now."""
+        """Makes batch-norm average the variance of --running_variance, or else of the training so far."""
         if (self.args.running_variance or noted) == BIASED:
             average_biased_variance(step.model)
             for module in step.distillation.learners().values() if step.distillation is not None else ():
                 average_biased_variance(module)
 
     def _restore_networks(self, step: TrainStep) -> None:
-        """The network, its average and a teacher that learns: read by one process, which gives them to the others."""
+        """Restores the network, its average and a learning teacher: one process reads them and shares them with the
+        others.
+        """
         assert self.resumed is not None
         networks = {WEIGHTS: step.model} | ({EMA_WEIGHTS: step.ema.model} if step.ema is not None else {})
         if step.learning_teacher is not None:
@@ -188,12 +190,12 @@ class RunStart:
                 broadcast_module(model)
 
     def take_folder(self, steps_done: int) -> tuple[RunFolder | None, Curves | None]:
-        """The folder to save to, made if need be, and the curves in it; None in all processes but one.
+        """Creates the folder if necessary and opens the curves in it; None in all processes but one.
 
-        It is written down there what the run is, after `steps_done` steps.
+        Writes the record of the run, which has done `steps_done` steps.
 
         Raises:
-            UserError: the folder is not to be had.
+            UserError: the folder is not available.
         """
         if not is_main_process():
             return None, None
@@ -206,7 +208,7 @@ class RunStart:
             resumed = self.resumed is not None and is_in(self.resumed, self.path)
             tracked = self.hold(Tracked(args.tracker, self.path, title, args.values(), resumed))
         curves = self.hold(Curves(self.path, self.position.history, tracked))
-        if self.resumed is not None and (self.resumed / MANIFEST).exists():  # PaddlePaddle notes no flags
+        if self.resumed is not None and (self.resumed / MANIFEST).exists():  # PaddlePaddle does not save flags
             note_changed_flags(self.args, self.resumed)
         record = describe_run(self.args, self.position.seed, self.device, self.resumed)
         self._folder.record = write_record(self.path, record)
@@ -214,7 +216,7 @@ class RunStart:
         return self._folder, curves
 
     def _warn_of_others(self) -> None:
-        """Says what will happen to checkpoints in the folder that are not of this run's past."""
+        """Warns about checkpoints in the folder that belong to other runs."""
         if self.args.checkpoint == "auto" or not holds_others(self.path, self.resumed):
             return
         others = "checkpoints of an earlier run, which --checkpoint=auto would continue"
@@ -226,15 +228,15 @@ class RunStart:
 
 
 def find_resumed(args: Flags, path: Path) -> dict[str, Any] | None:
-    """The training state that --checkpoint asks for, as `read_state` gives it, and its "folder"; for one of
-    PaddlePaddle's, "original" is what there is of it.
+    """The training state that --checkpoint names, as `read_state` returns it, and its "folder"; a PaddlePaddle state is
+    under "original".
 
     Args:
         args: train.py's flags.
         path: the folder of the run.
 
     Raises:
-        UserError: there is none, or it is of a run that these flags do not continue.
+        UserError: there is none, or these flags do not continue its run.
     """
     if not args.checkpoint:
         return None
@@ -249,7 +251,7 @@ def find_resumed(args: Flags, path: Path) -> dict[str, Any] | None:
     state = read_state(folder)
     position = state["position"]
     check_resumed(args, folder, position, state["notes"])
-    # Best ones in the run's folder that are not of this run's past do not count.
+    # Ignore best checkpoints in the folder that belong to other runs.
     if not is_in(folder, path):
         position.best = {}
     elif args.checkpoint != "auto" and holds_others(path, folder):
@@ -260,20 +262,23 @@ def find_resumed(args: Flags, path: Path) -> dict[str, Any] | None:
 
 
 def check_resumed(args: Flags, folder: Path, position: Position, notes: dict[str, Any]) -> None:
-    """Raises `UserError` if these flags do not continue the run that the checkpoint `folder` is of."""
+    """Raises `UserError` if these flags do not continue the run of the checkpoint `folder`."""
     for name in ("model", "class_dim"):
         if (noted := notes.get(name)) != getattr(args, name):
-            raise UserError(f"--checkpoint: {folder} is of --{name}={cut(str(noted), 60)}, not {getattr(args, name)}")
+            raise UserError(
+                f"--checkpoint: {folder} was trained with --{name}={cut(str(noted), 60)}, not {getattr(args, name)}"
+            )
     if args.use_ema and not (folder / EMA_WEIGHTS).exists():
-        raise UserError(f"--use_ema: {folder} was saved without an average: leave the flag out, or start anew")
+        raise UserError(f"--use_ema: {folder} was saved without an average: leave the flag out, or start a new run")
     if args.use_distill and args.teacher_learns and not (folder / TEACHER_WEIGHTS).exists():
         raise UserError(
-            f"--teacher_learns: {folder} was saved without a teacher that learns: leave the flag out, or start anew"
+            f"--teacher_learns: {folder} was saved without a teacher that learns: leave the flag out, or start "
+            "a new run"
         )
     if args.start_epoch is not None:
-        warn("--start_epoch does nothing here: the checkpoint tells where the run is")
+        warn("--start_epoch has no effect: the checkpoint contains the position")
     if args.random_seed not in (None, position.seed):
-        warn(f"--random_seed does nothing here: the run goes on with its own, {position.seed}")
+        warn(f"--random_seed has no effect: the run continues with its own seed, {position.seed}")
     if position.step_in_epoch and args.batch_size not in (AUTO, position.batch_size):
         raise UserError(
             f"--checkpoint: {folder} is in the middle of an epoch of batches of {position.batch_size}; "

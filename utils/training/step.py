@@ -1,7 +1,7 @@
-"""One training step, as train.py does it.
+"""One training step of train.py.
 
-Nothing here waits for the device: losses and hits are summed there (`utils.evaluation.metrics`), and the loss scale is
-adapted there.
+Nothing here waits for the device, which sums losses and hits (`utils.evaluation.metrics`) and adapts the loss scale
+itself.
 """
 
 from __future__ import annotations
@@ -27,32 +27,31 @@ from utils.training.sharding import divided_state, is_sharded
 
 
 class TrainStep:
-    """Forward, loss, backward, optimizer, average: all that happens to a network in one step.
+    """One step: forward, loss, backward, optimizer and average.
 
     Args:
         model: the network; `network` may be its distributed wrapper.
         optimizer, schedule: see `utils.training.optimizer`.
-        network: what is called, if not `model` itself, or `distillation`.
+        network: the module to call, if not `model` or `distillation`.
         smoothing: epsilon of label smoothing.
-        criterion: from outputs, targets and smoothing to the loss.
+        criterion: maps outputs, targets and smoothing to the loss.
         amp_dtype: type of mixed precision's operations; None for float32.
         loss_scale: initial loss scale of float16.
-        dynamic_loss_scaling: adapt the scale; otherwise it stays, and steps with infinite gradients are skipped.
-        clip_norm: largest norm of all gradients together (Pascanu et al., arXiv:1211.5063); 0: no limit.
-        clip_norm_each: largest norm of each parameter's gradient; 0: no limit.
-        l1_decay: this times a parameter's sign is added to its gradient, after the limits; not of parameters whose
-            layers have an L2 decay of their own.
-        ema: average to keep.
-        distillation: of the network from a teacher.
-        accumulate_steps: parts of a batch that go through the network one after the other.
+        dynamic_loss_scaling: adapt the scale; else it stays fixed, and steps with infinite gradients are skipped.
+        clip_norm: maximum norm of all gradients together (Pascanu et al., arXiv:1211.5063); 0: no limit.
+        clip_norm_each: maximum norm of each parameter's gradient; 0: no limit.
+        l1_decay: this times a parameter's sign is added to its gradient after clipping, except in layers that set their
+            own L2 decay.
+        ema: average to update. distillation: from a teacher to the network.
+        accumulate_steps: parts of a batch to process one after the other.
 
     Attributes:
         step: steps done.
-        shift: by how many steps the schedule is ahead of `step`; not 0 after a change of the steps per epoch.
-        origin: of a training that began in PaddlePaddle, what is needed to write it back there
+        shift: by how many steps the schedule is ahead of `step`; nonzero if the steps per epoch changed.
+        origin: for a training that began in PaddlePaddle, the data needed to convert it back
             (`utils.training.from_paddle`); else None.
-        skipped: 1 if loss scaling skipped the last step, its gradients not being finite, else 0; a scalar on the
-            device. 0.0 without loss scaling.
+        skipped: 1 if loss scaling skipped the last step because of infinite gradients, else 0; a scalar on the device.
+            0.0 without loss scaling.
     """
 
     def __init__(
@@ -103,12 +102,12 @@ class TrainStep:
         optimizer.register_step_post_hook(self._note_skipped)
 
     def _note_skipped(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
-        """Keeps what GradScaler tells fused optimizers, and only while they take their step."""
+        """Keeps GradScaler's message to fused optimizers, which exists only during their step."""
         found = getattr(optimizer, "found_inf", None)
         self.skipped = 0.0 if found is None else (found > 0).squeeze()
 
     def rate(self, step: int) -> float:
-        """The learning rate of the step after `step` steps."""
+        """The learning rate after `step` steps."""
         return self.schedule(step + self.shift) if self.plateau is None else self.plateau.rate
 
     @property
@@ -124,8 +123,7 @@ class TrainStep:
         """Trains on a batch.
 
         Args:
-            images: normalised (N, 3, H, W).
-            targets: what they are trained towards.
+            images: normalised (N, 3, H, W). targets: their targets.
 
         Returns:
             The batch's mean loss, a scalar on the device, and the main logits (N, classes).
@@ -163,20 +161,20 @@ class TrainStep:
 
     @property
     def learning_teacher(self) -> Network | None:
-        """The teacher, if it is trained too."""
+        """The teacher, if it learns."""
         return self.distillation.teacher if self.distillation is not None and self.distillation.teacher_learns else None
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """All that is trained, by name: the network's parameters, and those of a teacher and of losses that learn."""
+        """All trained parameters by name: the network's, and those of a learning teacher and losses."""
         yield from self.model.named_parameters()
         for prefix, module in self.distillation.learners().items() if self.distillation else ():
             yield from module.named_parameters(prefix)
 
     def _change_gradients(self) -> None:
-        """Shortens gradients that are too long, and adds the L1 penalty."""
+        """Clips the gradients, and adds the L1 penalty."""
         if not self.clip_norm and not self.clip_norm_each and not self.l1_decay:
             return
-        self.scaler.unscale_(self.optimizer)  # both are for gradients as they are without the loss scale
+        self.scaler.unscale_(self.optimizer)  # both apply to unscaled gradients
         parameters = [parameter for _, parameter in self.named_parameters()]
         if self.clip_norm_each:
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -191,7 +189,7 @@ class TrainStep:
             torch._foreach_add_(list(decayed.values()), signs, alpha=self.l1_decay)
 
     def _no_sync(self, wanted: bool) -> contextlib.AbstractContextManager:
-        """Keeps the processes from exchanging gradients that are not complete yet."""
+        """Keeps the processes from exchanging incomplete gradients."""
         network: Any = self.network
         if is_sharded(network):
             network.set_requires_gradient_sync(not wanted)
@@ -200,7 +198,7 @@ class TrainStep:
         return contextlib.nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs beside the networks' weights."""
+        """The state for resuming, apart from the networks' weights."""
         return {
             "step": self.step,
             "shift": self.shift,
@@ -223,22 +221,22 @@ class TrainStep:
         }
 
     def parameter_names(self) -> list[str]:
-        """State-dict keys of the parameters, in the order in which the optimizer numbers them."""
+        """State-dict keys of the parameters in the optimizer's order."""
         keys = {parameter: key for key, parameter in self.named_parameters()}
         return [keys[parameter] for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up where the run that saved `state` was; options such as the weight decay are those of this run.
+        """Restores a saved `state`; options such as the weight decay are this run's.
 
-        The schedule goes on at the same epoch, or part of one, though it may have another number of steps now.
+        The schedule continues at the same (fractional) epoch, even if the steps per epoch changed.
 
         Raises:
-            ValueError: the state is another optimizer's, or of other losses.
+            ValueError: the state belongs to another optimizer or other losses.
         """
         kind = type(self.optimizer).__name__
         if state["optimizer_kind"] != kind:
             raise ValueError(
-                f"it was trained with {state['optimizer_kind']}, --lr_strategy and --optimizer ask for {kind}"
+                f"it was trained with {state['optimizer_kind']}, but --lr_strategy and --optimizer ask for {kind}"
             )
         if self.distillation is not None:
             self.distillation.load_losses(state.get("losses", {}))
@@ -254,13 +252,15 @@ class TrainStep:
         self.optimizer.load_state_dict(optimizer)
         for group, own in zip(self.optimizer.param_groups, options, strict=True):
             group.update(own)
-        # Fused optimizers pair values as they lie in memory: those saved in another memory format take this run's.
+        # Fused optimizers pair values by memory order, so convert the saved ones to this run's memory format.
         for parameter, values in self.optimizer.state.items():
             for name, value in values.items():
                 if not isinstance(value, Tensor) or not value.dim():
                     continue
-                if value.shape != parameter.shape:  # which they do not check, and write beyond its end
-                    raise ValueError(f"its {name} is {list(value.shape)} for a tensor of {list(parameter.shape)}")
+                if value.shape != parameter.shape:  # they do not check this, and would write beyond its end
+                    raise ValueError(
+                        f"its {name} has shape {list(value.shape)}, but the parameter {list(parameter.shape)}"
+                    )
                 values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         if self.scaling and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
@@ -273,7 +273,7 @@ class TrainStep:
 
 
 def _parts(images: Tensor, targets: Targets, count: int) -> Iterator[tuple[Tensor, Targets]]:
-    """A batch in `count` parts of about the same size."""
+    """Splits a batch into `count` parts of about the same size."""
     if count == 1:
         yield images, targets
         return

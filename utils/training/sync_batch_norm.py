@@ -32,7 +32,7 @@ class _CPUSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not self.training:
             return super().forward(x)
         dtype = x.dtype
-        x = x.to(torch.promote_types(dtype, torch.float32))  # sums in half precision would be rounded
+        x = x.to(torch.promote_types(dtype, torch.float32))  # half-precision sums would be rounded
         axes = [0, *range(2, x.dim())]
         channels = (-1, *[1] * (x.dim() - 2))
         count = x.numel() // x.shape[1] * world_size()
@@ -40,7 +40,7 @@ class _CPUSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         centred = x - mean.view(channels)
         variance = _AllReduceSum.apply((centred * centred).sum(axes)) / count
         with torch.no_grad():
-            assert self.num_batches_tracked is not None and self.momentum is not None, "networks have no others"
+            assert self.num_batches_tracked is not None and self.momentum is not None, "networks have no other kinds"
             assert self.running_mean is not None and self.running_var is not None
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
@@ -69,7 +69,7 @@ class GPUSyncBatchNorm2d(nn.SyncBatchNorm, nn.BatchNorm2d):
     process_group = None  # all of them
 
 
-# Kind of batch-norm -> what it becomes on a CPU and on a GPU.
+# Kind of batch-norm -> its synchronized kind on a CPU and on a GPU.
 SYNCHRONIZED = {
     nn.BatchNorm1d: (CPUSyncBatchNorm1d, GPUSyncBatchNorm1d),
     nn.BatchNorm2d: (CPUSyncBatchNorm2d, GPUSyncBatchNorm2d),
@@ -79,8 +79,8 @@ SYNCHRONIZED = {
 def synchronize_batch_norm(model: nn.Module, device: torch.device) -> None:
     """Makes every batch-norm of `model` use the statistics of all processes' batches together.
 
-    The modules stay the same objects of the same kind, so that what they were told (published names, L2 decay) stays;
-    `nn.SyncBatchNorm.convert_sync_batchnorm` makes new ones.
+    The modules stay the same objects and keep their attributes (published names, L2 decay);
+    `nn.SyncBatchNorm.convert_sync_batchnorm` would create new ones.
     """
     for module in model.modules():
         if type(module) in SYNCHRONIZED:

@@ -1,4 +1,4 @@
-"""The figures of an epoch, step by step, on the device."""
+"""The sums of an epoch's metrics, kept on the device."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from utils.evaluation.metrics import Meter
 
 
 class Tally:
-    """Loss and hits of an epoch's steps so far, in this process, and which images the last ones were of.
+    """Loss and hits of an epoch's steps so far in this process, and the images of recent steps.
 
     Args:
-        meter: what sums them up.
-        remembered: number of steps whose images are remembered.
-        before: sums over the processes of the steps of the epoch that a run did before it was resumed.
+        meter: sums them. remembered: number of steps whose images are kept.
+        before: sums over the processes for the epoch's steps done before resuming.
     """
 
     def __init__(self, meter: Meter, remembered: int, before: Tensor | None = None) -> None:
@@ -43,7 +42,9 @@ class Tally:
         return self._taken + self._meter.sums
 
     def first_bad(self) -> int:
-        """The first step since the last `take` whose loss is not finite, -1 without one. Waits for the device."""
+        """The first step since the last `take` with a loss that is not finite; -1 if there is none. Waits for the
+        device.
+        """
         return int(self._meter.first_bad)
 
     def images_of(self, step: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""What layers of a network make of the images on the way to its logits."""
+"""Captures outputs of a network's inner layers."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from torch import Tensor, nn
 from models.names import paddleclas_names
 from models.network import Network
 
-# The means of the last map's channels, which PaddleClas's networks have a layer for.
+# Global average pooling of the last map; a separate layer in PaddleClas's networks.
 POOLED = "avg_pool"
 
 
 class LayerError(ValueError):
-    """A layer is not there, or gives nothing that could be taken."""
+    """A layer does not exist, or its output cannot be used."""
 
 
 def last_layer(model: Network) -> str:
-    """The path of the layer that gives the last feature map.
+    """The path of the layer with the last feature map.
 
     Raises:
-        LayerError: the network does not say which one that is.
+        LayerError: the network does not declare one.
     """
     try:
         layer = model.trunk()[-1]
@@ -34,12 +34,12 @@ def last_layer(model: Network) -> str:
         layer = None
     path = next((path for path, module in model.named_modules() if module is layer), None)
     if path is None:
-        raise LayerError(f"{type(model).__name__} has no layer of its own for the last map: name one")
+        raise LayerError(f"{type(model).__name__} has no separate layer for the last feature map: name a layer")
     return path
 
 
 def find_layer(model: Network, name: str) -> nn.Module:
-    """A layer by its path in the network, `layer4.1`, or in PaddleClas's network of that name, `blocks[7]`.
+    """A layer by its path in the network, `layer4.1`, or in PaddleClas's network of the same name, `blocks[7]`.
 
     Raises:
         LayerError: there is none.
@@ -54,12 +54,14 @@ def find_layer(model: Network, name: str) -> nn.Module:
         if wanted and path and wanted == {key for key in names if key.startswith(f"{path}.")}:
             return module
     near = difflib.get_close_matches(name, modules, 1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(path for path, _ in model.named_children())}"
+    hint = (
+        f"did you mean {near[0]}?" if near else f"choose from {', '.join(path for path, _ in model.named_children())}"
+    )
     raise LayerError(f"{type(model).__name__} has no layer {name!r}: {hint}")
 
 
 class Taps:
-    """Catches what layers of a network give.
+    """Captures the outputs of a network's layers.
 
     Args:
         model: the network.
@@ -73,7 +75,7 @@ class Taps:
         self._listening = self._measuring = False
 
     def catch(self, names: Iterable[str]) -> None:
-        """Catches these layers as well.
+        """Captures these layers too.
 
         Args:
             names: as `find_layer` takes them, or `POOLED`.
@@ -92,7 +94,7 @@ class Taps:
                 return
             if self._measuring:
                 if not isinstance(output, Tensor) or (name == POOLED and output.dim() != 4):
-                    raise LayerError(f"layer {name} of {type(self._model).__name__} gives no map")
+                    raise LayerError(f"layer {name} of {type(self._model).__name__} does not return a feature map")
                 self._versions[name] = output._version
             self._caught[name] = output.mean((2, 3), keepdim=True) if name == POOLED else output
 
@@ -100,7 +102,7 @@ class Taps:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[dict[str, Tensor]]:
-        """Catches, within the block, the last output of each layer, by the layer's name."""
+        """Captures, within the block, the last output of each layer, by the layer's name."""
         self._caught.clear()
         self._listening = True
         try:
@@ -109,10 +111,10 @@ class Taps:
             self._listening = False
 
     def output_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
-        """Layer -> the shape of its output, of one image of that size.
+        """Layer -> the shape of its output for one image of that size.
 
         Raises:
-            LayerError: a layer gives no tensor, is not used, or what it gives is written over afterwards.
+            LayerError: a layer returns no tensor or is not used, or its output is overwritten later.
         """
         model, training = self._model, self._model.training
         like = next(model.parameters())
@@ -132,7 +134,5 @@ class Taps:
         if missing := self._watched - shapes.keys():
             raise LayerError(f"layer {min(missing)} of {type(model).__name__} is not used")
         if written:
-            raise LayerError(
-                f"what {written[0]} gives is written over by the layer behind it: give --with_inplace=False"
-            )
+            raise LayerError(f"the next layer overwrites the output of {written[0]}: give --with_inplace=False")
         return shapes

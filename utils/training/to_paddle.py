@@ -1,4 +1,4 @@
-"""The way back: a checkpoint of train.py as a training state of PaddlePaddle's."""
+"""Converts a checkpoint of train.py to a PaddlePaddle training state."""
 
 from __future__ import annotations
 
@@ -33,28 +33,31 @@ from utils.weights.matching import linear_weights
 
 
 def write_original(checkpoint: Path, model: Network, form: str, output: Path, like: TrainingState | None) -> None:
-    """Writes a checkpoint of train.py as a training state of PaddlePaddle's.
+    """Writes a checkpoint of train.py as a PaddlePaddle training state.
 
     Args:
         checkpoint: its folder.
-        model: the network; its weights become the checkpoint's.
+        model: the network; it is loaded with the checkpoint's weights.
         form: "fluid", a folder of variables; or "PaddleClas", PREFIX.pdparams, .pdopt, .pdstates and, with an average,
             .pdema.
         output: the folder, or PREFIX.
-        like: a state of PaddlePaddle's of the same network, for the names that only its program knows. None: of the one
+        like: a PaddlePaddle state of the same network, for the names that only its program knows. None: use the state
             that the training began with.
 
     Raises:
-        UserError: the checkpoint cannot be read, names are not known, or the files cannot be written.
+        UserError: the checkpoint cannot be read, names are unknown, or the files cannot be written.
     """
     saved = read_state(checkpoint)
     training: dict[str, Any] = saved["training"]
     if "parameters" not in training:
-        raise UserError(f"--input: {checkpoint} is of an earlier version of train.py: resume it there for a step first")
+        raise UserError(
+            f"--input: {checkpoint} was written by an earlier version of train.py: first resume it for one step "
+            "with the current version"
+        )
     if beside := [key for key in training["parameters"] if key.startswith(("teacher.", "losses."))]:
         raise UserError(
-            f"--training_state: {checkpoint} has a teacher or losses that learn ({beside[0]}, ...), and a state of "
-            "PaddlePaddle's is written of a network alone: leave the flag out for its weights"
+            f"--training_state: {checkpoint} has a teacher or losses that learn ({beside[0]}, ...), but only a "
+            "single network can be written as a PaddlePaddle state: leave the flag out to write its weights"
         )
     origin = _origin(training, form, like)
     names = _names(model, form)
@@ -73,35 +76,36 @@ def write_original(checkpoint: Path, model: Network, form: str, output: Path, li
     position = saved["position"]
     if position.step_in_epoch:
         raise UserError(
-            f"--input: {checkpoint} is within an epoch, and PaddleClas goes on after whole ones: give one of an epoch"
+            f"--input: {checkpoint} was saved within an epoch, but PaddleClas can only resume at the end of "
+            "one: give an epoch's checkpoint"
         )
     state.epoch = position.epoch
     state.program_names = origin.get("program_names") or {}
     if missing := [name for name in state.tensors if name not in state.program_names]:
         raise UserError(
-            f"--training_state=PaddleClas: what its program calls {missing[0]} and {len(missing) - 1} others is not "
-            "known: give a state that PaddleClas saved of the network as --names_from"
+            f"--training_state=PaddleClas: PaddleClas's names of {missing[0]} and {len(missing) - 1} others are "
+            "unknown: give a state that PaddleClas saved for this network with --names_from"
         )
     state.schedule = _schedule(steps, position.epoch, training, origin)
     _write_paddleclas(state, position.best.get(BEST, 0.0), origin, output)
 
 
 def _origin(training: dict[str, Any], form: str, like: TrainingState | None) -> dict[str, Any]:
-    """What only PaddlePaddle's program knows."""
+    """The names that only PaddlePaddle's program knows."""
     if like is not None:
         if like.form != form:
-            raise UserError(f"--names_from: {like.path} is a state of {like.form}, not of {form}")
+            raise UserError(f"--names_from: {like.path} is a {like.form} state, not a {form} one")
         return origin_of(like)
     origin = training["origin"] or {}
     return origin if origin.get("form") == form else {}
 
 
 def _names(model: Network, form: str) -> dict[str, str]:
-    """State-dict key -> name there."""
+    """State-dict key -> PaddlePaddle's name."""
     try:
         return paddleclas_names(model) if form == "PaddleClas" else published_names(model)
     except ValueError as error:
-        raise UserError(f"--training_state={form}: it has no names for the network ({error})") from None
+        raise UserError(f"--training_state={form}: there are no {form} names for this network ({error})") from None
 
 
 def _arrays(model: Network, names: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
@@ -115,17 +119,20 @@ def _arrays(model: Network, names: Mapping[str, str], tensors: Mapping[str, Tens
 
 
 def _memory(model: Network, names: Mapping[str, str], training: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
-    """What the optimizer remembers, as PaddlePaddle calls it."""
+    """The optimizer's state under PaddlePaddle's names."""
     optimizer, keys = training["optimizer"], training["parameters"]
     kinds = MEMORY.get(training["optimizer_kind"])
     if kinds is None:
-        raise UserError(f"--training_state: there is no optimizer {training['optimizer_kind']} in PaddlePaddle")
+        raise UserError(
+            f"--training_state: PaddlePaddle has no optimizer {training['optimizer_kind']}: leave the flag out to "
+            "write the weights"
+        )
     values = {keys[number]: values for number, values in optimizer["state"].items()}
     memory = {}
     for theirs, ours in kinds.items():  # SGD without momentum has None for it
         found = {key: kept[ours] for key, kept in values.items() if isinstance(kept.get(ours), Tensor)}
         memory[theirs] = _arrays(model, names, found)
-    if "mean_square" in kinds:  # and of RMSProp that is not centred, this stays zero
+    if "mean_square" in kinds:  # zero in RMSProp that is not centred
         memory["mean_grad"] = {name: np.zeros_like(array) for name, array in memory["mean_square"].items()}
     if "moment1" in kinds:
         betas = {keys[number]: group["betas"] for group in optimizer["param_groups"] for number in group["params"]}
@@ -135,7 +142,7 @@ def _memory(model: Network, names: Mapping[str, str], training: dict[str, Any]) 
 
 
 def _power(beta: float, steps: int) -> np.ndarray:
-    """beta^(steps + 1) as PaddlePaddle has it, which multiplies in float32 at every step."""
+    """beta^(steps + 1) computed like PaddlePaddle, which multiplies in float32 at every step."""
     return np.multiply.accumulate(np.full(steps + 1, beta, np.float32))[-1:]
 
 
@@ -165,7 +172,7 @@ def _write_fluid(state: TrainingState, training: dict[str, Any], origin: dict[st
 
 
 def _schedule(steps: int, epochs: int, training: dict[str, Any], origin: dict[str, Any]) -> dict[str, Any]:
-    """LR_Scheduler: where it stands, and the rate of the step to come; with a warm-up, the schedule after that too."""
+    """LR_Scheduler: its position and the next step's rate; with a warm-up, also the schedule after it."""
     warm_up = training["warm_up_steps"]
     if training["by_epoch"]:
         steps, warm_up = epochs, round(warm_up / training["steps_per_epoch"])
@@ -202,7 +209,7 @@ def _write_paddleclas(state: TrainingState, metric: float, origin: dict[str, Any
 
 
 def _stored(tensors: Mapping[str, np.ndarray], half: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """Tensors as they are stored, those of `half` precision in 16 bits: bfloat16 is the upper half of float32."""
+    """Tensors as stored, `half`-precision ones in 16 bits: bfloat16 is the upper half of float32."""
     stored = dict(tensors)
     for name, kind in half.items():
         if name in stored and kind == "f2":

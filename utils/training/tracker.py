@@ -1,4 +1,4 @@
-"""The figures of a run in MLflow or Weights & Biases, beside those in its folder."""
+"""Logs the metrics of a run to MLflow or Weights & Biases as well."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from typing import Any, Protocol
 from utils.console import log, warn
 from utils.errors import FlagError, one_line
 
-# --tracker -> the package that it is.
+# --tracker -> its package.
 TRACKERS = ("mlflow", "wandb")
-# In the folder of a run: what the trackers call it.
+# File in the run's folder with the trackers' ids.
 FILE = "tracker.json"
-# MLflow takes no longer values of parameters, and no more of them at a time.
+# MLflow's limits on the length of a parameter and on their number per call.
 LONGEST, MOST = 500, 100
 
 
 class Tracker(Protocol):
-    """What records a run elsewhere. Its methods may raise anything."""
+    """Records a run elsewhere. Its methods may raise anything."""
 
     @property
     def name(self) -> str:
-        """What the run is called there."""
+        """The run's name or id in the tracker."""
         ...
 
     def record(self, values: Mapping[str, float], step: int) -> None:
@@ -34,12 +34,12 @@ class Tracker(Protocol):
         ...
 
     def close(self, code: int) -> None:
-        """Ends the record; `code` is 0 for a run that came to its end."""
+        """Ends the record; `code` is 0 for a complete run."""
         ...
 
 
 class MLflow:
-    """A run of MLflow, where its own variables say (MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME)."""
+    """A run of MLflow, configured by its own variables (MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME)."""
 
     def __init__(self, title: str, flags: Mapping[str, Any], before: str | None) -> None:
         self._mlflow = importlib.import_module("mlflow")
@@ -63,7 +63,7 @@ class MLflow:
 
 
 class WandB:
-    """A run of Weights & Biases, where its own variables say (WANDB_PROJECT, WANDB_MODE)."""
+    """A run of Weights & Biases, configured by its own variables (WANDB_PROJECT, WANDB_MODE)."""
 
     def __init__(self, title: str, flags: Mapping[str, Any], before: str | None) -> None:
         wandb = importlib.import_module("wandb")
@@ -84,16 +84,14 @@ KINDS: dict[str, type[MLflow | WandB]] = {"mlflow": MLflow, "wandb": WandB}
 
 
 class Tracked:
-    """A tracker that never ends a run: whatever it raises is a warning, and then it is left out.
+    """A tracker that never ends a run: any error becomes a warning and disables it.
 
-    A context manager; a record that is resumed goes on where the tracker has it.
+    A context manager; a resumed run continues its record in the tracker.
 
     Args:
         kind: one of `TRACKERS`.
-        folder: of the run, where it is noted what the tracker calls it.
-        title: of the run.
-        flags: its flags.
-        resumed: it goes on with an earlier part of itself.
+        folder: of the run; it keeps the tracker's id. title: of the run. flags: its flags. resumed: whether the run is
+            resumed.
     """
 
     def __init__(self, kind: str, folder: Path, title: str, flags: Mapping[str, Any], resumed: bool) -> None:
@@ -104,7 +102,7 @@ class Tracked:
             before = _noted(note).get(kind) if resumed else None
             tracker = self._tracker = KINDS[kind](title, flags, before)
             note.write_text(json.dumps({**_noted(note), kind: tracker.name}) + "\n", encoding="utf-8")
-            log(f"--tracker={kind}: the run is {tracker.name} there" + (", and goes on" if before else ""))
+            log(f"--tracker={kind}: the run is {tracker.name}" + (", continued" if before else ""))
 
     @contextlib.contextmanager
     def _spared(self) -> Iterator[None]:
@@ -112,7 +110,7 @@ class Tracked:
             yield
         except Exception as error:
             self._tracker = None
-            warn(f"--tracker={self._kind}: nothing more is recorded there: {one_line(error) or type(error).__name__}")
+            warn(f"--tracker={self._kind}: recording stopped: {one_line(error) or type(error).__name__}")
 
     def record(self, values: Mapping[str, float], step: int) -> None:
         """Records figures at a step of the run."""
@@ -130,7 +128,7 @@ class Tracked:
 
 
 def _noted(note: Path) -> dict[str, str]:
-    """What the trackers call a run; nothing where that is not noted, or is damaged."""
+    """The trackers' ids of a run; empty if the file is missing or damaged."""
     try:
         names = json.loads(note.read_text(encoding="utf-8"))
         return {name: value for name, value in names.items() if isinstance(value, str)}
@@ -139,7 +137,7 @@ def _noted(note: Path) -> dict[str, str]:
 
 
 def check_tracker(kind: str | None) -> None:
-    """Raises `FlagError` if the package of --tracker is not there."""
+    """Raises `FlagError` if the package of --tracker is not installed."""
     if kind is None:
         return
     if importlib.util.find_spec(kind) is None:

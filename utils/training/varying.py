@@ -1,4 +1,4 @@
-"""A run whose images change their size: which part it is in, and whether it goes on where it was."""
+"""Runs with varying image sizes: the current part, and checks when resuming."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from utils.training.checkpoint import Position
 
 
 def check_stages(args: argparse.Namespace, model: nn.Module) -> None:
-    """Raises `FlagError` if the run or the network has not what --progressive_sizes and its like are for."""
+    """Raises `FlagError` if the run or network does not support --progressive_sizes and related flags."""
     if args.progressive_sizes and len(args.progressive_sizes) > args.num_epochs:
         raise FlagError(
-            f"--progressive_sizes has {len(args.progressive_sizes)} parts, and --num_epochs {args.num_epochs}: give as "
-            "many epochs, or fewer sizes"
+            f"--progressive_sizes has {len(args.progressive_sizes)} parts, but --num_epochs is only "
+            f"{args.num_epochs}: give at least one epoch per size"
         )
     if args.progressive_dropouts:
         _last_dropout(model, args.model)
@@ -29,26 +29,26 @@ def check_stages(args: argparse.Namespace, model: nn.Module) -> None:
 
 def _last_dropout(model: nn.Module, name: str) -> Dropout:
     found = [module for module in model.modules() if isinstance(module, Dropout)]
-    # Under the other convention evaluation, which does not know of the parts, would have to have the last rate.
+    # Under the other convention, evaluation would need the last part's rate, which it does not know.
     if not found or found[-1].mode != UPSCALE_IN_TRAIN:
-        raise FlagError(f"--progressive_dropouts: {name} has no dropout before its classifier that training alone has")
+        raise FlagError(f"--progressive_dropouts: {name} has no training-only dropout before its classifier")
     return found[-1]
 
 
 def begin_epoch(args: argparse.Namespace, model: nn.Module, epoch: int, first: bool) -> None:
-    """Begins an epoch of a run of --progressive_sizes: sets the dropout, and says when a part begins.
+    """Begins an epoch with --progressive_sizes: sets the dropout, and logs the start of a part.
 
     Args:
         args: train.py's flags.
         model: the network.
         epoch: counted from 0.
-        first: it is the first one that this process does.
+        first: whether it is this process's first epoch.
     """
     if not args.progressive_sizes:
         return
     stages = len(args.progressive_sizes)
     stage = stage_of(epoch, args.num_epochs, stages)
-    said = [f"images of {args.progressive_sizes[stage]}"]
+    said = [f"images of size {args.progressive_sizes[stage]}"]
     if args.progressive_magnitudes:
         said.append(f"RandAugment of magnitude {args.progressive_magnitudes[stage]:g}")
     if args.progressive_dropouts:
@@ -59,15 +59,13 @@ def begin_epoch(args: argparse.Namespace, model: nn.Module, epoch: int, first: b
 
 
 def settle_plan(position: Position, loader: Loader, resumed: object) -> None:
-    """Notes how an epoch is cut into batches, on which a place within one depends.
+    """Records how an epoch is split into batches, on which a position within it depends.
 
     Args:
-        position: how far the run is.
-        loader: of the training images.
-        resumed: the checkpoint, for errors.
+        position: progress of the run. loader: for the training images. resumed: the checkpoint, for errors.
 
     Raises:
-        UserError: the run is resumed in the middle of an epoch of other batches.
+        UserError: the run resumes in the middle of an epoch with other batches.
     """
     plan = _plan_of(loader)
     if position.step_in_epoch and position.plan != plan:
@@ -79,7 +77,7 @@ def settle_plan(position: Position, loader: Loader, resumed: object) -> None:
 
 
 def _plan_of(loader: Loader) -> int | None:
-    """A checksum of the numbers of images of all steps, over all processes; None if they are all the same."""
+    """A checksum of the batch sizes of all steps, over all processes; None if they are all the same."""
     if len(set(loader.batch_sizes)) == 1:
         return None
     sizes = np.array(loader.batch_sizes)[loader.transforms_of(0)] * loader.world_size
