@@ -149,8 +149,8 @@ def test_an_image_of_which_the_network_is_not_sure_gets_no_class():
 @pytest.mark.parametrize(
     ("script", "flags", "message"),
     [
-        ("eval", ["--multi_label=1", "--label_map=x"], "--label_map is for images of one label each"),
-        ("eval", ["--multi_label=1", "--crop_num=12"], "--crop_num=12 is for images of one label each"),
+        ("eval", ["--multi_label=1", "--label_map=x"], "--label_map needs one label per image"),
+        ("eval", ["--multi_label=1", "--crop_num=12"], "--crop_num=12 needs one label per image"),
         ("train", ["--multi_label=1", "--class_dim=3", "--threshold=0.5,0.5"], "--threshold has 2 values"),
         ("eval", ["--tpr_at_fpr=0.1"], "--tpr_at_fpr needs two classes"),
         (

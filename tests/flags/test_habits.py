@@ -64,8 +64,8 @@ def test_flags_of_other_programs(script, word, said, capsys):
     [
         (
             "--data-dir data --model ResNet50 -b 128 --opt adamw --lr 0.1 --amp",  # timm
-            "unknown flags --data-dir: use --data_dir; -b: it is --batch_size here; --opt: it is --optimizer "
-            "here; --amp: it is --use_fp16 here",
+            "unknown flags --data-dir: use --data_dir; -b: use --batch_size; --opt: use --optimizer; "
+            "--amp: use --use_fp16",
         ),
         (
             "-j8 --sched cosine -class_dim=3",
@@ -75,7 +75,7 @@ def test_flags_of_other_programs(script, word, said, capsys):
         (
             "classify train data=mnist epochs=3",  # ultralytics
             "unexpected argument 'classify': write flags as --name=value (--data_dir=FOLDER for a dataset) (see "
-            "--help); data: use --data_dir; epochs: it is --num_epochs here",
+            "--help); data: use --data_dir; epochs: use --num_epochs",
         ),
     ],
 )

@@ -141,7 +141,7 @@ def named(capsys, script, words) -> list[str]:
     """The flags that are said to do nothing."""
     note_idle_flags(parse(script, [*words, *REQUIRED.get(script, [])]))
     lines = capsys.readouterr().err.splitlines()
-    found = [re.fullmatch(r"warning: --(\w+) does nothing here: [^{}]+", line) for line in lines]
+    found = [re.fullmatch(r"warning: --(\w+) has no effect: [^{}]+", line) for line in lines]
     assert all(found), lines
     return [match[1] for match in found]
 

@@ -107,7 +107,7 @@ NEVER_PRINTED = (
 FLAG = re.compile(r"--([a-z]\w*)")
 # A text that begins so is of a flag that was typed, and printed by no script that does not take it.
 SUBJECT = re.compile(r"--(\w+)(: | needs |=\S+| \{\}|$)")
-OTHER_SCRIPT = re.compile(r"(\w+)\.py(?: takes| goes on with| with)?((?:,? (?:and )?--\w+(?:=\S+)?)+)")
+OTHER_SCRIPT = re.compile(r"(\w+)\.py(?: takes| continues with| with)?((?:,? (?:and )?--\w+(?:=\S+)?)+)")
 
 
 @dataclass

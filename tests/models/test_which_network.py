@@ -99,8 +99,8 @@ def test_what_is_printed(tmp_path, capsys, monkeypatch):
     ("words", "code", "message"),
     [
         (["--max_params=5"], 2, "--max_params selects networks for --list_models or --recommend"),
-        (["--list_models", "--cost=macs"], 2, "--cost is of --recommend"),
-        (["--recommend", "--sort=name"], 2, "--sort is of --list_models"),
+        (["--list_models", "--cost=macs"], 2, "--cost only works with --recommend"),
+        (["--recommend", "--sort=name"], 2, "--sort only works with --list_models"),
         (["--recommend", "--cost=time"], 2, "--cost=time needs --measure"),
         (["--recommend", "--measure=1", "--cost=macs"], 2, "--cost=time needs --measure"),
         (["--recommend=front.txt"], 2, "--recommend front.txt: give a file name ending in .png"),

@@ -58,7 +58,7 @@ def test_files_of_names(text, names, tmp_path):
         (b"", "names 0 classes"),
         (b"fox 2\nowl 0\ndeer 1\n", "the numbers follow the names: write `0 cat`"),
         (b"0 f\xff\n", "not a text file in UTF-8"),
-        (b"\n" * ((16 << 20) + 1), "it has more than 16 MB"),
+        (b"\n" * ((16 << 20) + 1), "it is larger than 16 MB"),
         (b"a\n" * 1_000_001, "it has more than 1000000 lines"),
     ],
 )

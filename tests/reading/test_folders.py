@@ -118,7 +118,7 @@ def test_files_that_are_still_in_the_cloud_are_counted(tmp_path, capsys):
 def test_folders_without_an_image_say_what_they_have(tmp_path, without_heif):
     (tmp_path / "train" / "a").mkdir(parents=True)
     (tmp_path / "train" / "a" / "1.heic").touch()
-    with pytest.raises(UserError, match=r"no image in class folders .*; 1 file is skipped: 1 \.heic \(a/1\.heic"):
+    with pytest.raises(UserError, match=r"no images in class folders .*; 1 file is skipped: 1 \.heic \(a/1\.heic"):
         open_dataset(str(tmp_path), "train", 3)
     with pytest.raises(UserError, match=r"has no image \(looked for \.jpg.*; 1 file is skipped"):
         ImageList.find(str(tmp_path))

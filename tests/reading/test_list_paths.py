@@ -28,14 +28,14 @@ LINES = {
     "commas": ("'images/猫 cat/{}.png', {}", "remove the quotes"),
     "several labels": (
         "images/猫 cat/{}.png 0 {}",
-        "each line has several labels: keep one, or, ",
+        "each line has several labels: keep one, or ",
     ),
-    "a folder too few": ("猫 cat/{}.png {}", "put images/ before them"),
-    "another machine": ("/home/me/data/images/猫 cat/{}.png {}", "leave out /home/me/data/ before them"),
-    "a drive": ("D:\\data\\images\\猫 cat\\{}.png {}", "write / for \\; leave out D:/data/ before them"),
-    "capitals": ("Images/猫 Cat/{}.PNG {}", "is: correct the capitals (0.png for 0.PNG)"),
-    "a suffix": ("images/猫 cat/{}.jpg {}", "is: write the suffix .png instead of .jpg"),
-    "no suffix": ("images/猫 cat/{} {}", "is: write the suffix .png instead of none"),
+    "a folder too few": ("猫 cat/{}.png {}", "add a leading images/"),
+    "another machine": ("/home/me/data/images/猫 cat/{}.png {}", "remove the leading /home/me/data/"),
+    "a drive": ("D:\\data\\images\\猫 cat\\{}.png {}", "write / for \\; remove the leading D:/data/"),
+    "capitals": ("Images/猫 Cat/{}.PNG {}", "does: correct the capitals (0.png for 0.PNG)"),
+    "a suffix": ("images/猫 cat/{}.jpg {}", "does: write the suffix .png instead of .jpg"),
+    "no suffix": ("images/猫 cat/{} {}", "does: write the suffix .png instead of none"),
 }
 
 
@@ -48,9 +48,9 @@ def test_what_does_not_fit_is_said(tmp_path, pictures, case):
         open_dataset(str(root), "train", 3)
     message = str(caught.value)
     assert message.startswith(f"{root}/train_list.txt: none of its paths exists, such as ") and said in message
-    assert f"and {root}/images/猫 cat/0.png is: " in message
+    assert f"but {root}/images/猫 cat/0.png does: " in message
     # A list without labels, or whose labels are left out.
-    with pytest.raises(UserError, match=re.escape(said.split(": keep")[0].removeprefix("is: ")) if said else ""):
+    with pytest.raises(UserError, match=re.escape(said.split(": keep")[0].removeprefix("does: ")) if said else ""):
         ImageList.find(str(root / "train_list.txt"))
 
 
@@ -68,11 +68,11 @@ def test_relative_to_the_folder_that_one_is_in(tmp_path, pictures, monkeypatch):
     root = shutil.copytree(pictures, tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     (root / "train_list.txt").write_text("data/images/猫 cat/0.png 0\n")
-    with pytest.raises(UserError, match="leave out data/ before them"):
+    with pytest.raises(UserError, match="remove the leading data/"):
         open_dataset("data", "train", 3)
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / "photos.txt").write_text("data/images/猫 cat/0.png\n")
-    with pytest.raises(UserError, match=r"put \.\./ before them"):
+    with pytest.raises(UserError, match=r"add a leading \.\./"):
         ImageList.find("lists/photos.txt")
 
 

@@ -149,7 +149,7 @@ def test_lists_that_agree(tmp_path):
 def test_lists_in_different_orders(tmp_path):
     write_list(tmp_path, "train", in_folders("train"))
     write_list(tmp_path, "val", in_folders("val", ("dog", "cat")))
-    with pytest.raises(UserError, match=r"cat is class 0 in .*train_list.txt and class 1 in .*val_list.txt: number"):
+    with pytest.raises(UserError, match=r"cat is class 0 in .*train_list.txt but class 1 in .*val_list.txt: number"):
         parts(tmp_path)
 
 
@@ -167,9 +167,11 @@ def test_training_in_a_list_and_validation_in_folders(tmp_path):
     _, val = parts(tmp_path)
     assert {val.folder(row): val.label(row) for row in range(3)} == {"fox": 0, "cat": 1, "dog": 2}
     write_list(tmp_path, "train", {f"{label}.png": label for label in range(3)})
-    with pytest.raises(UserError, match=r"/val has class folders and .*train_list.txt has numbers.* such as cat. Give"):
+    with pytest.raises(
+        UserError, match=r"class folders, but .*train_list.txt has numbers.* such as cat are unknown: give"
+    ):
         parts(tmp_path)
-    with pytest.raises(UserError, match="class folders and"):  # as eval.py opens it
+    with pytest.raises(UserError, match="class folders, but"):  # as eval.py opens it
         open_dataset(str(tmp_path), "val", 9)
     (tmp_path / "labels.txt").write_text("dog\nfox\ncat\n")
     _, val = parts(tmp_path)
@@ -181,7 +183,7 @@ def test_training_in_folders_and_validation_in_a_list(tmp_path):
     write_list(tmp_path, "val", in_folders("val"))
     parts(tmp_path)
     write_list(tmp_path, "val", in_folders("val", ("fox", "cat", "dog")))
-    with pytest.raises(UserError, match=r"cat is class 0 in .*/train and class 1 in .*val_list.txt"):
+    with pytest.raises(UserError, match=r"cat is class 0 in .*/train but class 1 in .*val_list.txt"):
         parts(tmp_path)
     write_list(tmp_path, "val", {"a.png": 0, "b.png": 1})
     with pytest.raises(
@@ -195,7 +197,7 @@ def test_training_in_folders_and_validation_in_a_list(tmp_path):
 def test_shards_and_folders(tmp_path):
     write_folders(tmp_path, "val")
     write_shard(tmp_path / "train-0.tar", {"1": 0, "2": 1, "3": 2})
-    with pytest.raises(UserError, match=r"/val has class folders and .*train-0.tar has numbers"):
+    with pytest.raises(UserError, match=r"/val has class folders, but .*train-0.tar has numbers"):
         parts(tmp_path)
     write_shard(tmp_path / "train-0.tar", {"dog/1": 0, "fox/2": 1, "cat/3": 2})
     _, val = parts(tmp_path)
@@ -207,7 +209,7 @@ def test_shards_and_a_list(tmp_path):
     write_list(tmp_path, "val", {"val/a.png": 0})
     parts(tmp_path)
     write_list(tmp_path, "val", {"val/fox/a.png": 0, "val/dog/b.png": 1})
-    with pytest.raises(UserError, match=r"dog is class 0 in .*train-0.tar and class 1 in .*val_list.txt"):
+    with pytest.raises(UserError, match=r"dog is class 0 in .*train-0.tar but class 1 in .*val_list.txt"):
         parts(tmp_path)
 
 

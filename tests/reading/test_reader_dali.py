@@ -171,8 +171,8 @@ def test_an_unreadable_file_ends_the_run_with_its_name(folder, tmp_path):
         ("--use_aa 1 --random_erasing 0.5", "leave out --use_aa, --random_erasing, or --use_dali"),
         ("--use_gridmask 1", "leave out --use_gridmask"),
         ("--interpolation 3", r"--interpolation 3"),
-        ("--resize_backend pil", "give --resize_backend=cv2, or leave --use_dali out"),
-        ("--decode_backend pil", "give --decode_backend=cv2, or leave --use_dali out"),
+        ("--resize_backend pil", "give --resize_backend=cv2, or leave out --use_dali"),
+        ("--decode_backend pil", "give --decode_backend=cv2, or leave out --use_dali"),
         ("--resize_mode pad --lower_scale 1", "--resize_mode=pad does not work with --use_dali"),
     ],
 )

@@ -163,7 +163,7 @@ def test_names_that_are_given_to_training(given, data, tmp_path, monkeypatch, ca
     if given:
         (tmp_path / "map.txt").write_text("green\nblue\ngrey\nred\n")
         result = start(data, tmp_path / "b", **flags)
-        assert "map.txt calls class 0 green, which is class 1 in" in result.error
+        assert "map.txt names class 0 green, which is class 1 in" in result.error
         return
     pretrained = tmp_path / "a" / NETWORK / "latest"
     (data / "label_names.txt").write_text("w\nx\ny\nz\n")

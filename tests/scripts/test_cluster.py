@@ -97,4 +97,4 @@ def test_slurm_queues_a_job_again_whose_time_is_over(slurm, tmp_path):
 def test_slurm_refuses_what_does_not_go_on(slurm):
     process = slurm("reader.py")
     assert process.wait(20) == 2
-    assert b"run.slurm: error: reader.py does not go on where it was" in process.stderr.read()
+    assert b"run.slurm: error: reader.py cannot be resumed" in process.stderr.read()

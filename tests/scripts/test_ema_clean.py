@@ -40,7 +40,7 @@ def test_ema_of_ours(trained, run_script_here, tmp_path):
     model = fresh()
     load_pretrained(model, tmp_path / "clean")
     assert_same(model, trained)
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         run_script_here(ema_clean, **flags)
     with pytest.raises(UserError, match="no averaged parameters"):
         run_script_here(ema_clean, ema_model_dir=PUBLISHED, cleaned_model_dir=tmp_path / "other")

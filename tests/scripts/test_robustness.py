@@ -105,7 +105,8 @@ def test_an_unknown_strategy_is_a_warning(train_here, tiny_dataset, tmp_path):
     result = train_here(tiny_dataset, tmp_path, lr_strategy="cosin", max_iter=1)
     assert result.code == 0
     assert (
-        "warning: --lr_strategy: unknown strategy 'cosin', the rate stays at 0.01; did you mean cosine?" in result.err
+        "warning: --lr_strategy: unknown strategy 'cosin', so the rate stays at 0.01; did you mean cosine?"
+        in result.err
     )
 
 

@@ -114,7 +114,7 @@ def test_a_torch_that_is_there_is_kept_if_new_enough(house, version, kept):
 def test_without_an_index_the_packages_that_are_there_do(house):
     (house / "pip.fails").touch()
     result = setup(house)
-    assert result.returncode == 0 and "going on with what" in result.stdout
+    assert result.returncode == 0 and "continuing with the packages" in result.stdout
 
     # A command does not try again, setup does.
     asked = (house / "pip.log").read_text()

@@ -52,7 +52,7 @@ def test_an_epoch_of_paddlepaddles_in_the_way_is_kept(train_here, tiny_dataset, 
     (tmp_path / NETWORK / "best_model").mkdir(parents=True)
     (tmp_path / NETWORK / "best_model" / "conv1_weights").write_text("of PaddlePaddle's")
     result = train_here(tiny_dataset, tmp_path)
-    assert f"it is {tmp_path / NETWORK / 'best_model.before_1'} from now on" in result.err
+    assert f"it is renamed to {tmp_path / NETWORK / 'best_model.before_1'}\n" in result.err
     assert (tmp_path / NETWORK / "best_model.before_1" / "conv1_weights").read_text() == "of PaddlePaddle's"
     assert (tmp_path / NETWORK / "best_model" / "weights.safetensors").is_file()
 

@@ -163,7 +163,7 @@ def test_accuracies_are_compared(server, tmp_path, monkeypatch, capsys):
         assert run(monkeypatch, "all", *words) == 1
         assert len(server.ranges) == asked + 1
     said = capsys.readouterr().out
-    assert "1 of 2 are in" in said and "0 of 2 hold, 1 differ, 1 could not be verified" in said
+    assert "1 of 2 are already in" in said and "0 of 2 match, 1 differ, 1 could not be verified" in said
     with open(table, newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == [NETWORK, "VGG11"] and "HTTP status 404" in rows[1]["verdict"]

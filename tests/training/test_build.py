@@ -265,7 +265,7 @@ def test_a_schedule_that_does_not_act_within_the_run(flags, said, capsys):
     ("flags", "said"),
     [
         (["--lr=10", "--l2_decay=0.1"], "--l2_decay 0.1 at --lr 10 reduces weights to 0 or beyond"),
-        (["--optimizer=adamw", "--weight_decay=10"], "--weight_decay 10 at --lr 0.1 takes all"),
+        (["--optimizer=adamw", "--weight_decay=10"], "--weight_decay 10 at --lr 0.1 reduces weights to 0"),
         (["--accumulate_steps=9"], "--accumulate_steps 9 is more than the images in a batch"),
     ],
 )

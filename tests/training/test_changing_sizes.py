@@ -38,7 +38,7 @@ def test_multi_scale_goes_on_in_the_middle_of_an_epoch(train_here, folder, tmp_p
 def test_a_run_in_parts(train_here, folder, tmp_path):
     flags = {"model": "GhostNet_x0_5", "class_dim": 3, "num_epochs": 2, "max_iter": 1, "validate": False}
     said = train_here(folder, tmp_path, **flags, progressive_sizes="32,64", progressive_dropouts="0.1,0.3")
-    assert said.code == 0 and "part 1 of 2, from epoch 0: images of 32, dropout 0.1" in said.out
+    assert said.code == 0 and "part 1 of 2, from epoch 0: images of size 32, dropout 0.1" in said.out
 
 
 class Small(torch.nn.Module):

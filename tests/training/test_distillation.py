@@ -82,7 +82,7 @@ def test_a_student_learns_from_every_loss(word):
         (["--distill_loss=dml:act=tanh"], "'tanh' is not one of softmax, sigmoid"),
         (
             ["--unlabeled_list=a.txt", "--distill_loss", "js", "dkd"],
-            "losses without labels, such as js, and .* has dkd",
+            "losses without labels, such as js, but .* contains dkd",
         ),
         (["--multi_label=1", "--distill_loss=ce"], "ce is for single-label images; with --multi_label give"),
         (["--distill_loss=multi_label"], "multi_label is for images with several labels: give --multi_label=True"),

@@ -239,10 +239,14 @@ def path_of(states: Path, case: str) -> Path:
 @pytest.mark.parametrize(
     ("saved", "asked", "words"),
     [
-        ("adam", "momentum", "by Adam, --lr_strategy and --optimizer ask for SGD: give --optimizer=adam"),
-        ("momentum", "adam", "by Momentum, --lr_strategy and --optimizer ask for Adam: give --optimizer=momentum"),
-        ("rmsprop_average", "momentum", "by RMSProp, --lr_strategy and --optimizer ask for SGD"),
-        ("momentum_average", "adamw", "by Momentum, --lr_strategy and --optimizer ask for AdamW"),
+        ("adam", "momentum", "with Adam, but --lr_strategy and --optimizer ask for SGD: give --optimizer=adam"),
+        (
+            "momentum",
+            "adam",
+            "with Momentum, but --lr_strategy and --optimizer ask for Adam: give --optimizer=momentum",
+        ),
+        ("rmsprop_average", "momentum", "with RMSProp, but --lr_strategy and --optimizer ask for SGD"),
+        ("momentum_average", "adamw", "with Momentum, but --lr_strategy and --optimizer ask for AdamW"),
     ],
 )
 def test_of_another_optimizer(states, saved, asked, words):
@@ -279,7 +283,7 @@ def test_epochs_that_cannot_be(states, value):
 
 @pytest.mark.parametrize(
     ("powers", "reason"),
-    [((1.5, 0.9), "not powers of"), ((np.nan, 0.9), "not powers of"), ((0.9**5, 0.999**90), "by beta2_pow_acc 89")],
+    [((1.5, 0.9), "not powers of"), ((np.nan, 0.9), "not powers of"), ((0.9**5, 0.999**90), "beta2_pow_acc 89")],
 )
 def test_powers_that_cannot_be(states, powers, reason):
     for number, power in enumerate(powers, 1):

@@ -99,7 +99,7 @@ def test_a_run(train_here, tiny_dataset, tmp_path):
     """One that is resumed within an epoch ends with the same weights, whatever it is weighed by."""
     flags = {"balance_classes": "full", "class_weights": "effective", "focal_gamma": 2, "validate": False}
     whole = train_here(tiny_dataset, tmp_path / "whole", num_epochs=2, **flags)
-    assert whole.code == 0 and "weighs 1;" in whole.out and "both favour rare classes" in whole.err
+    assert whole.code == 0 and "has weight 1;" in whole.out and "both favour rare classes" in whole.err
     assert train_here(tiny_dataset, tmp_path / "parts", num_epochs=2, max_iter=4, **flags).code == 0
     assert train_here(tiny_dataset, tmp_path / "parts", num_epochs=2, checkpoint="auto", **flags).code == 0
     network = next((tmp_path / "whole").iterdir()).name

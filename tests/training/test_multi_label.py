@@ -100,7 +100,7 @@ def test_list_of_labels(labelled):
     [
         (
             "a.jpg 0,1",
-            r"val_list.txt line 9: 'a.jpg 0,1' has 2 labels: a line is .* each of the 3 classes",
+            r"val_list.txt line 9: 'a.jpg 0,1' has 2 labels: write .* each of the 3 classes",
         ),
         ("a.jpg 0,2,1", "line 9: label '2' of 'a.jpg 0,2,1' is not 0 or 1"),
         ("a.jpg", "line 9: label 'a.jpg' of 'a.jpg' is not 0 or 1"),

@@ -264,7 +264,7 @@ def test_a_layer_that_is_written_over():
             "--teacher_learns: the teacher cannot learn from ce, kl: add",
         ),
         (["--distill_loss", "ce", "teacher_ce"], "teacher_ce is for a teacher that learns: give --teacher_learns=True"),
-        (["--multi_label=1", "--distill_loss=teacher_ce"], "teacher_ce is for images of one label each"),
+        (["--multi_label=1", "--distill_loss=teacher_ce"], "teacher_ce is for single-label images"),
     ],
 )
 def test_losses_that_do_not_go_with_the_teacher(flags, message):

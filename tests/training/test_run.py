@@ -244,7 +244,7 @@ def test_checkpoints_of_other_runs_are_refused(train_here, tiny_dataset, tmp_pat
     assert train_here(tiny_dataset, tmp_path / "a", max_iter=1).code == 0
     saved = tmp_path / "a" / NETWORK / "latest"
     refused = {
-        "is of --model=": {"model": "ResNet18"},
+        "was trained with --model=": {"model": "ResNet18"},
         "--batch_size=16": {"batch_size": 8},  # in the middle of an epoch
         "saved without an average": {"use_ema": True},
         "--lr_strategy and --optimizer ask for RMSProp": {"lr_strategy": "cosine_decay_RMSProp"},
@@ -297,7 +297,7 @@ def test_checkpoints_of_other_versions_and_classes(train_here, finished, tiny_da
     run = Path(shutil.copytree(finished, tmp_path / "run")) / NETWORK
     flags = {"num_epochs": 3, "use_ema": True}
     error = train_here(tiny_dataset, tmp_path / "run", **flags, checkpoint="auto", class_dim=5).error
-    assert "is of --class_dim=4, not 5" in error
+    assert "was trained with --class_dim=4, not 5" in error
     error = train_here(tiny_dataset, tmp_path / "x", **flags, checkpoint=run / "latest" / "state.pt").error
     assert "contains no complete training state" in error
     rewrite_state(run / "latest", lambda state: state["position"].update(of_the_future=1))
@@ -313,7 +313,7 @@ def of_another_shape(state: dict) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (of_another_shape, "its momentum_buffer is [3] for a tensor of [8, 3, 3, 3]"),
+        (of_another_shape, "its momentum_buffer has shape [3], but the parameter [8, 3, 3, 3]"),
         (lambda state: state["training"].pop("optimizer"), "'optimizer'"),
         (lambda state: state["position"].update(random=[{"cpu": torch.zeros(3, dtype=torch.uint8)}]), "RNG state"),
         (lambda state: state.pop("notes"), "by another version of this program ('notes')"),

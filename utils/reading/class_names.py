@@ -57,7 +57,7 @@ def checked_names(names: list[str], class_dim: int) -> list[str]:
     """--class_names; raises `FlagError` unless there is one name per class."""
     if len(names) != class_dim:
         raise FlagError(
-            f"--class_names has {len(names)} names, but the network has {class_dim} classes: give one name per class"
+            f"--class_names: {len(names)} names were given, but the network has {class_dim} classes: give one for each"
         )
     return names
 

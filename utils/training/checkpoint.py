@@ -90,7 +90,7 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if _is_foreign(folder):
         kept = next(path for n in itertools.count(1) if not (path := Path(f"{folder}.before_{n}")).exists())
-        warn(f"{folder} was not written by train.py, but a checkpoint needs its name: renamed to {kept}")
+        warn(f"{folder} was not written by train.py, but a checkpoint needs its name: it is renamed to {kept}")
         replace(folder, kept)
     elif folder.exists():
         replace(folder, old)

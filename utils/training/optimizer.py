@@ -287,7 +287,9 @@ def build_optimizer(
             network, losses.
     """
     if strategy not in STRATEGIES:
-        warn(f"--lr_strategy: unknown strategy {strategy!r}, so the rate stays at {lr}; {nearest(strategy, STRATEGIES)}")
+        warn(
+            f"--lr_strategy: unknown strategy {strategy!r}, so the rate stays at {lr}; {nearest(strategy, STRATEGIES)}"
+        )
     # Fused optimizers visit the parameters once and read the loss scale on the device; others would wait for it every
     # step.
     parameter = next(model.parameters())

@@ -62,7 +62,7 @@ def find_original(
 def _read_prefix(prefix: Path) -> TrainingState:
     for ending, has in ((".pdparams", "the network"), (".pdopt", "the state of optimizer and schedule")):
         if not file_of(prefix, ending).is_file():
-            remedy = f"; to start from the weights alone give --pretrained_model={prefix}.pdparams"
+            remedy = f"; to start from the weights alone: train.py --pretrained_model={prefix}.pdparams"
             raise FormatError(
                 f"{file_of(prefix, ending).name} is missing, which contains {has}: put it next to the others"
                 + (remedy if ending == ".pdopt" else "")
