@@ -206,7 +206,7 @@ def rename(section, old: str, new: str) -> None:
         ("eval", MOBILE, ["-o", "Arch.name=MobileNetV3_large_x1"],
          "Arch.name: unknown network 'MobileNetV3_large_x1': did you mean MobileNetV3_large_x1_0"),
         ("eval", MOBILE, ["-o", "epochs=3"], "-o epochs=3: epochs: unknown key: did you mean Global.epochs?"),
-        ("eval", MOBILE, ["-o", "Global.device=cpu", "Global.use_gpu=False"], "it is Global.device=cpu or gpu"),
+        ("eval", MOBILE, ["-o", "Global.device=cpu", "Global.use_gpu=False"], "give Global.device=cpu or gpu"),
         ("eval", MOBILE, ["-o", "Arch.class_num=many"], "Arch.class_num: 'many' should be a number"),
         ("eval", MOBILE, ["-o", "Arch.stride_list=[2]"], "Arch.stride_list: unknown key"),
         ("eval", MOBILE, ["-o", "Dataloader.Eval=1"], "Dataloader: unknown key: did you mean DataLoader?"),

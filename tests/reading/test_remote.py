@@ -141,7 +141,7 @@ def test_what_does_not_come_is_named_in_a_line(server, monkeypatch):
         open_dataset(server.url, "train", 4)
     assert server.failed >= 3
     server.failing, server.failed = 0.0, 0
-    for status, message in ((403, "not allowed .* give credentials as its client expects"), (410, "refused")):
+    for status, message in ((403, "access denied .* give credentials as its client expects"), (410, "request refused")):
         server.status = status
         with pytest.raises(UserError, match=rf"train-0\.tar: {message}"):
             open_dataset(server.url, "train", 4)

@@ -157,7 +157,7 @@ def test_turned_images():
         ("--progressive_magnitudes 1 2", "--progressive_magnitudes has 2 values, and --progressive_sizes 0"),
         ("--progressive_sizes 24 32 --progressive_magnitudes 1 2", "needs RandAugment: give --use_ra=True or a word"),
         ("--label_from=blur", "--label_from=blur needs --train_transforms with the word blur"),
-        ("--label_from=blur --train_transforms random_resized_crop", "--train_transforms has no words blur"),
+        ("--label_from=blur --train_transforms random_resized_crop", "--label_from=blur needs exactly one word blur"),
         ("--label_from=blur --train_transforms blur random_resized_crop",
          "--label_from=blur makes 2 classes, but --class_dim is 3: give --class_dim=2"),
         ("--label_from=blur --multi_label=True", "--label_from=blur sets a single label: leave out --multi_label"),

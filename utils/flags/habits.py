@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-# Flags elsewhere (with _ for -) -> flags here; the first one that the script takes. "-> text" if no flag matches; if the
-# text begins with a flag, only for scripts that take it.
+# Flags elsewhere (with _ for -) -> flags here; the first one that the script takes. "-> text" if no flag matches; if
+# the text begins with a flag, only for scripts that take it.
 HABITS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("num_classes nc class_num classes num_labels", ("class_dim",)),
     ("arch a network net model_name backbone model_name_or_path", ("model",)),

@@ -18,7 +18,7 @@ LONG_DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 # What a word without a flag is likely to be, of the first of these flags that a script has.
 SEVERAL = {
     "--image_path": "--image_path='photos/*.jpg', in quotes, for several images",
-    "--data_dir": "--data_dir=FOLDER for a data set",
+    "--data_dir": "--data_dir=FOLDER for a dataset",
 }
 
 

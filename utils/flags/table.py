@@ -355,7 +355,8 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("reader_buf_size", positive_int, 2048, TEIPRC, "Images read ahead."),
         Flag("interpolation", number(int, 0, 4), None, TEIPRC,
              "Interpolation for resizing, by number or name: 0 nearest, 1 bilinear, 2 bicubic, 3 area, 4 lanczos. If "
-             "omitted: chosen like --image_shape.", words={"nearest": 0, "bilinear": 1, "bicubic": 2, "area": 3, "lanczos": 4}),
+             "omitted: chosen like --image_shape.",
+             words={"nearest": 0, "bilinear": 1, "bicubic": 2, "area": 3, "lanczos": 4}),
         Flag("resize_mode", str, "short", TEIPRC,
              "Evaluation: short resizes the short side and takes the centre crop; exact resizes to --image_shape; pad "
              "resizes to fit and fills the rest; crop takes the centre and resizes it. Training takes random crops; "
