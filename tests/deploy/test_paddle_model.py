@@ -214,7 +214,7 @@ def test_resizing_is_that_of_the_flags():
             ["ResizeImage: {size: 9}", "NormalizeImage: {scale: 0.00392, mean: [123.675, 116.28, 103.53]}"],
             "by the scale 0.00392 of its inference.yml, its image_mean .* is not for pixels scaled to 0..1",
         ),
-        (["ResizeImage: {size: 9, interpolation: hamming, backend: pil}"], "the filter hamming.*give --interpolation"),
+        (["ResizeImage: {size: 9, interpolation: hamming, backend: pil}"], "filter hamming.*give --interpolation"),
     ],
 )
 def test_preparation_without_flags_for_it(transforms, what):

@@ -104,7 +104,7 @@ def test_resume_refuses_other_files(tmp_path, array):
 def test_resume_refuses_other_files_without_names(tmp_path, content):
     path = tmp_path / "f.npy"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="is no file of features"):
+    with pytest.raises(UserError, match="is not a file of features"):
         FeatureFile(str(path), resume=True)
     np.save(path, np.zeros((2, 3), np.float32))
     before = path.read_bytes()
