@@ -69,7 +69,7 @@ def test_flags_of_other_programs(script, word, said, capsys):
         ),
         (
             "-j8 --sched cosine -class_dim=3",
-            "unknown flags -j8: it is --reader_thread here; --sched: it is --lr_strategy here; -class_dim: it is "
+            "unknown flags -j8: use --reader_thread; --sched: use --lr_strategy; -class_dim: it is "
             "--class_dim here",
         ),
         (
