@@ -69,8 +69,7 @@ def test_flags_of_other_programs(script, word, said, capsys):
         ),
         (
             "-j8 --sched cosine -class_dim=3",
-            "unknown flags -j8: use --reader_thread; --sched: use --lr_strategy; -class_dim: it is "
-            "--class_dim here",
+            "unknown flags -j8: use --reader_thread; --sched: use --lr_strategy; -class_dim: use --class_dim",
         ),
         (
             "classify train data=mnist epochs=3",  # ultralytics
