@@ -8,7 +8,7 @@
     executorch      NAME/model.pte of infer.py --inference_format=executorch
     litert          what litert-torch makes of the network
     ncnn            what pnnx makes of it
-    mnn             what mnnconvert makes of NAME/model.onnx
+    mnn             what its converter makes of NAME/model.onnx
     onnxruntime     NAME/model.onnx itself
 
 Not given --model: of each family the network of the fewest multiply-adds, with random weights. Everything runs on one

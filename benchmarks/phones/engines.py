@@ -71,16 +71,27 @@ class NotPossible(Exception):
 
 
 def tool(name: str, *words: object) -> None:
-    """Runs a command of this Python's environment.
+    """Runs a converter, which may end its process as it likes.
+
+    Args:
+        name: of a command of this Python's environment, or of a function of MNN's. (Its commands install a package and
+            send figures of use to its makers; the functions that they call do neither.)
+        words: its arguments.
 
     Raises:
         NotPossible: it fails; the message is the last line that it said.
     """
-    command = [str(Path(sys.executable).with_name(name)), *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    command = [str(Path(sys.executable).with_name(name))]
+    if name.startswith("mnn"):
+        command = [sys.executable, "-c", f"import sys, _tools; _tools.{name}(*{MNN_ARGUMENTS[name]})"]
+    done = subprocess.run([*command, *map(str, words)], capture_output=True, text=True, errors="replace")
     if done.returncode:
         said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         raise NotPossible(f"{name} ends with {done.returncode}: {said[-1] if said else 'without a word'}")
+
+
+# What its functions take: the command line as a list, or word by word.
+MNN_ARGUMENTS = {"mnnconvert": "[sys.argv]", "mnnquant": "sys.argv[1:]"}
 
 
 class OnnxRuntime:
@@ -167,9 +178,17 @@ class LiteRT:
         (given,), (output,) = interpreter.get_input_details(), interpreter.get_output_details()
 
         def run(image: np.ndarray) -> np.ndarray:
-            interpreter.set_tensor(given["index"], np.ascontiguousarray(image.transpose(0, 2, 3, 1)))
+            pixels = np.ascontiguousarray(image.transpose(0, 2, 3, 1))
+            if given["dtype"] == np.int8:
+                scale, zero = given["quantization"]
+                pixels = np.clip(np.round(pixels / scale) + zero, -128, 127).astype(np.int8)
+            interpreter.set_tensor(given["index"], pixels)
             interpreter.invoke()
-            return interpreter.get_tensor(output["index"])
+            logits = interpreter.get_tensor(output["index"])
+            if output["dtype"] == np.int8:
+                scale, zero = output["quantization"]
+                logits = (logits.astype(np.float32) - zero) * scale
+            return logits
 
         return run
 
@@ -226,7 +245,7 @@ class Ncnn:
 
 
 class Mnn:
-    """mnnconvert, from the ONNX model."""
+    """Its converter, from the ONNX model."""
 
     def convert(self, source: Source, folder: Path) -> list[Path]:
         file = folder / "model.mnn"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,7 +22,8 @@ def tables(found: Iterable[dict[str, Any]], engines: Sequence[str]) -> str:
     for each in found:
         by_kind[each["trained"]].setdefault(each["network"], {})[each["engine"]] = each
         packages.update(each.get("versions", {}))
-    texts = [", ".join(f"{name} {version}" for name, version in sorted(packages.items()))]
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))
+    texts = [textwrap.fill(versions, 119, break_on_hyphens=False)]
     if rows := by_kind[False]:
         columns = [engine for engine in engines if any(engine in row for row in rows.values())]
         texts += [
