@@ -84,6 +84,12 @@ def test_killed_between_the_renames(folder, monkeypatch):
     assert read_state(find_checkpoint("auto", folder))["training"]["step"] == 3
 
 
+def test_a_file_of_a_checkpoint_and_the_folder_of_all_runs(folder):
+    for path in (folder / "latest" / "state.pt", folder.parent):
+        with pytest.raises(UserError, match=f"contains no complete training state; give {folder / 'latest'}$"):
+            find_checkpoint(str(path), folder)
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "missing"])
 @pytest.mark.parametrize("name", ["weights.safetensors", "state.pt", "manifest.json"])
 def test_a_damaged_checkpoint_is_passed_over(folder, capsys, damage, name):

@@ -346,10 +346,10 @@ def find_checkpoint(checkpoint: str, run_folder: Path) -> Path | None:
         return None
     if not folder.exists():
         raise UserError(f"--checkpoint: {checkpoint} does not exist; give a folder that train.py saved, or auto")
-    raise UserError(
-        f"--checkpoint: {checkpoint} contains no complete training state; to start from weights alone give "
-        "--pretrained_model"
-    )
+    near = [folder.parent / MANIFEST, *sorted(folder.glob(f"*/*/{MANIFEST}"))]  # one of its files; the folder of runs
+    hint = next((f"give {manifest.parent}" for manifest in near if manifest.exists()), "")
+    hint = hint or "to start from weights alone give --pretrained_model"
+    raise UserError(f"--checkpoint: {checkpoint} contains no complete training state; {hint}")
 
 
 def _check_state(state: dict[str, Any]) -> None:
