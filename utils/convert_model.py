@@ -1,4 +1,4 @@
-"""Converts a model that PaddlePaddle exported: to PyTorch, to ONNX, or to ExecuTorch.
+"""Converts a model that PaddlePaddle exported to PyTorch, ONNX or ExecuTorch.
 
 python utils/convert_model.py --model_file=PPLCNet_x1_0_infer --output=PPLCNet_x1_0
 python utils/convert_model.py --model_file=ResNet50/model --params_file=ResNet50/params --output=ResNet50_onnx \\
@@ -14,14 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 
 if not __package__:
-    # Run as a script: Python looks for modules beside it, and not in the project's root.
+    # Run as a script: Python searches the script's folder for modules, not the project's root.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from utils.errors import FlagError, UserError, run_script
 from utils.flags import parse
 
 if __name__ == "__main__":
-    parse("convert_model")  # answers --help and a misspelt flag before PyTorch is imported, which takes a while
+    parse("convert_model")  # answers --help and misspelt flags before the slow import of PyTorch
 
 import torch
 
@@ -54,8 +54,8 @@ def main() -> None:
     model = read_paddle(args.model_file, args.params_file, given_input(args), args.output_name, any_output)
     if model.images is not None:
         raise UserError(
-            f"--model_file {args.model_file} was exported for {model.images} images at a time, and what it computes is "
-            "tied to that number: predict.py and eval.py run it as it is; to convert it, export it for any number"
+            f"--model_file {args.model_file} was exported for exactly {model.images} images at a time and cannot be "
+            "converted: export it for any number of images, or run it as it is with predict.py or eval.py"
         )
     if as_package:
         write_package(model, output)
@@ -64,27 +64,30 @@ def main() -> None:
 
 
 def check_flags(args: argparse.Namespace, output: Path) -> None:
-    """Raises `UserError` for flags that do not go together, before there is any work to lose."""
+    """Raises `UserError` for flags that do not go together, before any work starts."""
     if output.suffix == PACKAGE:
         for flag in ("inference_format", "onnx_opset", "onnx_external_data", "calibration_dir", "class_map_path"):
             if flag in args.given:
                 raise FlagError(
-                    f"--output {output} is a plain package of torch.export: leave out --{flag}, or give a folder"
+                    f"--{flag} does not go with --output {output}, a torch.export package: leave it out, or name a "
+                    "folder"
                 )
         if output.is_dir():
-            raise FlagError(f"--output {output} is a folder: give the name of a file")
+            raise FlagError(f"--output {output} is a folder: give a file name")
     elif output.exists() and not output.is_dir():
-        raise FlagError(f"--output {output} is a file: give a folder, or a name that ends in {PACKAGE}")
+        raise FlagError(f"--output {output} is a file: give a folder, or a file name that ends in {PACKAGE}")
     elif output.is_dir() and is_inference_model(output):
-        raise FlagError(f"--output {output} holds a model of PaddlePaddle, which would be lost: give another folder")
+        raise FlagError(
+            f"--output {output} holds a PaddlePaddle model, which would be overwritten: give another folder"
+        )
     if args.calibration_dir and args.inference_format not in QUANTIZED_FORMATS:
-        raise FlagError("--calibration_dir goes with --inference_format=onnx, or executorch")
+        raise FlagError("--calibration_dir needs --inference_format=onnx or executorch: give both, or leave it out")
     check_format(args.inference_format)
     check_can_write_into(output.parent if output.suffix == PACKAGE else output, "--output")
 
 
 def convert(args: argparse.Namespace, model: PaddleModel, folder: Path) -> None:
-    """Writes an export of our own, of the format --inference_format, as infer.py --save_inference=True does."""
+    """Writes an export in the format --inference_format, as infer.py --save_inference=True does."""
     about = model.description
     if args.class_map_path:
         about = replace(about, class_names=[*read_class_names(args.class_map_path, about.class_dim)])
@@ -103,11 +106,11 @@ def convert(args: argparse.Namespace, model: PaddleModel, folder: Path) -> None:
         model_file = quantize_executorch(export_program(module, images), about, folder, batches, "--output")
     elif chosen is not None:
         model_file = quantize(model_file, CalibrationBatches(args, chosen), "--output")
-    log(f"{about.network} is converted: python predict.py --model_file={model_file} --image_path=IMAGE")
+    log(f"converted {about.network}; run it with python predict.py --model_file={model_file} --image_path=IMAGE")
 
 
 def write_package(model: PaddleModel, file: Path) -> None:
-    """Writes what `torch.export.load` reads: from normalized images to the output as the program gives it."""
+    """Writes a package for `torch.export.load` that maps normalized images to the program's own output."""
     module, images = model.module(before_activation=False), test_images(model.description.image_shape)
     with torch.inference_mode():
         expected = module(images)
@@ -118,7 +121,7 @@ def write_package(model: PaddleModel, file: Path) -> None:
         with torch.inference_mode():
             answers = torch.export.load(temporary / file.name).module()(images)
         check_answers(answers.float(), expected.float(), model.description, file, "--output")
-    log(f"{model.description.network} is converted: torch.export.load({str(file)!r}).module() runs it")
+    log(f"converted {model.description.network}; run it with torch.export.load({str(file)!r}).module()")
 
 
 if __name__ == "__main__":

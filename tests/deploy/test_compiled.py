@@ -69,14 +69,14 @@ def test_wrong_code_is_compiled_anew_apart(cache, compiler, warnings, wrong):
         assert torch.equal(network(images(count)), images(count).flatten(1))
     before, after = folders
     assert not after.startswith(str(cache)) and os.environ["TORCHINDUCTOR_CACHE_DIR"] == after
-    assert len(warnings) == 1 and f"--use_compile: code for Flat in PyTorch's cache {before} " in warnings[0]
+    assert len(warnings) == 1 and f"--use_compile: the code for Flat in PyTorch's cache {before} " in warnings[0]
 
 
 def test_code_that_stays_wrong_never_answers(cache, compiler, warnings):
     factors, _ = compiler
     factors += [(1.0, 2.0)] * 2
     network = CompiledProgram(nn.Flatten(), "Flat", EPS)
-    with pytest.raises(UserError, match="Flat, compiled by PyTorch, answers otherwise than it does by itself: leave"):
+    with pytest.raises(UserError, match="Flat gives other logits when PyTorch compiles it: leave"):
         network(images(4))
 
 

@@ -80,7 +80,7 @@ def test_what_was_measured_is_kept(model, cache, capsys, monkeypatch):
     assert load(model).engine == "onnxruntime"
     lines = capsys.readouterr()
     assert lines.out == ""
-    assert "smallest: measuring which engine is the fastest here, once: pytorch, onnxruntime" in lines.err
+    assert "smallest: timing the engines once, to choose the fastest: pytorch, onnxruntime" in lines.err
     assert "smallest: run by onnxruntime, 2.00 times as fast here as pytorch" in lines.err
 
     measured(monkeypatch)  # from here on, whoever measures fails: no engine has a time
@@ -95,7 +95,7 @@ def test_what_was_measured_is_kept(model, cache, capsys, monkeypatch):
 def test_what_a_busy_machine_says_is_not_kept(model, cache, capsys, monkeypatch):
     measured(monkeypatch, is_busy=True, pytorch=2.0, onnxruntime=1.0)
     assert load(model).engine == "onnxruntime"
-    assert "is for this run, and not kept" in capsys.readouterr().err
+    assert "serve this run only and are not saved" in capsys.readouterr().err
     assert load(model, measure=False).engine == "pytorch"
 
 
@@ -115,7 +115,7 @@ def test_damaged_files_are_made_again(model, cache, monkeypatch):
 def test_no_engine_answers_otherwise(model, cache, capsys, monkeypatch):
     monkeypatch.setattr(engine_choice, "relative_difference", lambda found, expected: 2e-5)
     assert load(model).engine == "pytorch"
-    assert "onnxruntime is not taken: its answers differ by 2.0e-05 of the largest" in capsys.readouterr().err
+    assert "onnxruntime is not used: its logits differ by 2.0e-05 of the largest" in capsys.readouterr().err
     assert load(model, engine="onnxruntime").engine == "onnxruntime"  # asked for by name, as an export would be
     (folder,) = cache.iterdir()
     (folder / "found.json").unlink()
@@ -127,7 +127,7 @@ def test_what_is_not_installed(model, cache, capsys, monkeypatch):
     assert refusal(model, engine="openvino").startswith("openvino is not installed: pip install -r requirements-onnx")
     monkeypatch.setattr(engine_choice, "WRITERS", ("onnx", "no_such_package"))
     monkeypatch.setattr(engine_choice._Kept, "_write", WRITE)
-    assert refusal(model, engine="onnxruntime").startswith("no_such_package is not installed, which makes ONNX models")
+    assert refusal(model, engine="onnxruntime").startswith("writing ONNX models needs no_such_package")
     assert load(model, measure=None).engine == "pytorch" and capsys.readouterr().err == ""
     assert load(model).engine == "pytorch" and "no_such_package is not installed" in capsys.readouterr().err
     monkeypatch.setattr(engine_choice, "OTHERS", {})
@@ -137,7 +137,7 @@ def test_what_is_not_installed(model, cache, capsys, monkeypatch):
 def test_a_cache_that_cannot_be(model, cache, capsys, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert "for ONNX models, cannot be made (" in refusal(model, engine="onnxruntime")
+    assert " for ONNX models (" in refusal(model, engine="onnxruntime")
     assert load(model).engine == "pytorch"
     assert "smallest: run by pytorch: --engine: " in capsys.readouterr().err
 

@@ -71,9 +71,11 @@ def test_execution_providers(providers):
     assert providers(second, torch.float32, False) == [("CUDAExecutionProvider", {"device_id": 1})]
     limited = "CUDAExecutionProvider", {"device_id": 1, "gpu_mem_limit": 5}
     assert providers(second, torch.float32, False, 5) == [limited]
-    with pytest.raises(NoGpuError, match="CUDAExecutionProvider is not in this build of it: pip uninstall onnxruntime"):
+    with pytest.raises(
+        NoGpuError, match="CUDAExecutionProvider is missing from this build of ONNX Runtime: pip uninstall onnxruntime"
+    ):
         providers(GPU, torch.float32, False, without=[onnx_engines.CUDA])
-    with pytest.raises(FlagError, match="--use_tensorrt=True has it"):
+    with pytest.raises(FlagError, match=r"give predict\.py --use_tensorrt=True"):
         providers(GPU, torch.float16, False)
 
 
@@ -97,14 +99,14 @@ def test_tensorrt(providers, tmp_path):
     }
     assert providers(GPU, torch.bfloat16, True)[0][1]["trt_bf16_enable"]
     assert providers(GPU, torch.float32, True, model=b"other")[0][1]["trt_engine_cache_path"] != folder
-    with pytest.raises(UserError, match="TensorrtExecutionProvider is not in this build") as error:
+    with pytest.raises(UserError, match="TensorrtExecutionProvider is missing from this build") as error:
         providers(GPU, torch.float32, True, without=[onnx_engines.TENSORRT])
     assert not isinstance(error.value, NoGpuError)
 
 
 def test_a_folder_for_engines_that_cannot_be_made(providers, tmp_path):
     (tmp_path / "tensorrt_engines").write_text("")
-    with pytest.raises(UserError, match=r"--use_tensorrt: .* cannot be made .*XDG_CACHE_HOME"):
+    with pytest.raises(UserError, match=r"--use_tensorrt: cannot make .*XDG_CACHE_HOME"):
         providers(GPU, torch.float32, True)
 
 
@@ -123,11 +125,11 @@ def test_the_description_is_in_the_metadata():
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (model_of({"author": "x"}), "x.onnx has no description: it was not written by infer.py"),
-        (model_of({})[2:] + field(14, field(1, b"key")), "neither a program of PyTorch nor an ONNX model"),
-        (field(14, field(1, b"key") + field(2, b"value")), "neither a program of PyTorch nor an ONNX model"),
-        (model_of({DESCRIPTION: "{}"})[:-1], "neither a program of PyTorch nor an ONNX model"),
-        (b"", "neither a program of PyTorch nor an ONNX model"),
+        (model_of({"author": "x"}), "x.onnx has no description: export the network with infer.py"),
+        (model_of({})[2:] + field(14, field(1, b"key")), "neither a PyTorch program nor an ONNX model"),
+        (field(14, field(1, b"key") + field(2, b"value")), "neither a PyTorch program nor an ONNX model"),
+        (model_of({DESCRIPTION: "{}"})[:-1], "neither a PyTorch program nor an ONNX model"),
+        (b"", "neither a PyTorch program nor an ONNX model"),
     ],
 )
 def test_models_of_others(model, message):
@@ -217,7 +219,7 @@ def test_no_other_file_is_read(exported, tmp_path, engine):
     onnx.save(model, folder / "model.onnx")
     (folder / "model.onnx.data").with_name("other.data").write_bytes((folder / "model.onnx.data").read_bytes())
     message = refusal(folder / "model.onnx", engine=engine)
-    assert "it names other files of weights than model.onnx.data" in message
+    assert "it names weight files other than model.onnx.data" in message
 
 
 def test_external_files_are_found_wherever_tensors_are():

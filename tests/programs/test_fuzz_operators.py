@@ -130,7 +130,7 @@ def test_literals_and_names():
         is_literal("as_string", "x" * 1000),
     ))  # fmt: skip
     for name in ("class", "a b", "", 5, None):
-        with pytest.raises(ValueError, match="no name of an argument"):
+        with pytest.raises(ValueError, match="cannot be an argument's name"):
             check_keyword(name)
 
 

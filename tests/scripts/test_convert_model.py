@@ -92,10 +92,10 @@ def test_what_would_be_lost_or_does_not_go_together(run_script_here, custom, tmp
             run_script_here(convert_model, **{"model_file": custom, **given})
         return str(error.value)
 
-    assert "holds a model of PaddlePaddle, which would be lost" in refused(output=custom)
-    assert "is a plain package" in refused(output="x.pt2", inference_format="torch")
+    assert "holds a PaddlePaddle model, which would be overwritten" in refused(output=custom)
+    assert "does not go with --output x.pt2" in refused(output="x.pt2", inference_format="torch")
     assert "is a file: give a folder" in refused(output=custom / "params")
-    assert "goes with --inference_format=onnx" in refused(output=tmp_path / "x", calibration_dir=tmp_path)
+    assert "--calibration_dir needs --inference_format=onnx" in refused(output=tmp_path / "x", calibration_dir=tmp_path)
     assert not (tmp_path / "x").exists()
 
 

@@ -54,7 +54,9 @@ def test_notes_go_to_other_forms_and_back(ending, trained, run_script_here, tmp_
     """--model and --class_dim are noted as well, and need not be given."""
     save_weights(trained, tmp_path / "0.safetensors", {"model": NAME, "class_dim": 1000, **NOTES, CLASS_NAMES: ["a"]})
     run_script_here(convert_weights, input=tmp_path / "0.safetensors", output=tmp_path / ending)
-    assert f"wrote {tmp_path / ending} and, of the training, {side_file(tmp_path / ending)}" in capsys.readouterr().out
+    assert (
+        f"wrote {tmp_path / ending} and the training's notes {side_file(tmp_path / ending)}" in capsys.readouterr().out
+    )
     assert read_input_notes(tmp_path / ending) == NOTES
     run_script_here(convert_weights, input=tmp_path / ending, output=tmp_path / "1.safetensors")
     with safe_open(tmp_path / "0.safetensors", "pt") as before, safe_open(tmp_path / "1.safetensors", "pt") as after:
@@ -96,9 +98,9 @@ def test_pdparams_in_either_vocabulary(names, trained, run_script_here, tmp_path
 
 
 def test_what_is_missing_or_superfluous(run_script_here, tmp_path):
-    with pytest.raises(FlagError, match=r"--model is required: .* does not say which network it is of"):
+    with pytest.raises(FlagError, match=r"--model is required: .* does not say which network it belongs to"):
         run_script_here(convert_weights, input=PUBLISHED, output=tmp_path / "x.pth")
-    with pytest.raises(FlagError, match=r"--names is of --output=NAME.pdparams"):
+    with pytest.raises(FlagError, match=r"--names needs --output=NAME.pdparams"):
         run_script_here(convert_weights, model=NAME, input=PUBLISHED, output=tmp_path / "x.pth", names="fluid")
 
 

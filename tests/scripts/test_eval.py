@@ -112,7 +112,7 @@ def test_a_model_that_paddlepaddle_exported(evaluate, tiny_dataset, tmp_path):
     labels = torch.from_numpy(images.labels.astype(np.int64))
     assert result["Test_loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
     assert (result["top1"], result["images"]) == (int((logits.argmax(1) == labels).sum()), 16)
-    with pytest.raises(UserError, match=r"takes images of \[3, 32, 32\] and no others, not \[3, 64, 64\]"):
+    with pytest.raises(UserError, match=r"takes only images of \[3, 32, 32\], not \[3, 64, 64\]"):
         evaluate(model_file=folder, class_dim=None, crop_size=64)
 
 
@@ -145,7 +145,7 @@ def test_an_exported_network(evaluate, network, tmp_path):
         assert exported["Test_loss"] == pytest.approx(direct["Test_loss"], rel=1e-4)
         assert exported["top1"] == direct["top1"]
     assert [row["name"] for row in csv.DictReader((tmp_path / "classes.csv").open())] == names
-    with pytest.raises(UserError, match="takes images of \\[3, 32, 32\\] and no others"):
+    with pytest.raises(UserError, match="takes only images of \\[3, 32, 32\\], not"):
         evaluate(model_file=model_file, crop_size=64)
 
 

@@ -189,7 +189,9 @@ def test_flags_of_exported_models_with_others(run, tiny_dataset):
         run(image, "--features_path=x.npy")
     with pytest.raises(FlagError, match="--output_name is for models that PaddlePaddle exported"):
         run(image, "--output_name=x")
-    with pytest.raises(FlagError, match=r"takes images of .* and no others"):
+    with pytest.raises(
+        FlagError, match=r"takes only images of .*, not \[3, 96, 96\]: leave the flag for their size out"
+    ):
         run(image, "--image_shape=3,96,96")
     assert run(image) != run(image, "--image_mean=0.1,0.1,0.1")
 

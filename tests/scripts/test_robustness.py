@@ -176,7 +176,7 @@ def test_damaged_bytes_never_end_a_run(command, tiny_dataset, weights, tmp_path)
         ("params_name", "../../x", "--params_file"),
         ("class_names", ["one", 2], "its description cannot be read"),
         ("class_names", list("abcde"), "its description cannot be read"),
-        ("class_dim", 5, "the model has 4 classes, and its description 5"),
+        ("class_dim", 5, "the model has 4 classes, but its description says 5"),
         ("resize_short_size", 5, "--resize_short_size: 5 is smaller"),
     ],
 )

@@ -69,7 +69,7 @@ def test_bad_states_are_one_line(train_here, tiny_dataset, states, tmp_path):
 
 def test_conversion_refuses_what_it_cannot_write(run_script_here, states, tmp_path):
     flags = {"model": NETWORK, "class_dim": 4, "training_state": "PaddleClas", "input": tmp_path}
-    with pytest.raises(UserError, match=f"--input: {tmp_path} is no checkpoint of train.py"):
+    with pytest.raises(UserError, match=f"--input: {tmp_path} is not a checkpoint of train.py"):
         run_script_here(convert_weights, output=tmp_path / "epoch_1", **flags)
     with pytest.raises(UserError, match=r"epoch_2\.pdparams exists already: give another prefix"):
         run_script_here(convert_weights, output=states / "adamw" / "epoch_2", **flags)

@@ -1,4 +1,4 @@
-"""From predict.py's flags to what answers: the network, and the classifier around it."""
+"""Builds from predict.py's flags what answers: the exported network and the classifier around it."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def load_by_flags(
     batch_size: int,
     images: float = math.inf,
 ) -> ExportedNetwork:
-    """Loads an export as the flags say, for so many images; errors are those of `load_exported`.
+    """Loads an exported network as the flags ask, to answer `images` images; raises what `load_exported` raises.
 
-    Which engine is the fastest is measured if --engine=auto is given, or `images` have an end and take long.
+    The engines are timed if --engine=auto is given, or if the number of images is finite and would take long.
     """
     return load_exported(
         model_file,
@@ -54,7 +54,7 @@ def load_by_flags(
 
 
 def input_of(network: ExportedNetwork) -> Callable[[Tensor], Tensor]:
-    """What makes a network's input of pixels, uint8 (N, H, W, 3), as its description says."""
+    """Returns the function that turns pixels, uint8 (N, H, W, 3), into the input that the description asks for."""
     about = network.description
 
     def prepare(pixels: Tensor) -> Tensor:
@@ -65,10 +65,10 @@ def input_of(network: ExportedNetwork) -> Callable[[Tensor], Tensor]:
 
 
 def classifier_by_flags(args: argparse.Namespace, network: ExportedNetwork) -> Classifier:
-    """What answers with a network's classes; what the flags do not say is as it was exported.
+    """Wraps a network in a classifier; the export decides what the flags leave open.
 
     Raises:
-        FlagError: flags that do not go with the network.
+        FlagError: the flags do not suit the network.
     """
     about, settled = network.description, copy(args)
     if network.topk and "topk" not in args.given:
@@ -85,10 +85,10 @@ def classifier_by_flags(args: argparse.Namespace, network: ExportedNetwork) -> C
 
 
 def class_names(args: argparse.Namespace, network: ExportedNetwork) -> Names:
-    """The names of --class_names or --class_map_path, or those that the network was exported with, if it was with any.
+    """Class names from --class_names or --class_map_path, or else from the export, if it has any.
 
     Raises:
-        FlagError: they are fewer than --topk.
+        FlagError: --topk is more than the number of classes, or the names do not fit them.
     """
     about = network.description
     if args.topk > about.class_dim and not args.multi_label:
@@ -99,5 +99,5 @@ def class_names(args: argparse.Namespace, network: ExportedNetwork) -> Names:
 
 
 def precision_flag(args: argparse.Namespace) -> str | None:
-    """The flag by which the network computes in less than float32, for errors."""
+    """The flag that asks for less than float32 precision, for errors; None: no such flag."""
     return "--use_fp16" if args.use_fp16 else "--use_bf16" if args.use_bf16 else None

@@ -1,4 +1,4 @@
-"""The images by which an exported network is quantized."""
+"""The calibration images of an int8 export."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from utils.reading.normalize import normalize
 
 
 def choose_images(args: argparse.Namespace) -> ImageList:
-    """--calibration_images of the images of --calibration_dir, evenly spread over them."""
+    """Picks --calibration_images images from --calibration_dir, evenly spaced."""
     images = ImageList.find(args.calibration_dir)
     count = min(len(images), args.calibration_images)
     chosen = [images.name(number * len(images) // count) for number in range(count)]
@@ -24,9 +24,9 @@ def choose_images(args: argparse.Namespace) -> ImageList:
 
 
 class CalibrationBatches:
-    """Batches of this process's share of some images, prepared for the network by the flags.
+    """Batches of this process's share of the images, prepared for the network as the flags ask.
 
-    They are read whenever they are iterated over; what is wrong with files is said once. Every process has to iterate.
+    Each iteration reads the files again; a bad file is reported once. Every process must iterate.
     """
 
     def __init__(self, args: argparse.Namespace, images: ImageList) -> None:

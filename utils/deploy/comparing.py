@@ -1,4 +1,4 @@
-"""How one form of a network is made of another, and compared with it."""
+"""Exports a network with torch.export, and compares one form of a network with another."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-# Share of the largest logit by which an exported network may differ from the one it was made of.
+# Allowed difference between an exported network and its source, relative to the largest logit.
 TOLERANCE = 1e-4
 
 
 def test_images(image_shape: list[int]) -> Tensor:
-    """Two images as a normalization leaves them. (A batch of one would be exported as one of exactly one.)"""
+    """Two images with normalized values. (torch.export would fix the batch size if it were 1.)"""
     return torch.randn(2, *image_shape, generator=torch.Generator().manual_seed(0))
 
 
 def relative_difference(logits: Tensor, expected: Tensor) -> float:
-    """Largest difference as a share of the largest absolute value expected; NaN if there is one anywhere."""
+    """Largest difference relative to the largest absolute expected value; NaN if either tensor has a NaN."""
     return ((logits - expected).abs().max() / expected.abs().max()).item()
 
 
@@ -38,5 +38,5 @@ def quiet() -> Iterator[None]:
 
 
 def export_program(model: nn.Module, images: Tensor) -> ExportedProgram:
-    """Exports a network in evaluation mode, for any number of images of the size of `images`."""
+    """Exports a network in evaluation mode, for any batch size and images of the size of `images`."""
     return torch.export.export(model, (images,), dynamic_shapes=({0: Dim("batch")},))

@@ -1,4 +1,4 @@
-"""Programs compiled by torch.compile, whose answers are compared with the programs' own before they are given."""
+"""Programs compiled by torch.compile; their first answers are checked against the uncompiled program."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from utils.errors import UserError
 
 
 class CompiledProgram:
-    """A program that is compiled when it is first run, or taken from PyTorch's cache of such code.
+    """A program that is compiled at its first run, or loaded from PyTorch's cache of compiled code.
 
-    The cache may hold code that is wrong here: made on another processor, or damaged. So the first answers are compared
-    with those of the program itself; where they differ it is compiled anew, apart from that cache.
+    Cached code may be wrong: compiled for another processor, or damaged. So the first logits are compared with those
+    of the uncompiled program; if they differ, the program is compiled again in a separate, empty cache.
 
     Args:
-        program: from images to logits, with its weights, on its device.
-        name: of the network, for errors.
-        precision: the spacing of the numbers it computes with, relative to them: `torch.finfo(dtype).eps`.
+        program: maps images to logits; its weights are on its device.
+        name: the network's name, for errors.
+        precision: relative spacing of the numbers it computes with: `torch.finfo(dtype).eps`.
     """
 
     def __init__(self, program: nn.Module, name: str, precision: float) -> None:
         self._program = program
         self._name = name
-        # Half of the digits. The rounding of every layer together takes fewer, wrong code takes them all.
+        # Half of the digits must agree. Rounding over all layers costs fewer; wrong code costs all of them.
         self._tolerance = math.sqrt(precision)
         self._apart: tempfile.TemporaryDirectory | None = None
         keep_compiled_code_by_processor()
         self._compile()
 
     def _compile(self) -> None:
-        # Freezing lets the compiler lay the weights out anew, and fold what depends on them alone.
+        # Freezing lets the compiler change the weights' layout and fold constants.
         self._compiled = torch.compile(self._program, dynamic=True, options={"freezing": True})
         self._checked: set[bool] = set()
 
@@ -44,10 +44,10 @@ class CompiledProgram:
         """Images (N, 3, H, W) to logits (N, classes).
 
         Raises:
-            UserError: compiled anew, the network answers otherwise than the program, too.
+            UserError: even freshly compiled code gives other logits than the program.
         """
         logits = self._compiled(images)
-        single = len(images) == 1  # for one image the compiler makes code of its own
+        single = len(images) == 1  # the compiler specializes for a batch of one
         if single not in self._checked:
             if not self._agrees(logits, images):
                 self._compile_apart()
@@ -56,24 +56,23 @@ class CompiledProgram:
         return logits
 
     def _agrees(self, logits: Tensor, images: Tensor) -> bool:
-        """Whether these logits are the program's, but for rounding. (Those that are not finite are refused later.)"""
+        """Whether the logits equal the program's up to rounding. (Logits that are not finite are refused later.)"""
         expected = self._program(images).float()
         difference = (logits.float() - expected).norm()
         return not expected.isfinite().all() or bool(difference <= self._tolerance * expected.norm())
 
     def _compile_apart(self) -> None:
-        """Has PyTorch compile the program again, in an empty folder that is removed when this process ends."""
-        from torch._inductor.utils import clear_caches  # takes seconds; the compiler is there by now
+        """Compiles the program again with an empty cache folder, which is removed when this process ends."""
+        from torch._inductor.utils import clear_caches  # importing it takes seconds; by now the compiler is loaded
 
         if self._apart is not None:
             raise UserError(
-                f"--use_compile: {self._name}, compiled by PyTorch, answers otherwise than it does by itself: leave "
-                "the flag out"
+                f"--use_compile: {self._name} gives other logits when PyTorch compiles it: leave the flag out"
             )
         folder = os.environ["TORCHINDUCTOR_CACHE_DIR"]
         warn(
-            f"--use_compile: code for {self._name} in PyTorch's cache {folder} answers otherwise than the network by "
-            "itself: compiling it anew; remove that folder"
+            f"--use_compile: the code for {self._name} in PyTorch's cache {folder} gives wrong logits: compiling the "
+            "network again; delete that folder"
         )
         self._apart = tempfile.TemporaryDirectory(prefix="torchinductor_")
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = self._apart.name

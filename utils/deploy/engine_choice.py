@@ -1,10 +1,10 @@
-"""Which engine runs a program: PyTorch, or one that is installed and faster here, by a measurement that is kept.
+"""Chooses the engine for a program: PyTorch, or another installed engine that was measured to be faster here.
 
-    CACHE/engines/CHECKSUM/model.onnx    what the others run: the same graph with the same weights, no code
-    CACHE/engines/CHECKSUM/found.json    how far each engine's answers are from PyTorch's, and how fast the engines are
+    CACHE/engines/CHECKSUM/model.onnx    what the other engines run: the same graph and weights
+    CACHE/engines/CHECKSUM/found.json    how far each engine's logits are from PyTorch's, and each engine's speed
 
-CACHE is the user's folder for caches (`utils.system.cache_folder`), and the checksum is of the graph, its weights and
-the version of PyTorch that wrote the ONNX model. Nothing is ever taken from beside a model.
+CACHE is the user's cache folder (`utils.system.cache_folder`). CHECKSUM covers the graph, its weights and the version
+of PyTorch that wrote the ONNX model. Nothing is ever read from the model's own folder.
 """
 
 from __future__ import annotations
@@ -33,34 +33,34 @@ from utils.errors import FlagError, UserError, cut, of_the_machine, one_line, re
 from utils.files import written_together
 from utils.system import cache_folder, usable_processors
 
-# What auto may choose on a CPU, beside PyTorch. (ONNX Runtime has no bfloat16 there.)
+# Engines besides PyTorch that auto may choose on a CPU. (ONNX Runtime has no bfloat16 there.)
 OTHERS = {torch.float32: ("onnxruntime", "openvino"), torch.bfloat16: ("openvino",)}
-# What makes an ONNX model of a program.
+# Packages that writing an ONNX model needs.
 WRITERS = ("onnx", "onnxscript")
 
-# Largest difference from PyTorch's answers, as a share of the largest, with which auto takes another engine.
+# auto refuses an engine whose logits differ from PyTorch's by more than this, relative to the largest.
 CLOSE = 1e-5
-# So much of PyTorch's time another engine may take at most to be taken.
+# auto takes another engine if its time is at most this share of PyTorch's.
 GAIN = 0.97
-# Seconds and images that a run has to have for the engines to be measured without being told to.
+# Without --engine=auto the engines are measured only if PyTorch would need this many seconds, for this many images.
 LONG, MANY = 60.0, 500
-# Of a measurement: seconds of a turn and of the rest before it, in which another engine's threads stop spinning; turns
-# of each engine; seconds after which there are no more than two.
+# Of a measurement: seconds of a turn, and of the pause before it in which the previous engine's threads stop spinning;
+# turns per engine; seconds after which each engine gets only two turns.
 TURN, REST, TURNS, PATIENCE = 0.2, 0.1, 5, 20.0
-# Of the processors' time, the share that an undisturbed measurement has at least.
+# An undisturbed measurement gets at least this share of the processors' time.
 BUSY = 0.5
 
 
 @dataclass(frozen=True)
 class Source:
-    """A program that any engine may run.
+    """A program that any engine can run.
 
     Attributes:
-        model_file: for errors.
-        description: of it.
-        checksum: makes one of its graph and weights.
-        module: makes it anew, in float32, on the CPU.
-        own: makes it ready to be run by PyTorch.
+        model_file: its name, for errors.
+        description: the network's description.
+        checksum: computes the checksum of its graph and weights.
+        module: builds it in float32 on the CPU.
+        own: loads it for PyTorch.
     """
 
     model_file: str
@@ -72,14 +72,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds that an engine takes: to be ready, with its first batch, and for a batch then."""
+    """Seconds that an engine takes: to load and answer its first batch, and for each later batch."""
 
     start: float
     batch: float
 
 
 def checksum_of(module: fx.GraphModule) -> str:
-    """A checksum of a graph with its weights, in hexadecimal digits."""
+    """Checksum of a graph and its weights, in hexadecimal digits."""
     digest = hashlib.sha256(str(module.graph).encode())
     for node in module.graph.find_nodes(op="get_attr"):
         tensor: Tensor = getattr(module, node.target)
@@ -89,33 +89,33 @@ def checksum_of(module: fx.GraphModule) -> str:
 
 
 def load_by_engine(source: Source, settings: Settings) -> ExportedNetwork:
-    """Makes a program ready to be run by the engine that is asked for, or by the one that auto takes.
+    """Loads a program into the engine that the settings name, or into the one that auto chooses.
 
     Raises:
-        UserError: that engine cannot run it, or is not installed.
-        FlagError: of what the program makes there are no classes.
+        UserError: the engine cannot run it, or is not installed.
+        FlagError: the program's output is not class scores.
     """
     if settings.engine == "auto":
         return _by_fastest(source, settings)
     if settings.engine == "pytorch":
         return source.own()
     if not source.description.class_dim:
-        raise FlagError(f"--engine={settings.engine} gives classes: leave it out for outputs that are none")
+        raise FlagError(f"--engine={settings.engine} works for class scores only: leave it out for other outputs")
     if settings.device.type == "cpu":
-        choose_engine(settings.engine, settings.device, settings.dtype, "float32")  # before the work of making a model
+        choose_engine(settings.engine, settings.device, settings.dtype, "float32")  # fails before a model is written
     import_engine(settings.engine)
     kept = _Kept(source)
     with kept.lock():
         if not (difference := kept.difference(settings.engine)) <= TOLERANCE:
             raise UserError(
-                f"--engine={settings.engine}: its answers for --model_file {source.model_file} differ from PyTorch's "
+                f"--engine={settings.engine}: its logits for --model_file {source.model_file} differ from PyTorch's "
                 f"by {difference:.1e} of the largest: leave the flag out"
             )
     return kept.load(settings.engine, settings)
 
 
 def _by_fastest(source: Source, settings: Settings) -> ExportedNetwork:
-    """The program in the engine that takes the least time for the images that are expected, as far as it is known."""
+    """The program in the engine that is known to take the least time for the expected number of images."""
     others = [name for name in OTHERS.get(settings.dtype, ()) if importlib.util.find_spec(name) is not None]
     if settings.device.type != "cpu" or not settings.images or not others or not source.description.class_dim:
         return source.own()
@@ -138,13 +138,13 @@ def _by_fastest(source: Source, settings: Settings) -> ExportedNetwork:
             return network
         name = _least_time(speeds, settings)
         if name == "pytorch":
-            note(f"{source.description.network}: run by pytorch: for these images no other engine takes less time")
+            note(f"{source.description.network}: run by pytorch: no other engine takes less time for these images")
     if name != "pytorch":
         gain = speeds["pytorch"].batch / speeds[name].batch
         note(f"{source.description.network}: run by {name}, {gain:.2f} times as fast here as pytorch")
         try:
             return kept.load(name, settings)
-        except UserError as error:  # what is kept is damaged: it is made again when it is measured again
+        except UserError as error:  # the cached files are damaged: the next measurement makes them again
             kept.forget()
             note(f"{source.description.network}: run by pytorch: {one_line(error)}")
     return network or source.own()
@@ -155,9 +155,9 @@ def _may_be_long(settings: Settings) -> bool:
 
 
 def _is_worth_measuring(own: ExportedNetwork, settings: Settings) -> bool:
-    """Whether the engines are to be measured now: by the settings, or because PyTorch would take long."""
+    """Whether to measure the engines now: because the settings ask for it, or because PyTorch would take long."""
     if settings.measure is None and any(importlib.util.find_spec(name) is None for name in WRITERS):
-        return False  # what nobody asked for needs no word
+        return False  # nobody asked for it, so no message
     if not _may_be_long(settings):
         return settings.measure is True
     count = min(8, settings.batch_size)
@@ -169,14 +169,14 @@ def _is_worth_measuring(own: ExportedNetwork, settings: Settings) -> bool:
 
 
 def _way_to_run(others: list[str], settings: Settings) -> str:
-    """All that a speed depends on, beside the program."""
+    """Everything that a speed depends on, apart from the program."""
     sizes = f"batches of {settings.batch_size}, {torch.get_num_threads()} threads"
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", *others))
     return f"{processor()}, {sizes}, {str(settings.dtype).removeprefix('torch.')}, {versions}"
 
 
 def _least_time(speeds: Mapping[str, Speed], settings: Settings) -> str:
-    """The engine that takes the least time for the images that are expected: PyTorch, if no other gains enough."""
+    """The engine that takes the least time for the expected number of images; PyTorch if no other saves enough."""
     batches = min(settings.images, 1e9) / settings.batch_size
 
     def seconds(name: str) -> float:
@@ -187,21 +187,21 @@ def _least_time(speeds: Mapping[str, Speed], settings: Settings) -> str:
 
 
 def _inputs(network: ExportedNetwork, count: int) -> Tensor:
-    """Images such as a network takes."""
+    """Random images of the shape that a network takes."""
     shape = network.description.image_shape
     images = torch.randn(count, *shape, generator=torch.Generator().manual_seed(0))
     return images.to(network.device, network.dtype, memory_format=network.memory_format)
 
 
 def _measured(kept: _Kept, own: ExportedNetwork, others: list[str], way: str, settings: Settings) -> dict[str, Speed]:
-    """Measures the engines, and keeps what was found.
+    """Measures the engines, and caches the results.
 
     Raises:
-        UserError: there is no folder to keep it in, or nothing to make ONNX models with.
+        UserError: the cache folder cannot be made, or a package for writing ONNX models is missing.
     """
     _require_writers()
     name = own.description.network
-    note(f"{name}: measuring which engine is the fastest here, once: pytorch, {', '.join(others)}")
+    note(f"{name}: timing the engines once, to choose the fastest: pytorch, {', '.join(others)}")
     networks = {"pytorch": own}
     start = time.perf_counter()
     kept.source.own()(_inputs(own, settings.batch_size))
@@ -209,21 +209,21 @@ def _measured(kept: _Kept, own: ExportedNetwork, others: list[str], way: str, se
     for other in others:
         try:
             if not (difference := kept.difference(other)) <= CLOSE:
-                note(f"{name}: {other} is not taken: its answers differ by {difference:.1e} of the largest")
+                note(f"{name}: {other} is not used: its logits differ by {difference:.1e} of the largest")
                 continue
             start = time.perf_counter()
             network = kept.load(other, settings)
             network(_inputs(network, settings.batch_size))
             starts[other] = time.perf_counter() - start
         except UserError as error:
-            note(f"{name}: {other} is not taken: {one_line(error)}")
+            note(f"{name}: {other} is not used: {one_line(error)}")
             continue
         if settings.dtype == torch.float32 or _is_as_exact(network, own, kept.source):
             networks[other] = network
     batches, is_busy = _race(networks, settings.batch_size)
     speeds = {each: Speed(starts[each], batches[each]) for each in networks}
     if is_busy:
-        note(f"{name}: other programs have the processors: what was measured is for this run, and not kept")
+        note(f"{name}: other programs are using the processors: these timings serve this run only and are not saved")
     else:
         kept.keep_speeds(way, speeds)
     gc.collect()
@@ -231,13 +231,13 @@ def _measured(kept: _Kept, own: ExportedNetwork, others: list[str], way: str, se
 
 
 def _race(networks: Mapping[str, ExportedNetwork], batch_size: int) -> tuple[dict[str, float], bool]:
-    """Seconds that each network takes for a batch: its best time, all of them in turns.
+    """Seconds that each network takes for a batch: the best of several turns, taken alternately.
 
-    One thread's time is the processor's, which other programs hardly change. That of several is real time, which says
-    little on a busy machine.
+    With one thread processor time is measured, which other programs hardly affect. With several it is wall time, which
+    means little on a busy machine.
 
     Returns:
-        The times, and whether other programs had so much of the processors that they cannot be relied on.
+        The times, and whether other programs took too much of the processors for the times to be reliable.
     """
     threads = torch.get_num_threads()
     clock = time.process_time if threads == 1 else time.perf_counter
@@ -262,7 +262,7 @@ def _race(networks: Mapping[str, ExportedNetwork], batch_size: int) -> tuple[dic
 
 
 def _is_as_exact(network: ExportedNetwork, own: ExportedNetwork, source: Source) -> bool:
-    """Whether answers in fewer bits are about as near to those in float32 as PyTorch's are."""
+    """Whether an engine's low-precision logits are about as close to the float32 logits as PyTorch's are."""
     with torch.inference_mode():
         images = test_images(source.description.image_shape)
         expected = source.module()(images)
@@ -274,13 +274,13 @@ def _is_as_exact(network: ExportedNetwork, own: ExportedNetwork, source: Source)
 
 
 def _require_writers() -> None:
-    """Raises `UserError` if an ONNX model cannot be made here."""
+    """Raises `UserError` if a package for writing ONNX models is missing."""
     if missing := [name for name in WRITERS if importlib.util.find_spec(name) is None]:
-        raise UserError(f"{missing[0]} is not installed, which makes ONNX models: pip install -r requirements-onnx.txt")
+        raise UserError(f"writing ONNX models needs {missing[0]}: pip install -r requirements-onnx.txt")
 
 
 class _Kept:
-    """What is kept of a program in the user's folder for caches."""
+    """A program's ONNX model and measurements in the user's cache folder."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -291,33 +291,33 @@ class _Kept:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Has other processes wait, which then find what this one has made.
+        """Makes other processes wait, so that they find what this one has made.
 
         Raises:
             UserError: the folder cannot be made.
         """
-        from filelock import FileLock  # takes a while, and is not needed as long as nothing is made
+        from filelock import FileLock  # slow to import, and needed only here
 
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / "lock").acquire()
         except OSError as error:
             raise UserError(
-                f"--engine: {self.folder}, for ONNX models, cannot be made ({reason(error)}): name another folder for "
-                "caches in the variable XDG_CACHE_HOME"
+                f"--engine: cannot make the folder {self.folder} for ONNX models ({reason(error)}): set XDG_CACHE_HOME "
+                "to another cache folder"
             ) from None
         with lock:
             yield
 
     def load(self, engine: str, settings: Settings) -> ExportedNetwork:
-        """The ONNX model in an engine; errors are those of `load_onnx`."""
+        """Loads the ONNX model into an engine; raises what `load_onnx` raises."""
         return load_onnx(str(self._model), None, replace(settings, engine=engine))
 
     def difference(self, engine: str) -> float:
-        """How far an engine's answers are from PyTorch's, in float32; the ONNX model is made if it is not there.
+        """How far an engine's logits are from PyTorch's, in float32; writes the ONNX model if it is missing.
 
         Raises:
-            UserError: it cannot be made, or the engine cannot run it.
+            UserError: the model cannot be written, or the engine cannot run it.
         """
         found = self._read()
         version = f"{engine} {importlib.metadata.version(engine)}" if importlib.util.find_spec(engine) else engine
@@ -335,25 +335,25 @@ class _Kept:
         return difference
 
     def _write(self, module: fx.GraphModule, images: Tensor) -> None:
-        """Makes the ONNX model of a program; raises `UserError` if it cannot be made."""
+        """Writes the program as an ONNX model; raises `UserError` if that is impossible."""
         _require_writers()
-        from utils.deploy.onnx_export import USUAL_FORM, write_onnx  # what PyTorch's exporter needs takes seconds
+        from utils.deploy.onnx_export import USUAL_FORM, write_onnx  # PyTorch's exporter takes seconds to import
 
         with written_together(self.folder, "--engine") as temporary:
             try:
                 write_onnx(export_program(module, images), self.source.description, temporary, USUAL_FORM)
             except UserError:
                 raise
-            except Exception as error:  # whatever PyTorch's exporters make of an operator that they do not know
+            except Exception as error:  # PyTorch's exporters raise anything at an operator they do not know
                 if of_the_machine(error) is not None:
                     raise
                 text = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise UserError(
-                    f"--model_file {self.source.model_file} cannot be made an ONNX model: {cut(text, 300)}"
+                    f"--model_file {self.source.model_file} cannot be exported to ONNX: {cut(text, 300)}"
                 ) from None
 
     def speeds(self, way: str) -> dict[str, Speed] | None:
-        """What was measured for a way to run the program; None: nothing, or no more than damaged files."""
+        """The speeds measured for one way of running the program; None if there are none, or the files are damaged."""
         try:
             speeds = {name: Speed(*map(float, pair)) for name, pair in self._read()["speeds"][way].items()}
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -369,7 +369,7 @@ class _Kept:
         self._write_found({**found, "speeds": {**others, way: measured}})
 
     def forget(self) -> None:
-        """Removes what is kept."""
+        """Deletes the cached files."""
         for path in (self._found, self._model):
             path.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""Export of networks for predict.py: see utils/deploy/exported.py for the files."""
+"""Exports networks for predict.py; utils/deploy/exported.py describes the files."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from utils.deploy.triton import write_model
 from utils.errors import UserError
 from utils.files import written_together
 
-# What utils/deploy/quantize.py makes of model.onnx.
+# Name of the int8 form of model.onnx that utils/deploy/quantize.py writes.
 QUANTIZED = "model_int8.onnx"
 
 # The formats that have an int8 form.
 QUANTIZED_FORMATS = ("onnx", "executorch")
 
-# Files that a format may have beside its model file, which make no sense without it.
+# Files that belong to a format's model file, and are deleted when that is replaced.
 OF_THE_MODEL = {"onnx": {"model.onnx.data", QUANTIZED, f"{QUANTIZED}.data"}, "executorch": {QUANTIZED_MODEL}}
 
 
@@ -46,21 +46,21 @@ def save_inference(
     inference_format: str = "torch",
     form: OnnxForm = USUAL_FORM,
 ) -> Path:
-    """Exports a network and checks that what was written gives the same logits.
+    """Exports a network and checks that the written files give the same logits.
 
     Args:
         model: the network with its weights, float32, on the CPU. It is put into evaluation mode.
-        description: of the network; what it says of the file of weights is filled in.
-        folder: where to write model and params, model.onnx, model.pte, or what Triton takes; what was there before is
-            replaced when the new files have been checked. (An int8 model goes, as it is of the old weights.)
+        description: describes the network; its fields about the weight file are filled in.
+        folder: where to write model and params, model.onnx, model.pte, or a Triton model. Files of an earlier export
+            are replaced once the new ones have been checked. (An int8 model is deleted, as it has the old weights.)
         inference_format: torch, onnx, triton or executorch, as in --inference_format.
-        form: of an ONNX model.
+        form: how to write an ONNX model.
 
     Returns:
         The model file.
 
     Raises:
-        UserError: it cannot be written, what it needs is not installed, or the network cannot be exported exactly.
+        UserError: the files cannot be written, a package is missing, or the export does not give the same logits.
     """
     check_format(inference_format)
     images = test_images(description.image_shape)
@@ -71,13 +71,13 @@ def save_inference(
 
 
 def folded_program(model: Network, images: Tensor) -> ExportedProgram:
-    """The program of a network, which is put into evaluation mode, for any number of images such as `images`."""
+    """Exports a network, after putting it into evaluation mode, for any batch size and images of the size of `images`."""
     model.eval().requires_grad_(False)
     return export_program(fold_batch_norms(model, images), images)
 
 
 def check_format(inference_format: str) -> None:
-    """Raises `UserError` if what an --inference_format needs is not installed."""
+    """Raises `UserError` if a package that this --inference_format needs is missing."""
     if inference_format == "executorch":
         require_executorch()
     elif inference_format != "torch":
@@ -94,13 +94,13 @@ def write_export(
     flag: str,
     form: OnnxForm = USUAL_FORM,
 ) -> Path:
-    """Writes a program, and puts it in place once it has answered as expected.
+    """Writes a program, and moves the files into place once they give the expected logits.
 
     Args:
-        program: from images to logits; its weights are taken out of it.
-        images, expected: to check with.
+        program: maps images to logits; its weights are removed from it.
+        images, expected: test images and their logits.
         description, folder, inference_format, form: as in `save_inference`.
-        flag: for errors.
+        flag: the flag to name in errors.
 
     Returns:
         The model file.
@@ -115,19 +115,19 @@ def write_export(
         model_file = write(program, description, temporary)
         check_answers(load_exported(str(model_file))(images), expected, description, folder, flag)
         written = set(os.listdir(temporary))
-    # They are of the model that has just been replaced.
+    # They belong to the model that has just been replaced.
     for name in OF_THE_MODEL.get(inference_format, set()) - written:
         (folder / name).unlink(missing_ok=True)
     return folder / model_file.name
 
 
 def check_answers(answers: Tensor, expected: Tensor, description: Description, output: Path, flag: str) -> None:
-    """Raises `UserError` if what was written answers otherwise than what it was made of."""
+    """Raises `UserError` if an export's logits differ from the expected ones."""
     difference = relative_difference(answers, expected)
     if not difference <= TOLERANCE:
         raise UserError(
-            f"{flag}: {description.network} is not written to {output}: its export differs from it by "
-            f"{difference:.1e} of the largest logit; are the weights those of this network, and finite?"
+            f"{flag}: {description.network} was not written to {output}: the export's logits differ from the network's "
+            f"by {difference:.1e} of the largest; check that the weights belong to this network and are finite"
         )
 
 
@@ -135,14 +135,14 @@ def check_answers(answers: Tensor, expected: Tensor, description: Description, o
 
 
 def fold_batch_norms(model: Network, images: Tensor) -> nn.Module:
-    """A copy of `model` in which batch-norms are folded into the convolutions before them; the logits are the same.
+    """Copies `model` with each batch norm folded into the convolution before it; the logits stay the same.
 
-    In evaluation a batch-norm is y = a x + b per channel, which a convolution's weights and bias can take over. Which
-    convolution is before which batch-norm is seen when the network runs, so networks need no code for it.
+    In evaluation a batch norm computes y = a x + b per channel, which the convolution's weights and bias can absorb.
+    A trace of one run shows which batch norm follows which convolution, so networks need no code for it.
     """
-    folded = fuse(model)  # what networks fold themselves
+    folded = fuse(model)  # the branches that networks fold themselves
     for conv_path, bn_path in _foldable_pairs(folded, images):
-        # In float64, so that nothing but the last rounding is lost.
+        # In float64, so that only the last step rounds.
         conv = cast(nn.Conv2d, folded.get_submodule(conv_path)).double()
         bn = cast(nn.BatchNorm2d, folded.get_submodule(bn_path)).double()
         folded.set_submodule(conv_path, fuse_conv_bn_eval(conv, bn).float())
@@ -150,18 +150,20 @@ def fold_batch_norms(model: Network, images: Tensor) -> nn.Module:
     with torch.inference_mode():
         difference = relative_difference(folded(images), model(images))
     if not difference <= TOLERANCE:
-        warn(f"batch-norms are not folded: that would change the logits by {difference:.1e} of the largest")
+        warn(
+            f"exporting without folding batch norms: folding would change the logits by {difference:.1e} of the largest"
+        )
         return model
     return folded
 
 
 class _Uses(TorchDispatchMode):
-    """Notes what computes each tensor, and how often it is used.
+    """Records which operation computes each tensor, and how often it is used.
 
     Attributes:
         source: id of a tensor -> the weight of the convolution that computed it.
-        count: id of a tensor -> operations that take it.
-        norms: (input, weight) of every batch-norm.
+        count: id of a tensor -> number of operations that take it.
+        norms: (input, weight) of every batch norm.
     """
 
     def __init__(self) -> None:
@@ -169,7 +171,7 @@ class _Uses(TorchDispatchMode):
         self.source: dict[int, Tensor] = {}
         self.count: Counter[int] = Counter()
         self.norms: list[tuple[Tensor, Tensor]] = []
-        self._kept: list[Any] = []  # the id of a tensor that is gone could become another's
+        self._kept: list[Any] = []  # keeps tensors alive: a freed tensor's id can be reused
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = operator(*args, **(kwargs or {}))
@@ -183,8 +185,8 @@ class _Uses(TorchDispatchMode):
 
 
 def _foldable_pairs(model: nn.Module, images: Tensor) -> list[tuple[str, str]]:
-    """Paths of each convolution of `model` and the batch-norm that alone uses its result."""
-    # Shapes are enough: on the meta device nothing is computed.
+    """Paths (convolution, batch norm) in `model` where only the batch norm uses the convolution's result."""
+    # Shapes are enough: the meta device computes nothing.
     ghost = shapes_only(model)
     with torch.no_grad(), _Uses() as uses:
         ghost(images.to("meta"))
@@ -221,7 +223,7 @@ def _write_program(program: ExportedProgram, description: Description, folder: P
 
 
 def forget_source(program: ExportedProgram) -> None:
-    """Leaves out of a program where the network's code lay on this machine, which is nobody's business."""
+    """Removes from a program the paths of the network's source files on this machine."""
     program.example_inputs = None
     for node in program.graph.nodes:
         for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node"):
@@ -229,10 +231,10 @@ def forget_source(program: ExportedProgram) -> None:
 
 
 def _take_weights(program: ExportedProgram) -> dict[str, Tensor]:
-    """Takes the weights out of a program, and leaves zeros of the same shapes that need no memory."""
+    """Takes the weights out of a program, and leaves zeros of the same shapes, which need no memory."""
     weights = {}
     state, constants = cast(dict[str, Tensor], program.state_dict), cast(dict[str, Tensor], program.constants)
-    for tensors in (state, constants):  # there are no other constants in programs of networks
+    for tensors in (state, constants):  # networks' programs have no other constants
         for name, tensor in tensors.items():
             weights[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
             empty = torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)

@@ -1,14 +1,14 @@
-"""Exported networks: what infer.py --save_inference=True writes, read back and run without models/.
+"""Exported networks: loads what infer.py --save_inference=True wrote, and runs it without models/.
 
-What PaddlePaddle exported is loaded as well, by `utils.deploy.paddle_model`.
+Models that PaddlePaddle exported are loaded too, by `utils.deploy.paddle_model`.
 
     NAME/model         a torch.export program without weights, which carries a `Description` of the network
     NAME/params        its weights, safetensors
     NAME/model.onnx    (--inference_format=onnx) an ONNX model, which carries the same description
     NAME/model.onnx.data    its weights, if they are not in the model
-    NAME/model.pte     (--inference_format=executorch) a program of ExecuTorch, for phones, with weights and description
+    NAME/model.pte     (--inference_format=executorch) an ExecuTorch program, for phones, with weights and description
 
-`torch.export.load` reads such a program too; its weights are then zeros, to be replaced in `state_dict`.
+`torch.export.load` can read the program as well; its weights are then zeros, and the caller sets them in `state_dict`.
 """
 
 from __future__ import annotations
@@ -52,34 +52,34 @@ def load_exported(
     images: float = 0,
     measure: bool | None = None,
 ) -> ExportedNetwork:
-    """Loads what infer.py --save_inference=True wrote, of any format, or PaddlePaddle; its content tells which.
+    """Loads a model that infer.py --save_inference=True or PaddlePaddle wrote; the content tells the format.
 
     Args:
-        model_file: NAME/model, NAME/model.onnx or NAME/model.pte; of PaddlePaddle the program, its folder, or an
+        model_file: NAME/model, NAME/model.onnx or NAME/model.pte; for PaddlePaddle the program, its folder, or an
             archive of that.
-        params_file: its weights; None: the file that was written beside it.
+        params_file: its weights; None: the file that was written next to it.
         device: where to run it.
-        dtype: to compute in: float32, bfloat16 or float16.
-        engine: pytorch, onnxruntime, openvino or auto. For a program auto is PyTorch, or another one that takes less
-            time for `images`, as far as that was measured. For an ONNX model it is ONNX Runtime, or OpenVINO where that
-            is faster (in bfloat16 and int8 on a CPU) and installed. For a program of ExecuTorch it is that.
-        batch_size: images that a batch will usually have; with TensorRT, images that it will have at most.
+        dtype: the type to compute in: float32, bfloat16 or float16.
+        engine: pytorch, onnxruntime, openvino or auto. For a program, auto means PyTorch, or another engine that was
+            measured to be faster for `images` images. For an ONNX model it means ONNX Runtime, or OpenVINO if that is
+            installed and faster (bfloat16 and int8 on a CPU). For an ExecuTorch program it means ExecuTorch.
+        batch_size: usual number of images in a batch; with TensorRT, the largest number.
         use_compile: compile a program with torch.compile.
         use_tensorrt: run an ONNX model with ONNX Runtime's TensorRT provider.
-        gpu_mem: bytes that ONNX Runtime may allocate on a GPU; None: all there are.
-        may_use_cpu: where the engine for an ONNX model cannot use the GPU `device`, use the CPU, with a warning.
-        cpu_flag: what the user would have to give for the CPU, for errors.
-        input_flags: the `INPUT_FLAGS` that the user gave: they count for more than the description.
-        output_name: of a program of PaddlePaddle with several outputs, the one to answer with.
-        features: answer with an output that is no classes, by `ExportedNetwork.features`.
-        images: how many are to be answered; 0: PyTorch runs a program, whatever is known.
-        measure: of auto and a program: measure how fast the engines are, if that is not known yet. None: only if
-            `images` would keep PyTorch busy for `utils.deploy.engine_choice.LONG` seconds.
+        gpu_mem: bytes that ONNX Runtime may allocate on a GPU; None: no limit.
+        may_use_cpu: if the engine for an ONNX model cannot use the GPU `device`, warn and use the CPU.
+        cpu_flag: how the user can ask for the CPU, for errors.
+        input_flags: the `INPUT_FLAGS` that the user gave; they override the description.
+        output_name: name of the output to use, for a PaddlePaddle program with several outputs.
+        features: use an output that is not class scores, through `ExportedNetwork.features`.
+        images: number of images to answer; 0: auto runs a program with PyTorch, whatever was measured.
+        measure: with auto and a program: measure the engines, unless the cache has their speeds. None: only if PyTorch
+            would need `utils.deploy.engine_choice.LONG` seconds for `images` images.
 
     Raises:
-        FlagError: flags that do not go with the network.
-        UserError: files that are missing, damaged, of another version or do not belong together, or an engine that
-            is not installed or cannot do what is asked.
+        FlagError: the flags do not suit the network.
+        UserError: files are missing, damaged, of another version or do not belong together, or the engine is not
+            installed or cannot do what the flags ask.
     """
     given = input_flags or {}
     settings = Settings(
@@ -87,34 +87,37 @@ def load_exported(
         may_use_cpu, cpu_flag,
     )  # fmt: skip
     if is_inference_model(model_file):
-        from utils.deploy.paddle_model import load_paddle  # the tables of its operators take a while to import
+        from utils.deploy.paddle_model import load_paddle  # its operator tables are slow to import
 
-        _check_program(settings, f"utils/convert_model.py --inference_format=onnx makes one of {model_file}")
+        _check_program(settings, f"convert {model_file} with utils/convert_model.py --inference_format=onnx")
         return load_paddle(model_file, params_file, settings, given, output_name, features)
     if features or output_name is not None:
         flag = "--features_path or --score_decimals" if features else "--output_name"
-        raise FlagError(f"{flag} is for models that PaddlePaddle exported, and --model_file {model_file} is none")
+        raise FlagError(
+            f"{flag} is for models that PaddlePaddle exported; --model_file {model_file} is not one: leave it out"
+        )
     network = _load_own(model_file, params_file, settings)
     return replace(network, description=_with_input(network.description, given, model_file))
 
 
 def _with_input(description: Description, given: Mapping[str, Any], model_file: str) -> Description:
-    """The description with the `INPUT_FLAGS` that were given; raises `FlagError` if the images would not fit."""
+    """Overrides the description by the `INPUT_FLAGS` given; raises `FlagError` if the images would not fit."""
     if given.get("image_shape", description.image_shape) != description.image_shape:
-        raise FlagError(f"--model_file {model_file} takes images of {description.image_shape} and no others")
+        shapes = f"only images of {description.image_shape}, not {given['image_shape']}"
+        raise FlagError(f"--model_file {model_file} takes {shapes}: leave the flag for their size out")
     return replace(description, **given)
 
 
 def _check_program(settings: Settings, remedy: str) -> None:
-    """Raises `FlagError` if a program is to be run in a way that is for ONNX models, or in two ways."""
+    """Raises `FlagError` for a program if the flags ask for TensorRT, or for both torch.compile and another engine."""
     if settings.use_tensorrt:
-        raise FlagError(f"--use_tensorrt runs ONNX models: {remedy}")
+        raise FlagError(f"--use_tensorrt runs ONNX models only: {remedy}")
     if settings.use_compile and settings.engine not in ("auto", "pytorch"):
-        raise FlagError(f"--use_compile and --engine={settings.engine} exclude each other: give one of them")
+        raise FlagError(f"--use_compile and --engine={settings.engine} exclude each other: give only one of them")
 
 
 def _load_own(model_file: str, params_file: str | None, settings: Settings) -> ExportedNetwork:
-    """What infer.py wrote; errors are those of `load_exported`."""
+    """Loads what infer.py wrote; raises what `load_exported` raises."""
     if (folder := Path(model_file)).is_dir():
         files = [str(folder / name) for name in ("model", "model.onnx") if (folder / name).is_file()]
         raise UserError(
@@ -127,23 +130,25 @@ def _load_own(model_file: str, params_file: str | None, settings: Settings) -> E
     except OSError as error:
         raise UserError(f"--model_file {model_file}: {reason(error)}") from None
     if head.startswith(b"PK\3\4"):
-        _check_program(settings, "export the network by infer.py --inference_format=onnx")
+        _check_program(settings, "export the network with infer.py --inference_format=onnx")
         return _load_program(model_file, params_file, settings)
     if is_executorch(head):
         return load_executorch(model_file, params_file, settings)
     if settings.engine == "pytorch" or settings.use_compile:
         wanted = "--use_compile" if settings.use_compile else "--engine=pytorch"
-        raise FlagError(f"{wanted} runs programs of PyTorch: export the network by infer.py --inference_format=torch")
+        raise FlagError(
+            f"{wanted} runs PyTorch programs only: export the network with infer.py --inference_format=torch"
+        )
     return load_onnx(model_file, params_file, settings)
 
 
 def _load_program(model_file: str, params_file: str | None, settings: Settings) -> ExportedNetwork:
-    """A program of torch.export."""
+    """Loads a torch.export program."""
     try:
         program, texts = read_program(model_file, DESCRIPTION)
         if DESCRIPTION not in texts:
             raise ProgramError(
-                "a program without a description of the network: infer.py --save_inference=True writes it"
+                "a program without a description of the network: export it with infer.py --save_inference=True"
             )
         description = Description.from_json(texts[DESCRIPTION], model_file)
         params = checked_params(description, model_file, params_file)
@@ -170,7 +175,7 @@ def _load_program(model_file: str, params_file: str | None, settings: Settings) 
 
 
 def _read_weights(path: str, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, in `dtype` if they are floating."""
+    """The tensors of a .safetensors file; floating-point tensors are converted to `dtype`."""
     try:
         weights, _ = read_safetensors_file(Path(path))
     except FormatError as error:

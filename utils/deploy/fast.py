@@ -1,4 +1,4 @@
-"""A network's graph, made fast for the device that it runs on."""
+"""Optimizes a network's graph for its device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def make_fast(
     use_compile: bool,
     name: str,
 ) -> Run:
-    """A program with its weights, made fast for the device. `name`: of the network, for errors."""
+    """Moves a program to its device and optimizes it there. `name` is the network's name, for errors."""
     if device.type == "cpu":
         align(module)
     if device.type == "cpu" and not use_compile:
@@ -35,7 +35,7 @@ def make_fast(
 
 
 def align(module: fx.GraphModule) -> None:
-    """Copies the weights that lie at addresses which are no multiples of 16, as they may in a file that is mapped.
+    """Copies weights that are not aligned to 16 bytes, as can happen in a memory-mapped file.
 
     oneDNN's kernels for processors without AVX load 16 bytes at a time, and crash at other addresses.
     """

@@ -1,4 +1,4 @@
-"""What an exported network is: its description, its file of weights, and how it is called."""
+"""An exported network: its description, its weight file, and how it is called."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ Run = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Description:
-    """What an exported network is, and how its images are prepared.
+    """Describes an exported network and how its images are prepared.
 
     Attributes:
         network: its name, as in --model.
-        class_names: by class number, None where a class has none; perhaps of the first classes only, or of none.
+        class_names: by class number, None for a class without a name; may cover the first classes only, or none.
         image_shape: channels, height, width.
         resize_short_size, interpolation: as the flags; see `utils.reading.transforms.EvalTransform`.
         image_mean, image_std: per channel, in the order of `channel_order`, for pixels scaled to 0..1; see
             `utils.reading.normalize.normalize`.
         resize_mode, resize_backend, decode_backend, channel_order, background, image_depth_range: as the flags.
         multi_label: an image may have several of the classes, each by a sigmoid of its logit.
-        threshold: probability from which on it has one, a number for all classes or one per class; of a network of one
-            class per image and two classes, that from which on it is the second. None: nothing is said.
-        precision: of its arithmetic as exported, float32 or int8.
-        params_name: name of the file of weights that belongs to the model file; "" if the weights are in that.
+        threshold: lowest probability at which an image has a class, one for all classes or one per class. For a binary
+            classifier (one class per image, two classes), lowest probability of the second class. None: not set.
+        precision: arithmetic of the export, float32 or int8.
+        params_name: name of the weight file that belongs to the model file; "" if the model file has the weights.
         params_bytes, params_sha256: its size and checksum, or those of the graph in the model file.
         format: version of this description.
-        class_dim: number of classes; not given, the number of names.
+        class_dim: number of classes; in descriptions without it, the number of names.
     """
 
     network: str
@@ -77,7 +77,7 @@ class Description:
         return json.dumps(asdict(self), indent=1)
 
     def with_params(self, name: str, size: int, checksum: str) -> Description:
-        """The description, with what it says of the file of weights; "" for its name: they are in the model file."""
+        """The description with these fields about the weight file; name "" if the model file has the weights."""
         return replace(self, params_name=name, params_bytes=size, params_sha256=checksum)
 
     @classmethod
@@ -85,21 +85,21 @@ class Description:
         """Reads a description; `path` is the file that holds it, for errors.
 
         Raises:
-            UserError: not a description, or one of another version.
+            UserError: it is not a description, or has another format version.
         """
         try:
             values = json.loads(text)
             if values["format"] != FORMAT:
                 found = cut(repr(values["format"]), 20)
                 raise UserError(
-                    f"--model_file {path} has format {found}, and {FORMAT} is the one that can be read: export the "
+                    f"--model_file {path} has format {found}, and this version reads format {FORMAT}: export the "
                     "network again"
                 )
             values = {"multi_label": False, "threshold": None, **values, **checked_input(values)}
             if "class_dim" not in values:
                 values["class_dim"] = len(values["class_names"])
                 if values["class_names"] == [str(number) for number in range(values["class_dim"])]:
-                    values["class_names"] = []  # numbers stood for names that were not known
+                    values["class_names"] = []  # numbers stood for unknown names
             description = cls(**{field.name: values[field.name] for field in fields(cls)})
             if type(description.params_bytes) is not int or type(description.class_dim) is not int:
                 raise ValueError("not numbers")
@@ -112,7 +112,7 @@ class Description:
                 raise ValueError("not as many names as classes")
             if not all(isinstance(name, str | None) for name in description.class_names):
                 raise ValueError("not names")
-            # Half a character, as JSON may have it, cannot be written anywhere: UnicodeEncodeError, a ValueError.
+            # JSON may hold a lone surrogate, which cannot be encoded: UnicodeEncodeError, a ValueError.
             "".join(name or "" for name in (*description.class_names, *texts)).encode()
         except ScaleError as error:
             raise UserError(f"--model_file {path}: {error}: export the network again") from None
@@ -122,7 +122,7 @@ class Description:
 
 
 def _is_threshold(description: Description) -> bool:
-    """Whether a description's threshold and `multi_label` are what they should be."""
+    """Whether a description's threshold and `multi_label` are valid."""
     threshold, classes = description.threshold, description.class_dim
     if type(description.multi_label) is not bool or threshold is None:
         return type(description.multi_label) is bool
@@ -136,7 +136,7 @@ def _is_threshold(description: Description) -> bool:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a network is to be run; the attributes are those of `utils.deploy.exported.load_exported`."""
+    """How to run a network; the attributes are arguments of `utils.deploy.exported.load_exported`."""
 
     device: torch.device
     dtype: torch.dtype = torch.float32
@@ -156,15 +156,15 @@ class ExportedNetwork:
     """A network that is ready to run: call it with images to get logits.
 
     Attributes:
-        description: what it is, and how its images are prepared.
-        engine: what runs it.
-        device: where it runs, and where the images have to be.
-        dtype: of the images.
-        memory_format: of the images.
-        run: what computes.
-        topk: classes per image that its files ask for; None: they say nothing.
-        attributes: which attributes its files say that its classes are, as --attributes; None: they say nothing.
-        remedy: what to do about a model that cannot be run.
+        description: describes it and how its images are prepared.
+        engine: name of the engine that runs it.
+        device: where it runs, and where the images must be.
+        dtype: the images' type.
+        memory_format: the images' memory format.
+        run: computes the output.
+        topk: classes per image that its files ask for; None if they do not say.
+        attributes: the kind of attributes that its files name, as --attributes; None if they do not say.
+        remedy: what to do if the model cannot be run, for errors.
     """
 
     description: Description
@@ -179,27 +179,27 @@ class ExportedNetwork:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """Normalized images (N, 3, H, W) to logits, float32 (N, classes)."""
+        """Maps normalized images (N, 3, H, W) to logits, float32 (N, classes)."""
         logits = self._output(images)
         if logits.ndim != 2 or len(logits) != len(images):
             raise UserError(
-                f"--model_file ({self.description.network}) is damaged: what it makes of {len(images)} images is of "
+                f"--model_file ({self.description.network}) is damaged: for {len(images)} images its output has the "
                 f"shape {list(logits.shape)}; {self.remedy}"
             )
         if logits.shape[1] != self.description.class_dim:
             raise UserError(
-                f"--model_file ({self.description.network}): the model has {logits.shape[1]} classes, and its "
-                f"description {self.description.class_dim}: {self.remedy}"
+                f"--model_file ({self.description.network}): the model has {logits.shape[1]} classes, but its "
+                f"description says {self.description.class_dim}: {self.remedy}"
             )
         return logits
 
     def _output(self, images: Tensor) -> Tensor:
-        """What the network computes, float32; raises `UserError` if it is none, or cannot compute."""
+        """The network's output, float32; raises `UserError` if it fails or does not return a tensor."""
         try:
             output = self.run(images)
         except UserError:
             raise
-        except Exception as error:  # whatever an operator makes of arguments that a file has for it
+        except Exception as error:  # an operator may raise anything for arguments from a file
             if of_the_machine(error) is not None:
                 raise
             text = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -207,34 +207,34 @@ class ExportedNetwork:
                 f"--model_file ({self.description.network}) cannot be run: {cut(text, 300)}; {self.remedy}"
             ) from None
         if not isinstance(output, Tensor):
-            raise UserError(f"--model_file ({self.description.network}) is damaged: its output is no tensor")
+            raise UserError(f"--model_file ({self.description.network}) is damaged: its output is not a tensor")
         return output.float()
 
     @torch.inference_mode()
     def features(self, images: Tensor) -> Tensor:
-        """Normalized images (N, 3, H, W) to an output that is no classes, float32 (N, all of it in a row)."""
+        """Maps normalized images (N, 3, H, W) to an output that is not class scores, float32 (N, flattened)."""
         rows = self._output(images)
         if not rows.ndim or len(rows) != len(images):
             raise UserError(
-                f"--features_path: what {self.description.network} makes of {len(images)} images is of shape "
-                f"{list(rows.shape)}, and no row for each: name another output by --output_name"
+                f"--features_path: for {len(images)} images the output of {self.description.network} has the shape "
+                f"{list(rows.shape)}, not one row per image: choose another output with --output_name"
             )
         return rows.reshape(len(images), -1)
 
 
 def checked_params(description: Description, model_file: str, params_file: str | None) -> str:
-    """Path of the file of weights, which is checked to be the one that was written with the model file.
+    """Path of the weight file, after a check that it was written together with the model file.
 
     Raises:
-        UserError: it is not, or there is none.
+        UserError: it was not, or it cannot be read.
     """
     path = params_file or os.path.join(os.path.dirname(model_file), os.path.basename(description.params_name))
     try:
         size = os.path.getsize(path)
         if size < description.params_bytes:
-            problem = f"has {size} bytes of {description.params_bytes}: it is cut short, or belongs to another model"
+            problem = f"has {size} bytes, not {description.params_bytes}: it is cut short, or belongs to another model"
         elif size > description.params_bytes or sha256(path) != description.params_sha256:
-            problem = "does not belong to it, or is damaged"
+            problem = "does not belong to that model, or is damaged"
         else:
             return path
     except OSError as error:
@@ -246,7 +246,7 @@ def checked_params(description: Description, model_file: str, params_file: str |
 
 
 def sha256(path: str) -> str:
-    """Checksum of a file, in hexadecimal digits."""
+    """SHA-256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 22):

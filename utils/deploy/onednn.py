@@ -1,8 +1,8 @@
-"""Convolutions fused with what follows them, for CPUs: oneDNN's own kernels, without a compiler.
+"""Fuses convolutions with the operations that follow them: oneDNN's own kernels on a CPU, without a compiler.
 
-PyTorch's convolutions on CPUs come down to oneDNN, which can apply an activation or add a residual while a result is
-still in registers, and wants the weights in an order of its own. PyTorch has operators for both (torch.ops.mkldnn),
-which its compiler uses; here they are put into a network's graph directly, so that a process is ready at once.
+On CPUs PyTorch's convolutions call oneDNN, which can apply an activation or add a residual while the result is still in
+registers, and prefers its own layout of the weights. PyTorch has operators for both (torch.ops.mkldnn), which its
+compiler uses. Here they go into a network's graph directly, so that a process is ready at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from utils.programs.operands import operands, tensor_name
 aten = torch.ops.aten
 mkldnn = torch.ops.mkldnn
 
-# Activation -> oneDNN's name of it, and its numbers.
+# Activation -> oneDNN's name for it, and its parameters.
 ACTIVATIONS: dict[Any, tuple[str, list[float]]] = {
     aten.relu.default: ("relu", []),
     aten.relu_.default: ("relu", []),
@@ -60,14 +60,13 @@ class _Convolution(NamedTuple):
 
 
 def fuse_convolutions(module: fx.GraphModule, batch_size: int) -> None:
-    """Replaces the convolutions of a graph by oneDNN's, each with the activation or the sum that follows it.
+    """Replaces the convolutions of a graph by oneDNN's, each fused with the activation or the sum that follows it.
 
-    Zeros that are put around the images of a depthwise convolution become its own padding.
+    Zero padding before a depthwise convolution becomes the convolution's own padding.
 
     Args:
-        module: as `utils.deploy.program_graph.build_graph` makes it, on a CPU; its weights have the type to compute
-            in.
-        batch_size: images that a batch will usually have, for which the weights are laid out.
+        module: as `utils.deploy.program_graph.build_graph` builds it, on a CPU, in the type to compute in.
+        batch_size: usual number of images in a batch; the layout of the weights is chosen for it.
     """
     _Fusion(module, batch_size).run()
 
@@ -96,16 +95,16 @@ class _Fusion:
         self.module.recompile()
 
     def absorb_padding(self, node: fx.Node) -> None:
-        """pad, depthwise conv -> depthwise conv; padding is a copy of the images, which takes longer than the conv.
+        """pad, depthwise conv -> depthwise conv; padding copies the images, which takes longer than the conv.
 
-        oneDNN's operators take the same padding on both sides, so where there is less before than after (the "same"
-        padding of TensorFlow's networks) the kernel gets zeros in front: its windows still see the same pixels.
+        oneDNN's operators take the same padding on both sides. With less padding before than after (the "same" padding
+        of TensorFlow's networks) the kernel is extended with zeros in front, so that its windows see the same pixels.
         """
         convolution = _Convolution(*operands(node))
         pad = convolution.images
         is_depthwise = convolution.groups == pad.meta["shape"][1]
         if pad.target is not aten.pad.default or len(operands(pad)) != 2 or pad.kwargs or len(pad.users) > 1:
-            return  # with more arguments it pads with something else than zeros
+            return  # more arguments mean another padding than zeros
         images, sides = operands(pad)
         if not is_depthwise or len(sides) != 4 or any(convolution.padding) or tuple(convolution.dilation) != (1, 1):
             return
@@ -121,7 +120,7 @@ class _Fusion:
         self.graph.erase_node(pad)
 
     def fuse_activation(self, node: fx.Node) -> None:
-        """conv, activation -> one operator; a convolution alone becomes one too, for the layout of its weights."""
+        """conv, activation -> one operator; a lone convolution is replaced too, for the layout of its weights."""
         follower = _only_user(node)
         name, numbers = ACTIVATIONS.get(follower and follower.target, ("none", []))
         convolution = _Convolution(*operands(node))
@@ -133,7 +132,7 @@ class _Fusion:
         self.replace(fused, [node] if follower is None or name == "none" else [node, follower])
 
     def fuse_sum(self, node: fx.Node) -> None:
-        """conv + other, ReLU if there is one -> one operator."""
+        """conv + other, with a ReLU if one follows -> one operator."""
         if len(operands(node)) != 2 or node.kwargs:
             return
         convolutions = [
@@ -143,7 +142,7 @@ class _Fusion:
         ]
         if not convolutions:
             return
-        # The sum is made where the convolution is, so what is added has to be there by then.
+        # The convolution computes the sum, so the other operand must be ready before it.
         last = max(convolutions, key=self.order.__getitem__)
         other = operands(node)[1] if operands(node)[0] is last else operands(node)[0]
         if not isinstance(other, fx.Node) or other is last or self.order[other] > self.order[last]:
@@ -167,7 +166,7 @@ class _Fusion:
         self.replace(fused, [last, node, follower] if follower is not None and relu else [last, node])
 
     def is_spent(self, value: fx.Node, convolution: fx.Node, addition: fx.Node) -> bool:
-        """Whether the sum may be put into the memory of `value`: nobody else reads it from `convolution` on."""
+        """Whether the sum may overwrite `value`: nothing else reads it after `convolution`."""
         in_place = mkldnn._convolution_pointwise_.binary
         if value.op != "call_function" or (value.target is not in_place and _may_alias(value)):
             return False
@@ -178,7 +177,7 @@ class _Fusion:
         )
 
     def arguments(self, convolution: _Convolution) -> tuple[Any, ...]:
-        """What every fused operator takes: weight in oneDNN's layout, bias, padding, stride, dilation, groups."""
+        """Arguments of every fused operator: weight in oneDNN's layout, bias, padding, stride, dilation, groups."""
         padding, stride, dilation = (
             list(pair) if len(pair) == 2 else list(pair) * 2
             for pair in (convolution.padding, convolution.stride, convolution.dilation)
@@ -192,7 +191,7 @@ class _Fusion:
         return packed_node, convolution.bias, padding, stride, dilation, convolution.groups
 
     def replace(self, fused: fx.Node, nodes: list[fx.Node]) -> None:
-        """Puts `fused` in the place of a chain of nodes, of which the last one's result counts."""
+        """Replaces a chain of nodes by `fused`, which takes over the last one's users."""
         self.order[fused] = self.order[nodes[0]]
         fused.meta["shape"] = nodes[-1].meta["shape"]
         nodes[-1].replace_all_uses_with(fused)
@@ -205,6 +204,6 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 
 
 def _may_alias(node: fx.Node) -> bool:
-    """Whether a node's result may share memory with its arguments: a view, or an operation in place."""
+    """Whether a node's result may share memory with its arguments: a view, or an in-place operation."""
     schema = getattr(node.target, "_schema", None)
     return schema is None or any(result.alias_info is not None for result in schema.returns)

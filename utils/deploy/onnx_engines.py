@@ -1,4 +1,4 @@
-"""ONNX models, run by ONNX Runtime or OpenVINO. Both are optional: requirements-onnx.txt has them."""
+"""Runs ONNX models with ONNX Runtime or OpenVINO. Both are optional: requirements-onnx.txt lists them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from utils.errors import FlagError, UserError, reason
 from utils.formats.protobuf import read_fields
 from utils.system import cache_folder
 
-# What becomes one line here is not printed by a session of onnxruntime as well. (Its other logger, which says which
-# library of a GPU does not load, goes on: nobody else says it.)
+# Silences the log of onnxruntime's sessions, whose errors are reported here. (Its other logger stays on: it alone names
+# a GPU library that does not load.)
 SILENT = 4
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -32,22 +32,22 @@ Provider = tuple[str, dict[str, object]]
 
 
 class NoGpuError(UserError):
-    """An engine that could use the CPU cannot use the GPU that it was given. The message is the reason and a remedy."""
+    """The engine cannot use the chosen GPU, but could use the CPU. The message gives the reason and a remedy."""
 
 
 def load_onnx(model_file: str, params_file: str | None, settings: Settings) -> ExportedNetwork:
-    """Loads NAME/model.onnx; arguments and errors are those of `utils.deploy.exported.load_exported`."""
+    """Loads NAME/model.onnx; takes and raises what `utils.deploy.exported.load_exported` does."""
     try:
         return _load(model_file, params_file, settings)
     except NoGpuError as error:
         if not settings.may_use_cpu:
-            raise UserError(f"{error}; for the CPU give {settings.cpu_flag}", error.exit_code) from None
+            raise UserError(f"{error}; to use the CPU, give {settings.cpu_flag}", error.exit_code) from None
         warn(f"running on the CPU: {error}")
     return _load(model_file, params_file, replace(settings, device=torch.device("cpu")))
 
 
 def _load(model_file: str, params_file: str | None, settings: Settings) -> ExportedNetwork:
-    """The same, on the device of the settings; raises `NoGpuError` if that is a GPU that the engine cannot use."""
+    """Loads it on the device of the settings; raises `NoGpuError` if the engine cannot use that GPU."""
     device, dtype, engine = settings.device, settings.dtype, settings.engine
     use_tensorrt = settings.use_tensorrt
     with open(model_file, "rb") as file:
@@ -77,12 +77,12 @@ def _load(model_file: str, params_file: str | None, settings: Settings) -> Expor
 
 @contextlib.contextmanager
 def _one_line(model_file: str, engine: str) -> Iterator[None]:
-    """Turns an engine's errors into a `UserError`, or a `MemoryError` where memory is what was missing."""
+    """Turns an engine's errors into a `UserError`, or into a `MemoryError` if memory ran out."""
     try:
         yield
     except (UserError, MemoryError):
         raise
-    except Exception as error:  # each engine has errors of its own, with RuntimeError for the base at best
+    except Exception as error:  # the engines' exceptions share no base class
         text = str(error).strip() or type(error).__name__
         if re.search("allocate memory|out of memory|bad_alloc", text):
             raise MemoryError(text) from None
@@ -90,13 +90,13 @@ def _one_line(model_file: str, engine: str) -> Iterator[None]:
 
 
 def choose_engine(engine: str, device: torch.device, dtype: torch.dtype, precision: str) -> str:
-    """The engine for an ONNX model: what was asked for, or the faster one that is installed.
+    """The engine for an ONNX model: the one named, or for auto the faster one of those installed.
 
-    Measured on a CPU with AMX: in float32 ONNX Runtime is ahead; in bfloat16 and int8 OpenVINO, which uses AMX.
+    Measured on a CPU with AMX: ONNX Runtime is faster in float32; OpenVINO, which uses AMX, in bfloat16 and int8.
 
     Raises:
-        FlagError: neither can do what is asked.
-        NoGpuError: the one that was asked for runs on CPUs only.
+        FlagError: the engine cannot compute in `dtype` on this device.
+        NoGpuError: the named engine runs on CPUs only.
     """
     on_cpu = device.type == "cpu"
     if engine == "auto":
@@ -106,8 +106,8 @@ def choose_engine(engine: str, device: torch.device, dtype: torch.dtype, precisi
         raise NoGpuError("--engine=openvino does not use NVIDIA GPUs", exit_code=2)
     if engine == "onnxruntime" and on_cpu and dtype != torch.float32:
         raise FlagError(
-            f"ONNX Runtime has no {str(dtype).removeprefix('torch.')} on a CPU: install openvino, or export the "
-            "network by infer.py --inference_format=torch"
+            f"ONNX Runtime cannot compute in {str(dtype).removeprefix('torch.')} on a CPU: install openvino, or export "
+            "the network with infer.py --inference_format=torch"
         )
     return engine
 
@@ -117,7 +117,7 @@ def _is_installed(name: str) -> bool:
 
 
 def import_engine(name: str) -> ModuleType:
-    """The package of an engine; raises `UserError` if it is not installed."""
+    """Imports an engine's package; raises `UserError` if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -132,27 +132,26 @@ def _onnxruntime(model: bytes, params: str | None, description: Description, pro
     options = ort.SessionOptions()
     options.log_severity_level = SILENT
     options.intra_op_num_threads = torch.get_num_threads()
-    # Processors without VNNI add the products of int8 in pairs, in 16 bits. Unless told not to, ONNX Runtime lets these
-    # overflow; it then takes a tenth longer there, and nothing changes elsewhere.
+    # Processors without VNNI add int8 products in pairs, in 16 bits, and by default ONNX Runtime lets these sums
+    # overflow. This option prevents it; such processors take a tenth longer, and others are not affected.
     options.add_session_config_entry("session.x64quantprecision", "1")
-    # Its threads look out for more work for a while, at full speed; between batches others have the processor to read
-    # the next images.
+    # By default its idle threads spin for a while; between batches the processor is needed to read the next images.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if params is not None:
         with open(params, "rb") as file:
             weights = file.read()
-        # From memory: whatever the model says of folders, only this file is read.
+        # From memory, so that only this file is read, whatever paths the model names.
         options.add_external_initializers_from_files_in_memory([description.params_name], [weights], [len(weights)])
     wanted = providers[0][0]
-    why = "does not load, for the reason that it gives above (docs/deployment.md, ONNX on a GPU)"
+    why = "does not load, for the reason printed above (see docs/deployment.md, ONNX on a GPU)"
     try:
-        # With a fallback it would report a provider that fails on stdout, among the results, and go on with the next.
+        # With the fallback enabled it prints a failing provider to stdout, among the results, and tries the next.
         session = ort.InferenceSession(model, options, providers, enable_fallback=False)
     except RuntimeError as error:
-        if "Please install" in str(error):  # libraries of TensorRT or, where CUDA_PATH is set, of CUDA
+        if "Please install" in str(error):  # TensorRT's libraries, or CUDA's if CUDA_PATH is set
             raise _unusable(wanted, why) from None
         raise
-    if session.get_providers()[0] != wanted:  # CUDA's libraries: left out without an exception
+    if session.get_providers()[0] != wanted:  # without CUDA's libraries it drops the provider silently
         raise _unusable(wanted, why)
     name = session.get_inputs()[0].name
 
@@ -174,7 +173,7 @@ def _providers(
     """ONNX Runtime's execution providers for a device, in order of preference.
 
     Raises:
-        UserError: this build of ONNX Runtime has none for it; a `NoGpuError` where TensorRT is not asked for.
+        UserError: this build of ONNX Runtime lacks the provider; a `NoGpuError` unless TensorRT was asked for.
     """
     if device.type == "cpu":
         return [(CPU, {})]
@@ -182,21 +181,19 @@ def _providers(
     wanted = TENSORRT if use_tensorrt else CUDA
     if wanted not in ort.get_available_providers():
         remedy = "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
-        raise _unusable(wanted, f"is not in this build of it: {remedy}")
+        raise _unusable(wanted, f"is missing from this build of ONNX Runtime: {remedy}")
     gpu: dict[str, object] = {"device_id": device.index or 0}
     cuda = CUDA, gpu if gpu_mem is None else {**gpu, "gpu_mem_limit": gpu_mem}
     if use_tensorrt:
         engines = _engine_folder(model, ort.__version__)
         return [(TENSORRT, {**gpu, **_tensorrt_options(description, dtype, batch_size, gpu_mem, engines)}), cuda]
     if dtype != torch.float32:
-        raise FlagError(
-            "half precision of an ONNX model on a GPU: predict.py --use_tensorrt=True has it, and nothing else"
-        )
+        raise FlagError("half precision of an ONNX model on a GPU needs TensorRT: give predict.py --use_tensorrt=True")
     return [cuda]
 
 
 def _unusable(provider: str, why: str) -> UserError:
-    """The error for a provider that cannot be used; for TensorRT, which is asked for by name, the CPU is no remedy."""
+    """The error for a provider that cannot be used; the CPU cannot replace TensorRT, which the user asked for."""
     return (UserError if provider == TENSORRT else NoGpuError)(f"ONNX Runtime's {provider} {why}")
 
 
@@ -220,21 +217,21 @@ def _tensorrt_options(
 
 
 def _engine_folder(model: bytes, version: str) -> str:
-    """The folder for the TensorRT engines of a model, built by a version of ONNX Runtime.
+    """The folder for a model's TensorRT engines, built by one version of ONNX Runtime.
 
-    ONNX Runtime tells engines apart by their graph, not by the weights in them: these are in the checksum, as part of
-    the model's description. They are programs of the GPU: beside the model, whoever made it could have put one there.
+    ONNX Runtime tells engines apart by their graph alone, so the folder's checksum also covers the weights, through the
+    model's description. Engines are GPU code, so none is loaded from the model's folder, where anybody could put one.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: the folder cannot be made.
     """
     folder = os.path.join(cache_folder(), "tensorrt_engines", f"{hashlib.sha256(model).hexdigest()[:32]}-{version}")
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"--use_tensorrt: {folder}, for its engines, cannot be made ({reason(error)}): name another folder for "
-            "caches in the variable XDG_CACHE_HOME"
+            f"--use_tensorrt: cannot make the folder {folder} for its engines ({reason(error)}): set XDG_CACHE_HOME to "
+            "another cache folder"
         ) from None
     return folder
 
@@ -246,9 +243,9 @@ def _openvino(model_file: str, params: str | None, description: Description, dty
     openvino = import_engine("openvino")
     beside = os.path.join(os.path.dirname(model_file), description.params_name)
     if params is not None and not (os.path.exists(beside) and os.path.samefile(params, beside)):
-        raise FlagError(f"--engine=openvino reads the weights beside the model, as {beside}: put {params} there")
+        raise FlagError(f"--engine=openvino reads the weights from {beside}: put {params} there")
     if description.precision == "int8":
-        dtype = torch.bfloat16  # what is not quantized; ignored where the processor has no such arithmetic
+        dtype = torch.bfloat16  # for layers that are not quantized; a processor without bfloat16 ignores it
     precision = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}[dtype]
     config = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -269,7 +266,7 @@ def _openvino(model_file: str, params: str | None, description: Description, dty
 MODEL_IR_VERSION, MODEL_GRAPH, MODEL_METADATA = 1, 7, 14
 ENTRY_KEY, ENTRY_VALUE = 1, 2
 
-# The messages that lead from a model to its tensors: the fields that count, and the message in each.
+# The messages on the way from a model to its tensors: the relevant fields, and the message in each.
 MESSAGES = {
     "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
     "GraphProto": {1: "NodeProto", 5: "TensorProto", 15: "SparseTensorProto"},
@@ -286,14 +283,14 @@ MESSAGES = {
 
 
 def read_description(model: bytes, path: str) -> Description:
-    """The description in an ONNX model's metadata, without the onnx package.
+    """Reads the description from an ONNX model's metadata, without the onnx package.
 
     Args:
-        model: the file.
+        model: the file's bytes.
         path: its name, for errors.
 
     Raises:
-        UserError: it is not an ONNX model, or not one of infer.py's.
+        UserError: it is not an ONNX model, or infer.py did not write it.
     """
     try:
         fields = list(read_fields(memoryview(model)))
@@ -303,25 +300,27 @@ def read_description(model: bytes, path: str) -> Description:
             raise ValueError("no version")
     except (ValueError, IndexError, KeyError, TypeError):
         raise UserError(
-            f"--model_file {path} is neither a program of PyTorch nor an ONNX model, or is damaged: "
-            "infer.py --save_inference=True writes them"
+            f"--model_file {path} is neither a PyTorch program nor an ONNX model, or is damaged: export the network "
+            "with infer.py --save_inference=True"
         ) from None
     if DESCRIPTION not in texts:
-        raise UserError(f"--model_file {path} has no description: it was not written by infer.py --save_inference=True")
+        raise UserError(
+            f"--model_file {path} has no description: export the network with infer.py --save_inference=True"
+        )
     return Description.from_json(texts[DESCRIPTION], path)
 
 
 def _text(value: int | memoryview) -> str:
-    if isinstance(value, int):  # which bytes() would take for a length
-        raise ValueError("a number in place of a text")
+    if isinstance(value, int):
+        raise ValueError("a number instead of a text")
     return str(value, "utf-8")
 
 
 def graph_checksum(model: bytes) -> tuple[int, str]:
-    """Size and checksum of the graph in an ONNX model, with the weights that are in it.
+    """Size and checksum of the graph in an ONNX model, including the weights in it.
 
     Raises:
-        FormatError: it is no model.
+        FormatError: it is not a model.
     """
     digest, size = hashlib.sha256(), 0
     for number, value in read_fields(memoryview(model)):
@@ -332,28 +331,28 @@ def graph_checksum(model: bytes) -> tuple[int, str]:
 
 
 def _checked_weights(model: bytes, description: Description, model_file: str, params_file: str | None) -> str | None:
-    """The file of a model's weights, checked to be the one that belongs to it; None if they are in the model.
+    """The model's weight file, after a check that it belongs to the model; None if the model has the weights.
 
     Raises:
-        UserError: it is not, or what is in the model is damaged.
-        FlagError: a file is given, and the model has none.
+        UserError: the file does not belong to the model, or the model is damaged.
+        FlagError: a file is given, but the model has the weights.
     """
     if description.params_name:
         return checked_params(description, model_file, params_file)
     if params_file is not None:
         raise FlagError(
-            f"--params_file {params_file}: the weights are in --model_file {model_file}: leave the flag out"
+            f"--params_file {params_file}: --model_file {model_file} has the weights: leave --params_file out"
         )
     if graph_checksum(model) != (description.params_bytes, description.params_sha256):
-        raise UserError(f"--model_file {model_file} is damaged: it is not what was exported; export the network again")
+        raise UserError(f"--model_file {model_file} is damaged: its checksum is wrong; export the network again")
     return None
 
 
 def external_files(model: bytes) -> set[str]:
-    """The files that an ONNX model's tensors are in, as it names them.
+    """The names of the files that hold an ONNX model's tensors.
 
     Raises:
-        ValueError: it is not a model.
+        ValueError: it is not an ONNX model.
     """
     found = set()
     left = [("ModelProto", memoryview(model))]
@@ -374,7 +373,7 @@ def external_files(model: bytes) -> set[str]:
 
 
 def _check_external_files(model: bytes, model_file: str, description: Description) -> None:
-    """Raises `UserError` if a model names another file than its weights: OpenVINO would read it, checked by nobody."""
+    """Raises `UserError` if a model names a file other than its weights: OpenVINO would read it unchecked."""
     name = description.params_name
     try:
         if external_files(model) <= {name} - {""} and name == os.path.basename(name):
@@ -382,5 +381,5 @@ def _check_external_files(model: bytes, model_file: str, description: Descriptio
     except (ValueError, TypeError):
         pass
     raise UserError(
-        f"--model_file {model_file} is damaged: it names other files of weights than {name}; export the network again"
+        f"--model_file {model_file} is damaged: it names weight files other than {name}; export the network again"
     )

@@ -1,4 +1,4 @@
-"""ONNX models: written in one file where that is possible, with the operators of the opset that is asked for."""
+"""Writes ONNX models: as one file if possible, with the operators of the requested opset."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from utils.errors import FlagError, UserError
 if TYPE_CHECKING:
     import onnx
 
-# A protocol buffer is smaller than 2 GiB: so many bytes of weights leave room for the rest of a model.
+# A protocol buffer is limited to 2 GiB: this many bytes of weights leave room for the rest of the model.
 LARGEST_INSIDE = (1 << 31) - (1 << 26)
 
-# PyTorch writes no older operators than these; what networks need of them is written otherwise in older ones.
+# The oldest opset that PyTorch writes; `_rewrite` turns its operators into those of older opsets.
 OLDEST_WRITTEN = 18
 
 
 @dataclass(frozen=True)
 class OnnxForm:
-    """How an ONNX model is written.
+    """How to write an ONNX model.
 
     Attributes:
-        opset: version of its operators; None: the one that PyTorch prefers.
-        external_data: weights in a file of their own, as they have to be from 2 GiB on.
+        opset: version of its operators; None: PyTorch's choice.
+        external_data: whether to write the weights to a separate file, as ONNX requires from 2 GiB on.
     """
 
     opset: int | None = None
@@ -42,18 +42,18 @@ class OnnxForm:
 
 USUAL_FORM = OnnxForm()
 
-# What int8 weights with a scale for each channel need.
+# The oldest opset for int8 weights with a scale per channel.
 OLDEST_QUANTIZED = 13
 
 
 def onnx_form(args: argparse.Namespace) -> OnnxForm:
-    """How an ONNX model is to be written, by the flags.
+    """How the flags ask for an ONNX model to be written.
 
     Raises:
         FlagError: the opset is too old for int8.
     """
     if args.calibration_dir and args.onnx_opset is not None and args.onnx_opset < OLDEST_QUANTIZED:
-        raise FlagError(f"--onnx_opset {args.onnx_opset}: int8, by --calibration_dir, needs {OLDEST_QUANTIZED} or more")
+        raise FlagError(f"--onnx_opset {args.onnx_opset}: int8 (--calibration_dir) needs {OLDEST_QUANTIZED} or higher")
     return OnnxForm(args.onnx_opset, args.onnx_external_data)
 
 
@@ -65,10 +65,10 @@ def require(*packages: str) -> None:
 
 
 def write_onnx(program: ExportedProgram, description: Description, folder: Path, form: OnnxForm) -> Path:
-    """Writes a program as an ONNX model to `folder`/model.onnx, and perhaps its weights to `folder`/model.onnx.data.
+    """Writes a program as `folder`/model.onnx, with its weights in it or in `folder`/model.onnx.data.
 
     Raises:
-        FlagError: the operators of the opset cannot say what the network computes.
+        FlagError: the opset lacks an operator that the network needs.
     """
     import onnx
 
@@ -98,22 +98,22 @@ def write_onnx(program: ExportedProgram, description: Description, folder: Path,
 
 
 def describe_onnx(model_file: Path, description: Description, external: bool) -> None:
-    """Stores a description in an ONNX model, and leaves out what is nobody's business.
+    """Stores a description in an ONNX model, and removes the paths of this machine.
 
     Args:
-        external: the weights are in MODEL_FILE.data, which the description names and has the checksum of. Otherwise it
-            has the checksum of the graph, in which they are.
+        external: the weights are in MODEL_FILE.data, and the description has that file's name and checksum. Otherwise
+            they are in the graph, and it has the graph's checksum.
     """
     import onnx
 
     model = onnx.load(model_file, load_external_data=False)
     for node in model.graph.node:
-        # Where the network's code lay on this machine.
+        # The paths of the network's source files on this machine.
         node.ClearField("doc_string")
         node.ClearField("metadata_props")
     data = model_file.with_name(f"{model_file.name}.data")
     if external:
-        data.touch()  # there is none if all weights are tiny
+        data.touch()  # missing if all weights are tiny
         described = description.with_params(data.name, data.stat().st_size, sha256(str(data)))
     else:
         onnx.save(model, model_file)
@@ -121,28 +121,31 @@ def describe_onnx(model_file: Path, description: Description, external: bool) ->
     onnx.helper.set_model_props(model, {DESCRIPTION: described.to_json()})
     onnx.save(model, model_file)
     if external:
-        data.chmod(model_file.stat().st_mode)  # some writers make files of their own user's only
+        data.chmod(model_file.stat().st_mode)  # some writers make files that only their user can read
 
 
 # ------------------------------------------------------------------------------------------------------ older opsets
 
 
 def _set_opset(model: onnx.ModelProto, opset: int, folder: Path, network: str) -> None:
-    """Writes a model's nodes as the operators of an older opset have them.
+    """Rewrites a model's nodes with the operators of an older opset.
 
-    Most have only learnt new types. Some took as attributes what are inputs now: constants go back there.
+    Most newer operators only accept more types. Some have inputs that used to be attributes: constants become
+    attributes again.
 
     Args:
         model: changed in place; its weights may be in a file in `folder`.
 
     Raises:
-        FlagError: an operator is not there yet, or could less.
+        FlagError: the older opset lacks an operator, or that operator cannot do the same.
     """
     from onnx import defs, helper
 
     found = next(entry for entry in model.opset_import if not entry.domain)
     if found.version < opset:
-        raise FlagError(f"--onnx_opset {opset}: the newest that PyTorch writes here is {found.version}")
+        raise FlagError(
+            f"--onnx_opset {opset}: this version of PyTorch writes {found.version} at most: give that or less"
+        )
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         try:
@@ -151,7 +154,7 @@ def _set_opset(model: onnx.ModelProto, opset: int, folder: Path, network: str) -
             _rewrite(node, old, new, constants, folder)
         except (defs.SchemaError, _Newer):
             raise FlagError(
-                f"--onnx_opset {opset}: {network} needs {node.op_type} as later opsets have it: give more, up to "
+                f"--onnx_opset {opset}: {network} needs {node.op_type} of a newer opset: give a larger number, up to "
                 f"{found.version}"
             ) from None
     found.version = opset
@@ -163,11 +166,11 @@ def _set_opset(model: onnx.ModelProto, opset: int, folder: Path, network: str) -
 
 
 class _Newer(Exception):
-    """An operator does what its older version cannot."""
+    """The older version of an operator cannot do the same."""
 
 
 def _rewrite(node: onnx.NodeProto, old: Any, new: Any, constants: dict[str, onnx.TensorProto], folder: Path) -> None:
-    """Writes a node as an older version of its operator has it; raises `_Newer` if that cannot do the same."""
+    """Rewrites a node for an older version of its operator; raises `_Newer` if that cannot do the same."""
     from onnx import helper, numpy_helper
 
     for attribute in [attribute for attribute in node.attribute if attribute.name not in old.attributes]:

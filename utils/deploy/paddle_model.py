@@ -1,7 +1,7 @@
-"""Exported models of PaddlePaddle as exported networks: translated, described, and made fast.
+"""Turns models that PaddlePaddle exported into exported networks: translates, describes and optimizes them.
 
-How images are prepared is told by inference.yml beside the program, which PaddleClas writes; what it leaves open, and
-what flags say otherwise, is settled here.
+inference.yml, which PaddleClas writes next to the program, says how images are prepared. This module fills in what it
+leaves open, and applies the flags that override it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from utils.formats.published import is_published
 from utils.programs.paddle_translate import Input, Output, Translation, set_precision, translate
 from utils.reading.class_names import imagenet_names
 
-# What to do about a program that cannot be run. Nobody who has it can write it anew, as a rule.
-REMEDY = "give its files as PaddlePaddle wrote them, or another export of it"
+# What to do about a program that cannot be run. Its user usually cannot export it again.
+REMEDY = "give the files as PaddlePaddle wrote them, or another export of the network"
 
-# Of a program that takes images of any size, and of which nobody says more.
+# Image size for a program that takes any size, if neither inference.yml nor a flag says more.
 USUAL_SIZE = 224
 
 
@@ -41,12 +41,12 @@ class PaddleModel:
     """An exported model of PaddlePaddle, translated.
 
     Attributes:
-        translation: of the program.
-        description: what it is, and how its images are prepared.
-        output: of its outputs, the one that is asked for.
-        topk: classes per image that inference.yml asks for; None: it asks for nothing.
-        attributes: what inference.yml says of attributes, as --attributes; None: nothing.
-        images: the number of images that the translation takes at a time; None: any.
+        translation: the translated program.
+        description: describes the network and how its images are prepared.
+        output: the number of the chosen output.
+        topk: classes per image that inference.yml asks for; None if it does not say.
+        attributes: the kind of attributes in inference.yml, as --attributes; None if it names none.
+        images: the number of images that the translation takes at a time; None: any number.
     """
 
     translation: Translation
@@ -57,7 +57,7 @@ class PaddleModel:
     images: int | None = None
 
     def module(self, before_activation: bool = True) -> fx.GraphModule:
-        """From images (N, 3, H, W) to the output, or to what its last softmax is applied to."""
+        """A module that maps images (N, 3, H, W) to the output, or to the input of its final softmax."""
         module = self.translation.single(self.output, before_activation)
         channels = self.translation.inputs[0].shape[1]
         if channels == 4:
@@ -73,7 +73,7 @@ def load_paddle(
     output_name: str | None = None,
     features: bool = False,
 ) -> ExportedNetwork:
-    """Loads an exported model of PaddlePaddle; arguments and errors are those of `load_exported`."""
+    """Loads a model that PaddlePaddle exported; takes and raises what `load_exported` does."""
     model = read_paddle(model_file, params_file, given, output_name, features)
     about, device, dtype = model.description, settings.device, settings.dtype
 
@@ -98,17 +98,17 @@ def read_paddle(
     output_name: str | None = None,
     features: bool = False,
 ) -> PaddleModel:
-    """Reads and translates an exported model of PaddlePaddle.
+    """Reads and translates a model that PaddlePaddle exported.
 
     Args:
         model_file: see `utils.formats.inference_model.read_inference_model`.
-        params_file: its parameters; None: beside it.
-        given: the `INPUT_FLAGS` that were typed; they count for more than inference.yml.
-        output_name: of the output that is asked for; None: the one of shape (images, classes).
-        features: an output is asked for that is no classes.
+        params_file: its parameters; None: the file next to it.
+        given: the `INPUT_FLAGS` that were typed; they override inference.yml.
+        output_name: name of the output to use; None: the one of shape (images, classes).
+        features: use an output that is not class scores.
 
     Raises:
-        UserError: the files cannot be read or translated, or are not those of an image classifier.
+        UserError: the files cannot be read or translated, or are not an image classifier.
     """
     given = given or {}
     model = read_inference_model(model_file, params_file, remedy="give --params_file")
@@ -149,7 +149,7 @@ def read_paddle(
 
 
 def _network_name(settings: InferenceSettings | None, model_file: str) -> str:
-    """What the network is called: by inference.yml, or by its file or folder."""
+    """The network's name: from inference.yml, or from its file or folder."""
     if settings is not None and settings.network:
         return settings.network
     path = Path(model_file).absolute()
@@ -159,19 +159,19 @@ def _network_name(settings: InferenceSettings | None, model_file: str) -> str:
 
 
 def _report_assumed(model: InferenceModel, assumed: Mapping[str, Any], model_file: str) -> None:
-    """Says which flags have a value that nobody gave."""
-    where = "no inference.yml is beside it" if model.settings is None else "inference.yml does not say all"
+    """Prints the values that are assumed because neither inference.yml nor a flag gives them."""
+    where = "has no inference.yml" if model.settings is None else "has an incomplete inference.yml"
     shown = (f"--{name}={as_typed(value).replace(' ', ',')}" for name, value in assumed.items())
-    note(f"{model_file}: {where}; of how images are prepared this is assumed: {' '.join(shown)}")
+    note(f"{model_file} {where}; images are prepared with these assumed values: {' '.join(shown)}")
 
 
 def _class_names(classes: int, post: PostProcess | None, model_file: str) -> list[str]:
-    """The names of the classes: of inference.yml, or ImageNet's for a published model; nothing if none is known."""
+    """Class names from inference.yml, or ImageNet's for a published model; empty if neither is known."""
     names = None if post is None else post.class_names
     if names is not None and len(names) == classes:
         return list(names)
     if names is not None:
-        warn(f"{model_file}: inference.yml has {len(names)} names for {classes} classes, which are not used")
+        warn(f"{model_file}: ignoring the {len(names)} names in inference.yml: the network has {classes} classes")
     path = Path(model_file).absolute()
     published = names is None and any(is_published(name, classes) for name in (path, path.parent))
     return imagenet_names() if published else []
@@ -188,34 +188,34 @@ def _checked_shape(inputs: tuple[Input, ...], wanted: Mapping[str, Any], model_f
     """Channels, height and width of the images that a program takes.
 
     Raises:
-        FlagError: other ones are wanted.
-        UserError: it takes something else than images.
+        FlagError: --image_shape asks for another shape.
+        UserError: the program takes something other than images.
     """
     images = inputs[0]
     shape = images.shape
     if len(inputs) > 1 or len(shape) != 4 or images.dtype != torch.float32 or shape[1] not in (3, 4):
         listed = ", ".join(_shown(each.label, each.shape) for each in inputs[:5])
-        raise UserError(f"--model_file {model_file} takes {listed}, and not one batch of images (N, 3, height, width)")
+        raise UserError(f"--model_file {model_file} takes {listed}; its input must be images (N, 3, height, width)")
     image_shape = [3, *(int(size or 0) for size in shape[2:])]
     if wanted.get("image_shape", image_shape) != image_shape:
         raise FlagError(
-            f"--model_file {model_file} takes images of {image_shape} and no others, not {wanted['image_shape']}: give "
+            f"--model_file {model_file} takes only images of {image_shape}, not {wanted['image_shape']}: give "
             f"--image_shape={','.join(map(str, image_shape))}"
         )
     return image_shape
 
 
 def choose_output(outputs: tuple[Output, ...], name: str | None, features: bool, model_file: str) -> int:
-    """The number of the output that is asked for.
+    """Chooses one of a program's outputs; returns its number.
 
     Args:
-        outputs: of the program.
-        name: of it; None: the only one that is classes, or with `features` the only one that is not.
-        features: whether it may be any tensor with a row per image.
-        model_file: for errors.
+        outputs: the program's outputs.
+        name: its name; None: the only output with class scores, or with `features` the only one without.
+        features: whether any tensor with a row per image will do.
+        model_file: the program's name, for errors.
 
     Raises:
-        FlagError: there is none, or there are several.
+        FlagError: no output fits, or several do.
     """
     listed = ", ".join(_shown(output.label, output.shape) for output in outputs[:10])
     if name is not None:
@@ -225,9 +225,11 @@ def choose_output(outputs: tuple[Output, ...], name: str | None, features: bool,
         wrong = outputs[chosen[0]].shape[:1] != (None,) if features else not outputs[chosen[0]].is_classes
         if wrong:
             what = (
-                "a row per image" if features else "a number per image and class; predict.py --features_path writes it"
+                "one row per image"
+                if features
+                else "one number per image and class; predict.py --features_path writes it"
             )
-            raise FlagError(f"--output_name: {listed}: {name} is not {what}")
+            raise FlagError(f"--output_name {name}: not {what}; the outputs are {listed}")
         return chosen[0]
     if features:
         chosen = [n for n, output in enumerate(outputs) if output.shape[:1] == (None,) and not output.is_classes]
@@ -236,19 +238,19 @@ def choose_output(outputs: tuple[Output, ...], name: str | None, features: bool,
         chosen = [number for number, output in enumerate(outputs) if output.is_classes]
         chosen = [number for number in chosen if outputs[number].activation == "softmax"] or chosen
     if len(chosen) != 1:
-        problem = "several outputs that it may be" if chosen else "no output of shape (images, classes)"
+        problem = "several possible outputs" if chosen else "no output of shape (images, classes)"
         raise FlagError(
-            f"--model_file {model_file} has {problem}: {listed}; give --output_name, or, for one that is no classes, "
-            "predict.py --features_path"
+            f"--model_file {model_file} has {problem}: {listed}; choose one with --output_name, or write an output "
+            "other than class scores with predict.py --features_path"
         )
     return chosen[0]
 
 
 def _read_post(output: Output, post: PostProcess | None, model_file: str) -> dict[str, Any]:
-    """What is made of an output: topk, multi_label, threshold, attributes, class_names, as far as the files say them.
+    """How to read an output: those of topk, multi_label, threshold, attributes and class_names that the files set.
 
     Raises:
-        UserError: they ask for what is not supported, or for several classes of a softmax.
+        UserError: the files ask for post-processing that is not supported, or for several classes from a softmax.
     """
     found: dict[str, Any] = {}
     if post is not None:
@@ -256,29 +258,34 @@ def _read_post(output: Output, post: PostProcess | None, model_file: str) -> dic
         if refused:
             raise UserError(
                 f"--model_file {model_file}: PostProcess of inference.yml: {refused}: write the output with predict.py "
-                "--features_path, or give inference.yml PostProcess: {Topk: {topk: 1}}"
+                "--features_path, or put PostProcess: {Topk: {topk: 1}} into inference.yml"
             )
     classes = output.shape[1]
     if len(found.get("class_names", ())) not in (0, classes):
-        raise UserError(f"--model_file {model_file}: PostProcess {post and post.kind} is not for {classes} classes")
+        raise UserError(f"--model_file {model_file}: PostProcess {post and post.kind} does not fit {classes} classes")
     if output.activation == "sigmoid":
         found["multi_label"] = True
     elif found.get("multi_label") and output.activation is not None:
         raise UserError(
             f"--model_file {model_file}: PostProcess {post and post.kind} of inference.yml is for several classes per "
-            f"image, and the output {output.label[:100]} is a {output.activation}, of one class"
+            f"image, but the output {output.label[:100]} is a {output.activation}, which gives one class"
         )
     return found
 
 
 @torch.inference_mode()
 def free(translation: Translation, model: InferenceModel) -> tuple[Translation, int | None]:
-    """A translation that takes any number of images, and None; or one for a certain number, and that.
+    """Makes a translation take any number of images.
+
+    A program exported for a fixed number of images may hold that number in several shapes. All of them are replaced by
+    the number of images; if that changes the results, the translation stays as it is.
 
     Args:
-        translation: of `model`, perhaps for a certain number of images: its program was exported for that.
-        model: the source. Its program may have the number in other shapes, too; there the number of images is put in.
-            Where that goes wrong, answers change: then the translation stays as it is.
+        translation: of `model`.
+        model: the source.
+
+    Returns:
+        The translation, and the number of images that it takes at a time; None: any number.
     """
     shape = translation.inputs[0].shape
     count = shape[0] if shape else None
@@ -303,12 +310,12 @@ def free(translation: Translation, model: InferenceModel) -> tuple[Translation, 
 
 
 def _are_close(one: Tensor, other: Tensor) -> bool:
-    """Whether two answers differ by no more than rounding does."""
+    """Whether two outputs agree up to rounding."""
     return one.shape == other.shape and bool((one - other).abs().max() <= 1e-4 * other.abs().max())
 
 
 def in_parts(run: Run, count: int) -> Run:
-    """Lets what computes for `count` images at a time take any number: in parts, of which the last one is filled up."""
+    """Makes a module for exactly `count` images take any number: in parts of `count`, the last one padded."""
 
     def run_parts(images: Tensor) -> Tensor:
         answers = []
@@ -322,7 +329,7 @@ def in_parts(run: Run, count: int) -> Run:
 
 
 def _add_channel(module: fx.GraphModule) -> None:
-    """Lets a module that takes four channels, of which the last is zeros, take three."""
+    """Makes a module that takes four channels, the last of them zeros, take three."""
     (images,) = module.graph.find_nodes(op="placeholder")
     with module.graph.inserting_after(images):
         padded = module.graph.call_function(torch.ops.aten.constant_pad_nd.default, (images, [0, 0, 0, 0, 0, 1]))

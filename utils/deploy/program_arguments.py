@@ -1,6 +1,6 @@
-"""What the operators of a program may be called with: PyTorch does not look at everything itself.
+"""Checks the arguments of a program's operators, as PyTorch does not check them all itself.
 
-A stride of 0 ends the process by a signal; a size that is squared forty times over is a number of terabytes.
+A stride of 0 kills the process with a signal; a size squared forty times becomes a number of terabytes.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from typing import Any
 import torch
 from torch import fx
 
-# The longest list of numbers, and the longest text (the name of a mode), that an operator of a network takes.
+# Longest list of numbers, and longest text (the name of a mode), that a network's operator takes.
 _LONGEST_LIST, _LONGEST_TEXT = 10_000, 100
 _LARGEST = 1 << 16  # pixels, channels or parts
-# Arguments that are whole numbers of 1 or more, or lists of them; and of 0 or more.
+# Arguments that must be integers of at least 1, or lists of them; and those that must be at least 0.
 _POSITIVE = frozenset(
     ("kernel_size", "stride", "dilation", "groups", "num_groups", "chunks", "upscale_factor", "downscale_factor")
 )
 _NOT_NEGATIVE = frozenset(("padding", "output_padding", "output_size"))
-# PyTorch would take a number for one of these, and not look whether there is such a type.
+# PyTorch accepts any number for these, even one that stands for no type.
 _SETTINGS = frozenset(("dtype", "layout", "device", "memory_format", "pin_memory"))
-# Bits of a size, and of what is computed of sizes: a product of several has more.
+# Bits of a size, and most bits of a number computed from sizes: products need more than a size.
 SIZE_BITS, _MOST_BITS = 63, 4096
 
 
 def is_literal(kind: str, value: Any) -> bool:
-    """Whether an argument of a program is what its kind says, and no longer than networks need."""
+    """Whether an argument has the type that its kind says, and is no longer than networks need."""
     if kind == "as_string":
         return isinstance(value, str) and len(value) <= _LONGEST_TEXT
     if kind in ("as_int", "as_bool"):
@@ -42,22 +42,22 @@ def _is_number(value: Any, *types: type) -> bool:
 
 
 def check_keyword(name: Any) -> None:
-    """Raises `ValueError` if something cannot be the name of an argument: fx writes it into Python code."""
+    """Raises `ValueError` if `name` cannot name an argument: fx writes it into Python code."""
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
-        raise ValueError(f"{str(name)[:100]!r} is no name of an argument")
+        raise ValueError(f"{str(name)[:100]!r} cannot be an argument's name")
 
 
 def check_arguments(schema: torch.FunctionSchema, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Checks what PyTorch takes on trust: numbers that it divides by, or goes by in memory.
+    """Checks what PyTorch trusts: numbers that it divides by, or computes addresses from.
 
     Raises:
-        ValueError: one is none that a network could have.
+        ValueError: a network cannot have such an argument.
     """
     names = [argument.name for argument in schema.arguments]
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     if len(args) > len(names) or not given.keys() <= set(names):
         raise ValueError(f"{schema.name} has no such arguments")
-    # It divides by the heads of the key, of which there may be none. No network here has fewer of them than queries.
+    # With enable_gqa PyTorch divides by the key's number of heads, which may be 0. No network here uses it.
     if given.get("enable_gqa"):
         raise ValueError(f"{schema.name}: enable_gqa is not supported")
     for name, value in given.items():
@@ -79,21 +79,21 @@ def check_arguments(schema: torch.FunctionSchema, args: Sequence[Any], kwargs: M
 
 
 def bits_of_result(function: str, args: Sequence[Any]) -> int:
-    """How many bits a number that is computed of sizes may have.
+    """Upper bound of the bits of a number computed from sizes.
 
     Args:
-        function: its name in the module `operator`.
-        args: numbers, and nodes with such `meta["bits"]`.
+        function: the function's name in the module `operator`.
+        args: numbers, and nodes whose `meta["bits"]` is such a bound.
 
     Raises:
-        ValueError: they are something else, or so many that the arithmetic would take long.
+        ValueError: an argument is something else, or the result would be too long.
     """
     bits = [_bits(argument) for argument in args]
     if function == "floordiv" and args[1:] == (0,):
         raise ValueError("it divides by zero")
     found = sum(bits) if function == "mul" else max(bits) + 1
     if found > _MOST_BITS:
-        raise ValueError("its arithmetic on sizes is of numbers that no size is")
+        raise ValueError("its arithmetic on sizes makes numbers too large for a size")
     return found
 
 
@@ -101,5 +101,5 @@ def _bits(argument: Any) -> int:
     if isinstance(argument, fx.Node) and "bits" in argument.meta:
         return argument.meta["bits"]
     if type(argument) is not int:
-        raise ValueError("its arithmetic on sizes is of something else")
+        raise ValueError("its arithmetic on sizes uses something other than sizes")
     return max(argument.bit_length(), 1)

@@ -1,6 +1,6 @@
-"""The graphs of programs that torch.export wrote, as modules of PyTorch's.
+"""Builds PyTorch modules from the graphs of torch.export programs.
 
-Only operators of the kind that the zoo's networks are made of are called, whatever a file asks for.
+Whatever a file asks for, only operators of the kinds that image classifiers use are called.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from utils.deploy.program_arguments import SIZE_BITS, bits_of_result, check_argu
 from utils.errors import UserError, cut
 from utils.formats.torch_program import DTYPES, Program, ProgramError, program_slots
 
-# Numbers that the programs' schema has for PyTorch's enumerations, as `DTYPES` (torch/_export/serde/schema.py).
+# Numbers of PyTorch's enumerations in the programs' schema, as in `DTYPES` (torch/_export/serde/schema.py).
 MEMORY_FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 4: torch.preserve_format}
 STRIDED_LAYOUT = 7
 KEYWORD_ARGUMENT = 2
@@ -27,9 +27,9 @@ PYTHON_FUNCTIONS: dict[str, Callable[..., Any]] = {
     f"_operator.{name}": getattr(operator, name) for name in ("add", "sub", "mul", "floordiv", "mod", "neg")
 }
 
-# The operators of PyTorch (torch.ops.aten) that a program may call: those of the zoo's networks, and others of their
-# kind. All of them find out for themselves whether their arguments are within bounds. Many others do not, or take
-# memory as it is (as_strided, empty, from_file, resize_, set_, ...): with these a file could read and write anywhere.
+# The operators (torch.ops.aten) that a program may call: those that the zoo's networks use, and similar ones. All of
+# them check the bounds of their arguments. Many others do not, or give access to raw memory (as_strided, empty,
+# from_file, resize_, set_, ...): through them a file could read and write anywhere.
 _OVERLOADS = {
     "Tensor": "add add_ sub sub_ mul mul_ div div_ slice split index eq ne lt le gt ge remainder",
     "Scalar": "add add_ sub rsub mul mul_ div div_ eq ne lt le gt ge",
@@ -72,17 +72,17 @@ OPERATORS = frozenset(f"{name}.{overload}" for overload, names in _OVERLOADS.ite
 
 
 def build_graph(program: Program, weights: Mapping[str, Tensor], device: torch.device) -> fx.GraphModule:
-    """Builds a program as a module that maps images to logits.
+    """Builds a module that maps images to logits from a program.
 
-    Each node's `meta["shape"]` is the shape of its result, None where it depends on the number of images.
+    Each node's `meta["shape"]` is the shape of its result, with None for sizes that depend on the batch size.
 
     Args:
         program: as `read_program` returns it.
-        weights: by the names of its slots, on `device`.
-        device: where it is to run, wherever it was exported.
+        weights: by the names of the program's slots, on `device`.
+        device: where the module will run; it replaces the device of the export.
 
     Raises:
-        ProgramError: the weights do not fit, or the program does what an exported network does not.
+        ProgramError: the weights do not fit, or the program does something that an exported network does not.
     """
     try:
         return _Builder(program, weights, device).module()
@@ -107,7 +107,7 @@ class _Builder:
         for given in self.described["inputs"]:
             self.add_input(given["as_tensor"]["name"])
         for node in self.described["nodes"]:
-            if node["outputs"]:  # the others assert what held when the program was exported
+            if node["outputs"]:  # nodes without outputs are assertions of the exporter
                 self.add_call(node)
         (output,) = self.described["outputs"]
         self.graph.output(self.values[output["as_tensor"]["name"]])
@@ -118,7 +118,7 @@ class _Builder:
         return fx.GraphModule(self.root, self.graph)
 
     def define(self, name: str, node: fx.Node) -> None:
-        """Gives a node the name that the program calls its result by."""
+        """Stores a node under its result's name in the program."""
         self.values[name] = node
         if name in self.described["tensor_values"]:
             sizes = self.described["tensor_values"][name]["sizes"]
@@ -127,14 +127,14 @@ class _Builder:
     def add_input(self, name: str) -> None:
         if name not in self.slots:
             if self.graph.find_nodes(op="placeholder"):
-                raise ValueError("it takes more than images")
+                raise ValueError("it has other inputs than images")
             self.define(name, self.graph.placeholder("images"))
             return
         slot = self.slots[name]
         weight = self.weights.get(slot.name)
         if weight is None or weight.shape != slot.shape:
-            raise ValueError(f"its weight {slot.name} is to be {slot.shape}")
-        # fx writes attribute names into Python code, so those of the file are not used.
+            raise ValueError(f"its weight {slot.name} must have the shape {slot.shape}")
+        # fx writes attribute names into Python code, so the file's names are not used.
         attribute = f"weight_{len(self.values)}"
         self.root.register_buffer(attribute, weight)
         self.define(name, self.graph.get_attr(attribute))
@@ -170,17 +170,17 @@ class _Builder:
             self.define(name, self.graph.call_function(operator.getitem, (result, index)))
 
     def argument(self, argument: dict[str, Any]) -> Any:
-        """An argument, from the schema's tagged union."""
+        """Reads an argument from the schema's tagged union."""
         ((kind, value),) = argument.items()
         match kind:
             case "as_none":
                 return None
             case "as_int" | "as_bool" | "as_string" | "as_ints" | "as_floats" | "as_bools":
                 if not is_literal(kind, value):
-                    raise ValueError(f"an argument is no {kind.removeprefix('as_')}")
+                    raise ValueError(f"an argument is not a valid {kind.removeprefix('as_')}")
                 return value
             case "as_float":
-                return float(value)  # infinity is a text
+                return float(value)  # infinity is stored as a text
             case "as_tensor":
                 return self.values[value["name"]]
             case "as_tensors":
@@ -211,15 +211,15 @@ def _function(target: str) -> Callable[..., Any]:
     """The function that a node calls.
 
     Raises:
-        ValueError: it is neither one of `OPERATORS` nor arithmetic on sizes.
+        ValueError: the target is neither in `OPERATORS` nor arithmetic on sizes.
     """
     if not isinstance(target, str):
-        raise ValueError("it calls what is no name")
+        raise ValueError("the target of a call is not a name")
     if target in PYTHON_FUNCTIONS:
         return PYTHON_FUNCTIONS[target]
     name = target.removeprefix("torch.ops.aten.")
     if name == target or name not in OPERATORS:
-        raise ValueError(f"it calls {target[:100]!r}, which no network of models/ does")
+        raise ValueError(f"it calls {target[:100]!r}, which no network in models/ uses")
     if name == "view.default":
         # A view of images in channels_last order may need a copy.
         return torch.ops.aten.reshape.default
@@ -229,21 +229,22 @@ def _function(target: str) -> Callable[..., Any]:
 
 
 def operator_of(target: str) -> torch._ops.OpOverload:
-    """One of `OPERATORS`."""
+    """The operator of a name in `OPERATORS`."""
     packet, _, overload = target.removeprefix("torch.ops.aten.").partition(".")
     return getattr(getattr(torch.ops.aten, packet), overload)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """`torch.nn.functional.scaled_dot_product_attention`, of as many keys as values.
+    """`torch.nn.functional.scaled_dot_product_attention` for equally many keys and values.
 
-    On CPUs PyTorch does not check that, and reads beyond the end of the keys.
+    On CPUs PyTorch does not check their numbers, and reads beyond the end of the keys.
 
     Raises:
-        UserError: there are more values than keys, or fewer.
+        UserError: the numbers of keys and values differ.
     """
     if key.shape[-2] != value.shape[-2]:
         raise UserError(
-            f"--model_file is no network of models/: it attends to {value.shape[-2]} values by {key.shape[-2]} keys"
+            f"--model_file is not a network of models/: its attention has {key.shape[-2]} keys but {value.shape[-2]} "
+            "values"
         )
     return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)

@@ -1,13 +1,13 @@
 """Post-training static quantization to int8 of exported ONNX models (Jacob et al., arXiv:1712.05877).
 
-ONNX Runtime's quantizer writes weights as int8 with a scale per output channel, and around every operation the scale
-and zero point of its uint8 activations, found by running real images. ONNX Runtime and OpenVINO both run the result.
+ONNX Runtime's quantizer stores weights as int8 with a scale per output channel, and for each operation the scale and
+zero point of its uint8 activations, calibrated on real images. Both ONNX Runtime and OpenVINO run the result.
 
-Activations have one scale for all channels, so channels with small values are left with few of the 256 steps. Therefore
-the ranges of channels are evened out first, which a ReLU between two convolutions allows (Nagel et al.,
-arXiv:1906.04721): relu(x / s) = relu(x) / s, so the first convolution's output can be divided by s, channel by channel,
-and the second one's weights multiplied by it. A MobileNetV1_x0_25 that reads digits loses 3 points of accuracy without
-this and none with it.
+Activations have one scale for all channels, so that channels with small values use few of the 256 steps. Cross-layer
+equalization (Nagel et al., arXiv:1906.04721) therefore evens out the channels' ranges first. A ReLU between two
+convolutions allows it: relu(x / s) = relu(x) / s, so the first convolution's output can be divided by s per channel,
+and the second one's weights multiplied by s. Without it a MobileNetV1_x0_25 trained on digits loses 3 points of
+accuracy; with it, nothing.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from utils.processes import gather_objects, rank
 if TYPE_CHECKING:
     import onnx
 
-# Gates multiply small differences; they lose more by rounding to 8 bits than they gain in speed.
+# Not the multiplications of gates: rounding them to 8 bits costs more accuracy than the speed is worth.
 KEPT_IN_FLOAT = frozenset({"Mul", "Sigmoid", "Softmax", "HardSigmoid", "LayerNormalization", "InstanceNormalization"})
 
-# A channel's values are not made larger than by this factor: what hardly ever is above 0 has no range to speak of.
+# Largest factor by which a channel is scaled up: a channel that is almost always 0 has no meaningful range.
 LARGEST_GAIN = 1000.0
 
 
@@ -48,9 +48,9 @@ def quantize(model_file: Path, batches: Iterable[Tensor], flag: str = "--save_in
 
     Args:
         model_file: an ONNX model that `utils.deploy.export.save_inference` wrote.
-        batches: this process's images to find the activations' ranges with, normalized, float32 (N, 3, H, W); some
-            hundred of all processes will do. They are iterated over twice, rather than kept.
-        flag: for errors.
+        batches: this process's calibration images, normalized, float32 (N, 3, H, W); a few hundred over all processes
+            are enough. They are read twice rather than kept in memory.
+        flag: the flag to name in errors.
 
     Returns:
         The int8 model's file.
@@ -86,11 +86,11 @@ def quantize(model_file: Path, batches: Iterable[Tensor], flag: str = "--save_in
 
 
 def activation_ranges(model_file: Path, inputs: Iterator[np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Smallest and largest value of each activation over the images of all processes, by its name.
+    """Smallest and largest value of each activation over the images of all processes, by the activation's name.
 
     Args:
-        model_file: an ONNX model; files are written beside it.
-        inputs: of this process, which may have none.
+        model_file: an ONNX model; temporary files are written next to it.
+        inputs: this process's images; may be empty.
     """
     from onnxruntime import quantization
 
@@ -100,7 +100,7 @@ def activation_ranges(model_file: Path, inputs: Iterator[np.ndarray]) -> dict[st
         def __init__(self, batches: Iterator[np.ndarray]) -> None:
             self.batches = batches
 
-        def get_next(self) -> Any:  # None at the end, which the base class does not say
+        def get_next(self) -> Any:  # returns None at the end, which the base class does not declare
             batch = next(self.batches, None)
             return None if batch is None else {"images": batch}
 
@@ -134,9 +134,9 @@ def write_quantized(
 
     Args:
         model_file: the model.
-        ranges: of `activation_ranges`.
+        ranges: the result of `activation_ranges`.
         target: the file to write.
-        external: whether the weights go into a file of their own.
+        external: whether to write the weights to a separate file.
     """
     from onnxruntime import quantization
     from onnxruntime.quantization.calibrate import TensorsData
@@ -159,7 +159,7 @@ def write_quantized(
 
 
 class Link(NamedTuple):
-    """Two convolutions, one after the other, with at most a ReLU between them, and what flows between them."""
+    """Two consecutive convolutions with at most a ReLU between them, and the value that connects them."""
 
     first: onnx.NodeProto
     second: onnx.NodeProto
@@ -167,7 +167,7 @@ class Link(NamedTuple):
 
 
 def links(graph: onnx.GraphProto) -> list[Link]:
-    """All pairs of convolutions of which the second alone uses the result of the first."""
+    """All pairs of convolutions where only the second uses the result of the first."""
     users: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     for node in graph.node:
         for name in node.input:
@@ -192,7 +192,7 @@ def channel_ranges(model_file: Path, description: Description, inputs: Iterable[
 
     Args:
         model_file, description: of an ONNX model.
-        inputs: of this process; the values are those of all processes.
+        inputs: this process's images; the result covers those of all processes.
     """
     import onnx
     import onnxruntime
@@ -219,11 +219,11 @@ def channel_ranges(model_file: Path, description: Description, inputs: Iterable[
 
 
 def equalize(model: onnx.ModelProto, ranges: dict[str, np.ndarray]) -> None:
-    """Evens out the ranges of the channels between linked convolutions; what the model computes stays the same.
+    """Evens out the channels' ranges between linked convolutions, without changing the model's output.
 
     Args:
-        model: with its weights; changed in place.
-        ranges: of `channel_ranges`.
+        model: the model with its weights; changed in place.
+        ranges: the result of `channel_ranges`.
     """
     from onnx import numpy_helper
 
@@ -238,12 +238,12 @@ def equalize(model: onnx.ModelProto, ranges: dict[str, np.ndarray]) -> None:
         groups = next((attribute.i for attribute in link.second.attribute if attribute.name == "group"), 1)
         largest = ranges[link.value].astype(np.float64)
         if groups == 1:
-            # The second convolution's weights share a scale over these channels: half of it is theirs to bear.
+            # These channels of the second convolution share a scale, so the factor is split between both convolutions.
             others = np.abs(weight).max((0, 2, 3))
             scale = np.sqrt(largest / np.maximum(others, np.finfo(np.float32).tiny))
             shape = (1, -1, 1, 1)
         elif groups == len(largest) == len(weight):
-            scale = largest  # depthwise: each channel's weights have a scale of their own
+            scale = largest  # depthwise: each channel has its own scale
             shape = (-1, 1, 1, 1)
         else:
             continue

@@ -1,8 +1,8 @@
-"""A model of a Triton repository, around NAME/1/model.onnx, and a manifest of KServe for it.
+"""Writes the files of a Triton model around NAME/1/model.onnx, and a KServe manifest for it.
 
-    NAME/config.pbtxt    input, output, dynamic batching, and how images are prepared, which is the client's work
-    NAME/labels.txt      names of the classes, a line each, for Triton's classification extension
-    NAME/kserve.yaml     an InferenceService, to be told where the repository, the folder above NAME, is stored
+    NAME/config.pbtxt    input, output, dynamic batching, and how the client must prepare images
+    NAME/labels.txt      class names, one a line, for Triton's classification extension
+    NAME/kserve.yaml     an InferenceService; its user fills in where the repository, the folder above NAME, is stored
 
 https://docs.nvidia.com/deeplearning/triton-inference-server, "Model Configuration".
 """
@@ -18,12 +18,12 @@ from utils.deploy.network import Description
 from utils.files import write_text
 from utils.flags.inputs import INPUT_FLAGS
 
-# Images of a batch at most, and microseconds that one waits for others.
+# Largest batch, and microseconds that a request waits for others.
 MAX_BATCH_SIZE, MAX_DELAY = 64, 5000
 
 
 def write_model(folder: Path, description: Description, flag: str) -> None:
-    """Writes what Triton and KServe need beside `folder`/1/model.onnx; errors name `flag`."""
+    """Writes config.pbtxt, labels.txt and kserve.yaml to `folder`, which has 1/model.onnx; errors name `flag`."""
     write_text(folder / LABELS, labels_text(description), flag)
     write_text(folder / "config.pbtxt", configuration(folder.resolve().name, description), flag)
     write_text(folder / "kserve.yaml", manifest(folder.resolve().name), flag)
@@ -49,7 +49,7 @@ dynamic_batching {{ max_queue_delay_microseconds: {MAX_DELAY} }}
 
 
 def _parameters(description: Description) -> str:
-    """How images become inputs, by the names of the flags."""
+    """How to prepare images, as parameters named like the flags."""
     lines = []
     for name in ("network", *INPUT_FLAGS, "multi_label", "threshold"):
         value = getattr(description, name)
@@ -59,7 +59,7 @@ def _parameters(description: Description) -> str:
 
 
 def manifest(name: str) -> str:
-    """The text of kserve.yaml; names of Kubernetes have small letters, digits and hyphens."""
+    """The text of kserve.yaml; Kubernetes allows only lower-case letters, digits and hyphens in names."""
     service = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-") or "classifier"
     return f"""apiVersion: serving.kserve.io/v1beta1
 kind: InferenceService
