@@ -140,5 +140,5 @@ def test_aliases_are_bounded():
     text = "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n"
     for number in range(1, 9):
         text += f"b{number}: &b{number} [{', '.join([f'*b{number - 1}' if number > 1 else '*a'] * 9)}]\n"
-    with pytest.raises(FormatError, match="repeated too often"):
+    with pytest.raises(FormatError, match="repeat parts too often"):
         read_yaml_lines(text)

@@ -90,7 +90,7 @@ def test_params_file_elsewhere(tmp_path):
     (tmp_path / "else").mkdir()
     params = (tmp_path / "params").rename(tmp_path / "else" / "weights")
     assert len(read_inference_model(program, params).parameters) == 34
-    with pytest.raises(UserError, match=r"model are not beside it, neither as model.pdiparams, .*give --params_file"):
+    with pytest.raises(UserError, match=r"model are not next to it, neither as model.pdiparams, .*give --params_file"):
         read_inference_model(program, remedy="give --params_file")
 
 
@@ -141,7 +141,7 @@ def test_no_file_outside_of_the_folder_is_read(name, tmp_path):
         operation("relu", {"X": ["x"]}, {"Out": ["y"]}), variables=[variable_desc(name, persistable=1)]
     )
     (tmp_path / "net" / "__model__").write_bytes(content)
-    with pytest.raises(UserError, match="are not beside it"):
+    with pytest.raises(UserError, match="are not next to it"):
         read_inference_model(tmp_path / "net")
 
 
@@ -219,14 +219,14 @@ def test_bfloat16_is_given_as_float32():
 @pytest.mark.parametrize(
     ("files", "given", "reason"),
     [
-        ({}, "", "holds no program of PaddlePaddle"),
+        ({}, "", "holds no PaddlePaddle program"),
         ({}, "model", "model cannot be read: No such file"),
-        ({"model": b"PK\3\4"}, "model", "model: no program of PaddlePaddle .it starts with b'PK"),
-        ({"model": b""}, "model", "no program of PaddlePaddle"),
-        ({"x.tar": tar_of({"a/b": b"c"})}, "x.tar", "an archive without a program"),
+        ({"model": b"PK\3\4"}, "model", "model: not a PaddlePaddle program .it starts with b'PK"),
+        ({"model": b""}, "model", "not a PaddlePaddle program"),
+        ({"x.tar": tar_of({"a/b": b"c"})}, "x.tar", "an archive without a PaddlePaddle program"),
         ({"x.tar": tar_of({"a/model": b"\x0a\0", "b/model": b"\x0a\0"})}, "x.tar", "several programs, in a, b"),
         ({"x.tar": tar_of({"a/model": b"\x0a\0"})}, "x.tar", "x.tar: model: the program has no input"),
-        ({"x.tar": tar_of({"../model": b"\x0a\0"})}, "x.tar", "points outside of the archive"),
+        ({"x.tar": tar_of({"../model": b"\x0a\0"})}, "x.tar", "points outside the archive"),
     ],
 )
 def test_what_is_no_exported_model(files, given, reason, tmp_path):
@@ -254,7 +254,7 @@ def test_other_files_are_not_taken_for_exported_models(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "reason"),
     [
-        ("inference.yml", b"\xff\xfe\xfa", "inference.yml is no text in UTF-8"),
+        ("inference.yml", b"\xff\xfe\xfa", "inference.yml is not UTF-8 text"),
         ("inference.yml", b" " * (5 << 20), "inference.yml has more than 4 MB"),
         ("inference.pdiparams.info", b"\x80\x02cos\nsystem\nX\1\0\0\0a\x85R.", "inference.pdiparams.info: refused"),
         ("inference.pdiparams.info", b"\x80\x02", "inference.pdiparams.info: .*pickle"),

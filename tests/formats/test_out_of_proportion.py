@@ -134,7 +134,7 @@ def test_two_files_of_one_name(tmp_path):
     with zipfile.ZipFile(tmp_path / "x", "w") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("archive/data.pkl", b"\x80\x02}.")
         archive.writestr("archive/data.pkl", b"\x80\x02].")
-    with pytest.raises(FormatError, match="two files of one name"):
+    with pytest.raises(FormatError, match="two files with the same name"):
         read_torch(tmp_path / "x")
 
 

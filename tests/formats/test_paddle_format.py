@@ -107,7 +107,7 @@ HUGE = b"\x80\x80\x80\x80\x80\x80\x01"  # a varint of 2**42
         (variable(b"\x08\x05\x10\x01", size=2**31 - 1), "should be 2147483647 bytes long"),
         (variable(b"\x08\x05\x10\x01", size=-1), "should be -1 bytes long"),
         (variable(b"\x08\x05\x10\x01", levels=b"\xff" * 8), "LoD levels"),
-        (variable(b"\x08\x05" + b"\x10\x01" * 600), "which no tensor needs"),
+        (variable(b"\x08\x05" + b"\x10\x01" * 600), "more than any tensor needs"),
         (variable(b"\x08\x05\x10\x01", levels=struct.pack("<QQ", 1, 2**64 - 1)), "cut short"),
     ],
 )

@@ -101,6 +101,6 @@ def test_what_would_be_lost_or_does_not_go_together(run_script_here, custom, tmp
 
 def test_what_is_no_exported_model(run_script_here, tmp_path):
     (tmp_path / "model").write_bytes(b"PK\3\4")
-    with pytest.raises(UserError, match="no program of PaddlePaddle"):
+    with pytest.raises(UserError, match="not a PaddlePaddle program"):
         run_script_here(convert_model, model_file=tmp_path / "model", output=tmp_path / "x")
     assert not (tmp_path / "x").exists()

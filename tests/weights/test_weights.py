@@ -286,7 +286,7 @@ def test_missing_damaged_and_superfluous_tensors(variables, tmp_path):
     write_folder({**less, "other": variables["conv1_weights"]}, tmp_path)
     message = refused(fresh(), tmp_path)
     assert "2 missing in the file: conv1_bn_scale (conv.bn.weight) [8]" in message
-    assert "conv1_bn_mean (conv.bn.running_mean) [8] (shape [8] takes 32 bytes, 31 are there (cut short?))" in message
+    assert "conv1_bn_mean (conv.bn.running_mean) [8] (shape [8] takes 32 bytes, but 31 follow (cut short?))" in message
     assert "1 not in the network: other [8, 3, 3, 3]" in message
     assert "--finetune_exclude_pretrained_params leaves tensors out" in message
     names = ("conv1_bn_scale", "conv1_bn_mean", "other")

@@ -1,7 +1,7 @@
-"""The files of an archive, in memory: nothing is ever written to the disk.
+"""Reads the files of an archive into memory; nothing is written to disk.
 
-Members that are links or devices, or that point outside of the archive, are refused all the same, as are archives that
-unpack to much more than weights could. All functions raise `FormatError` for what they cannot or will not read.
+Links, devices and names that point outside the archive are refused even so, as are archives that unpack to much more
+than weights could. All functions raise `FormatError` for what they cannot or will not read.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from pathlib import Path
 
 from utils.errors import FormatError
 
-# Far more than any network has tensors, with those of its optimizer.
+# Far more than the tensors of any network and its optimizer.
 MAX_FILES = 20_000
 
-# Compressed weights grow little, being nearly random; zeros of a fresh optimizer grow much. Beyond both it is a bomb.
+# Weights are nearly random and compress little; the zeros of a fresh optimizer compress well. A file that unpacks to
+# more than both bounds is a zip bomb.
 _MAX_GROWTH = 20
 _MIN_LIMIT = 256 << 20
 
@@ -33,12 +34,12 @@ _OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 
 
 def is_compressed(head: bytes) -> bool:
-    """Whether a file that starts with `head` is one that `decompress` knows."""
+    """Whether `decompress` knows a file that starts with `head`."""
     return head.startswith(tuple(_OPENERS))
 
 
 def is_tar(head: bytes) -> bool:
-    """Whether a file whose first 512 bytes are `head` is a tar archive: they have a checksum."""
+    """Whether a file whose first 512 bytes are `head` is a tar archive, by the checksum in them."""
     try:
         tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
     except (tarfile.TarError, ValueError):
@@ -47,7 +48,7 @@ def is_tar(head: bytes) -> bool:
 
 
 def _limit(size: int) -> int:
-    """How long the content of a compressed file may be."""
+    """The largest allowed size of a compressed file's content."""
     return max(_MIN_LIMIT, _MAX_GROWTH * size)
 
 
@@ -73,18 +74,18 @@ def _check_member(name: str, ordinary: bool) -> None:
     if not ordinary:
         raise FormatError(f"refused: {name!r} in it is a link or a special file")
     if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name):
-        raise FormatError(f"refused: {name!r} in it points outside of the archive")
+        raise FormatError(f"refused: {name!r} in it points outside the archive")
 
 
-# What tarfile raises at a damaged archive.
+# What tarfile raises for a damaged archive.
 TAR_ERRORS = (tarfile.TarError, ValueError, LookupError, OverflowError, RecursionError, EOFError)
 
 
 def tar_headers(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar archive in their order.
+    """The members of a tar archive in order.
 
     Raises:
-        FormatError: one has a negative size: tarfile would go back, and on for ever.
+        FormatError: a member has a negative size, at which tarfile would go back and loop for ever.
     """
     read_to = 0
     while (member := archive.next()) is not None:
@@ -109,7 +110,7 @@ def tar_members(buffer: bytes | mmap.mmap) -> dict[str, memoryview]:
                     raise FormatError(f"the archive is cut short within {member.name!r}")
                 if member.isfile():
                     members[member.name.removeprefix("./")] = view[member.offset_data : end]
-            # tarfile takes a header it cannot read for the end; the end of a whole archive is zeros.
+            # tarfile stops at a header it cannot read, as if the archive ended there; a real end is zeros.
             if bytes(view[archive.offset : archive.offset + tarfile.BLOCKSIZE]).strip(b"\0"):
                 raise FormatError(f"the archive is damaged at byte {archive.offset}")
     except FormatError:
@@ -119,7 +120,7 @@ def tar_members(buffer: bytes | mmap.mmap) -> dict[str, memoryview]:
     return members
 
 
-# What zipfile raises at a damaged archive; RuntimeError at one that is encrypted or compressed in a way unknown to it.
+# What zipfile raises for a damaged archive; RuntimeError if it is encrypted or uses an unknown compression.
 ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -152,11 +153,11 @@ def zip_members(path: Path) -> dict[str, bytes]:
             entries = archive.infolist()
             if len(entries) > MAX_FILES or sum(entry.file_size for entry in entries) > limit:
                 raise FormatError(f"refused: more than {MAX_FILES} files, or they unpack to more than {limit >> 20} MB")
-            # zipfile sets aside as much memory as it is told to read.
+            # zipfile allocates as much memory as it is asked to read.
             if any(entry.compress_size > size for entry in entries):
                 raise FormatError("the archive is cut short")
             for entry in entries:
-                kind = stat.S_IFMT(entry.external_attr >> 16)  # 0 where no Unix wrote it
+                kind = stat.S_IFMT(entry.external_attr >> 16)  # 0 if the archive was not written on Unix
                 _check_member(entry.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
                 if not entry.is_dir():
                     members[entry.filename] = archive.read(entry)

@@ -1,13 +1,13 @@
-"""Caffe's weight files (.caffemodel), read without Caffe.
+"""Reads Caffe's weight files (.caffemodel) without Caffe.
 
-A file is a NetParameter, a protocol-buffer message. What matters of it here (field numbers in brackets):
+A file is a NetParameter, a protocol-buffer message. The parts that matter here (field numbers in brackets):
 
     NetParameter [100] layer, repeated     [2] layers, repeated: the V1 layers of Caffe before November 2014
     layer        [1] name   [2] type       [7] blobs, repeated
-    blob         [7] shape, with dimensions [1]; or, before it: [1] num  [2] channels  [3] height  [4] width
+    blob         [7] shape, with dimensions [1]; in older files: [1] num  [2] channels  [3] height  [4] width
                  [5] data, float32         [8] double_data
 
-Every length is checked against what is there, and all values are views of the buffer where that is possible.
+Every length is checked against the size of the file, and values are views of the buffer wherever possible.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Layer(NamedTuple):
 
 
 def looks_like_caffe(head: bytes) -> bool:
-    """Whether a file that starts with `head` may be a .caffemodel: they have no mark of their own."""
+    """Whether a file that starts with `head` may be a .caffemodel; the format has no magic number."""
     return head.startswith(HEADS)
 
 
@@ -77,7 +77,7 @@ def _read_blob(message: memoryview) -> np.ndarray:
                     raise FormatError(f"a blob has more than {_MAX_DIMENSIONS} dimensions")
         elif number in (_BLOB_DATA, _BLOB_DOUBLE_DATA):
             dtype = np.dtype("<f4" if number == _BLOB_DATA else "<f8")
-            # One packed list as a rule, which needs no copy; a writer may split it, down to single values.
+            # Usually one packed list, which needs no copy; a writer may split it, down to single values.
             if not values:
                 values = _message(value)
             else:
@@ -112,7 +112,7 @@ def read_layers(buffer: bytes | mmap.mmap | memoryview) -> list[Layer]:
     """The layers of a .caffemodel that have weights, in the order of the network.
 
     Raises:
-        FormatError: it is no such file, is damaged, or is of Caffe before November 2014.
+        FormatError: it is not a .caffemodel, is damaged, or was written by Caffe before November 2014.
     """
     layers: list[Layer] = []
     count = 0
@@ -136,20 +136,20 @@ def read_layers(buffer: bytes | mmap.mmap | memoryview) -> list[Layer]:
 
 
 def _matrix(blob: np.ndarray) -> np.ndarray:
-    """A blob of two dimensions, perhaps behind others of one."""
+    """A blob as a matrix; older files put dimensions of 1 before the two."""
     return blob.reshape(blob.shape[-2:]) if blob.size == math.prod(blob.shape[-2:]) else blob
 
 
 def _vector(blob: np.ndarray) -> np.ndarray:
-    """A blob of one dimension; before `shape` there was none of fewer than four."""
+    """A blob as a vector; before the field `shape` every blob had four dimensions."""
     return blob.reshape(-1)
 
 
 def read_caffemodel(buffer: bytes | mmap.mmap | memoryview) -> dict[str, np.ndarray]:
     """The tensors of a .caffemodel, as LAYER/BLOB, ready for a network that takes RGB.
 
-    - Caffe divides the statistics of a batch-norm by a factor that is its third blob. That is done here.
-    - Caffe's images are BGR: the first convolution's input channels are turned round, if there are three.
+    - A batch norm's third blob is a scale factor by which Caffe divides the statistics. That is done here.
+    - Caffe's images are BGR: if the first convolution has three input channels, their order is reversed.
 
     Raises:
         FormatError: see `read_layers`; or two layers have the same name.
@@ -167,9 +167,9 @@ def read_caffemodel(buffer: bytes | mmap.mmap | memoryview) -> dict[str, np.ndar
             blobs = [_matrix(blobs[0]), *map(_vector, blobs[1:])]
         elif layer.kind == "BatchNorm":
             if len(blobs) != 3 or blobs[2].size != 1:
-                raise FormatError(f"layer {layer.name!r}: a batch-norm without its scale factor")
+                raise FormatError(f"layer {layer.name!r}: its batch norm has no scale factor")
             factor = blobs[2].item()
-            with np.errstate(all="ignore"):  # what a damaged factor makes of the statistics is not worth a warning
+            with np.errstate(all="ignore"):  # a damaged factor may overflow; no warning for that
                 blobs = [_vector(blob) * np.float32(1 / factor if factor else 0) for blob in blobs[:2]]
         elif layer.kind == "Scale":
             blobs = list(map(_vector, blobs))

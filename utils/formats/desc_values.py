@@ -1,4 +1,4 @@
-"""Values in a ProgramDesc: texts, numbers, and attributes of operations; see `utils.formats.program_desc`."""
+"""Reads values in a ProgramDesc: texts, numbers, and attributes of operations; see `utils.formats.program_desc`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from utils.errors import FormatError
 from utils.formats.paddle_program import DATA_TYPES, checked_name
 from utils.formats.protobuf import read_fields, read_varints
 
-# The largest program of the zoos has 350,000. This many are read in about a second.
+# The largest program in the zoos has 350,000 fields. Reading this many takes about a second.
 _MAX_FIELDS = 600_000
 _MAX_TEXT = 1 << 20
 
-# Nothing that a result depends on.
+# Attributes without influence on results.
 _IGNORED_ATTRIBUTES = ("op_callstack", "op_role", "op_role_var", "op_namescope", "op_device")
-# How their messages begin: with the name, and then the type.
+# How these messages begin: with the name, and then the type.
 _IGNORED_HEADS = tuple(b"\x0a%c%s\x10" % (len(name), name.encode()) for name in _IGNORED_ATTRIBUTES)
 # Attributes that hold a number of DATA_TYPES, or -1 for none.
 _DATA_TYPE_ATTRIBUTES = frozenset({"dtype", "in_dtype", "out_dtype"})
@@ -26,12 +26,12 @@ Raw = int | bytes
 
 
 class MessageReader:
-    """Reads the fields of messages, and counts them: a small file can have very many.
+    """Reads the fields of messages and counts them, as a small file can have very many.
 
-    All functions of this module raise `FormatError` for a field that is not of the kind that it should be.
+    All functions of this module raise `FormatError` for a field of the wrong kind.
 
     Attributes:
-        left: how many may still be read.
+        left: number of fields that may still be read.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class MessageReader:
             raise FormatError(f"the program has more than {_MAX_FIELDS} fields")
 
     def number(self, message: Raw) -> int:
-        """Field 1 of a message that is there for it alone."""
+        """Field 1 of a message that wraps only this field."""
         value = 0
         for number, raw in self.fields(message):
             if number == 1:
@@ -75,7 +75,7 @@ class MessageReader:
 
 
 def as_text(raw: Raw) -> str:
-    """A text of any length that makes sense."""
+    """A text, up to a generous limit."""
     if isinstance(raw, int):
         raise FormatError("a text in the program is a number")
     if len(raw) > _MAX_TEXT:
@@ -83,11 +83,11 @@ def as_text(raw: Raw) -> str:
     try:
         return str(raw, "utf-8")
     except UnicodeDecodeError:
-        raise FormatError(f"the text {raw[:40]!r} in the program is no UTF-8") from None
+        raise FormatError(f"the text {raw[:40]!r} in the program is not UTF-8") from None
 
 
 def as_name(raw: Raw) -> str:
-    """A name, of a length that can be shown."""
+    """A name that is short enough to be shown."""
     return checked_name(as_text(raw))
 
 
@@ -99,12 +99,12 @@ def _signed(raw: Raw, bits: int) -> int:
 
 
 def as_int32(raw: Raw) -> int:
-    """A whole number of 32 bits: the lower ones, as protocol buffers do it."""
+    """A 32-bit integer: the lower bits, as protocol buffers define it."""
     return _signed(raw, 32)
 
 
 def as_int64(raw: Raw) -> int:
-    """A whole number of 64 bits."""
+    """A 64-bit integer."""
     return _signed(raw, 64)
 
 
@@ -114,7 +114,7 @@ def as_bool(raw: Raw) -> bool:
 
 
 def _real(code: str) -> Callable[[Raw], list[float]]:
-    """What reads numbers of the format `code` of struct: one, or a packed list."""
+    """Returns a reader of numbers in struct's format `code`: one number, or a packed list."""
     size = struct.calcsize(code)
 
     def read(raw: Raw) -> list[float]:
@@ -136,7 +136,7 @@ def _only(values: list[float]) -> float:
 
 # -------------------------------------------------------------------------------------------------------- attributes
 
-# What reads an attribute's value from the fields that have it.
+# Functions that read an attribute's value from the fields that hold it.
 Reader = Callable[[MessageReader, list[Raw]], Any]
 
 
@@ -161,7 +161,7 @@ def _reals(decode: Callable[[Raw], list[float]]) -> Reader:
     return read
 
 
-# What a Scalar [1] holds -> its field, what reads it, and what is read where it is left out.
+# Kind of a Scalar [1] -> the field of its value, the value's reader, and the default.
 _SCALARS: dict[int, tuple[int, Callable[[Raw], Any], Raw]] = {
     1: (2, as_bool, 0),
     2: (3, as_int64, 0),
@@ -178,7 +178,7 @@ def _read_scalar(reader: MessageReader, raw: Raw) -> bool | int | float:
     return decode(values.get(field, zero))
 
 
-# AttrType -> the field of the value, and what reads it.
+# AttrType -> the field of the value, and its reader.
 _ATTRIBUTES: dict[int, tuple[int, Reader]] = {
     0: (3, _single(as_int32)),
     1: (4, _single(lambda raw: _only(_floats(raw)))),
@@ -200,7 +200,7 @@ _VARIABLES = (13, 14)
 
 
 class HasBlock(Exception):
-    """An attribute is a block: the operation is control flow."""
+    """An attribute is a block, so its operation is control flow."""
 
 
 def _data_type(number: int) -> str | None:
@@ -210,7 +210,7 @@ def _data_type(number: int) -> str | None:
 
 
 def read_attribute(reader: MessageReader, message: Raw) -> tuple[str, Any] | None:
-    """An attribute's name and value; None for one that does not matter."""
+    """An attribute's name and value; None for an attribute that does not matter."""
     if isinstance(message, bytes) and message.startswith(_IGNORED_HEADS):
         return None
     name, kind = "", None

@@ -1,12 +1,12 @@
-"""Exported models of PaddlePaddle: the program and its parameters, in every form in which they are stored.
+"""Reads models that PaddlePaddle exported: the program and its parameters, in every form of storage.
 
 - fluid 1.x: `model` + `params`, `__model__` + `__params__`, or `__model__` with a file per parameter
 - PaddlePaddle 2: `inference.pdmodel` + `inference.pdiparams`, perhaps with `inference.pdiparams.info`
 - PaddlePaddle 3: `inference.json` + `inference.pdiparams`
-- as published: NAME_infer.tar, an archive of a folder of these, which is read in memory
+- as published: NAME_infer.tar, an archive of such a folder, which is read in memory
 
-PaddleClas writes `inference.yml` beside them: how images are prepared, and what the classes are called. A file of
-parameters has neither names nor a count. What is in it is checked against the program.
+PaddleClas writes `inference.yml` next to them, which says how images are prepared and names the classes. A file of
+parameters holds neither their names nor their number, so its content is checked against the program.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from utils.system import garbage_collection_paused
 
 _BFLOAT16 = 22
 
-# Names of a program, of which the first that is there counts, and of parameters beside a program of another name.
+# Names of a program, of which the first that exists is used, and of parameters next to a program with another name.
 _PROGRAMS = ("inference.json", "inference.pdmodel", "__model__", "model")
 _ENDINGS = (".json", ".pdmodel")
 _PARAMETERS = ("__params__", "params")
 
-# How far above a file in an archive the program that it belongs to may be.
+# How many folders above a file in an archive its program may be.
 _MAX_DEPTH = 8
 
 # inference.yml has a line per class, .pdiparams.info four values per parameter.
@@ -45,13 +45,13 @@ _MAX_BESIDE = 4 << 20
 
 @dataclass(frozen=True)
 class InferenceModel:
-    """An exported model of PaddlePaddle.
+    """A model that PaddlePaddle exported.
 
     Attributes:
         program: what it computes.
-        parameters: its weights by the names of the program; see `read_parameters`.
-        settings: the text of inference.yml, which says how images are prepared; None: there is no such file.
-        structured_names: the names of parameters in the network's state dict, where .pdiparams.info tells them.
+        parameters: its weights by their names in the program; see `read_parameters`.
+        settings: the text of inference.yml, which says how images are prepared; None without such a file.
+        structured_names: the parameters' names in the network's state dict, if .pdiparams.info has them.
     """
 
     program: Program
@@ -64,17 +64,17 @@ class InferenceModel:
 
 
 def read_program(buffer: Buffer) -> Program:
-    """Reads a program of either dialect; its content tells which.
+    """Reads a program in either dialect, which it recognizes by the content.
 
     Raises:
-        FormatError: it is no program for inference, is damaged, has control flow, or is too large.
+        FormatError: it is not a program for inference, is damaged, has control flow, or is too large.
     """
     view = memoryview(buffer)
     head = bytes(view[:64])
     if head.lstrip().startswith(b"{"):
         return read_pir(view)
     if not head.startswith(b"\x0a"):
-        raise FormatError(f"no program of PaddlePaddle (it starts with {head[:16]!r})")
+        raise FormatError(f"not a PaddlePaddle program (it starts with {head[:16]!r})")
     return read_program_desc(view)
 
 
@@ -87,7 +87,7 @@ def _dtype_of(array: np.ndarray) -> str:
 
 
 def _read_parameter(variable: Variable, buffer: Buffer, offset: int) -> tuple[np.ndarray, int]:
-    """The value of `variable` at `offset`, and the offset behind it."""
+    """Reads the value of `variable` at `offset`; returns it and the offset after it."""
     try:
         array, end = read_variable(buffer, offset, {**DATA_TYPES, _BFLOAT16: np.dtype("<u2")})
     except FormatError as error:
@@ -111,15 +111,15 @@ def read_parameters(program: Program, files: Buffer | Mapping[str, Buffer]) -> d
     """Reads the parameters of a program.
 
     Args:
-        program: tells names, order, data types and shapes.
-        files: the combined file, or each parameter's own file by name.
+        program: gives their names, order, data types and shapes.
+        files: the combined file, or a file per parameter by name.
 
     Returns:
-        The parameters by name, as views of `files` (read-only, perhaps not aligned). bfloat16, which numpy does not
-        have, is given as float32.
+        The parameters by name, as views of `files` (read-only, perhaps not aligned). bfloat16, which numpy lacks, is
+        returned as float32.
 
     Raises:
-        FormatError: they are not the parameters of this program, are damaged, or one is missing.
+        FormatError: the parameters do not belong to this program, are damaged, or one is missing.
     """
     parameters = {}
     if isinstance(files, Mapping):
@@ -144,7 +144,7 @@ def read_parameters(program: Program, files: Buffer | Mapping[str, Buffer]) -> d
 
 
 class _Folder(Mapping[str, Buffer]):
-    """The files of a folder by name, each opened when it is asked for; none outside of it."""
+    """The files of a folder by name, each opened on access; files outside the folder are refused."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -164,7 +164,7 @@ class _Folder(Mapping[str, Buffer]):
 
 
 def looks_like_program(head: bytes) -> bool:
-    """Whether a file that starts with `head` may be a program: JSON of PIR, or a message that begins with a block."""
+    """Whether a file that starts with `head` may be a program: PIR as JSON, or a message that begins with a block."""
     return b'"base_code"' in head if head.lstrip().startswith(b"{") else head.startswith(b"\x0a")
 
 
@@ -178,29 +178,29 @@ def _find_program(files: Mapping[str, Buffer]) -> str | None:
 
 
 def _find_in_archive(members: Mapping[str, Buffer]) -> tuple[Mapping[str, Buffer], str]:
-    """The files of the folder with the program within an archive, and the program's name."""
+    """The files of the program's folder in an archive, and the program's name."""
     folders: dict[str, dict[str, Buffer]] = {}
     for name, content in members.items():
         if len(name) > MAX_NAME:
             raise FormatError(f"refused: a name in the archive has more than {MAX_NAME} characters")
-        # A parameter may have a / in its name, and so be in a folder within that of the program.
+        # A parameter's name may contain a /, so that its file lies in a subfolder.
         for folder in [str(folder) for folder in PurePosixPath(name).parents][:_MAX_DEPTH]:
             folders.setdefault(folder, {})[name.removeprefix(f"{folder}/")] = content
     found = [(folder, program) for folder, files in folders.items() if (program := _find_program(files)) is not None]
     if len(found) != 1:
         names = ", ".join(sorted(folder for folder, _ in found)[:5])
         several = f"holds several programs, in {names}: unpack it and give one of the folders"
-        raise FormatError(several if found else "is an archive without a program of PaddlePaddle")
+        raise FormatError(several if found else "is an archive without a PaddlePaddle program")
     ((folder, program),) = found
     return folders[folder], program
 
 
 def _open(path: Path) -> tuple[Mapping[str, Buffer], str]:
-    """The files beside a program, and the program's name; `path` is the program, its folder, or an archive of it."""
+    """The files next to a program, and the program's name; `path` is the program, its folder, or an archive of that."""
     if path.is_dir():
         files = _Folder(path)
         if (name := _find_program(files)) is None:
-            raise FormatError(f"holds no program of PaddlePaddle ({', '.join(_PROGRAMS)})")
+            raise FormatError(f"holds no PaddlePaddle program ({', '.join(_PROGRAMS)})")
         return files, name
     if path.exists() and not path.is_file():
         raise FormatError("is neither a file nor a folder")
@@ -213,7 +213,7 @@ def _open(path: Path) -> tuple[Mapping[str, Buffer], str]:
 
 
 def _with_ending(path: Path) -> Path:
-    """`path`, with the ending that may be left out of a program's name."""
+    """`path`, with the ending that users may leave out."""
     if path.exists():
         return path
     with_ending = (path.with_name(path.name + ending) for ending in _ENDINGS)
@@ -224,13 +224,13 @@ def _with_ending(path: Path) -> Path:
 
 
 def _stem(name: str) -> str:
-    """A program's name without its ending, which the files beside it share."""
+    """A program's name without its ending, which its other files share."""
     return next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)
 
 
 @contextlib.contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Gives a `FormatError` the name of the file that it is about."""
+    """Adds to a `FormatError` the name of its file."""
     try:
         yield
     except FormatError as error:
@@ -245,14 +245,14 @@ def _parameters_beside(files: Mapping[str, Buffer], name: str, program: Program,
                 return read_parameters(program, content)
     if program.parameters and program.parameters[0] not in files:
         raise FormatError(
-            f"the parameters of {name} are not beside it, neither as {', '.join(candidates)} nor each in a file of its "
-            f"own: {remedy}"
+            f"the parameters of {name} are not next to it, neither as {', '.join(candidates)} nor as one file each: "
+            f"{remedy}"
         )
     return read_parameters(program, files)
 
 
 def _beside(files: Mapping[str, Buffer], name: str) -> bytes | None:
-    """The content of a small file, if it is there."""
+    """The content of a small file, if it exists."""
     content = files.get(name)
     if content is not None and len(content) > _MAX_BESIDE:
         raise FormatError(f"{name} has more than {_MAX_BESIDE >> 20} MB")
@@ -265,12 +265,12 @@ def _settings(files: Mapping[str, Buffer], name: str) -> str | None:
             try:
                 return content.decode("utf-8-sig")
             except UnicodeDecodeError:
-                raise FormatError(f"{candidate} is no text in UTF-8") from None
+                raise FormatError(f"{candidate} is not UTF-8 text") from None
     return None
 
 
 def _structured_names(files: Mapping[str, Buffer], name: str) -> dict[str, str]:
-    """What .pdiparams.info says: variable -> {"structured_name": name in the state dict, ...}."""
+    """The content of .pdiparams.info: variable -> {"structured_name": name in the state dict, ...}."""
     file = f"{_stem(name)}.pdiparams.info"
     if (content := _beside(files, file)) is None:
         return {}
@@ -285,7 +285,7 @@ def _structured_names(files: Mapping[str, Buffer], name: str) -> dict[str, str]:
 
 
 def is_inference_model(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` is an exported model of PaddlePaddle, by its first bytes: a program, its folder or an archive."""
+    """Whether `path` is a PaddlePaddle export (a program, its folder or an archive), by its first bytes."""
     path = _with_ending(Path(path))
     try:
         if path.is_dir():
@@ -306,18 +306,18 @@ def read_inference_model(
     model_file: str | os.PathLike[str],
     params_file: str | os.PathLike[str] | None = None,
     *,
-    remedy: str = "put them there",
+    remedy: str = "put them next to it",
 ) -> InferenceModel:
-    """Reads an exported model of PaddlePaddle.
+    """Reads a model that PaddlePaddle exported.
 
     Args:
-        model_file: the program, the folder it is in, or an archive (.tar, .tar.gz, ...) of such a folder. As in
-            PaddlePaddle, the ending of inference.json and inference.pdmodel may be left out.
-        params_file: the combined parameters, or the folder of those in files of their own; None: beside the program.
-        remedy: what to do about parameters that are not beside the program.
+        model_file: the program, its folder, or an archive (.tar, .tar.gz, ...) of such a folder. As in PaddlePaddle,
+            the ending of inference.json and inference.pdmodel may be left out.
+        params_file: the combined parameters, or the folder with a file for each; None: next to the program.
+        remedy: what to do if the parameters are not next to the program, for errors.
 
     Raises:
-        UserError: there are no such files, they are damaged, do not belong together, or are no exported model.
+        UserError: the files are missing or damaged, do not belong together, or are not an exported model.
     """
     place = _with_ending(Path(model_file))
     try:

@@ -1,11 +1,11 @@
-"""inference.yml, which PaddleClas writes beside an exported model: how its images are prepared, what its outputs mean.
+"""Reads inference.yml, in which PaddleClas says how an exported model's images are prepared and what its outputs mean.
 
     Global:       {model_name: PPLCNet_x1_0}
     PreProcess:   {transform_ops: [{ResizeImage: {resize_short: 256}}, {CropImage: {size: 224}}, {NormalizeImage: ...}]}
     PostProcess:  {Topk: {topk: 5, label_list: [...]}}
 
-The files of PaddleClas's deploy/configs have the same form, with `class_id_map_file` instead of `label_list`, and
-`main_indicator` where there are several in PostProcess.
+The files in PaddleClas's deploy/configs have the same form, with `class_id_map_file` instead of `label_list`, and
+`main_indicator` if PostProcess has several entries.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from utils.formats.yaml_data import read_yaml
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# By number, where a file does not write the name.
+# OpenCV's numbers, which a file may have instead of names.
 _INTERPOLATIONS = {
     "cv2": ("nearest", "bilinear", "bicubic", "area", "lanczos"),
     "pil": ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"),
@@ -35,9 +35,9 @@ class Resize:
     """How an image is resized.
 
     Attributes:
-        short: length that its short side gets; None: it gets exactly `size`.
-        size: width and height. With `short` as well, the middle is cut out, the share `size` / `short` of the short
-            side, and resized to `size`.
+        short: new length of the short side; None: the image is resized to exactly `size`.
+        size: width and height. If `short` is set as well, the centre, `size` / `short` of the short side, is cropped
+            and resized to `size`.
         interpolation: "nearest", "bilinear", "bicubic", "lanczos"; of OpenCV "area"; of Pillow "box", "hamming".
         backend: "cv2" (OpenCV) or "pil" (Pillow).
     """
@@ -50,12 +50,12 @@ class Resize:
 
 @dataclass(frozen=True)
 class PostProcess:
-    """What is made of the outputs.
+    """How the outputs are post-processed.
 
     Attributes:
         kind: Topk, ThreshOutput, MultiLabelThreshOutput, PersonAttribute, VehicleAttribute, ...
-        arguments: the numbers and texts it is given: topk, threshold, label_0, class_id_map_file, ...
-        class_names: one per class, where the file has them.
+        arguments: its numbers and texts: topk, threshold, label_0, class_id_map_file, ...
+        class_names: one per class, if the file has them.
     """
 
     kind: str
@@ -65,19 +65,19 @@ class PostProcess:
 
 @dataclass(frozen=True)
 class InferenceSettings:
-    """What inference.yml says.
+    """The content of inference.yml.
 
     Attributes:
-        network: the network's name; None: not said.
+        network: the network's name; None if missing.
         decoder: "cv2" or "pil".
         rgb: whether the network takes RGB; else BGR.
         resize: None: images keep their size.
-        crop: width and height of the part in the middle; None: all of the image.
-        scale: what pixels, 0 to 255, are multiplied with before the mean is subtracted.
+        crop: width and height of the centre crop; None: the whole image.
+        scale: factor for pixels, 0 to 255, before the mean is subtracted.
         mean, std: per channel.
-        channels: 3; or 4, of which the last is zeros.
-        post: what is made of the outputs, as far as it returns something; None: nothing.
-        save_dir: the folder into which images are copied, in a folder per class; None: they are not.
+        channels: 3; or 4 with zeros in the last.
+        post: how the outputs are post-processed into results; None: they are not.
+        save_dir: the folder into which images are copied, in a subfolder per class; None: they are not.
     """
 
     network: str | None = None
@@ -109,7 +109,7 @@ def _mapping(value: Any, what: str) -> Mapping[str, Any]:
 
 
 def _number(value: Any, what: str) -> float:
-    """A number; as a text also a fraction, 1.0/255.0."""
+    """A number, or a text with a number or a fraction such as 1.0/255.0."""
     try:
         if isinstance(value, bool):
             raise ValueError
@@ -210,7 +210,7 @@ def _normalize(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-# In the order in which they have to be; with the arguments that each may have.
+# The transforms in their required order, each with its allowed arguments.
 _TRANSFORMS = {
     "DecodeImage": (_decode, {"to_rgb", "to_np", "channel_first", "backend"}),
     "ResizeImage": (_resize, {"size", "resize_short", "interpolation", "backend", "return_numpy"}),
@@ -222,13 +222,13 @@ _TRANSFORMS = {
 
 
 def read_transforms(transforms: Any) -> InferenceSettings:
-    """What a list of transforms makes of an image.
+    """How a list of transforms prepares an image.
 
     Raises:
-        FormatError: it asks for what is not supported; the message names the transform.
+        FormatError: a transform is not supported; the message names it.
     """
     if not isinstance(transforms, list):
-        raise FormatError("has no list PreProcess.transform_ops, which says how images are prepared")
+        raise FormatError("lacks the list PreProcess.transform_ops, which says how images are prepared")
     found: dict[str, Any] = {}
     order = list(_TRANSFORMS)
     last = -1
@@ -240,7 +240,7 @@ def read_transforms(transforms: Any) -> InferenceSettings:
         if name not in _TRANSFORMS:
             raise FormatError(f"the transform {_shown(name)} is not supported; known are {', '.join(_TRANSFORMS)}")
         if order.index(name) <= last:
-            raise FormatError(f"{name} is at an unusual place; the order should be {', '.join(_TRANSFORMS)}")
+            raise FormatError(f"{name} is in the wrong place; the order should be {', '.join(_TRANSFORMS)}")
         last = order.index(name)
         read, known = _TRANSFORMS[name]
         arguments = _mapping(value, name)
@@ -248,7 +248,7 @@ def read_transforms(transforms: Any) -> InferenceSettings:
             raise FormatError(f"{name} has the unknown argument {_shown(unknown[0])}")
         found |= read(arguments)
     if "mean" not in found:
-        # Pixels are then given as they are.
+        # Without NormalizeImage the pixels stay as they are.
         found |= {"scale": 1.0, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     return InferenceSettings(**found)
 
@@ -273,7 +273,7 @@ def _class_names(labels: Any) -> tuple[str, ...] | None:
 
 
 def _read_post(section: Mapping[str, Any]) -> tuple[PostProcess | None, str | None]:
-    """What is made of the outputs, and the folder of SavePreLabel."""
+    """How the outputs are post-processed, and the folder of SavePreLabel."""
     entries = {name: _mapping(value, name) for name, value in section.items() if name != "main_indicator"}
     save_dir = entries.pop("SavePreLabel", {}).get("save_dir")
     if save_dir is not None and not isinstance(save_dir, str):
@@ -297,10 +297,10 @@ def _read_post(section: Mapping[str, Any]) -> tuple[PostProcess | None, str | No
 
 
 def read_inference_yml(text: str) -> InferenceSettings:
-    """Reads an inference.yml, or a file of PaddleClas's deploy/configs.
+    """Reads an inference.yml, or a file from PaddleClas's deploy/configs.
 
     Raises:
-        FormatError: it is neither, or asks for what is not supported; the message names the part of the file.
+        FormatError: it is neither, or a part of it is not supported; the message names the part.
     """
     content = _mapping(read_yaml(text), "the file")
     network = _mapping(content.get("Global"), "Global").get("model_name")

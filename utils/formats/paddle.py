@@ -1,20 +1,20 @@
-"""PaddlePaddle's weight files, read without PaddlePaddle.
+"""Reads PaddlePaddle's weight files without PaddlePaddle.
 
 - A variable: one tensor, as fluid's `save` operator writes it. All integers are little-endian:
 
       uint32  version of the stream, 0
-      uint64  number of LoD levels; each level is a uint64 byte count and so many bytes
+      uint64  number of LoD levels; each level is a uint64 byte count and that many bytes
       uint32  version of the tensor, 0
       int32   length of the description
               description, a protobuf message: field 1 is the data type, field 2 (repeated) the dimensions
               the values, row by row
 
-- A combined file: variables one after the other, without names. They are in the order of their sorted names, which the
-  program beside the file knows.
+- A combined file: variables one after the other, without names, in the order of their sorted names; the program has
+  the names.
 - A .pdparams file: a pickle of a dictionary of numpy arrays: `utils.formats.pickles`.
 
-All readers work on a buffer, return views of it where they can, believe no length they have not checked against what
-is there, and raise `FormatError` for anything else than such a file.
+All readers work on a buffer, return views of it where they can, check every length against the size of the buffer, and
+raise `FormatError` for any other file.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ DATA_TYPES = {
 }
 _DATA_TYPE_NUMBERS = {dtype: number for number, dtype in DATA_TYPES.items()}
 
-_MAX_VARIABLES = 20_000  # of a combined file; far more than any network has, and a second's work
+_MAX_VARIABLES = 20_000  # in a combined file: far more than any network has; reading them takes a second
 _MAX_DIMENSIONS = 16
 _MAX_DESCRIPTION = 1000  # bytes; 16 dimensions take 180
-_MAX_LEVELS = 100  # of LoD; a tensor of parameters has none
+_MAX_LEVELS = 100  # of LoD; parameters have none
 
 
 def _tensor_description(message: memoryview, data_types: Mapping[int, np.dtype]) -> tuple[np.dtype, tuple[int, ...]]:
@@ -82,13 +82,13 @@ def read_variable(
     Args:
         buffer: the file.
         offset: where the variable starts.
-        data_types: those that are known, by fluid's number.
+        data_types: the known types, by fluid's numbers.
 
     Returns:
-        The tensor, a view of the buffer (perhaps not aligned), and the offset behind it.
+        The tensor, a view of the buffer (perhaps not aligned), and the offset after it.
 
     Raises:
-        FormatError: there is no whole variable.
+        FormatError: there is no complete variable at the offset.
     """
     view = memoryview(buffer)
     try:
@@ -108,15 +108,15 @@ def read_variable(
         raise FormatError(f"not a fluid variable (tensor version {version})")
     offset += 8
     if not 0 < size <= len(view) - offset:
-        raise FormatError(f"the description should be {size} bytes long, {len(view) - offset} are there")
+        raise FormatError(f"the description should have {size} bytes, but only {len(view) - offset} follow")
     if size > _MAX_DESCRIPTION:
-        raise FormatError(f"the description is {size} bytes long, which no tensor needs")
+        raise FormatError(f"the description has {size} bytes, more than any tensor needs")
     dtype, shape = _tensor_description(view[offset : offset + size], data_types)
     offset += size
     count = math.prod(shape)
     if count * dtype.itemsize > len(view) - offset or max(shape, default=0) > len(view):
         raise FormatError(
-            f"shape {list(shape)} takes {count * dtype.itemsize} bytes, {len(view) - offset} are there (cut short?)"
+            f"shape {list(shape)} takes {count * dtype.itemsize} bytes, but {len(view) - offset} follow (cut short?)"
         )
     array = np.frombuffer(view, dtype, count, offset).reshape(shape)
     return array, offset + count * dtype.itemsize
@@ -128,7 +128,7 @@ def read_variables(buffer: Buffer) -> list[np.ndarray]:
     offset = 0
     while offset < len(buffer):
         if len(arrays) == _MAX_VARIABLES:
-            raise FormatError(f"it has more than {_MAX_VARIABLES} variables, which no network has")
+            raise FormatError(f"it has more than {_MAX_VARIABLES} variables, more than any network")
         array, offset = read_variable(buffer, offset)
         arrays.append(array)
     return arrays
@@ -144,7 +144,7 @@ def _encode_varint(value: int) -> bytes:
 
 
 def variable_header(array: np.ndarray) -> bytes:
-    """What stands before the values of `array` in its variable file."""
+    """The bytes before the values of `array` in its variable file."""
     description = b"\x08" + _encode_varint(_DATA_TYPE_NUMBERS[array.dtype])
     for dimension in array.shape:
         description += b"\x10" + _encode_varint(dimension)
@@ -152,7 +152,7 @@ def variable_header(array: np.ndarray) -> bytes:
 
 
 def write_variable(array: np.ndarray, path: Path) -> None:
-    """Writes a tensor as a variable file, byte for byte as fluid does; makes the folder of the file if need be."""
+    """Writes a tensor as a variable file, byte for byte as fluid does; creates the file's folder if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:
         file.write(variable_header(array))
@@ -165,7 +165,7 @@ _LOD_TENSOR = 7
 
 
 def program_variables(buffer: Buffer) -> list[str]:
-    """The sorted names of the tensors that a program (`__model__`, `model`, .pdmodel) keeps in its combined file.
+    """The sorted names of the tensors in the combined file of a program (`__model__`, `model`, .pdmodel).
 
     A ProgramDesc has blocks (field 1), which have variables (field 3) with a name (1), a type (2, of which field 1 is
     the kind) and whether they are persistable (3).

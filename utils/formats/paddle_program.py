@@ -1,4 +1,4 @@
-"""A program of PaddlePaddle as data: its operations, its variables, what goes in and what comes out.
+"""A PaddlePaddle program as data: its operations, variables, inputs and outputs.
 
 Both dialects of exported models are read into it: ProgramDesc (`utils.formats.program_desc`), which PaddlePaddle wrote
 up to 2.6, and PIR (`utils.formats.pir`), which it has written since 3.0.
@@ -11,7 +11,7 @@ from typing import Any
 
 from utils.errors import FormatError
 
-# VarType.Type of ProgramDesc, and of the tensors in a file of parameters.
+# VarType.Type in a ProgramDesc, and of the tensors in a file of parameters.
 DATA_TYPES = {
     0: "bool",
     1: "int16",
@@ -27,7 +27,7 @@ DATA_TYPES = {
     24: "complex128",
 }
 
-# Several times what the largest network has.
+# Several times as many as the largest network has.
 MAX_OPERATIONS = 50_000
 MAX_VARIABLES = 200_000
 MAX_DIMENSIONS = 16
@@ -36,14 +36,14 @@ MAX_NAME = 1_000
 
 @dataclass(frozen=True)
 class Variable:
-    """What a program says of a value.
+    """What a program says about a value.
 
     Attributes:
-        name: as operations use it.
-        shape: -1 stands for a size that is not known, as a rule the batch; None: it is no tensor.
-        dtype: "float32", "int64", "bool" ...; None: it is no tensor, or the program does not say.
-        persistable: its value is in the file of parameters. An engine that saves the weights it has laid out anew says
-            neither shape nor data type of them.
+        name: the name that operations use.
+        shape: -1 stands for an unknown size, usually the batch; None: it is not a tensor.
+        dtype: "float32", "int64", "bool" ...; None: it is not a tensor, or the program does not say.
+        persistable: its value is in the file of parameters. An engine that saves weights in its own layout gives
+            neither their shape nor their data type.
     """
 
     name: str
@@ -57,11 +57,11 @@ class Operation:
     """One step of a program.
 
     Attributes:
-        kind: "conv2d", "matmul_v2", "full_int_array" ...; of PIR without the name of its dialect.
-        inputs: names of variables by slot; slots without any are left out. PIR has the one slot "", where "" as a name
-            stands for an operand that is not given.
+        kind: "conv2d", "matmul_v2", "full_int_array" ...; for PIR without the name of its dialect.
+        inputs: names of variables by slot; empty slots are left out. PIR has only the slot "", in which the name ""
+            stands for a missing operand.
         outputs: the same.
-        attributes: bool, int, float, str, None, and lists of them. A data type is written as `Variable.dtype` is.
+        attributes: bool, int, float, str, None, and lists of them. Data types are written as in `Variable.dtype`.
     """
 
     kind: str
@@ -76,17 +76,17 @@ class Program:
 
     Attributes:
         dialect: "desc" or "pir".
-        version: of the format. ProgramDesc has that of PaddlePaddle, 1008005 for 1.8.5, or 0; PIR a number of its own.
+        version: of the format. ProgramDesc has PaddlePaddle's version, 1008005 for 1.8.5, or 0; PIR has its own number.
         operations: in the order they run, without those that feed, fetch or hold parameters. Every input is a feed, a
-            parameter, or an output of an operation before. PIR writes a value once; ProgramDesc may do so again.
-        variables: by name. Values of PIR are named "%12", its parameters have their own names.
+            parameter, or an output of an earlier operation. PIR writes a value once; ProgramDesc may overwrite it.
+        variables: by name. PIR's values are named "%12", its parameters have their own names.
         parameters: the variables whose values are in the file of parameters, in its order: sorted.
-        feeds: the variables that are given, in order.
-        fetches: the variables that are asked for, in order.
-        feed_labels: how users know the feeds.
-        fetch_labels: how users know the fetches.
-        operation_versions: how often the meaning of an operation had changed when the program was written, where it had
-            (op_version_map of ProgramDesc, since 2.0; an operation that is not in it has version 0).
+        feeds: the input variables, in order.
+        fetches: the output variables, in order.
+        feed_labels: the inputs' names for users.
+        fetch_labels: the outputs' names for users.
+        operation_versions: how often an operation's meaning had changed when the program was written (op_version_map
+            of ProgramDesc, since 2.0; an operation that is not in it has version 0).
     """
 
     dialect: str
@@ -102,14 +102,14 @@ class Program:
 
 
 def checked_name(name: str) -> str:
-    """A name that can be shown: not too long, no half characters."""
+    """A name that can be shown: not too long, and without lone surrogates."""
     if len(name) > MAX_NAME:
         raise FormatError(f"a name in it has more than {MAX_NAME} characters")
     if not name.isascii():
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise FormatError(f"the name {name[:40]!a} in it is no text") from None
+            raise FormatError(f"the name {name[:40]!a} in it is not text") from None
     return name
 
 
@@ -117,7 +117,7 @@ def check_program(program: Program) -> None:
     """Checks that a program can run from its first operation to its last.
 
     Raises:
-        FormatError: it has no input or no output, or reads a variable that nothing has written.
+        FormatError: it has no input or no output, or reads a variable before anything has written it.
     """
     if not program.feeds or not program.fetches:
         missing = "input" if not program.feeds else "output"
@@ -130,9 +130,9 @@ def check_program(program: Program) -> None:
         for names in operation.inputs.values():
             for name in names:
                 if name not in written:
-                    raise FormatError(f"operation {operation.kind!r} reads {name!r}, which nothing has written before")
+                    raise FormatError(f"operation {operation.kind!r} reads {name!r} before anything has written it")
         for names in operation.outputs.values():
             written.update(names)
     for name in program.fetches:
         if name not in written:
-            raise FormatError(f"the program's output {name!r} is not written by any operation")
+            raise FormatError(f"no operation writes the program's output {name!r}")

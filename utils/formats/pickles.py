@@ -1,8 +1,8 @@
-"""Pickles as PaddlePaddle writes them, read as data and written without NumPy's own pickling.
+"""Reads pickles of PaddlePaddle as plain data, and writes them without NumPy's own pickling.
 
 .pdparams, .pdopt, .pdema and .pdstates are pickles of dictionaries, lists, strings, numbers and numpy arrays. Loading a
-pickle can run any code; these readers follow its opcodes themselves, know the few calls that stand for data, and raise
-`FormatError` for anything else.
+pickle can run any code. These readers therefore interpret its opcodes themselves, accept the few calls that stand for
+data, and raise `FormatError` for anything else.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ import numpy as np
 
 from utils.errors import FormatError, cut
 
-# A file of PaddlePaddle's has about 40 opcodes per array, and 4,000 arrays at most, 10,000 with those of an optimizer;
-# these are followed in less than a second.
+# PaddlePaddle's files have about 40 opcodes per array, and up to 4,000 arrays, or 10,000 with an optimizer's; reading
+# them takes less than a second.
 _MAX_OPCODES = 500_000
 _MAX_DIMENSIONS = 16
-_LONGEST_NAME = 200  # of a module, a function or a type
+_LONGEST_NAME = 200  # of the name of a module, function or type
 
 
 class _Global(NamedTuple):
-    """A function or class that a pickle names. It is never imported, much less called."""
+    """A function or class that a pickle names. It is never imported or called."""
 
     module: str
     name: str
 
 
 def _name(value: Any) -> str:
-    """A text of a pickle that says what something is: anything else could be too large to be compared or printed."""
+    """Checks that a name in a pickle is a short text: anything else could be too large to compare or print."""
     if not isinstance(value, str) or len(value) > _LONGEST_NAME:
-        raise FormatError(f"the pickle is damaged (a {type(value).__name__} in place of a name)")
+        raise FormatError(f"the pickle is damaged (a {type(value).__name__} instead of a name)")
     return value
 
 
@@ -72,7 +72,7 @@ class Array:
         if math.prod(shape) != array.size:
             raise FormatError(f"an array of shape {list(shape)} has {array.size} values")
         array = array.reshape(shape, order="F" if fortran_order else "C")
-        self.array = array.astype(array.dtype.newbyteorder("="), copy=False)  # once, in however many places it stands
+        self.array = array.astype(array.dtype.newbyteorder("="), copy=False)  # counts each array once
 
 
 _LITERALS = frozenset({
@@ -85,10 +85,10 @@ _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class _Unpickler:
-    """Understands what pickle writes for containers, strings, numbers and numpy arrays, and nothing else.
+    """Interprets what pickle writes for containers, strings, numbers and numpy arrays, and nothing else.
 
-    It follows the opcodes of protocols 2 to 4 and knows the meaning of the few functions that stand for arrays, so that
-    a file has no means to run anything, and all that it makes is no larger than the file.
+    It follows the opcodes of protocols 2 to 4 and knows the few functions that stand for arrays. So a file cannot run
+    anything, and the values that it makes are no larger than the file.
     """
 
     def __init__(self, buffer: bytes | mmap.mmap) -> None:
@@ -96,23 +96,23 @@ class _Unpickler:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
-        # One text could be encoded, and one text of bytes be an array, over and over: not more than the file is long.
+        # A pickle could encode one text, or turn it into an array, many times; the total is limited to the file's size.
         self.encodable = self.fillable = len(buffer)
 
     def load(self) -> Any:
         if isinstance(self.buffer, mmap.mmap):
             self.buffer.seek(0)
-        # A mapped file can be read as one.
+        # A memory-mapped file can be read like a stream.
         for number, (opcode, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], self.buffer))):
             if opcode.name == "STOP":
                 return self.stack.pop()
             if number == _MAX_OPCODES:
-                raise FormatError(f"refused: it has more than {_MAX_OPCODES} opcodes, which no file of weights needs")
+                raise FormatError(f"refused: it has more than {_MAX_OPCODES} opcodes, more than any weight file needs")
             self.step(opcode.name, argument)
         raise FormatError("the pickle does not end")
 
     def step(self, opcode: str, argument: Any) -> None:
-        """Follows one opcode."""
+        """Executes one opcode."""
         stack = self.stack
         if opcode in _LITERALS:
             stack.append(_CONSTANTS.get(opcode, argument))
@@ -147,12 +147,12 @@ class _Unpickler:
         elif opcode == "REDUCE":
             function, arguments = self.pop(2)
             if not isinstance(function, _Global) or not isinstance(arguments, tuple):
-                raise FormatError("the pickle is damaged (a call of what is no function)")
+                raise FormatError("the pickle is damaged (it calls something that is not a function)")
             stack.append(self.call(function, arguments))
         elif opcode == "BUILD":
             self.build(stack[-2], stack.pop())
         elif opcode not in ("PROTO", "FRAME"):
-            raise FormatError(f"refused: pickle opcode {opcode} has no place in a file of weights")
+            raise FormatError(f"refused: pickle opcode {opcode} does not belong in a weight file")
 
     def build(self, target: Any, state: Any) -> None:
         if not isinstance(target, Array | _DType) or not isinstance(state, tuple):
@@ -189,7 +189,7 @@ class _Unpickler:
         target.update(zip(keys, values[1::2], strict=True))
 
     def call(self, function: _Global, arguments: tuple[Any, ...]) -> Any:
-        """The value that a call would have made, for the few calls that stand for data."""
+        """The value that a call would return, for the few calls that stand for data."""
         module, name = function
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
             return Array()
@@ -198,13 +198,13 @@ class _Unpickler:
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "scalar":
             return np.frombuffer(arguments[1], arguments[0].dtype(), 1)[0].item()
         if (module, name) == ("_codecs", "encode") and len(arguments) == 2 and _name(arguments[1]) == "latin1":
-            # How protocol 2 writes bytes.
+            # Protocol 2 writes bytes like this.
             self.encodable -= len(arguments[0])
             if self.encodable < 0:
                 raise FormatError("refused: it holds more bytes than the file is long")
             return arguments[0].encode("latin1")
         if module in ("builtins", "__builtin__"):
-            # How PaddlePaddle 2 writes its tensors: tuple((name, array)), and eval("data", {"data": array}).
+            # PaddlePaddle 2 writes tensors as tuple((name, array)), and as eval("data", {"data": array}).
             if name == "tuple" and len(arguments) == 1 and isinstance(arguments[0], tuple):
                 return arguments[0]
             if (
@@ -220,7 +220,7 @@ class _Unpickler:
 
 
 def read_plain_pickle(buffer: bytes | mmap.mmap) -> Any:
-    """Reads a pickle of containers, strings and numbers; arrays in it are of a class of this module.
+    """Reads a pickle of containers, strings and numbers; arrays become instances of `_Array`.
 
     Raises:
         FormatError: it is damaged, or holds anything that is not plain data.
@@ -229,7 +229,7 @@ def read_plain_pickle(buffer: bytes | mmap.mmap) -> Any:
         return _Unpickler(buffer).load()
     except FormatError:
         raise
-    # What a damaged pickle makes of the steps above: values of the wrong type, arguments missing, an empty stack.
+    # The errors of a damaged pickle: values of the wrong type, missing arguments, an empty stack.
     except (ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
         raise FormatError(f"the pickle is damaged ({cut(str(error), 200)})") from None
 
@@ -238,7 +238,7 @@ def read_pickle(buffer: bytes | mmap.mmap) -> tuple[dict[str, np.ndarray], int]:
     """Reads a .pdparams file, of fluid.save or of PaddlePaddle 2 and later.
 
     Returns:
-        The arrays by name (of dictionaries in it by their keys, net.fc.weight), and how many entries have none.
+        The arrays by name (for nested dictionaries by their keys, as net.fc.weight), and the number of other entries.
 
     Raises:
         FormatError: it is damaged, or holds anything that is not plain data.
@@ -263,11 +263,11 @@ def read_pickle(buffer: bytes | mmap.mmap) -> tuple[dict[str, np.ndarray], int]:
     return arrays, others
 
 
-_MAX_DEPTH = 6  # of containers in each other: in a .pdopt a list, a dictionary, a dictionary, a tuple and an array
+_MAX_DEPTH = 6  # of nested containers: a .pdopt has a list, a dictionary, a dictionary, a tuple and an array
 
 
 def read_nested(buffer: bytes | mmap.mmap) -> Any:
-    """Reads a file of PaddlePaddle's of any plain content: its arrays as NumPy's, a tensor (name, array) as its array.
+    """Reads a PaddlePaddle file of plain data: arrays become NumPy arrays, tensors (name, array) become their arrays.
 
     Raises:
         FormatError: it is damaged, or holds anything that is not plain data.
@@ -284,8 +284,8 @@ def read_nested(buffer: bytes | mmap.mmap) -> Any:
         if not isinstance(value, dict | list | tuple):
             return value if isinstance(value, str | int | float | bytes | None) else str(value)
         if depth > _MAX_DEPTH:
-            raise FormatError("refused: its containers hold each other")
-        if id(value) not in done:  # a container that stands in many places is looked at once
+            raise FormatError("refused: a container in it contains itself")
+        if id(value) not in done:  # a container with several references is converted once
             parts = value.values() if isinstance(value, dict) else value
             found = [plain(part, depth + 1) for part in parts]
             done[id(value)] = dict(zip(value, found, strict=True)) if isinstance(value, dict) else found
@@ -298,10 +298,10 @@ def read_nested(buffer: bytes | mmap.mmap) -> Any:
 
 
 def write_pickle(value: Any, file: IO[bytes]) -> None:
-    """Writes dictionaries, lists, strings, numbers and arrays as a pickle that any PaddlePaddle and NumPy reads.
+    """Writes dictionaries, lists, strings, numbers and arrays as a pickle that every PaddlePaddle and NumPy can read.
 
-    `pickle` would call NumPy's functions by the names that the NumPy installed here has for them; one before 1.26, as
-    PaddlePaddle 1.8 has it, does not know those of NumPy 2.
+    `pickle` itself would store the function names of the NumPy installed here; versions before 1.26, which PaddlePaddle
+    1.8 uses, do not know those of NumPy 2.
     """
     file.write(b"\x80\x04")
     _write(value, file)
@@ -335,7 +335,7 @@ def _write(value: Any, file: IO[bytes]) -> None:
 
 
 def _write_array(array: np.ndarray, file: IO[bytes]) -> None:
-    """As NumPy pickles it: _reconstruct(ndarray, (0,), b"b"), with the state (1, shape, type, False, values)."""
+    """Writes it as NumPy does: _reconstruct(ndarray, (0,), b"b") with the state (1, shape, type, False, values)."""
     values = np.ascontiguousarray(array)
     file.write(b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\0\x85C\1btR(K\1(")
     for size in array.shape:

@@ -1,4 +1,4 @@
-"""PIR, the programs of PaddlePaddle 3 (inference.json), read without PaddlePaddle.
+"""Reads PIR, the programs of PaddlePaddle 3 (inference.json), without PaddlePaddle.
 
 A JSON file:
 
@@ -6,12 +6,12 @@ A JSON file:
 
 - A parameter:     {"#": "p", "A": [.., .., .., name], "O": {"%": id, "TT": type}}
 - An operation:    {"#": "1.conv2d", "A": attributes, "I": [{"%": id}, ...], "O": [{"%": id, "TT": type}, ...]}. The
-                   number is its dialect, or "onednn_op", where an engine has saved what it made of a program. Id 0
-                   stands for an operand that is not given.
+                   number is its dialect, or "onednn_op" in a program that an engine has optimized and saved. Id 0
+                   stands for a missing operand.
 - An attribute:    {"N": name, "AT": {"#": kind, "D": value}}; an infinite number is "VD" instead of "D"
 - A type:          {"#": "0.t_dtensor", "D": [{"#": "0.t_f32"}, [-1, 3, 224, 224], "NCHW", [], 0]}
 
-Versions differ in the types of a few attributes (a float32 became a float64), which are read alike.
+Versions differ in the types of a few attributes (a float32 became a float64); all are accepted.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from utils.formats.paddle_program import (
     checked_name,
 )
 
-# The largest program of the zoos has 5 MB, 300,000 lists and objects, and 330,000 commas. What is parsed may take 200
-# times as much memory as in the file, but with these bounds no more than 300 MB, and a second.
+# The largest program in the zoos has 5 MB, 300,000 lists and objects, and 330,000 commas. Parsing can take 200 times
+# the file's size in memory; these bounds keep it to 300 MB and a second.
 _MAX_SIZE = 24 << 20
 _MAX_CONTAINERS = 1_000_000
 _MAX_COMMAS = 2_000_000
@@ -57,14 +57,14 @@ _TYPES = {
 _DTYPES = frozenset(DATA_TYPES.values())
 _INFINITE = {"NAN": math.nan, "INF": math.inf, "-INF": -math.inf}
 
-# Where in the source an operation is from, and what only training or several machines need.
+# Source positions of operations, and attributes that only training or several machines need.
 _IGNORED_ATTRIBUTES = frozenset({"struct_name", "op_callstack", "op_dist_attr", "op_role", "place", "stop_gradient"})
 
 T = TypeVar("T")
 
 
 def _get(entry: Any, key: str, kind: type[T]) -> T:
-    """What an object of JSON has under `key`, which must be of `kind`."""
+    """The value of `key` in a JSON object, which must be of type `kind`."""
     value = entry.get(key) if isinstance(entry, dict) else None
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise FormatError(f"the program is damaged: {key!r} should be of type {kind.__name__}, not {_shown(value)}")
@@ -72,29 +72,29 @@ def _get(entry: Any, key: str, kind: type[T]) -> T:
 
 
 def _shown(value: Any) -> str:
-    """A value of JSON, as far as a message has room for it."""
+    """A JSON value, shortened for a message."""
     return ascii(value)[:40] if isinstance(value, str | int | float | None) else type(value).__name__
 
 
 def _int64(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not -(1 << 63) <= value < 1 << 63:
-        raise FormatError(f"the program is damaged: {_shown(value)} is no whole number of 64 bits")
+        raise FormatError(f"the program is damaged: {_shown(value)} is not a 64-bit integer")
     return value
 
 
 def _int64s(value: Any) -> list[int]:
     if not isinstance(value, list):
-        raise FormatError(f"the program is damaged: {_shown(value)} is no list of numbers")
+        raise FormatError(f"the program is damaged: {_shown(value)} is not a list of numbers")
     return [_int64(element) for element in value]
 
 
 def _string(value: Any) -> str:
     if not isinstance(value, str):
-        raise FormatError(f"the program is damaged: {_shown(value)} is no text")
+        raise FormatError(f"the program is damaged: {_shown(value)} is not text")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise FormatError(f"the text {_shown(value)} in it is no text") from None
+        raise FormatError(f"the text {_shown(value)} in it is not valid UTF-8") from None
     return value
 
 
@@ -103,13 +103,13 @@ def _string(value: Any) -> str:
 
 def _float(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise FormatError(f"the program is damaged: {_shown(value)} is no number")
+        raise FormatError(f"the program is damaged: {_shown(value)} is not a number")
     return float(_int64(value)) if isinstance(value, int) else value
 
 
 def _dtype(value: Any) -> str | None:
     name = _string(value).lower()
-    if name.startswith("undefined"):  # "Undefined(ALL_DTYPE)": that of the input
+    if name.startswith("undefined"):  # "Undefined(ALL_DTYPE)": the input's type
         return None
     if name not in _DTYPES:
         raise FormatError(f"the data type {_shown(value)} is not supported")
@@ -125,7 +125,7 @@ def _bool(value: Any) -> bool:
 def _scalar(value: Any) -> bool | int | float:
     """A number with its data type: ["float32", 0.5]."""
     if not isinstance(value, list) or len(value) != 2:
-        raise FormatError(f"the program is damaged: {_shown(value)} is no scalar")
+        raise FormatError(f"the program is damaged: {_shown(value)} is not a scalar")
     dtype = _dtype(value[0])
     if dtype == "bool":
         return _bool(value[1])
@@ -158,7 +158,7 @@ def _read_attribute(attribute: Any, depth: int = 0) -> Any:
         return None
     if kind in ("0.a_f32", "0.a_f64") and "VD" in attribute:
         if (word := _get(attribute, "VD", str)) not in _INFINITE:
-            raise FormatError(f"the program is damaged: {_shown(word)} is no number")
+            raise FormatError(f"the program is damaged: {_shown(word)} is not a number")
         return _INFINITE[word]
     if kind == "0.a_array":
         if depth == _MAX_NESTING:
@@ -183,7 +183,7 @@ def _read_attributes(entries: list[Any]) -> dict[str, Any]:
 
 
 def _read_type(entry: Any) -> tuple[tuple[int, ...] | None, str | None]:
-    """Shape and data type; None for what is no tensor."""
+    """Shape and data type; None for other values than tensors."""
     if _get(entry, "#", str) != "0.t_dtensor":
         return None, None
     content = _get(entry, "D", list)
@@ -199,10 +199,10 @@ def _read_type(entry: Any) -> tuple[tuple[int, ...] | None, str | None]:
 
 
 class _Reader:
-    """What of a program is read so far."""
+    """The parts of a program that have been read so far."""
 
     def __init__(self) -> None:
-        self.names: dict[int, str] = {0: ""}  # of values, by id; 0 is an operand that is not given
+        self.names: dict[int, str] = {0: ""}  # of values, by id; 0 is a missing operand
         self.variables: dict[str, Variable] = {}
         self.operations: list[Operation] = []
         self.feeds: list[tuple[str, str]] = []  # name of the value, label
@@ -210,18 +210,18 @@ class _Reader:
         self.control_flow: set[str] = set()
 
     def define(self, result: Any, name: str | None = None) -> str:
-        """Adds the value that an operation writes; `name` is that of a parameter."""
+        """Adds the value that an operation writes; `name` is given for a parameter."""
         number = _int64(_get(result, "%", int))
         if number <= 0 or number in self.names:
-            raise FormatError(f"the program is damaged: value {number} is written twice, or is none")
+            raise FormatError(f"the program is damaged: value {number} is written twice, or its number is invalid")
         shape, dtype = _read_type(result.get("TT"))
         persistable = name is not None
         if name is None:
             name = f"%{number}"
         elif name.startswith("%") or not name or name in self.variables:
-            raise FormatError(f"the program has two parameters {name!r}, or it is no name")
+            raise FormatError(f"the program has two parameters {name!r}, or that is not a valid name")
         elif shape is None or dtype is None or -1 in shape:
-            raise FormatError(f"parameter {name!r} is no tensor of a known size")
+            raise FormatError(f"parameter {name!r} is not a tensor of a known size")
         self.names[number] = name
         self.variables[name] = Variable(name, shape, dtype, persistable)
         return name
@@ -230,7 +230,7 @@ class _Reader:
         numbers = [_int64(_get(operand, "%", int)) for operand in _get(entry, "I", list)]
         for number in numbers:
             if number not in self.names:
-                raise FormatError(f"reads value {number}, which nothing has written before")
+                raise FormatError(f"reads value {number} before anything has written it")
         return tuple(self.names[number] for number in numbers)
 
     def read(self, entry: Any) -> None:
@@ -242,7 +242,7 @@ class _Reader:
                 raise FormatError("the program is damaged: a parameter has no name")
             name = checked_name(_string(settings[3]))
             if "OA" in entry and _get(entry, "OA", list)[:1] == [0]:
-                # It is in no file, but a recurrent layer's, for training: as an operand that is not given.
+                # It has no value in the file: it is a recurrent layer's training state, treated as a missing operand.
                 del self.variables[self.define(entry.get("O"))]
                 self.names[entry["O"]["%"]] = ""
             else:
@@ -256,19 +256,19 @@ class _Reader:
 
     def read_operation(self, entry: Any, dialect: str, kind: str) -> None:
         if dialect not in _DIALECTS or not kind:
-            raise FormatError("is of no known dialect")
+            raise FormatError("has an unknown dialect")
         if "regions" in entry or _DIALECTS[dialect] == "cf":
             self.control_flow.add(kind)
             return
         if _DIALECTS[dialect] not in ("builtin", "pd_op", "onednn_op"):
-            raise FormatError(f"is of the dialect {_DIALECTS[dialect]}, which is not supported")
+            raise FormatError(f"has the dialect {_DIALECTS[dialect]}, which is not supported")
         attributes = _read_attributes(_get(entry, "A", list))
         results = _get(entry, "O", list)
         if kind in ("data", "feed"):
             label = attributes.get("name")
             if len(results) != 1 or not isinstance(label, str):
                 raise FormatError("an input of the program has no name")
-            # A buffer that a static program has declared is such an input too, but its value is in the file.
+            # Buffers that a static program declares are also such inputs, but their values are in the file.
             held = "OA" in entry and _read_attributes(_get(entry, "OA", list)).get("persistable") == [True]
             name = self.define(results[0], checked_name(label) if held else None)
             if not held:
@@ -288,7 +288,7 @@ class _Reader:
 
 
 def _no_constant(word: str) -> NoReturn:
-    raise FormatError(f"the program is damaged: {word} is no number of JSON")
+    raise FormatError(f"the program is damaged: {word} is not a JSON number")
 
 
 def _parse(buffer: bytes | memoryview) -> Any:
@@ -302,10 +302,10 @@ def _parse(buffer: bytes | memoryview) -> Any:
     except FormatError:
         raise
     except UnicodeDecodeError:
-        raise FormatError("the program is no text in UTF-8") from None
+        raise FormatError("the program is not UTF-8 text") from None
     except RecursionError:
-        raise FormatError("the program is nested too deep") from None
-    except ValueError as error:  # JSON that is damaged, or a number of thousands of digits
+        raise FormatError("the program is nested too deeply") from None
+    except ValueError as error:  # damaged JSON, or a number with thousands of digits
         raise FormatError(f"the program is damaged: {error}") from None
 
 
@@ -313,12 +313,12 @@ def read_pir(buffer: bytes | memoryview) -> Program:
     """Reads a program in PIR.
 
     Raises:
-        FormatError: it is none, is damaged, was not exported for inference, or has control flow.
+        FormatError: it is not PIR, is damaged, was not exported for inference, or has control flow.
     """
     root = _parse(buffer)
     base = _get(root, "base_code", dict)
     if base.get("magic") != "pir":
-        raise FormatError(f"holds no program of PaddlePaddle (magic {_shown(base.get('magic'))})")
+        raise FormatError(f"holds no PaddlePaddle program (magic {_shown(base.get('magic'))})")
     blocks: list[Any] = []
     for region in _get(_get(root, "program", dict), "regions", list):
         blocks += _get(region, "blocks", list)
@@ -330,7 +330,7 @@ def read_pir(buffer: bytes | memoryview) -> Program:
     reader = _Reader()
     for entry in entries:
         reader.read(entry)
-        # What follows may read what it would have written.
+        # Later operations may read what control flow writes, so it is reported first.
         if reader.control_flow:
             kinds = ", ".join(sorted(reader.control_flow))
             raise FormatError(f"the program has control flow, which is not supported: {kinds}")

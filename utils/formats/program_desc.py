@@ -1,6 +1,7 @@
-"""ProgramDesc, the programs of PaddlePaddle up to 2.6 (`model`, `__model__`, .pdmodel), read without PaddlePaddle.
+"""Reads ProgramDesc, the programs of PaddlePaddle up to 2.6 (`model`, `__model__`, .pdmodel), without PaddlePaddle.
 
-It is a protocol-buffer message. What matters of it (field numbers in brackets; all versions since fluid 1.0 agree):
+It is a protocol-buffer message. The parts that matter (field numbers in brackets; the same in all versions since fluid
+1.0):
 
     ProgramDesc  [1] blocks        [4] version, of which [1] is the number      [5] op_version_map
     BlockDesc    [3] variables     [4] operations
@@ -13,8 +14,8 @@ It is a protocol-buffer message. What matters of it (field numbers in brackets; 
 
 Versions 1.6 to 1.8 have an op_compatible_map [3] instead, which only tells older readers what they cannot run.
 
-Most of such a file is the source lines of the exporting machine, in the attribute op_callstack of every operation. They
-are stepped over.
+Source lines of the exporting program, in the attribute op_callstack of every operation, fill most of the file. They are
+skipped.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ from utils.formats.paddle_program import (
     check_program,
 )
 
-# Nearly all of it would be source lines.
+# Nearly all of a file is source lines.
 _MAX_SIZE = 128 << 20
 
 _LOD_TENSOR = 7
-# Variables that are persistable without having a value in a file: FEED_MINIBATCH, FETCH_LIST, READER, RAW.
+# Kinds of persistable variables that have no value in a file: FEED_MINIBATCH, FETCH_LIST, READER, RAW.
 _WITHOUT_VALUE = (9, 10, 15, 17)
 
-# A variable that is not there, where a slot needs a name.
+# Name of a missing variable in a slot that needs one.
 _EMPTY = "@EMPTY@"
 
 
@@ -98,7 +99,7 @@ def _read_tensor_type(reader: MessageReader, message: Raw) -> tuple[str | None, 
                 dimensions.append(value)
         if len(dimensions) > MAX_DIMENSIONS:
             raise FormatError(f"a variable of the program has more than {MAX_DIMENSIONS} dimensions")
-    # fluid has calculated with the -1 of the batch: -16 is as unknown.
+    # fluid computes with the batch's -1, so that -16 is an unknown size as well.
     shape = tuple(max(as_int64(dimension), -1) for dimension in reader.integers(dimensions))
     if len(shape) > MAX_DIMENSIONS:
         raise FormatError(f"a variable of the program has more than {MAX_DIMENSIONS} dimensions")
@@ -125,7 +126,7 @@ def _read_variable(reader: MessageReader, message: Raw) -> Variable:
     if persistable and kind in _WITHOUT_VALUE:
         persistable = False
     elif persistable and (dtype is None or shape is None) and (kind != _LOD_TENSOR or described):
-        raise FormatError(f"parameter {name!r} is no tensor (kind {kind})")
+        raise FormatError(f"parameter {name!r} is not a tensor (kind {kind})")
     return Variable(name, shape, dtype, persistable)
 
 
@@ -183,8 +184,8 @@ def read_program_desc(buffer: bytes | memoryview) -> Program:
     """Reads a ProgramDesc.
 
     Raises:
-        FormatError: it is none, is damaged, was not exported for inference, has control flow, or is so large that
-            reading it would take seconds.
+        FormatError: it is not a ProgramDesc, is damaged, was not exported for inference, has control flow, or is so
+            large that reading it would take seconds.
     """
     if len(buffer) > _MAX_SIZE:
         raise FormatError(f"the program has more than {_MAX_SIZE >> 20} MB")
@@ -199,8 +200,8 @@ def read_program_desc(buffer: bytes | memoryview) -> Program:
         elif number == 5:
             versions = _read_operation_versions(reader, raw)
     if not blocks:
-        raise FormatError("holds no program of PaddlePaddle")
-    # Blocks behind the first are bodies of control flow. Where no operation has one, they do not matter.
+        raise FormatError("holds no PaddlePaddle program")
+    # Blocks after the first are bodies of control flow. Without such operations they do not matter.
     operations, variables, control_flow = _read_block(reader, blocks[0])
     if control_flow:
         kinds = ", ".join(sorted(set(control_flow)))

@@ -1,4 +1,4 @@
-"""Protocol-buffer messages, read without a description of them: numbered fields, one after the other.
+"""Reads protocol-buffer messages without their schema: numbered fields, one after the other.
 
 PaddlePaddle's programs and tensors, Caffe's networks and ONNX models are such messages.
 """
@@ -14,7 +14,7 @@ Message = TypeVar("Message", bytes, memoryview)
 
 
 def read_varint(buffer: bytes | memoryview, offset: int) -> tuple[int, int]:
-    """A whole number, written in groups of seven bits, and the offset behind it."""
+    """Reads a varint, an integer in groups of seven bits; returns it and the offset after it."""
     value = 0
     for shift in range(0, 70, 7):
         if offset >= len(buffer):
@@ -38,15 +38,15 @@ def read_varints(packed: bytes | memoryview) -> Iterator[int]:
 def read_fields(message: Message) -> Iterator[tuple[int, int | Message]]:
     """The fields of a message: number, and an integer or the bytes of a string, message, float or packed list.
 
-    Bytes are of the type of `message`: a memoryview for large ones, of which nothing should be copied; bytes are
-    faster where there are many small fields.
+    Bytes have the type of `message`: pass a memoryview to avoid copies of large fields; bytes are faster for many
+    small fields.
 
     Raises:
-        FormatError: it is no message, or is cut short.
+        FormatError: it is not a message, or is cut short.
     """
     offset, end = 0, len(message)
     while offset < end:
-        # Nearly all numbers are of one byte.
+        # Nearly all numbers fit into one byte.
         tag = message[offset]
         offset += 1
         if tag > 0x7F:

@@ -1,4 +1,4 @@
-"""Which files of weights are known to be ImageNet's: those that go by the name under which they were published."""
+"""Recognizes weight files for ImageNet by the names under which they were published."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import re
 
 IMAGENET_CLASSES = 1000
 
-# What comes after the name in PaddlePaddle's files and folders: ResNet50_vd_ssld_pretrained.tar, PPLCNet_x1_0_infer.
+# Suffixes of PaddlePaddle's files and folders: ResNet50_vd_ssld_pretrained.tar, PPLCNet_x1_0_infer.
 _PADDLE = re.compile(r"(\w+)_(?:pretrained|infer)")
-# torch.hub puts the first digits of the checksum behind it: resnet50-0676ba61.pth.
+# torch.hub appends the first digits of the checksum: resnet50-0676ba61.pth.
 _HUB = re.compile(r"(\w+)-[0-9a-f]{8}")
-# The zoo of docs/caffe.md, but for its Inception V3, which numbers the classes otherwise.
+# The zoo of docs/caffe.md, except its Inception V3, which numbers the classes differently.
 _CAFFE = re.compile(
     r"(resnet(101|152|269)[-_]v2|inception[-_](v4|resnet[-_]v2)|resnext(50|101)[-_](32|64)x4d|wrn50[-_]2)", re.I
 )
@@ -19,7 +19,7 @@ _ENDINGS = re.compile(
     r"(\.(tar|gz|tgz|bz2|xz|zip|pdparams|pdmodel|pdiparams|params|model|json|pth|pt|bin|caffemodel|safetensors))+", re.I
 )
 
-# What the names of networks begin with, before the first digit. (predict.py has to do without models/.)
+# How networks' names begin, before the first digit. (predict.py works without models/, so the names are repeated here.)
 FIRST_LETTERS = frozenset({
     "alexnet", "alt", "beitv", "cae", "clip", "convnext", "cspdarknet", "cswintransformer", "cvt", "darknet",
     "darts", "deit", "densenet", "dla", "dpn", "dsnet", "efficientnet", "efficientnetb", "efficientnetv", "esnet",
@@ -33,9 +33,9 @@ FIRST_LETTERS = frozenset({
 
 
 def is_published(path: str | os.PathLike[str], class_dim: int) -> bool:
-    """Whether weights of `class_dim` classes are ImageNet's, by the name of their file or folder.
+    """Whether weights with `class_dim` classes are ImageNet's, judging by the name of their file or folder.
 
-    Weights of one's own may have 1000 classes, too: those of other names, and all that train.py wrote, are not known.
+    A user's own weights may have 1000 classes too, so other names, and all files of train.py, are not recognized.
     """
     if class_dim != IMAGENET_CLASSES:
         return False

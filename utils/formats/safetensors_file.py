@@ -1,4 +1,4 @@
-"""Files of the safetensors library: tensors by name, and notes."""
+"""Reads safetensors files: tensors by name, and metadata."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from utils.files import read_file
 
 
 def read_safetensors_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a file, on the CPU, and its notes.
+    """The tensors of a file, on the CPU, and its metadata.
 
-    Those of a file that `utils.files.read_file` maps are mapped, too.
+    If `utils.files.read_file` memory-maps the file, the tensors are views of it.
 
     Raises:
         OSError: it cannot be read.
-        FormatError: it is no such file, or damaged.
+        FormatError: it is not a safetensors file, or is damaged.
     """
     try:
         content = read_file(path)

@@ -1,8 +1,7 @@
-"""Bounds on files of torch.save, looked at before PyTorch's own unpickler makes anything of them.
+"""Checks the bounds of torch.save files before PyTorch's own unpickler reads them.
 
-That unpickler calls nothing but what makes tensors and containers, and yet a file of a kilobyte can keep it busy for
-ever: a tuple of twice the tuple before, forty times over, takes 2 ** 40 steps to be hashed as a key, compared or
-printed.
+That unpickler only calls functions that make tensors and containers. Even so a file of a kilobyte can keep it busy for
+ever: forty tuples, each holding the previous one twice, take 2 ** 40 steps to hash, compare or print.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from utils.errors import FormatError, cut
 from utils.files import read_file
 from utils.formats.archives import ZIP_ERRORS
 
-# A training's file has about 40 opcodes per tensor: 200,000 with all of its optimizer's. 2 seconds' work.
+# A training file has about 40 opcodes per tensor, 200,000 with its optimizer. This many take 2 seconds.
 _MAX_OPCODES = 500_000
-# Values that one is made of, each counted as often as it stands in it; the same of all keys and arguments together.
+# Most values in one object, counting every occurrence, and most in all keys and arguments together.
 _MAX_VALUES = 2_000_000
-_LEGACY_PICKLES = 5  # magic number, protocol, machine, content, keys of the storages that follow
+_LEGACY_PICKLES = 5  # magic number, protocol, machine, content, keys of the storages
 
 _GETS, _PUTS = ("BINGET", "LONG_BINGET", "GET"), ("BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE")
-# These put what they take into what lies below it.
+# These put the values they pop into the object below them.
 _FILL = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
 
 
@@ -34,15 +33,15 @@ def check_torch_file(path: Path, legacy: bool = False) -> None:
 
     Args:
         path: the file.
-        legacy: it is of PyTorch before 1.6, and no zip archive.
+        legacy: whether it has the format of PyTorch before 1.6, which is not a zip archive.
 
     Raises:
-        FormatError: it is, or it is damaged.
+        FormatError: its content is out of proportion, or it is damaged.
     """
     try:
         if legacy:
             content = read_file(path)
-            # Not from the disk: that would set aside as much memory as the file says that a text is long.
+            # From memory: a read from disk would allocate as much as the file claims for a text.
             pickles = cast(IO[bytes], io.BytesIO(content) if isinstance(content, bytes) else content)
             for _ in range(_LEGACY_PICKLES):
                 _check_pickle(pickles)
@@ -50,7 +49,7 @@ def check_torch_file(path: Path, legacy: bool = False) -> None:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             if len({member.filename for member in members}) < len(members):
-                raise FormatError("the archive has two files of one name")
+                raise FormatError("the archive has two files with the same name")
             for member in members:
                 check_stored(archive, member)
                 if re.fullmatch(r"[^/]+/data\.pkl", member.filename):
@@ -62,20 +61,20 @@ def check_torch_file(path: Path, legacy: bool = False) -> None:
 
 
 def check_stored(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """Checks a file of an archive of PyTorch's, which compresses nothing: it cannot be longer than the archive.
+    """Checks a member of a PyTorch archive: these are not compressed, so it cannot be longer than the archive.
 
     Raises:
-        FormatError: it is compressed, or said to be longer.
+        FormatError: it is compressed, or claims to be longer.
     """
     if member.compress_type != zipfile.ZIP_STORED or member.file_size > archive.start_dir:
-        if re.match(r"[^/]+/code/", member.filename):  # the one thing that is compressed
+        if re.match(r"[^/]+/code/", member.filename):  # the only members that PyTorch compresses
             raise FormatError("a TorchScript archive, which holds code: save the network's state_dict")
         raise FormatError(f"refused: {cut(member.filename, 60)!r} in it is compressed, which PyTorch never does")
 
 
 def _check_pickle(file: IO[bytes]) -> None:
-    """Reads one pickle, and refuses it if it is too long, or refers to parts of itself too often."""
-    # Each value is a number: of the list of the values that it is made of.
+    """Reads one pickle, and refuses it if it is too long or repeats its parts too often."""
+    # A value is represented by its index in the list of the values' parts.
     parts: list[list[int]] = []
     used: list[int] = []  # keys, which are hashed, and arguments of calls
     stack: list[int] = []
@@ -83,7 +82,7 @@ def _check_pickle(file: IO[bytes]) -> None:
     memo: dict[Any, int] = {}
     for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if number == _MAX_OPCODES:
-            raise FormatError(f"refused: it has more than {_MAX_OPCODES} opcodes, which no file of weights needs")
+            raise FormatError(f"refused: it has more than {_MAX_OPCODES} opcodes, more than any weight file needs")
         name = opcode.name
         if name in _PUTS:
             memo[len(memo) if name == "MEMOIZE" else argument] = stack[-1]
@@ -110,7 +109,7 @@ def _check_pickle(file: IO[bytes]) -> None:
 
 
 def _take(stack: list[int], marks: list[int], kinds: list[pickletools.StackObject]) -> list[int]:
-    """Takes what an opcode needs off the stack, and the mark, if it goes down to one."""
+    """Pops an opcode's operands off the stack, with the mark if they reach down to one."""
     split = len(stack) - len(kinds)
     if pickletools.markobject in kinds:
         split = marks.pop() - kinds.index(pickletools.markobject)
@@ -122,10 +121,10 @@ def _take(stack: list[int], marks: list[int], kinds: list[pickletools.StackObjec
 
 
 def _sizes(parts: list[list[int]]) -> list[int]:
-    """How many values each one is made of, what stands in many places counted in each.
+    """The number of values in each object, counting every occurrence.
 
     Raises:
-        FormatError: one is made of too many, or of itself.
+        FormatError: an object has too many, or contains itself.
     """
     sizes = [0] * len(parts)  # 0: not known yet; -1: being counted
     for first in range(len(parts)):
@@ -135,7 +134,7 @@ def _sizes(parts: list[list[int]]) -> list[int]:
             if sizes[value] == 0:
                 sizes[value] = -1
                 if any(sizes[part] == -1 for part in parts[value]):
-                    raise FormatError("refused: a container in it holds itself")
+                    raise FormatError("refused: a container in it contains itself")
                 left += [part for part in parts[value] if sizes[part] == 0]
             else:
                 left.pop()

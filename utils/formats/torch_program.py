@@ -1,7 +1,7 @@
-"""Programs that torch.export wrote, read as data.
+"""Reads torch.export programs as data.
 
-`torch.export.load` may run what a file tells it to: it unpickles, evaluates expressions and calls any function under
-`torch` by name. Here only the program's graph is read, which is JSON; utils/deploy/program_graph.py builds it.
+`torch.export.load` may run code from a file: it unpickles, evaluates expressions and calls any function under `torch`
+by name. Here only the program's graph is read, which is JSON; utils/deploy/program_graph.py builds it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from utils.errors import cut
 from utils.formats.archives import ZIP_ERRORS
 from utils.formats.torch_archive import check_stored
 
-# Numbers that the programs' schema has for PyTorch's enumerations (torch/_export/serde/schema.py).
+# Numbers of PyTorch's enumerations in the programs' schema (torch/_export/serde/schema.py).
 SCHEMA_MAJOR = 8
 DTYPES = {
     1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.float16,
@@ -27,7 +27,7 @@ Program = dict[str, Any]
 
 
 class ProgramError(Exception):
-    """A file that is not a program, or one that an exported network would not be. The message says why."""
+    """A file is not a program, or does something that no exported network does. The message says why."""
 
 
 class Slot(NamedTuple):
@@ -43,17 +43,17 @@ def read_program(path: str, *extra_files: str) -> tuple[Program, dict[str, str]]
 
     Args:
         path: the archive.
-        extra_files: texts that were stored with it.
+        extra_files: names of texts that may be stored with it.
 
     Returns:
-        The program, and those of the texts that are there.
+        The program, and the texts found.
 
     Raises:
-        ProgramError: it is no such archive.
+        ProgramError: torch.export.save did not write the archive, or it is damaged.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            # All members are in one folder, whose name PyTorch takes from the file's.
+            # All members are in one folder, which PyTorch names after the file.
             members = {member.filename.partition("/")[2]: member for member in archive.infolist()}
             texts = {
                 name: _read_stored(archive, members[f"extra/{name}"]).decode()

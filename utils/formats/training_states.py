@@ -1,12 +1,12 @@
-"""PaddlePaddle's training states, as data: what an optimizer, a schedule and an average keep beside the network.
+"""Reads PaddlePaddle's training states as data: the network, optimizer, schedule and weight average of a training.
 
-- fluid (save_persistables): a variable for each tensor of the network, X; for each parameter what its optimizer
-  remembers, X_velocity_0, X_moment1_0, ...; the averages, X_ema_0; the number of the last step, @LR_DECAY_COUNTER@.
+- fluid (save_persistables): a variable X for each tensor of the network; the optimizer's state of each parameter,
+  X_velocity_0, X_moment1_0, ...; the averages, X_ema_0; the number of the last step, @LR_DECAY_COUNTER@.
   fluid.save puts the network into PREFIX.pdparams and everything else into PREFIX.pdopt.
-- PaddleClas: PREFIX.pdparams, PREFIX.pdopt and PREFIX.pdstates (the epoch). With an average .pdparams has the averaged
-  parameters, and .pdema those that are trained. Tensors of the network have the paths of PaddleClas's modules, and the
-  optimizer's memory is of the names that the program gave to parameters; a table in the .pdparams tells which is which.
-  A parameter that is trained in half precision has a copy in float32 in the .pdopt (`master_weights`): that counts.
+- PaddleClas: PREFIX.pdparams, PREFIX.pdopt and PREFIX.pdstates (the epoch). With weight averaging .pdparams has the
+  averaged parameters, and .pdema the trained ones. The network's tensors are named by the paths of PaddleClas's
+  modules, the optimizer's state by the program's parameter names; a table in the .pdparams maps one to the other. A
+  parameter trained in half precision has a float32 copy in the .pdopt (`master_weights`), which is used instead.
 """
 
 from __future__ import annotations
@@ -26,47 +26,46 @@ from utils.formats.pickles import read_nested
 
 COUNTER = "@LR_DECAY_COUNTER@"
 EMA_RATE = "scheduled_ema_decay_rate"
-EMA_COUNTER = "@EMA_STEP_COUNTER@"  # of fluid's own class of averages; the original's goes by the other
+EMA_COUNTER = "@EMA_STEP_COUNTER@"  # of fluid's own averaging class; the original scripts use the other one
 NAME_TABLE = "StructuredToParameterName@@"
 SCHEDULER = "LR_Scheduler"
-WARM_UP = "LinearWarmup_LR"  # the state of the schedule that follows a warm-up
+WARM_UP = "LinearWarmup_LR"  # the state of the schedule after a warm-up
 HALF_TYPES = ("f2", "u2")  # float16, and bfloat16 as NumPy stores it
 MASTER_WEIGHTS = "master_weights"
 
-# Endings of the names of what belongs to a parameter (and, of averages, to a batch-norm's statistic).
+# Endings of the names of variables that belong to a parameter (averages: also to a batch norm's statistic).
 _MEMORY = re.compile(
     r"(?P<owner>.+?)(_fp32_master_\d+)?"
     r"_(?P<kind>velocity|moment1|moment2|moment|momentum|mean_square|mean_grad|inf_norm|beta1_pow_acc|beta2_pow_acc|ema)"
     r"_\d+"
 )
-# The learning rate of a step, and what mixed precision counts.
+# The learning rate of a step, and the counters of mixed precision.
 _RATE = re.compile(r"learning_rate(_\d+)?|tmp_\d+")
 _SCALING = re.compile(r"(loss_scaling|num_good_steps|num_bad_steps)_\d+")
 
-# Steps and epochs beyond this are damage: it is a million epochs of a million steps.
+# A larger number of steps or epochs means damage: this is a million epochs of a million steps.
 MOST_STEPS = 10**12
 MOST_EPOCHS = 10**6
 
 
 @dataclass
 class TrainingState:
-    """A training state; arrays are as the files have them, linear weights [in, out].
+    """A training state; arrays are laid out as in the files, linear weights as [in, out].
 
     Attributes:
         form: "fluid" or "PaddleClas".
-        path: the folder or prefix that it is from.
-        tensors: of the network as it is trained, by name.
-        averages: the averaged ones, by the same names; none without an average.
-        memory: what the optimizer remembers, kind -> name of the parameter -> values.
-        counter: fluid: the number of the last step; PaddleClas: of the step or epoch to come, by the schedule.
-        average_steps: fluid: how often the average was updated, if it counts that.
+        path: the folder or prefix that it was read from.
+        tensors: the network's tensors in training, by name.
+        averages: the averaged tensors, by the same names; empty without averaging.
+        memory: the optimizer's state, kind -> parameter's name -> values.
+        counter: fluid: number of the last step; PaddleClas: the schedule's number of the next step or epoch.
+        average_steps: fluid: how often the average was updated, if that is counted.
         epoch: PaddleClas: number of the last epoch, from 1.
         schedule: PaddleClas: the whole of LR_Scheduler.
         scaling: of mixed precision: "loss_scaling", "num_good_steps".
-        program_names: PaddleClas: name -> that of the program.
-        half: PaddleClas: name -> NumPy's type of the tensors that are trained in half precision, as they are stored;
-            `tensors` has them in float32.
-        masters: PaddleClas: of these, those that have a copy in float32.
+        program_names: PaddleClas: name -> name in the program.
+        half: PaddleClas: name -> NumPy's type of the tensors stored in half precision; `tensors` has them in float32.
+        masters: PaddleClas: the names among `half` that have a float32 copy.
         rate_name: fluid: the variable of the learning rate.
     """
 
@@ -87,13 +86,13 @@ class TrainingState:
 
 
 def _number(value: Any, what: str, most: int) -> int:
-    """A counter, however it is written."""
+    """A counter in any of its forms."""
     values = np.asarray(value)
     if values.size != 1 or values.dtype.kind not in "iuf":
-        raise FormatError(f"{what} is no number")
+        raise FormatError(f"{what} is not a number")
     (number,) = values.reshape(-1).tolist()
     if not (0 <= number <= most and number == int(number)):
-        raise FormatError(f"{what} is {number}, which cannot be")
+        raise FormatError(f"{what} is {number}, which is out of range")
     return int(number)
 
 
@@ -101,10 +100,10 @@ def _number(value: Any, what: str, most: int) -> int:
 
 
 def fluid_state(arrays: Mapping[str, np.ndarray], path: str) -> TrainingState:
-    """Sorts the variables of a fluid training by what they are.
+    """Sorts the variables of a fluid training state into tensors, averages, optimizer state and counters.
 
     Raises:
-        FormatError: a counter cannot be.
+        FormatError: a counter is out of range.
     """
     state = TrainingState("fluid", path, {})
     for name, array in arrays.items():
@@ -129,11 +128,11 @@ def fluid_state(arrays: Mapping[str, np.ndarray], path: str) -> TrainingState:
 
 
 def read_prefix(prefix: Path) -> TrainingState:
-    """Reads PREFIX.pdparams and what is beside it, of PaddleClas or of fluid.save.
+    """Reads PREFIX.pdparams and its companion files, written by PaddleClas or fluid.save.
 
     Raises:
-        FormatError: a file is damaged, or holds something else; its name is in the message.
-        OSError: there is none, or it cannot be read.
+        FormatError: a file is damaged, or holds something else; the message names it.
+        OSError: a file is missing or cannot be read.
     """
     network, memory = _read_dictionary(prefix, ".pdparams"), _read_dictionary(prefix, ".pdopt")
     tensors = _arrays(network)
@@ -142,7 +141,7 @@ def read_prefix(prefix: Path) -> TrainingState:
             return fluid_state({**tensors, **_arrays(memory)}, str(prefix))
     state = TrainingState("PaddleClas", str(prefix), tensors)
     trained = network
-    if file_of(prefix, ".pdema").is_file():  # which has the parameters as they are trained
+    if file_of(prefix, ".pdema").is_file():  # it has the trained parameters
         trained = _read_dictionary(prefix, ".pdema")
         state.averages, state.tensors = tensors, _arrays(trained)
     state.program_names = _table(trained) or _table(network)
@@ -159,7 +158,7 @@ def read_prefix(prefix: Path) -> TrainingState:
 
 
 def _read_memory(state: TrainingState, content: dict[str, Any]) -> None:
-    """Sorts what a .pdopt holds, by the parameters' names in the .pdparams."""
+    """Sorts the content of a .pdopt by the parameters' names in the .pdparams."""
     keys = {name: key for key, name in state.program_names.items()}
     strange = []
     for name, array in _arrays(content).items():
@@ -170,13 +169,13 @@ def _read_memory(state: TrainingState, content: dict[str, Any]) -> None:
             strange.append(name)
     if strange:
         raise FormatError(
-            f"{len(strange)} of its tensors ({strange[0]}, ...) are of no parameter in the .pdparams: the files are of "
-            "different networks, or of different runs"
+            f"{len(strange)} of its tensors ({strange[0]}, ...) belong to no parameter in the .pdparams: the files are "
+            "from different networks or runs"
         )
     masters = content.get(MASTER_WEIGHTS, {})
     for name, array in _arrays(masters if isinstance(masters, dict) else {}).items():
         if name not in keys:
-            raise FormatError(f"its float32 copy of {name} is of no parameter in the .pdparams")
+            raise FormatError(f"its float32 copy of {name} belongs to no parameter in the .pdparams")
         state.tensors[keys[name]] = array
         state.masters.append(keys[name])
     schedule = content.get(SCHEDULER, {})
@@ -186,7 +185,7 @@ def _read_memory(state: TrainingState, content: dict[str, Any]) -> None:
 
 
 def _table(network: Mapping[str, Any]) -> dict[str, str]:
-    """Name -> name in the program. (Those of an average are copies, NAME_deepcopy_3.)"""
+    """Name -> name in the program. (With averaging the program's names are those of copies, NAME_deepcopy_3.)"""
     table = network.get(NAME_TABLE, {})
     if not isinstance(table, dict):
         return {}
@@ -194,7 +193,7 @@ def _table(network: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _arrays(content: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The arrays of a dictionary. Half precision as bfloat16, which NumPy has not, is stored as 16-bit integers."""
+    """The arrays of a dictionary. bfloat16, which NumPy lacks, is stored as 16-bit integers."""
     arrays = {name: value for name, value in content.items() if isinstance(value, np.ndarray)}
     return {
         name: (array.astype(np.uint32) << 16).view(np.float32) if array.dtype == np.uint16 else array
@@ -203,12 +202,12 @@ def _arrays(content: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def file_of(prefix: Path, ending: str) -> Path:
-    """PREFIX.ending; a prefix may have dots of its own."""
+    """PREFIX.ending; the prefix itself may contain dots."""
     return prefix.with_name(prefix.name + ending)
 
 
 def _read_dictionary(prefix: Path, ending: str) -> dict[str, Any]:
-    """A file's dictionary. (PaddleClas's .pdopt is a list of one.)"""
+    """A file's dictionary. (PaddleClas's .pdopt is a list with one dictionary.)"""
     with _named(prefix, ending):
         content = read_nested(read_file(file_of(prefix, ending)))
         if isinstance(content, list) and len(content) == 1:
@@ -220,7 +219,7 @@ def _read_dictionary(prefix: Path, ending: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _named(prefix: Path, ending: str) -> Iterator[None]:
-    """Puts the name of a file before what is wrong with it."""
+    """Adds the file's name to the message of a `FormatError`."""
     try:
         yield
     except FormatError as error:
