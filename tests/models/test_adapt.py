@@ -163,7 +163,7 @@ def test_what_cannot_be_fitted(tmp_path):
     small = message(build("DeiT_small_patch16_224", 64), tiny, tmp_path)
     assert "pos_embed is [1, 5, 192] in the file, [1, 17, 384] in the network" in small
     tiny.pos_embed = torch.nn.Parameter(torch.zeros(1, 1 + 6, 192))  # 2 x 3 patches
-    assert "1 of another shape: pos_embed" in message(build("DeiT_tiny_patch16_224", 64), tiny, tmp_path)
+    assert "1 with another shape: pos_embed" in message(build("DeiT_tiny_patch16_224", 64), tiny, tmp_path)
 
 
 def test_another_number_of_classes_at_another_size(tmp_path):
@@ -178,7 +178,7 @@ def test_another_number_of_classes_at_another_size(tmp_path):
 
 def test_where_sizes_have_to_agree(tmp_path):
     text = message(build("DeiT_tiny_patch16_224", 64), build("DeiT_tiny_patch16_224", 32), tmp_path, resize=False)
-    assert text.endswith("they are of another image size: give the --image_shape that they were trained with")
+    assert text.endswith("they were trained with another image size: give the --image_shape of their training")
 
 
 # ------------------------------------------------------------------------------------------------------- by the flags

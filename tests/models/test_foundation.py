@@ -30,7 +30,7 @@ def test_a_classifier_starts_anew(tmp_path):
     source, model = small(), small(class_dim=7)
     before = model.head.fc_head.weight.clone()
     report = load_pretrained(model, published(source, tmp_path))
-    assert str(report).endswith("started head.fc_head.weight, head.fc_head.bias anew: not in the file")
+    assert str(report).endswith("initialized head.fc_head.weight, head.fc_head.bias: not in the file")
     assert torch.equal(model.head.fc_head.weight, before)
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():

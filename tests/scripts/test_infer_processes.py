@@ -156,7 +156,7 @@ def test_images_too_small_for_the_network(run, tmp_path):
     result = run("infer.py", 2, *flags)
     assert result.code == 2
     (line,) = result.err
-    assert line == "infer.py: error: --image_shape: the images are too small for SqueezeNet1_0, nothing is left of them"
+    assert line == "infer.py: error: --image_shape: the images are too small for SqueezeNet1_0: give a larger size"
 
 
 def test_features(run, stage, tmp_path):

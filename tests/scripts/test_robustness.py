@@ -63,7 +63,7 @@ def weights(tmp_path_factory) -> Path:
         ({"image_shape": "3,1000000000,1000000000", "resize_short_size": None}, 1, "out of memory"),
         ({"class_dim": 10**12}, 1, "out of memory"),
         ({"model": "VGG11", "image_shape": "3,16,16", "resize_short_size": None}, 2, "too small for VGG11"),
-        ({"batch_size": 1}, 2, "--batch_size: a batch-norm of MobileNetV1_x0_25 has a single value per channel"),
+        ({"batch_size": 1}, 2, "--batch_size: a batch norm of MobileNetV1_x0_25 gets a single value per channel"),
         ({"accumulate_steps": 16}, 2, "--accumulate_steps"),
         (
             {"use_distill": True, "teacher_model": "ResNet51", "teacher_pretrained_model": "x"},

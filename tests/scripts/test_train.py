@@ -93,7 +93,10 @@ def test_pretrained_weights_of_other_classes(train_here, tiny_dataset, tmp_path)
     flags = {"pretrained_model": tmp_path / "seven.pth", "lr": 1e-30, "l2_decay": 0}
     result = train_here(tiny_dataset, tmp_path / "a", **flags)
     remedy = "--finetune_exclude_pretrained_params=fc.weight,fc.bias"
-    assert "its classifier (fc.weight,fc.bias) has 7 classes, the network 4" in result.error and remedy in result.error
+    assert (
+        "its classifier (fc.weight,fc.bias) has 7 classes, but the network has 4" in result.error
+        and remedy in result.error
+    )
 
     result = train_here(tiny_dataset, tmp_path / "a", **flags, finetune_exclude_pretrained_params="fc.weight,fc.bias")
     assert result.code == 0

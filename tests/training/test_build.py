@@ -73,15 +73,15 @@ def test_input_of_the_training_counts_where_no_flag_is_given(capsys):
     resolve_input(args, NOTED)
     assert {name: getattr(args, name) for name in NOTED} == NOTED
     assert capsys.readouterr().out == (
-        "not given, and therefore as in the training of best: --image_shape 3 32 32, --resize_short_size 40, "
+        "using the input that best was trained with: --image_shape 3 32 32, --resize_short_size 40, "
         "--interpolation 2, --image_mean 0.5 0.5 0.5, --image_std 0.25 0.25 0.25, --resize_mode crop, "
         "--resize_backend pil, --decode_backend pil, --channel_order bgr\n"
     )
     args = parse("infer", [*words, "--image_shape=3,64,64", "--interpolation=0", "--image_std=1,1,1"])
     resolve_input(args, NOTED)  # the crop keeps its share of the image, 32 / 40 of a side
     assert capsys.readouterr().out == (
-        "--resize_short_size not given: 80 for --image_shape 3 64 64\n"
-        "not given, and therefore as in the training of best: --image_mean 0.5 0.5 0.5, --resize_mode crop, "
+        "using --resize_short_size 80 for --image_shape 3 64 64\n"
+        "using the input that best was trained with: --image_mean 0.5 0.5 0.5, --resize_mode crop, "
         "--resize_backend pil, --decode_backend pil, --channel_order bgr\n"
     )
     assert (args.image_shape, args.resize_short_size, args.interpolation) == ([3, 64, 64], 80, 0)
@@ -168,7 +168,7 @@ def arguments(*words):
 @pytest.mark.parametrize(
     ("shape", "reason"),
     [
-        ("3,224,256", "--image_shape: DeiT_tiny_patch16_224 is built for square images, not 224 x 256"),
+        ("3,224,256", "--image_shape: DeiT_tiny_patch16_224 takes square images only, not 224 x 256"),
         ("3,100,100", "--image_shape: a transformer with patches of 16 x 16 takes images whose size is a multiple of"),
     ],
 )
@@ -208,11 +208,15 @@ def test_the_networks_own_drop_path():
 
 
 @pytest.mark.parametrize(
-    ("name", "remedy"), [("ResNet18", "leave the flag out"), ("EfficientNetB0", "give --drop_connect_rate")]
+    ("name", "remedy"),
+    [
+        ("ResNet18", "has no stochastic depth: leave the flag out"),
+        ("EfficientNetB0", "has --drop_connect_rate instead: give that"),
+    ],
 )
 def test_drop_path_of_a_network_without(name, remedy):
     args = parse("train", [f"--model={name}", "--drop_path=0.1"])
-    with pytest.raises(FlagError, match=f"--drop_path: {name} drops no paths: {remedy}"):
+    with pytest.raises(FlagError, match=f"--drop_path: {name} {remedy}"):
         build_model(args)
 
 

@@ -74,7 +74,7 @@ FORMS = {
     "Lightning": lambda m: (
         {"state_dict": {**behind("model.", m), "criterion.weight": torch.ones(3)}, "optimizer_states": [OPTIMIZER],
          "hyper_parameters": Namespace(lr=0.1), "callbacks": {"ModelCheckpoint": {"best": torch.tensor(0.5)}}},
-        "not taken: callbacks.ModelCheckpoint.best",
+        "not used: callbacks.ModelCheckpoint.best",
     ),
     "averaged in place": lambda m: ({"n_averaged": torch.tensor(5), **behind("module.", m)}, "ignored 1"),
 }  # fmt: skip
@@ -131,7 +131,7 @@ def test_of_a_network_and_its_average_the_network_is_taken_and_said(pair, traine
     assert_same(model, trained)
     (average,) = report.also
     assert str(report).endswith(
-        f"the network is in the file under {average} as well (--pretrained_key={average} takes that)"
+        f"the file also has the network under {average} (--pretrained_key={average} takes that one)"
     )
     model, report = load(content, tmp_path / "x.pth", key=average)
     assert_same(model, other)
@@ -178,12 +178,12 @@ def test_remedies_are_those_of_the_caller(trained, tmp_path):
     torch.save({"student": trained.state_dict()}, tmp_path / "x.pth")
     wide = models.build(NAME, class_dim=5)
     for remedies, said in (
-        (TO_USE, "has 3 classes, the network 5: give --class_dim=3"),
+        (TO_USE, "has 3 classes, but the network has 5: give --class_dim=3"),
         (
             TO_TRAIN,
-            "--class_dim=3, or, to train a new classifier, --finetune_exclude_pretrained_params=fc.weight,fc.bias",
+            "--class_dim=3, or --finetune_exclude_pretrained_params=fc.weight,fc.bias to train a new classifier",
         ),
-        (OF_TEACHER, "has 3 classes, the network 5, and both need the same"),
+        (OF_TEACHER, "has 3 classes, but the network has 5: both must have the same number"),
     ):
         with pytest.raises(UserError) as caught:
             load_pretrained(wide, tmp_path / "x.pth", remedies=remedies)

@@ -45,7 +45,7 @@ def test_rows(weights, new, kept):
         assert torch.equal(model.fc.weight, there["fc.weight"])  # nothing tells that they are others
         return
     report = load_pretrained(model, weights, class_names=new)
-    assert f"kept the classifier's rows of {len(kept)} of {len(new)} classes, by their names" in str(report)
+    assert f"kept the classifier's rows of {len(kept)} of {len(new)} classes, matched by name" in str(report)
     for name in ("weight", "bias"):
         for row in range(len(new)):
             expected = there[f"fc.{name}"][kept[row]] if row in kept else getattr(before.fc, name)[row]
@@ -57,12 +57,12 @@ def test_rows(weights, new, kept):
 def test_where_nothing_is_kept(weights, tmp_path):
     """The same names, none of them, an excluded classifier, weights that note none."""
     assert load_pretrained(fresh(3), weights, class_names=OLD).kept is None
-    with pytest.raises(UserError, match=r"its classifier .* has 3 classes, the network 2"):
+    with pytest.raises(UserError, match=r"its classifier .* has 3 classes, but the network has 2"):
         load_pretrained(fresh(2), weights, class_names=["ant", "bee"])
     left = load_pretrained(fresh(2), weights, ["fc"], class_names=["owl", "cat"])
     assert left.kept is None and left.left_out == 2
     save_file(load_file(weights), tmp_path / "plain.safetensors")
-    with pytest.raises(UserError, match="has 3 classes, the network 2"):
+    with pytest.raises(UserError, match="has 3 classes, but the network has 2"):
         load_pretrained(fresh(2), tmp_path / "plain.safetensors", class_names=["owl", "cat"])
 
 

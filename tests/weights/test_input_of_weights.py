@@ -48,7 +48,7 @@ def test_weights_of_paddleclas_bring_its_pixels(files, capsys):
         args = parse("infer", [f"--model={NAME}", f"--pretrained_model={files[kind]}"])
         resolve_input(args, noted[kind])
         assert args.interpolation == interpolation
-        said = f"not given, and therefore as in the training of {files[kind]}: --interpolation 1\n"
+        said = f"using the input that {files[kind]} was trained with: --interpolation 1\n"
         assert capsys.readouterr().out == (said if kind == "pdparams" else "")
 
 
@@ -84,7 +84,7 @@ def test_notes_from_before_the_flags(tmp_path, name, order):
 
 
 def test_images_have_three_channels():
-    with pytest.raises(FlagError, match=r"grey ones with three equal .* not 1: give --image_shape 3 28 28"):
+    with pytest.raises(FlagError, match=r"must be 3, not 1, as all .*: give --image_shape 3 28 28"):
         resolve_input(parse("train", ["--image_shape", "1", "28", "28"]))
     with pytest.raises(FlagError, match=r"not 192: give --image_shape 3 192 256"):
         resolve_input(parse("train", ["--image_shape", "192", "256", "3"]))  # the channels last

@@ -18,7 +18,7 @@ from utils.weights.write import save_weights
     [
         (nn.Conv2d(3, 3, 5), (2, 3, 4, 4), "--image_shape: the images are too small for a network"),
         (nn.MaxPool2d(4), (2, 3, 3, 3), "--image_shape: the images are too small for a network"),
-        (nn.BatchNorm2d(3), (1, 3, 1, 1), "--batch_size: a batch-norm of a network has a single value per channel"),
+        (nn.BatchNorm2d(3), (1, 3, 1, 1), "--batch_size: a batch norm of a network gets a single value per channel"),
     ],
 )
 def test_sizes_are_explained(network, shape, message):
@@ -64,9 +64,7 @@ def test_what_weights_note_of_their_network_need_not_be_given(tmp_path, capsys):
     args = parse("eval", [f"--pretrained_model={tmp_path}"])
     assert settle_network(args, args.pretrained_model) == {"model": "MobileNetV1_x0_25", "class_dim": 4}
     assert (args.model, args.class_dim) == ("MobileNetV1_x0_25", 4)
-    assert capsys.readouterr().out == (
-        f"not given, and therefore as noted in {tmp_path}: --model MobileNetV1_x0_25, --class_dim 4\n"
-    )
+    assert capsys.readouterr().out == (f"using the notes in {tmp_path}: --model MobileNetV1_x0_25, --class_dim 4\n")
     args = parse("eval", [f"--pretrained_model={tmp_path}", "--model=ResNet18", "--class_dim=4"])
     settle_network(args, args.pretrained_model)
     assert args.model == "ResNet18" and capsys.readouterr().out == ""
@@ -88,9 +86,7 @@ def test_notes_of_a_network_that_make_no_sense(name, value, tmp_path):
 def test_an_input_that_nobody_has_told_is_said(path, words, said, capsys):
     args = parse("eval", [f"--pretrained_model={path}", *words])
     note_unknown_input(args, {})
-    told = (
-        "x.tar does not say what input it was trained with: assumed is that of ResNet50's published weights, --image_"
-    )
+    told = "x.tar does not say what input it was trained with: assuming the input of ResNet50's published weights, --image_"
     assert capsys.readouterr().out.startswith(told) == said
     note_unknown_input(args, {"image_shape": [3, 32, 32]})
     assert capsys.readouterr().out == ""

@@ -49,5 +49,5 @@ def test_only_an_empty_folder_is_written_to(tmp_path):
             check_output(taken)
     check_output(tmp_path / "file.pth")
     (tmp_path / "x.pth").mkdir()
-    with pytest.raises(UserError, match=r"x\.pth is a folder: give the name of a file"):
+    with pytest.raises(UserError, match=r"x\.pth is a folder: give a file name"):
         check_output(tmp_path / "x.pth")

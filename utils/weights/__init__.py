@@ -1,8 +1,8 @@
-"""Weights from any kind of file into a network, and back.
+"""Loads weights from any kind of file into a network, and writes them.
 
-`read_weights` tells the kind of a file by its content and returns named tensors; `load_pretrained` finds out by which
-names the file calls the network's tensors (PyTorch's, the published fluid ones, PaddleClas's or Caffe's), checks that
-all of them fit, and copies them. `utils.weights.network` builds the network that flags ask for, and
+`read_weights` recognizes a file's kind by its content and returns named tensors. `load_pretrained` finds out which
+names the file uses for the network's tensors (PyTorch's, the published fluid ones, PaddleClas's or Caffe's), checks
+that all of them fit, and copies them. `utils.weights.network` builds the network that flags ask for, and
 `utils.weights.write` writes weights.
 """
 

@@ -1,10 +1,10 @@
-"""Which parameter of an exported program is which of a network, where names do not tell: by what is computed with it.
+"""Maps the parameters of an exported program to a network's by how they are used, if their names do not tell.
 
 PaddlePaddle 2 and 3 call parameters conv2d_0.w_0, batch_norm2d_0.w_1, and so on. Both the program and the network
 become a graph of parameters (`utils.weights.uses`): each has a role (running mean, bias, ...) and a shape, and follows
-those whose results it is applied to. Every parameter gets a colour, which is refined by the colours around it until
-nothing changes (the method of Weisfeiler and Leman). Parameters of one colour go together; where several share one,
-they go together in the order of their use. So a mapping is a proposal, which `utils.weights.from_program` checks.
+the parameters whose results it is applied to. Every parameter gets a colour, which is refined by its neighbours'
+colours until nothing changes (the Weisfeiler-Leman method). Parameters of the same colour match; if several share a
+colour, they match in the order of their use. Such a mapping is a proposal, which `utils.weights.from_program` checks.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import Any
 
 from utils.weights.uses import ANSWER, Uses, Way
 
-# What counts of the ways between parameters. Networks do the same by other operations: the less counts, the more
-# networks are alike.
+# The operations that count on the paths between parameters. Equal networks may use different operations: the fewer
+# count, the more networks match.
 _LEVELS: tuple[tuple[str, ...], ...] = (("activation", "place", "piece"), ("activation", "place"), ("place",), ())
 
 
 def _seen(way: Way, level: tuple[str, ...]) -> Way:
-    """A way without what does not count. Several activations are one, as some are spelled out."""
+    """A path reduced to the operations that count. Consecutive activations count once, as some are composed."""
     seen = [step for step in way if step.startswith(level)] if level else []
     return tuple(step for n, step in enumerate(seen) if step != "activation" or n == 0 or seen[n - 1] != "activation")
 
 
 def _before(uses: Uses, level: tuple[str, ...]) -> dict[str, list[tuple[str, Way]]]:
-    """The parameters before each, with what is seen of the ways.
+    """The parameters before each, with the reduced paths to them.
 
-    A swish that is spelled out leads there with an activation and without: that is one way.
+    A swish composed of multiplication and sigmoid has a path with an activation and one without; they count as one.
     """
     found = {}
     for name, ways in uses.before.items():
@@ -45,7 +45,7 @@ def _hash(value: Any) -> bytes:
 
 
 def _coloured(uses: Uses, level: tuple[str, ...]) -> dict[str, bytes]:
-    """The colour of every parameter, refined until as many are told apart as can be; in the order of use."""
+    """The colour of every parameter, refined until no more can be told apart; in the order of use."""
     before = _before(uses, level)
     after: dict[str, list[tuple[str, Way]]] = defaultdict(list)
     for name, ways in before.items():
@@ -68,7 +68,7 @@ def _coloured(uses: Uses, level: tuple[str, ...]) -> dict[str, bytes]:
 
 
 def _of_any_classes(uses: Uses) -> Uses:
-    """The same uses, with a classifier that may be of any number of classes: the last parameter, and its weight."""
+    """The same uses with a classifier (the last bias and weight) for any number of classes."""
     last = {name for name, _ in uses.before[ANSWER]}
     last |= {other for name in last if uses.kinds[name][0] == "bias" for other, _ in uses.before[name]}
     kinds = dict(uses.kinds)
@@ -80,11 +80,11 @@ def _of_any_classes(uses: Uses) -> Uses:
 
 
 def proposals(theirs: Uses, ours: Uses) -> Iterator[dict[str, str]]:
-    """Ways to map the keys of a network to the names of a program, the most likely one first; none if it is another.
+    """Mappings of the network's keys to the program's names, the most likely first; none if the networks differ.
 
     Args:
-        theirs: the uses of the program.
-        ours: those of the network.
+        theirs: the program's uses.
+        ours: the network's uses.
     """
     if theirs.classes != ours.classes:
         theirs, ours = _of_any_classes(theirs), _of_any_classes(ours)

@@ -1,7 +1,7 @@
-"""Which tensors of a file are a network's, where trainers put it under a key, behind a prefix, or beside another.
+"""Chooses a network's tensors in a file that has them under a key, with a prefix, or together with another network.
 
-Names tell: `student.backbone.conv1.weight` ends in a name of the network, so the network is behind `student.backbone.`.
-Whatever prefix has most of its names is taken. What else is in the file is counted and named, never mixed in.
+Names decide: `student.backbone.conv1.weight` ends in a name of the network, so its prefix is `student.backbone.`. The
+prefix with most of the network's names is chosen. All other tensors are counted and reported, never mixed in.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ from torch import Tensor
 from utils.errors import FormatError, cut
 from utils.weights.content import Weights
 
-# Modules that hold another one and compute nothing: of DataParallel, torch.compile, FSDP, activation checkpointing.
+# Wrapper modules without computation: DataParallel, torch.compile, FSDP, activation checkpointing.
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
-# Where the network's state dict usually is. It is found under other keys, too, if it fits; these need no mention.
+# Usual keys of the network's state dict, which are not reported. Other keys work too, if the tensors fit.
 USUAL_KEYS = ("state_dict", "model", "model_state_dict", "net", "network", "params", "weights", "module")
 _AVERAGES = ("ema", "model_ema", "state_dict_ema")
 
-# Words that keys of an average have, or of the slower one of two networks that learn together.
+# Words in the keys of a weight average, or of the slower of two networks that train together.
 _SLOWER = frozenset(
     ("ema", "average", "averaged", "avg", "swa", "teacher", "momentum", "target", "k", "slow", "shadow")
 )
 
-# What trainers keep beside the network, and nobody misses.
+# What trainers save with the network; these entries are ignored silently.
 _OF_TRAINING = re.compile(r"(?i)(.*[._])?(optim|opt\b|lr_sched|sched|scaler|amp|grad|criterion)")
 
 
 class AmbiguousError(FormatError):
-    """A file has several networks that fit, and nothing tells which is meant."""
+    """A file has several networks that fit, and nothing says which one to use."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The tensors of a file that are a network's.
+    """The tensors of a file that belong to a network.
 
     Attributes:
-        weights: these alone, by the names that they have without their prefix.
-        prefix: what is before these names in the file, with the dot at its end; "" for nothing.
-        also: other prefixes, without the dot, behind which the same network is.
-        moved: names of the network -> names in the file, of those that have another prefix.
-        outside: other tensors of the file.
+        weights: only these tensors, by their names without prefix.
+        prefix: the prefix of these names in the file, with its final dot; "" for none.
+        also: other prefixes, without the final dot, with tensors of the same network.
+        moved: the network's names -> names in the file, for tensors with another prefix.
+        outside: names of the file's other tensors.
     """
 
     weights: Weights
@@ -56,22 +56,22 @@ class Chosen:
 
     @property
     def told(self) -> str:
-        """The prefix for people, without the dot; "" if it goes without saying."""
+        """The prefix for messages, without its dot; "" if it is a usual one."""
         key = self.prefix.removesuffix(".")
         return "" if not self.also and set(key.split(".")) <= {*USUAL_KEYS, ""} else key
 
 
 def choose(weights: Weights, vocabularies: Iterable[Iterable[str]], key: str | None = None) -> Chosen:
-    """The part of a file that is a network's.
+    """Chooses the tensors of a network in a file.
 
     Args:
-        weights: all of the file.
-        vocabularies: the names that the network's tensors may have, by each way of naming them.
-        key: what the network is under or behind in the file; None: whatever fits.
+        weights: the whole file.
+        vocabularies: the names that the network's tensors may have, a list per naming scheme.
+        key: the key or prefix of the network in the file; None: whatever fits.
 
     Raises:
         FormatError: the file has nothing under `key`.
-        AmbiguousError: it has several networks that fit, and nothing tells which is meant.
+        AmbiguousError: it has several networks that fit, and nothing says which one to use.
     """
     if not weights.tensors:
         return Chosen(weights)  # variables without names
@@ -80,7 +80,7 @@ def choose(weights: Weights, vocabularies: Iterable[Iterable[str]], key: str | N
         names = _under(names, key)
     vocabulary, found = _find(names, [frozenset(words) for words in vocabularies])
     if not found and weights.program is not None:
-        return Chosen(weights)  # its names are those of its program
+        return Chosen(weights)  # its tensors have the program's names
     if not found:
         prefix = f"{key}." if key else _usual_prefix(names)
         return _part(weights, names, prefix, (), {}, {weights.origins.get(names[name], "") for name in names})
@@ -91,7 +91,7 @@ def choose(weights: Weights, vocabularies: Iterable[Iterable[str]], key: str | N
 
 
 def _clean_names(names: Iterable[str]) -> dict[str, str]:
-    """Names without modules that only hold another -> the names in the file. Where two would be one, they stay."""
+    """Names without wrapper modules -> names in the file. Names that would collide stay unchanged."""
     originals: dict[str, list[str]] = defaultdict(list)
     for name in names:
         originals[_WRAPPERS.sub("", name)].append(name)
@@ -100,19 +100,17 @@ def _clean_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def _under(names: Mapping[str, str], key: str) -> dict[str, str]:
-    """The names that `key` is before."""
+    """The names that start with `key`."""
     found = {name: original for name, original in names.items() if f"{name}.".startswith(f"{key}.")}
     found = found or {original: original for original in names.values() if original.startswith(f"{key}.")}
     if not found:
         there = dict.fromkeys(name.partition(".")[0] for name in names if "." in name)
-        raise FormatError(
-            f"has nothing under {cut(key, 80)!r}, but {cut(', '.join(there), 200) or 'no such keys at all'}"
-        )
+        raise FormatError(f"has nothing under {cut(key, 80)!r}; its keys: {cut(', '.join(there), 200) or 'none'}")
     return found
 
 
 def _find(names: Mapping[str, str], vocabularies: list[frozenset[str]]) -> tuple[frozenset[str], dict[str, set[str]]]:
-    """The vocabulary that is in the file, and its words behind each prefix that has half of them or more."""
+    """The vocabulary that the file uses, and its words under each prefix with at least half of them."""
     best: tuple[frozenset[str], dict[str, set[str]]] = frozenset(), {}
     most = 0
     for vocabulary in vocabularies:
@@ -131,10 +129,10 @@ def _find(names: Mapping[str, str], vocabularies: list[frozenset[str]]) -> tuple
 
 
 def _first(found: Mapping[str, set[str]], weights: Weights, names: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
-    """Of the prefixes with most words the one to take, and the others.
+    """Of the prefixes with most words, the one to use, and the others.
 
     Raises:
-        AmbiguousError: several are as good.
+        AmbiguousError: several are equally good.
     """
     most = max(map(len, found.values()))
     whole = [prefix for prefix, words in found.items() if len(words) == most]
@@ -157,16 +155,16 @@ def _first(found: Mapping[str, set[str]], weights: Weights, names: Mapping[str, 
 
 
 def _same(some: list[Tensor | None], others: list[Tensor | None]) -> bool:
-    """Whether tensors are the very same ones, under two names."""
+    """Whether two names stand for the same tensors."""
     return len(some) == len(others) and all(
         a is not None and b is not None and a.data_ptr() == b.data_ptr() for a, b in zip(some, others, strict=True)
     )
 
 
 def _moved(missing: Iterable[str], names: Mapping[str, str], prefix: str, others: tuple[str, ...]) -> dict[str, str]:
-    """Words that are not behind the prefix -> the one name in the file that ends so, as head.fc.weight does.
+    """Words that are missing under the prefix -> the only name in the file that ends with them, such as head.fc.weight.
 
-    Of several the one that has most in common with the prefix counts.
+    Of several such names, the one that shares most with the prefix is used.
     """
     parts = prefix.split(".")
 
@@ -190,7 +188,7 @@ def _moved(missing: Iterable[str], names: Mapping[str, str], prefix: str, others
 
 
 def _usual_prefix(names: Mapping[str, str]) -> str:
-    """The usual keys that are before names which do not fit, for what is said of them."""
+    """The usual keys before the names that do not fit, to name them in messages."""
     prefix = ""
     while key := next(
         (k for k in (*USUAL_KEYS, *_AVERAGES) if any(n.startswith(f"{prefix}{k}.") for n in names)), None
@@ -207,10 +205,10 @@ def _part(
     moved: Mapping[str, str],
     origins: set[str],
 ) -> Chosen:
-    """The tensors behind a prefix, with those that have moved, and what is left.
+    """The tensors under a prefix, together with those that moved; the rest is `outside`.
 
     Args:
-        origins: of the tensors that fit; those of another mapping in the file are not the network's.
+        origins: the keys of the mappings that hold fitting tensors; other mappings are not the network's.
     """
     own: dict[str, str] = {}
     outside = []

@@ -1,4 +1,4 @@
-"""Rows of a classifier that are kept for classes of other data, by the classes' names."""
+"""Keeps the classifier rows of classes that old and new data share, matched by the classes' names."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from utils.weights.matching import Fit
 
 
 def keep_rows(model: Network, fit: Fit, old: Sequence[str | None], new: Sequence[str | None]) -> tuple[int, int] | None:
-    """Has a network's classifier take the rows of a file whose classes are called as its own; the others stay as they
-    are.
+    """Takes the rows of a file's classifier for classes with the same names; the network's other rows stay unchanged.
 
-    Nothing is changed if no name is the same, or all are in the same order, or if the shapes differ otherwise than by
-    the number of classes.
+    Nothing changes if no names match, if all match in the same order, or if the shapes differ in more than the number
+    of classes.
 
     Args:
         model: the network.
-        fit: the file's tensors for it; the sources of the classifier's change.
-        old: names of the file's classes, by number; None where one is not known.
-        new: names of the network's.
+        fit: the file's tensors for the network; the classifier's sources are changed.
+        old: names of the file's classes, by number; None for an unknown name.
+        new: names of the network's classes.
 
     Returns:
-        The numbers of the classes that were kept, and of all the network's; None if nothing was changed.
+        How many classes were kept, and how many the network has; None if nothing changed.
     """
     if [*old] == [*new]:
         return None

@@ -1,4 +1,4 @@
-"""What a file of weights holds."""
+"""The content of a weight file."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from utils.formats.paddle_program import Program
 
 @dataclass
 class Weights:
-    """What a file holds.
+    """The content of a weight file.
 
     Attributes:
-        kind: what the file is, in words.
-        tensors: by name; views of the file where that is possible.
-        paddle: written by PaddlePaddle, where the weight of a linear layer is [in, out].
-        dropout: the dropout convention that the weights are right under, if the file says it.
-        network: the network they are of, if the file says it.
-        skipped: entries that are no tensors.
-        origins: of a file with mappings in mappings, names of `tensors` -> the keys that lead to the mapping.
-        others: such keys -> entries of the mapping that are no tensors.
-        damaged: files of a folder or archive that cannot be read as a variable -> why.
+        kind: the kind of the file, in words.
+        tensors: by name; views of the file wherever possible.
+        paddle: whether PaddlePaddle wrote it, so that weights of linear layers are [in, out].
+        dropout: the dropout convention that the weights need, if the file says so.
+        network: the network that they belong to, if the file says so.
+        skipped: number of entries that are not tensors.
+        origins: in a file with nested mappings, names of `tensors` -> the keys that lead to their mapping.
+        others: such keys -> entries of the mapping that are not tensors.
+        damaged: files of a folder or archive that cannot be read as a variable -> the reason.
         unnamed: the tensors of a combined file without its program, in the order of their sorted names.
-        program: reads the program of an exported model, where names may not tell which tensor is which; it raises
-            `FormatError` if it is none for inference.
-        program_names: names of `tensors` -> those of the program, where they differ.
+        program: reads the program of an exported model, whose names may not tell which tensor is which; raises
+            `FormatError` if it is not a program for inference.
+        program_names: names of `tensors` -> names in the program, if they differ.
     """
 
     kind: str
@@ -50,7 +50,7 @@ class Weights:
 def tensors_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     """The arrays as tensors that share their memory."""
     with warnings.catch_warnings():
-        # PyTorch warns that memory is read-only. These tensors are only read.
+        # PyTorch warns about read-only memory, but these tensors are only read.
         warnings.simplefilter("ignore", UserWarning)
         return {name: torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
                 for name, array in arrays.items()}  # fmt: skip

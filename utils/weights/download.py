@@ -1,4 +1,4 @@
-"""Fetches a file of weights: an interrupted transfer goes on where it was, and a checksum is kept beside the file."""
+"""Downloads a weight file: an interrupted transfer is resumed, and a checksum is stored next to the file."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from utils.errors import UserError, reason
 from utils.files import write_text
 from utils.system import replace
 
-# Seconds without a byte after which a transfer is given up, attempts in a row that may bring nothing, and the pause
-# before the second; each next one is twice as long.
+# Seconds without a byte after which a transfer is given up, failed attempts in a row before giving up for good, and the
+# pause before the second attempt; each later pause is twice as long.
 PATIENCE, ATTEMPTS, PAUSE = 60.0, 5, 1.0
 CHUNK = 1 << 20
-# Bytes of the largest file that is fetched. (The largest published weights have 1.3 GB.)
+# Largest file that is downloaded, in bytes. (The largest published weights have 1.3 GB.)
 MOST = 8 << 30
 
 
 def fetch(url: str, path: Path) -> None:
-    """Has the file of an address at `path`, and its SHA-256 in `path`.sha256 beside it.
+    """Downloads a file to `path`, and stores its SHA-256 in `path`.sha256.
 
-    A file that is there is not fetched again: its checksum is compared with the one that is kept, or, of one that the
-    user put there, is kept from now on. What has come of a file so far is `path`.part, with the server's mark of its
-    version in `path`.part.etag: a later call goes on there, or begins anew if the server has another version.
+    An existing file is not downloaded again: its checksum is compared with the stored one, or stored if the user put
+    the file there. An unfinished download is `path`.part, with the server's version tag in `path`.part.etag: a later
+    call resumes it, or starts again if the server has another version.
 
     Raises:
-        UserError: the file cannot be fetched or written, or is not the one any more that was fetched.
+        UserError: the file cannot be downloaded or written, or an existing file has changed since its download.
     """
     kept = Path(f"{path}.sha256")
     try:
@@ -50,7 +50,7 @@ def fetch(url: str, path: Path) -> None:
 
 def _check_kept(path: Path, kept: Path) -> None:
     if not kept.exists():
-        log(f"{path} is there already, and is used as it is")
+        log(f"{path} already exists and is used as it is")
         _keep(path, kept)
     elif kept.read_text(encoding="utf-8", errors="replace").split()[:1] != [_sha256(path)]:
         raise UserError(f"{path} is not what it was when it was fetched, by {kept}: delete both to fetch it anew")
@@ -69,7 +69,7 @@ def _sha256(path: Path) -> str:
 
 
 def _fetch_all(url: str, part: Path) -> None:
-    """Fetches what is missing of a file, in as many transfers as it takes; raises `UserError`."""
+    """Downloads the missing part of a file, in as many transfers as necessary; raises `UserError`."""
     failures, pause = 0, PAUSE
     while True:
         before = part.stat().st_size if part.exists() else 0
@@ -81,7 +81,7 @@ def _fetch_all(url: str, part: Path) -> None:
             why = f"HTTP status {error.code} {error.reason}"
             if error.code < 500 and error.code not in (408, 416, 429):
                 raise UserError(f"{url}: {why}") from None
-            if error.code == 416:  # there is nothing behind what has come: it is of another version
+            if error.code == 416:  # nothing follows the part: the server has another version
                 part.unlink(missing_ok=True)
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             why = str(getattr(error, "reason", error)) or type(error).__name__
@@ -97,7 +97,7 @@ def _fetch_all(url: str, part: Path) -> None:
 
 
 def _transfer(url: str, part: Path, start: int) -> bool:
-    """One request for a file from byte `start` on, which is appended to `part`; whether the file is complete."""
+    """Requests a file from byte `start` on and appends it to `part`; returns whether the file is complete."""
     version = Path(f"{part}.etag")
     headers = {"User-Agent": "Mozilla/5.0 (verify)", "Accept-Encoding": "identity"}
     if start:
@@ -124,15 +124,15 @@ def _transfer(url: str, part: Path, start: int) -> bool:
 
 
 def _total(url: str, answer: Any, start: int) -> int:
-    """The bytes of the whole file, by what the server says; raises `UserError` if it does not, or they are too many."""
+    """The size of the whole file according to the server; raises `UserError` if it is missing or too large."""
     if start:
         span, _, total = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
         if not span.startswith(f"{start}-") or not total.isdecimal():
-            raise UserError(f"{url}: the server gives another part of the file than it was asked for")
+            raise UserError(f"{url}: the server sent another part of the file than requested")
     else:
         total = answer.headers.get("Content-Length", "")
         if not total.isdecimal():
-            raise UserError(f"{url}: the server does not say how long the file is")
+            raise UserError(f"{url}: the server does not give the file's size")
     if int(total) > MOST:
-        raise UserError(f"{url} has {int(total):,} bytes, more than the {MOST:,} of any weights")
+        raise UserError(f"{url} has {int(total):,} bytes, more than the limit of {MOST:,} for weights")
     return int(total)

@@ -1,4 +1,4 @@
-"""Weights from any kind of file, told by its content.
+"""Reads weights from any kind of file, which it recognizes by the content.
 
 Nothing in a file is executed or extracted to disk, and lengths are checked before use.
 """
@@ -30,16 +30,16 @@ from utils.weights.torch_files import read_safetensors, read_torch
 
 
 def read_weights(path: str | os.PathLike[str]) -> Weights:
-    """Reads a file or folder of weights, of any supported kind.
+    """Reads a file or folder of weights of any supported kind.
 
     Args:
-        path: a checkpoint of ours, a fluid folder of variables, an archive (.tar, .tar.gz, .zip, ...) of one, a
+        path: a checkpoint of train.py, a fluid folder of variables, an archive (.tar, .tar.gz, .zip, ...) of one, a
             combined fluid file (or the folder with it and its program), a .pdparams file, a PyTorch file, a
-            .safetensors file, a model that PaddlePaddle exported (program, folder or archive), or a .caffemodel (as it
-            is, or as .xz, .gz, .bz2). As in fluid.load, the ending .pdparams may be left out.
+            .safetensors file, a model that PaddlePaddle exported (program, folder or archive), or a .caffemodel (plain
+            or as .xz, .gz, .bz2). As in fluid.load, the ending .pdparams may be left out.
 
     Raises:
-        UserError: there is no such file, it is damaged, or of an unknown kind.
+        UserError: the file does not exist, is damaged, or has an unknown kind.
     """
     given, path = path, Path(path)
     try:
@@ -48,7 +48,7 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
         if path.is_dir():
             return _read_folder(path)
         if not path.is_file():
-            # A URL is not what a `Path` makes of it; and other programs download what a word such as True names.
+            # `given`, as `Path` changes URLs. Other programs download the weights that a word such as True names.
             hint = ": nothing is downloaded here" if "://" in str(given) or path.name == str(given) else ""
             hint += similar_path(str(given))
             raise UserError(f"{given} does not exist; give a file or folder of weights{hint}")
@@ -66,7 +66,7 @@ def _read_folder(path: Path) -> Weights:
         if (path / name / "weights.safetensors").is_file():
             raise UserError(f"{path} holds the checkpoints of a run: give one of them, {path / name}")
     files: dict[str, Buffer] = {}
-    left = LARGE  # bytes of all of them that are read, not mapped
+    left = LARGE  # bytes of all files that are read rather than mapped
     for folder, _, names in os.walk(path):
         for name in names:
             file = Path(folder, name)
@@ -88,7 +88,7 @@ def _read_file(path: Path) -> Weights:
     if has_program([path.name]) or (path.suffix == ".pdiparams" and path.with_suffix(".json").is_file()):
         return read_exported(path)
     if path.suffix == ".pdiparams":
-        # The program beside it may be of a training: it has names all the same, which are read below.
+        # The program next to it may be a training program; its names, which are read below, are good as well.
         with contextlib.suppress(UserError):
             return read_exported(path)
     if head.startswith(b"PK\3\4"):
@@ -98,11 +98,11 @@ def _read_file(path: Path) -> Weights:
         if not is_tar(content[:512]) and looks_like_caffe(content[:512]):
             return _read_caffe(content)
         return _read_archive(path, tar_members(content), "compressed fluid .tar")
-    # The length of a header in JSON may start as a pickle does.
+    # The length of a safetensors header may look like the start of a pickle.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < len(buffer):
         return read_safetensors(path)
     if head.startswith(b"\x80") and len(head) > 2:
-        # The first thing in a PyTorch file of before 1.6 is a pickled magic number.
+        # A file of PyTorch before 1.6 begins with a pickled magic number.
         if head[2:13] == b"\x8a\nl\xfc\x9cF\xf9 j\xa8P":
             return read_torch(path, legacy=True)
         arrays, skipped = read_pickle(buffer)
@@ -124,12 +124,12 @@ def _read_file(path: Path) -> Weights:
 
 
 def _read_archive(path: Path, members: Mapping[str, Buffer], kind: str) -> Weights:
-    """An archive of an exported model, or of fluid variables."""
+    """Reads an archive of an exported model, or of fluid variables."""
     return read_exported(path) if has_program(members) else _read_variables(members, kind)
 
 
 def _read_zip(path: Path) -> Weights:
-    """A PyTorch file, which is a zip archive with a pickle in it, or an archive of fluid variables."""
+    """Reads a PyTorch file, which is a zip archive with a pickle in it, or an archive of fluid variables."""
     if any(re.fullmatch(r"[^/]+/data\.pkl", name) for name in zip_names(path)):
         return read_torch(path)
     return _read_variables(zip_members(path), "fluid .zip")
@@ -139,7 +139,7 @@ def _read_zip(path: Path) -> Weights:
 
 
 def _read_variables(files: Mapping[str, Buffer], kind: str) -> Weights:
-    """The variables of a folder or archive, named by their paths within the innermost folder that has them all."""
+    """The variables of a folder or archive, named by their paths in the innermost folder that contains them all."""
     variables: dict[str, np.ndarray] = {}
     combined: dict[str, list[np.ndarray]] = {}
     damaged: dict[str, str] = {}
@@ -180,7 +180,7 @@ def _program_beside(path: Path) -> Iterator[Buffer]:
 
 
 def _name_combined(arrays: Sequence[np.ndarray], programs: Iterable[Buffer], file: str) -> Weights:
-    """The tensors of a combined file, with the names of the first of `programs` that is one."""
+    """The tensors of a combined file, with names from the first of `programs` that is a program."""
     for program in programs:
         try:
             names = program_variables(program)
@@ -189,7 +189,7 @@ def _name_combined(arrays: Sequence[np.ndarray], programs: Iterable[Buffer], fil
         if not names:
             continue
         if len(names) != len(arrays):
-            raise FormatError(f"{file} holds {len(arrays)} variables, the program beside it {len(names)}")
+            raise FormatError(f"{file} holds {len(arrays)} variables, but the program next to it names {len(names)}")
         tensors = tensors_of(dict(zip(names, arrays, strict=True)))
         return Weights("combined fluid file", tensors, program=partial(read_program, program))
     unnamed = list(tensors_of({str(number): array for number, array in enumerate(arrays)}).values())
@@ -201,5 +201,5 @@ def _read_caffe(buffer: Buffer) -> Weights:
         arrays = read_caffemodel(buffer)
     except FormatError as error:
         raise FormatError(f"not a .caffemodel, or damaged: {error}") from None
-    # Caffe's dropout divides in training.
+    # Caffe's dropout scales in training.
     return Weights("Caffe .caffemodel", tensors_of(arrays), paddle=False, dropout=UPSCALE_IN_TRAIN)

@@ -1,8 +1,8 @@
-"""Weights out of an exported program whose parameters are not called as the network's are.
+"""Takes weights from an exported program whose parameters have other names than the network's.
 
-`utils.weights.by_use` proposes which is which. Both are run on the same image, in float64: where they answer the same,
-the proposal is right. The network may be in another form there: with its branches summed up, as it is deployed, or with
-batch-norms that are part of the layers before them. It then gets weights with which it answers the same.
+`utils.weights.by_use` proposes a mapping. Program and network are run on the same image in float64: if their outputs
+agree, the mapping is right. The program may have another form of the network: with fused branches, as deployed, or with
+batch norms folded into the layers before them. The network then gets weights that give the same outputs.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from utils.formats.paddle_program import Program
 from utils.weights.by_use import proposals
 from utils.weights.uses import Uses, uses_of_network, uses_of_program
 
-# Largest difference between the answers of program and network, as a share of the largest logit. In float64 it is
-# 1e-9 or less, apart from constants of the program that are rounded to float32.
+# Largest allowed difference between the logits of program and network, relative to the largest. In float64 it is 1e-9
+# or less, except for program constants that were rounded to float32.
 BAR = 1e-5
 
 USUAL_SIZE = 224
@@ -32,10 +32,10 @@ USUAL_SIZE = 224
 
 @dataclass(frozen=True)
 class _Form:
-    """A network as it may be in a program.
+    """A form that the network may have in a program.
 
     Attributes:
-        network: with its branches summed up, perhaps.
+        network: the network, perhaps with fused branches.
         uses: how it uses its parameters.
     """
 
@@ -46,15 +46,15 @@ class _Form:
 def weights_from_program(
     model: Network, program: Program, parameters: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], set[str]]:
-    """The weights of a network by state-dict key, and the keys of what the program does not have.
+    """The network's weights by state-dict key, and the keys that the program lacks.
 
     Args:
-        model: the network. On the meta device, proposals cannot be checked, and the first one counts.
-        program: of the same network.
-        parameters: of the program, by its names.
+        model: the network. On the meta device mappings cannot be checked, and the first proposal is used.
+        program: a program of the same network.
+        parameters: the program's parameters, by its names.
 
     Raises:
-        FormatError: it is of another network, or no mapping makes both answer the same.
+        FormatError: the program is of another network, or no mapping gives the same outputs.
     """
     feed = program.variables[program.feeds[0]].shape or ()
     if len(feed) != 4:
@@ -88,7 +88,7 @@ def weights_from_program(
 
 
 def _forms(model: Network, theirs: Uses, shape: tuple[int, ...]) -> Iterator[_Form]:
-    """The network in the forms that a program may have."""
+    """The forms of the network that a program may have."""
     networks = [model]
     if any(isinstance(module, Fusable) for module in model.modules()):
         networks.append(fuse(model))
@@ -107,12 +107,12 @@ def _forms(model: Network, theirs: Uses, shape: tuple[int, ...]) -> Iterator[_Fo
 
 
 def _norms(uses: Uses) -> int:
-    """The number of batch-norms."""
+    """The number of batch norms."""
     return sum(kind[0] == "mean" for kind in uses.kinds.values())
 
 
 def _laid_out(form: _Form, names: Mapping[str, str], parameters: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """The tensors of a form of the network, of the shapes that it has; None if some cannot be."""
+    """The tensors for one form of the network, in its shapes; None if some do not fit."""
     own = dict([*form.network.named_parameters(), *form.network.named_buffers()])
     linear = {f"{path}.weight" for path, module in form.network.named_modules() if isinstance(module, nn.Linear)}
     tensors = {}
@@ -126,7 +126,7 @@ def _laid_out(form: _Form, names: Mapping[str, str], parameters: Mapping[str, Te
             tensor = tensor.flatten(1)
         if tensor is None:
             return None
-        # Of another number of classes, a classifier is as it is there.
+        # A classifier for another number of classes keeps the program's shape.
         same = tensor.numel() == wanted.numel()
         tensors[key] = (tensor.reshape(wanted.shape) if same else tensor).to(wanted.dtype)
     for offset, others in form.uses.norms.items():
@@ -138,7 +138,7 @@ def _laid_out(form: _Form, names: Mapping[str, str], parameters: Mapping[str, Te
 
 
 def _ungathered(table: Tensor, gathered: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor | None:
-    """The table of which `gathered` picks the given rows, if all of it is picked."""
+    """The table from which `gathered` picks the given rows, if it picks all of the table."""
     places = gathered(torch.arange(table.numel(), dtype=torch.float64).reshape(table.shape)).flatten().long()
     if places.numel() != rows.numel() or len(places.unique()) < table.numel():
         return None
@@ -155,8 +155,8 @@ def _answers_the_same(
     parameters: Mapping[str, Tensor],
     shape: tuple[int, ...],
 ) -> bool:
-    """Whether a network with these tensors answers what the program does."""
-    from utils.programs.paddle_translate import translate  # it takes a while, and most weights do without
+    """Whether the network with these tensors gives the program's outputs."""
+    from utils.programs.paddle_translate import translate  # slow to import, and rarely needed
 
     arrays = {name: tensor.numpy() for name, tensor in parameters.items()}
     translation = translate(program, arrays, (shape[2], shape[3]), torch.float64, simplified=False)
@@ -171,7 +171,7 @@ def _answers_the_same(
     for key, tensor in tensors.items():
         path, _, name = key.rpartition(".")
         owner, tensor = ghost.get_submodule(path), tensor.double()
-        # (Set as a whole: a classifier of other classes has another shape.)
+        # (Replaced rather than copied into: a classifier for other classes has another shape.)
         if name in owner._parameters:
             owner._parameters[name] = nn.Parameter(tensor, requires_grad=False)
         else:
@@ -184,13 +184,13 @@ def _answers_the_same(
 
 @torch.no_grad()
 def _in_training_form(model: Network, form: Network, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of the network, of those of its other form."""
+    """The weights of the network in its training form, from those of another form."""
     if form is model:
         return dict(tensors)
     deployed, trained = copy.deepcopy(form).cpu(), copy.deepcopy(model).cpu()
     own = dict([*deployed.named_parameters(), *deployed.named_buffers()])
     for key, tensor in tensors.items():
-        if own[key].shape == tensor.shape:  # all but a classifier of other classes
+        if own[key].shape == tensor.shape:  # all but a classifier for other classes
             own[key].copy_(tensor)
     weights = {key: tensor for key, tensor in tensors.items() if key in model.state_dict()}
     for path, module in trained.named_modules():

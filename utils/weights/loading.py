@@ -1,4 +1,4 @@
-"""Weights into a network: all of them, or an error that says what does not fit."""
+"""Loads weights into a network: all of them, or an error says what does not fit."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from utils.weights.notes import read_class_notes
 
 @dataclass
 class LoadReport:
-    """What `load_pretrained` did; as text, one line.
+    """What `load_pretrained` did; its `str` is one line.
 
     Attributes:
         path, kind: of the file.
         loaded, ignored, left_out: numbers of tensors.
-        resized, new: names of the network's tensors that are of another image size, or not in the file.
+        resized, new: names of the network's tensors that had another image size, or are not in the file.
         dropout: the convention that was set.
-        under: what the network is under in the file, where that does not go without saying.
-        moved: names of the network -> names in the file that are not under it.
-        also: what other networks in the file that would fit are under.
-        outside: other tensors of the file.
-        key_flag: what chooses between networks in a file, if anything does.
-        kept: numbers of the classes whose rows of the classifier were taken by their names, and of all; None where
-            names were not looked at.
+        under: the network's key in the file, unless it is a usual one.
+        moved: the network's names -> names in the file that are not under this key.
+        also: keys of other networks in the file that would fit.
+        outside: names of the file's other tensors.
+        key_flag: the flag that chooses between networks in a file, if there is one.
+        kept: how many classes kept their classifier rows by name, and how many there are; None if names were not
+            compared.
     """
 
     path: str
@@ -63,27 +63,27 @@ class LoadReport:
         if self.moved:
             line += f", {_some([f'{name} from {there}' for name, there in self.moved.items()])}"
         if self.kept is not None:
-            line += f", kept the classifier's rows of {self.kept[0]} of {self.kept[1]} classes, by their names"
+            line += f", kept the classifier's rows of {self.kept[0]} of {self.kept[1]} classes, matched by name"
         if self.resized:
             line += f", interpolated {_some(self.resized)} from another image size"
         if self.new:
-            line += f", started {', '.join(self.new)} anew: not in the file"
+            line += f", initialized {', '.join(self.new)}: not in the file"
         if self.ignored:
             line += f", ignored {self.ignored}"
         if self.left_out:
             line += f", left out {self.left_out}"
         if self.dropout:
-            line += f", dropout set to {self.dropout} as the file's training had it"
+            line += f", dropout set to {self.dropout} as in the file's training"
         if self.outside:
-            line += f"; not taken: {_some(self.outside)}"
+            line += f"; not used: {_some(self.outside)}"
         if self.also:
-            choice = f" ({self.key_flag}={self.also[0]} takes that)" if self.key_flag else ""
-            line += f"; the network is in the file under {', '.join(self.also)} as well{choice}"
+            choice = f" ({self.key_flag}={self.also[0]} takes that one)" if self.key_flag else ""
+            line += f"; the file also has the network under {', '.join(self.also)}{choice}"
         return line
 
 
 def _some(names: Sequence[str]) -> str:
-    """The first of several names, and how many there are."""
+    """The first of several names, and how many others there are."""
     return names[0] + (f" and {len(names) - 1} others" if len(names) > 1 else "")
 
 
@@ -98,30 +98,30 @@ def load_pretrained(
     class_names: Sequence[str | None] = (),
     remedies: Remedies = IN_PYTHON,
 ) -> LoadReport:
-    """Copies the weights of a file, of any kind `read_weights` knows, into a network.
+    """Copies the weights of a file of any kind that `read_weights` knows into a network.
 
-    Also sets the convention of the network's dropout layers if the file implies another: weights trained elsewhere in
-    PyTorch are right with `upscale_in_train` only.
+    Also changes the convention of the network's dropout layers if the file implies another one: weights that other
+    PyTorch code trained need `upscale_in_train`.
 
     Args:
         model: changed only if everything fits.
         path: file or folder.
-        exclude: tensors whose PyTorch, fluid, PaddleClas or Caffe name is one of these, or contains one that is no
-            tensor's whole name, stay as they are.
-        key: what the network is under in the file, or behind in its tensors' names, such as model_ema; None: what fits.
-        resize: position embeddings and tables of a network built for another image size are interpolated; if not, they
+        exclude: names or parts of names (PyTorch, fluid, PaddleClas or Caffe); the tensors that they match stay
+            unchanged. A tensor's whole name matches only that tensor.
+        key: key or name prefix of the network in the file, such as model_ema; None: whatever fits.
+        resize: whether to interpolate position embeddings and tables of a network with another image size; if not, they
             do not fit.
-        skip_misfits: tensors of another shape than the file's stay as they are.
-        class_names: of the network's classes. Where the weights note names as well, others or in another order, the
-            classifier gets the file's rows of the classes that both have; its other rows stay as they are.
+        skip_misfits: whether tensors with another shape in the file stay unchanged.
+        class_names: names of the network's classes. If the weights note other names, or another order, the classifier
+            gets the file's rows of the classes that both have; its other rows stay unchanged.
         remedies: what errors may advise.
 
     Returns:
         What was done; its `str` is a line for the log.
 
     Raises:
-        UserError: the file cannot be read, a tensor is missing, superfluous or of another shape, or one of `exclude`
-            is in no name; or several networks in the file fit.
+        UserError: the file cannot be read; a tensor is missing, superfluous or has another shape; no name contains one
+            of `exclude`; or several networks in the file fit.
     """
     choices = {"key": key, "resize": resize, "skip_misfits": skip_misfits}
     names = (read_class_notes(path), class_names) if class_names else None
@@ -141,8 +141,7 @@ def load_weights(
     names: tuple[Sequence[str | None], Sequence[str | None]] | None = None,
     remedies: Remedies = IN_PYTHON,
 ) -> LoadReport:
-    """The part of `load_pretrained` after reading `weights` from `path`; `names` are those of the file's classes and of
-    the network's."""
+    """`load_pretrained` for `weights` that were read from `path`; `names` are the file's and the network's classes."""
     exclude = [part for part in exclude if part]
     try:
         fit = fit_names(model, weights, exclude, resize=resize, key=key)
@@ -155,11 +154,11 @@ def load_weights(
             raise FormatError(describe_misfit(model, weights, fit, Path(path), remedies, key))
         if fit.vocabulary in model.forms and fit.vocabulary != model.published_by:
             raise FormatError(
-                f"weights by {fit.vocabulary}, right in its form of the network only: give "
+                f"{fit.vocabulary}'s weights need its own form of the network: give "
                 f"{remedies.model or 'model'}={model.forms[fit.vocabulary]}"
             )
     except AmbiguousError as error:
-        choice = f"{remedies.key} chooses" if remedies.key else "save the state dict of one of them"
+        choice = f"choose with {remedies.key}" if remedies.key else "save the state dict of one of them"
         raise UserError(f"{path}: {one_line(error)}: {choice}") from None
     except FormatError as error:
         raise UserError(f"{path}: {one_line(error)}") from None
@@ -168,11 +167,11 @@ def load_weights(
     state = model.state_dict()
     for key, source in fit.sources.items():
         state[key].copy_(source)
-    # One number per tensor tells whether all of its values are finite. (Those on the meta device have no values.)
+    # A tensor's sum is finite if all its values are. (Tensors on the meta device have no values.)
     values = {key: source for key, source in fit.sources.items() if not source.is_meta}
     bad = [key for key, source in values.items() if not math.isfinite(source.sum(dtype=torch.float64).item())]
     if bad:
-        warn(f"{path}: {len(bad)} tensors hold values that are not finite, such as {bad[0]}: no answer will be right")
+        warn(f"{path}: {len(bad)} tensors have values that are not finite, such as {bad[0]}: results will be wrong")
     chosen = fit.chosen
     report = LoadReport(
         str(path),
@@ -197,10 +196,10 @@ def load_weights(
 
 
 def _check_exclude(model: Network, weights: Weights, exclude: Sequence[str], flag: str) -> None:
-    """Refuses a part of a name that is in none, as it is probably misspelt."""
+    """Refuses a part that occurs in no tensor's name, as it is probably misspelt."""
     names = [name for _, vocabulary in vocabularies(model) for name in vocabulary.values()]
     for part in exclude:
         if not any(part in name for name in (*names, *weights.tensors)):
             near = difflib.get_close_matches(part, names, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"names are such as {names[-1]}"
+            hint = f"did you mean {near[0]}?" if near else f"a name is, for example, {names[-1]}"
             raise FormatError(f"{flag}: no tensor's name contains {part!r}: {hint}")

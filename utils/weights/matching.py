@@ -1,4 +1,4 @@
-"""Which tensor of a file is which of a network, by the names of PyTorch, fluid, PaddleClas or Caffe."""
+"""Matches the tensors of a file and a network by the names of PyTorch, fluid, PaddleClas or Caffe."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from utils.weights.choosing import Chosen, choose
 from utils.weights.content import Weights
 from utils.weights.from_program import weights_from_program
 
-# The counter of PyTorch's batch-norm layers. Only PyTorch's files may have it, and nothing depends on it.
+# The counter of PyTorch's batch norms. Only PyTorch's files may have it, and nothing depends on it.
 COUNTER = "num_batches_tracked"
 
-# Programs of fluid have an earlier version, or none.
+# fluid's programs have a lower version, or none.
 FIRST_OF_2 = 2_000_000
 
-# What an optimizer, a schedule or an average leaves beside the parameters.
+# Variables that an optimizer, a schedule or a weight average adds to the parameters.
 BYPRODUCTS = re.compile(
     r".*_(velocity|moment|moment1|moment2|momentum|mean_square|mean_grad|inf_norm|beta1_pow_acc|beta2_pow_acc|ema)_\d+"
     r"|@.*@"
@@ -31,24 +31,24 @@ BYPRODUCTS = re.compile(
     r"|(learning_rate|loss_scaling|num_(good|bad)_steps)(_\d+)?"
     r"|scheduled_ema_decay_rate"
     rf"|(.*\.)?{COUNTER}|n_averaged"
-    # Tables that PaddleClas's networks compute and yet save.
+    # Tables that PaddleClas's networks compute, but save nevertheless.
     r"|(.*\.)?(relative_position_index|attention_bias_idxs)"
 )
 
 
 @dataclass
 class Fit:
-    """How the tensors of a file and of a network go together.
+    """How the tensors of a file and a network match.
 
     Attributes:
-        vocabulary: whose names the file has: PyTorch's, fluid's, PaddleClas's or Caffe's.
-        names: the network's keys -> the names in that vocabulary.
-        sources: keys -> the file's tensors, laid out as PyTorch has them.
+        vocabulary: whose names the file uses: PyTorch's, fluid's, PaddleClas's or Caffe's.
+        names: the network's keys -> names in that vocabulary.
+        sources: keys -> the file's tensors in PyTorch's layout.
         missing, misshaped, left_out: keys.
-        new: keys of what the file may lack, and does.
-        resized: keys of what was fitted to the network's image size, and of what could be.
+        new: keys of tensors that a file may lack, and that this one lacks.
+        resized: keys of tensors that were, or could be, interpolated to the network's image size.
         unexpected, ignored: names in the file.
-        chosen: what of the file was taken for the network's.
+        chosen: the tensors of the file that were chosen for the network.
     """
 
     vocabulary: str
@@ -64,7 +64,7 @@ class Fit:
     chosen: Chosen = field(default_factory=lambda: Chosen(Weights("")))
 
     def leave_out_misshaped(self) -> None:
-        """Leaves out what has another shape in the file, such as a classifier of other classes."""
+        """Leaves out tensors with another shape in the file, such as a classifier for other classes."""
         for key in self.misshaped:
             del self.sources[key]
         self.left_out += self.misshaped
@@ -81,7 +81,7 @@ def pytorch_names(model: Network) -> dict[str, str]:
 
 
 def vocabularies(model: Network) -> Iterator[tuple[str, dict[str, str]]]:
-    """The names that files may have for the tensors of `model`: whose names, and state-dict key -> name."""
+    """The names that files may use for the tensors of `model`: whose names, and state-dict key -> name."""
     rules = {
         "PyTorch": pytorch_names,
         "fluid": published_names,
@@ -89,7 +89,7 @@ def vocabularies(model: Network) -> Iterator[tuple[str, dict[str, str]]]:
         "Caffe": caffe_names,
     }
     for owner, names in rules.items():
-        with contextlib.suppress(ValueError):  # a network that was never published there
+        with contextlib.suppress(ValueError):  # the network was never published there
             yield owner, names(model)
 
 
@@ -101,10 +101,10 @@ def linear_weights(model: Network) -> set[str]:
 def fit_names(
     model: Network, weights: Weights, exclude: Sequence[str] = (), *, resize: bool, key: str | None = None
 ) -> Fit:
-    """Pairs the tensors of a network and of a file by the names that fit most of them.
+    """Matches the tensors of a network and a file by the vocabulary that fits most of them.
 
-    Tensors of another image size are fitted to the network's by its `adapt_tensor`, if `resize` is true. `key` is what
-    the network is under in the file, as in `utils.weights.choosing.choose`.
+    If `resize` is true, the network's `adapt_tensor` interpolates tensors for another image size. `key` is the
+    network's key in the file, as in `utils.weights.choosing.choose`.
     """
     known = [[name for name in names.values() if not name.endswith(COUNTER)] for _, names in vocabularies(model)]
     chosen = choose(weights, known, key)
@@ -115,27 +115,27 @@ def fit_names(
     try:
         return _fit_by_use(model, chosen, weights.program(), exclude, resize)
     except FormatError:
-        if 2 * len(fit.sources) > len(weights.tensors):  # names tell better what does not fit
+        if 2 * len(fit.sources) > len(weights.tensors):  # the error by names is clearer
             return fit
         raise
 
 
 def _fit_by_use(model: Network, chosen: Chosen, program: Program, exclude: Sequence[str], resize: bool) -> Fit:
-    """`fit_names` for an exported program, whose names do not tell which tensor is which.
+    """`fit_names` for an exported program, whose names do not identify the tensors.
 
     Raises:
-        FormatError: it is of another network.
+        FormatError: the program is of another network.
     """
     owner = "fluid" if program.dialect == "desc" and program.version < FIRST_OF_2 else "PaddleClas"
     if owner in model.forms and owner != model.published_by:
-        return Fit(owner, {}, chosen=chosen)  # of another form of the network
+        return Fit(owner, {}, chosen=chosen)  # the program has another form of the network
     weights = chosen.weights
     names, transposed = paddleclas_names(model), linear_weights(model)
     parameters = {weights.program_names.get(name, name): tensor for name, tensor in weights.tensors.items()}
     found, absent = weights_from_program(model, program, parameters)
     tensors = {names[key]: tensor.t() if key in transposed else tensor for key, tensor in found.items()}
     fit = _fit(model, chosen, tensors, exclude, resize)
-    # What only training uses is in no program.
+    # Programs lack what only training uses.
     fit.new += [key for key in fit.missing if key in absent]
     fit.missing = [key for key in fit.missing if key not in absent]
     fit.vocabulary = owner
@@ -143,7 +143,7 @@ def _fit_by_use(model: Network, chosen: Chosen, program: Program, exclude: Seque
 
 
 def _fit(model: Network, chosen: Chosen, tensors: Mapping[str, Tensor], exclude: Sequence[str], resize: bool) -> Fit:
-    """`fit_names` for the tensors, by their names, that were chosen."""
+    """`fit_names` for the chosen tensors, given by name."""
     weights = chosen.weights
     in_file = tensors.keys() | weights.damaged.keys()
     fit, most = Fit("", {}), -1
@@ -188,30 +188,30 @@ def _fit(model: Network, chosen: Chosen, tensors: Mapping[str, Tensor], exclude:
 
 
 def _name_in_order(model: Network, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Names the tensors of a combined file, which are in the order of their names, as the network has these."""
+    """Names the tensors of a combined file, which are in the order of the network's sorted fluid names."""
     names = sorted(dict(vocabularies(model)).get("fluid", {}).values())
     if len(names) != len(tensors):
         raise FormatError(
-            f"holds {len(tensors)} variables without names, and the network has {len(names)}: "
-            "put the program (model or __model__) beside it, or choose another --model"
+            f"holds {len(tensors)} variables without names, but the network has {len(names)}: "
+            "put the program (model or __model__) next to it, or choose another --model"
         )
     return dict(zip(names, tensors, strict=True))
 
 
 def left_out_keys(model: Network, exclude: Sequence[str]) -> set[str]:
-    """The keys of which a name, in any vocabulary, is one of `exclude`, or contains one that is no name itself."""
+    """The keys with a name, in any vocabulary, that `exclude` matches; see `_is_meant`."""
     names = [pair for _, vocabulary in vocabularies(model) for pair in vocabulary.items()]
     full = {name for _, name in names}
     return {key for key, name in names if any(_is_meant(part, name, full) for part in exclude)}
 
 
 def _is_meant(part: str, name: str, full: set[str]) -> bool:
-    """Whether a tensor is left out by `part`: a whole name stands for itself alone, fc.weight not for aux.fc.weight."""
+    """Whether `part` matches a name: a tensor's whole name matches only itself (fc.weight, not aux.fc.weight)."""
     return part == name if part in full else part in name
 
 
 def class_counts(model_tensors: Mapping[str, Tensor], fit: Fit) -> tuple[int, int] | None:
-    """The class counts of the file and of the network, if they are all that does not fit."""
+    """The class counts of the file and the network, if nothing else differs."""
     if fit.missing or fit.unexpected or not fit.misshaped:
         return None
     pairs = set()

@@ -1,4 +1,4 @@
-"""Why weights do not fit a network, and what to do about it."""
+"""Explains why weights do not fit a network, and what to do about it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from utils.weights.matching import Fit, class_counts, fit_names
 
 @dataclass(frozen=True)
 class Remedies:
-    """What whoever gave the weights can give besides, as it is written; "" for what cannot be given.
+    """The flags or arguments that errors may advise; "" if the caller has no such flag.
 
     Attributes:
-        model: the network.
-        class_dim: its number of classes.
-        exclude: names of tensors to leave out.
-        key: what the network is under in the file.
+        model: chooses the network.
+        class_dim: sets its number of classes.
+        exclude: names tensors to leave out.
+        key: names the network's key in the file.
     """
 
     model: str = ""
@@ -32,7 +32,7 @@ class Remedies:
     key: str = "key"
 
 
-# Of a call from Python; of the scripts that use a network as it is; of train.py, its teacher and a run that goes on.
+# For calls from Python; for scripts that use a network unchanged; for train.py, its teacher and a resumed run.
 IN_PYTHON = Remedies()
 TO_USE = Remedies("--model", "--class_dim", "", "--pretrained_key")
 TO_TRAIN = Remedies("--model", "--class_dim", "--finetune_exclude_pretrained_params", "--pretrained_key")
@@ -41,7 +41,7 @@ TO_RESUME = Remedies("--model", "--class_dim", "", "")
 
 
 def fitting_network(model: Network, weights: Weights, file: Path, key: str | None = None) -> str | None:
-    """Another network that the file fits: one that the file or its name names, or one of the same family."""
+    """Another network that the file fits: one named in the file or in its name, or one of the same family."""
     family = models.FAMILIES.get(type(model).__module__.rpartition(".")[2], ())
     named = [name for name in models.list_models() if name == weights.network or name in file.name]
     for name in dict.fromkeys((*sorted(named, key=len, reverse=True), *family)):
@@ -49,7 +49,7 @@ def fitting_network(model: Network, weights: Weights, file: Path, key: str | Non
             with torch.device("meta"):
                 other = models.build(name)
             fit = fit_names(other, weights, resize=False, key=key)
-        except (FormatError, RuntimeError):  # RuntimeError: built from values, which meta tensors do not have
+        except (FormatError, RuntimeError):  # RuntimeError: building it needs values, which meta tensors lack
             continue
         if fit.sources and (fit.right or class_counts(other.state_dict(), fit)):
             return name
@@ -59,18 +59,18 @@ def fitting_network(model: Network, weights: Weights, file: Path, key: str | Non
 def describe_misfit(
     model: Network, weights: Weights, fit: Fit, path: Path, remedies: Remedies, key: str | None = None
 ) -> str:
-    """What does not fit and what to do, in one line.
+    """Says in one line what does not fit and what to do.
 
     Args:
-        weights, path, key: all of the file, where it is, and what the network was looked for under.
+        weights, path, key: the whole file, its path, and the key under which the network was sought.
     """
     state, chosen = model.state_dict(), fit.chosen.weights
     if classes := class_counts(state, fit):
         names = ",".join(fit.names[key] for key in fit.misshaped)
         ways = [f"{remedies.class_dim}={classes[0]}"] if remedies.class_dim else []
-        ways += [f"to train a new classifier, {remedies.exclude}={names}"] if remedies.exclude else []
-        found = f"its classifier ({names}) has {classes[0]} classes, the network {classes[1]}"
-        return f"{found}: give {', or, '.join(ways)}" if ways else f"{found}, and both need the same"
+        ways += [f"{remedies.exclude}={names} to train a new classifier"] if remedies.exclude else []
+        found = f"its classifier ({names}) has {classes[0]} classes, but the network has {classes[1]}"
+        return f"{found}: give {', or '.join(ways)}" if ways else f"{found}: both must have the same number"
 
     def shown(key: str) -> str:
         name = fit.names.get(key, key)
@@ -91,15 +91,15 @@ def describe_misfit(
         return f"{shown(key)} {list(state[key].shape)}" + (f" ({why})" if why else "")
 
     problems = [
-        *listed("of another shape", fit.misshaped, shapes),
+        *listed("with another shape", fit.misshaped, shapes),
         *listed("missing in the file", fit.missing, missing),
         *listed("not in the network", fit.unexpected, lambda name: f"{name} {list(chosen.tensors[name].shape)}"),
     ]
-    # What to do has to be read, however long the names are.
+    # Long names must not push the advice out of sight.
     found = f"the weights do not fit the network: {cut(', '.join(problems), 500)}"
     if fit.misshaped == fit.resized and not (fit.missing or fit.unexpected):
-        return f"{found}; they are of another image size: give the --image_shape that they were trained with"
+        return f"{found}; they were trained with another image size: give the --image_shape of their training"
     if other := fitting_network(model, weights, path, key):
         return f"{found}; they fit {f'{remedies.model}={other}' if remedies.model else other}"
     hint = f"choose another {remedies.model or 'network'}"
-    return f"{found}; {hint}" + (f"; {remedies.exclude} leaves tensors out" if remedies.exclude else "")
+    return f"{found}; {hint}" + (f", or leave tensors out with {remedies.exclude}" if remedies.exclude else "")

@@ -1,4 +1,4 @@
-"""From flags to the network, and to the input that its weights want."""
+"""Builds the network that flags ask for, and settles the input that its weights need."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from utils.weights.files import read_weights
 from utils.weights.matching import fit_names
 from utils.weights.notes import read_input_notes, read_network_notes
 
-# Flags that only some networks have; the constructors take them under the same names.
+# Flags for options of some networks; the constructors take them under the same names.
 NETWORK_OPTIONS = ("padding_type", "use_se", "drop_connect_rate", "deploy")
-# The same, of the network that is trained and not of a teacher.
+# The same for the trained network only, not for a teacher.
 STUDENT_OPTIONS = ("dropout", "block_dropout", "use_last_conv", "class_expand", "strides")
 
 
-# An option of the networks -> its flag, where they are not called the same.
+# A network's option -> its flag, if the names differ.
 FLAGS_OF_OPTIONS = {"image_size": "image_shape"}
 
 
 def check_model(name: str, flag: str = "--model") -> None:
-    """Raises `FlagError`, with the nearest names, if there is no network `name`; `flag` is the flag that names it."""
+    """Raises `FlagError` with similar names if there is no network `name`; `flag` is the flag that named it."""
     try:
         models.check_name(name)
     except ValueError as error:
@@ -43,7 +43,7 @@ def check_model(name: str, flag: str = "--model") -> None:
 
 @contextlib.contextmanager
 def explained_options() -> Iterator[None]:
-    """Turns what a network says of options or images that it cannot take into a `FlagError`."""
+    """Turns a network's errors about its options or image size into a `FlagError`."""
     try:
         yield
     except OptionError as error:
@@ -53,16 +53,16 @@ def explained_options() -> Iterator[None]:
 
 @contextlib.contextmanager
 def explained_sizes(model: str) -> Iterator[None]:
-    """Turns errors on images or batches too small for the network `model`, PyTorch's or its own, into a `FlagError`."""
+    """Turns errors about images or batches too small for the network `model` into a `FlagError`."""
     try:
         with explained_options():
             yield
     except (RuntimeError, ValueError) as error:
         if re.search("Output size is too small|Kernel size can't be greater than actual input size", str(error)):
-            raise FlagError(f"--image_shape: the images are too small for {model}, nothing is left of them") from None
+            raise FlagError(f"--image_shape: the images are too small for {model}: give a larger size") from None
         if "Expected more than 1 value per channel when training" in str(error):
             raise FlagError(
-                f"--batch_size: a batch-norm of {model} has a single value per channel: give two images or more per "
+                f"--batch_size: a batch norm of {model} gets a single value per channel: give at least two images per "
                 "process (and per part, with --accumulate_steps), or a larger --image_shape"
             ) from None
         raise
@@ -90,21 +90,21 @@ def _flags_of(config: InputConfig) -> dict[str, Any]:
 
 
 def noted_input(path: str, name: str, key: str | None = None) -> dict[str, Any]:
-    """The `INPUT_FLAGS` that weights of network `name` are right with, as far as their file says more than the name.
+    """The `INPUT_FLAGS` that a weight file needs, if it says more about them than the network's name.
 
     Args:
         path: a file or folder of weights, of any kind.
-        name: of the network.
-        key: what it is under in the file.
+        name: the network's name.
+        key: the network's key in the file.
 
     Returns:
-        What train.py noted; for weights of PaddleClas, what PaddleClas evaluates the network with; or nothing.
+        The values that train.py noted; for PaddleClas's weights, the values of PaddleClas's evaluation; or nothing.
     """
     return read_input_notes(path) or paddleclas_input(path, name, key)
 
 
 def paddleclas_input(path: str, name: str, key: str | None = None) -> dict[str, Any]:
-    """The `INPUT_FLAGS` of a network's weights by PaddleClas, if the file has these and they are not the usual ones."""
+    """PaddleClas's `INPUT_FLAGS` for a network, if they are unusual and the file has PaddleClas's weights."""
     check_model(name)
     theirs = _flags_of(models.input_config(name, "PaddleClas"))
     if theirs == usual_input(name):
@@ -114,27 +114,27 @@ def paddleclas_input(path: str, name: str, key: str | None = None) -> dict[str, 
     try:
         spoken = fit_names(model, read_weights(path), resize=False, key=key).vocabulary
     except (FormatError, UserError):
-        return {}  # whoever loads them says so
+        return {}  # loading them reports it
     return theirs if spoken == "PaddleClas" else {}
 
 
 def as_flags(values: Mapping[str, Any]) -> list[str]:
-    """Values by the names of flags, as they are given: {"image_shape": [3, 32, 32]} is --image_shape 3 32 32."""
+    """Values as they are typed on a command line: {"image_shape": [3, 32, 32]} becomes --image_shape 3 32 32."""
     return [f"--{k} {' '.join(map(str, v)) if isinstance(v, list) else v}" for k, v in values.items()]
 
 
 def resolve_input(args: argparse.Namespace, noted: Mapping[str, Any] | None = None) -> None:
-    """Fills in the flags on the network's input that were not given, from the network's published ones.
+    """Fills in the input flags that were not given with the network's published values.
 
-    A size given without its --resize_short_size keeps the network's share of the image: 224/256 of a side, as a rule.
+    An image size without --resize_short_size keeps the network's share of the image, usually 224/256 of a side.
 
     Args:
         args: the flags; changed in place.
-        noted: those that the network's weights were trained with, which come before the published ones; see
+        noted: the values that the network's weights were trained with, which override the published ones; see
             `noted_input`.
 
     Raises:
-        FlagError: there is no such network, or sizes cannot be.
+        FlagError: there is no such network, or the sizes contradict each other.
     """
     check_model(args.model)
     usual = usual_input(args.model)
@@ -142,7 +142,7 @@ def resolve_input(args: argparse.Namespace, noted: Mapping[str, Any] | None = No
     if args.crop_size is not None:
         square = [3, args.crop_size, args.crop_size]
         if "image_shape" in args.given and args.image_shape != square:
-            raise FlagError("--crop_size: --image_shape says another size: give one of them")
+            raise FlagError("--crop_size: --image_shape gives another size: give only one of them")
         args.image_shape = square
     elif "image_shape" not in args.given:
         args.image_shape = own["image_shape"]
@@ -150,8 +150,8 @@ def resolve_input(args: argparse.Namespace, noted: Mapping[str, Any] | None = No
         height, width, last = args.image_shape
         shape = f"3 {height} {width}" if last == 3 else f"3 {width} {last}"  # 224 224 3 has the channels last
         raise FlagError(
-            "--image_shape: images are read as RGB, grey ones with three equal channels, so the first number is 3, "
-            f"not {args.image_shape[0]}: give --image_shape {shape}"
+            f"--image_shape: the first number must be 3, not {args.image_shape[0]}, as all images are read as RGB "
+            f"(grey ones too): give --image_shape {shape}"
         )
     for name in INPUT_FLAGS:
         if name not in (*args.given, "image_shape", "resize_short_size"):
@@ -159,12 +159,12 @@ def resolve_input(args: argparse.Namespace, noted: Mapping[str, Any] | None = No
     if "resize_short_size" not in args.given:
         args.resize_short_size = own["resize_short_size"]
         if args.image_shape != own["image_shape"] and args.resize_mode in ("short", "crop"):
-            # By the short sides: of images as long as the shape is, the crop then shows that share too. (Of squares it
-            # shows more, since what `short` resizes is never too small for the crop.)
+            # In proportion to the short sides: for images with the shape's aspect ratio the crop then shows the same
+            # share. (For square images it shows more, as `short` never resizes below the crop.)
             share = own["resize_short_size"] / min(own["image_shape"][1:])
             args.resize_short_size = round(min(args.image_shape[1:]) * share)
             shape = " ".join(map(str, args.image_shape))
-            log(f"--resize_short_size not given: {args.resize_short_size} for --image_shape {shape}")
+            log(f"using --resize_short_size {args.resize_short_size} for --image_shape {shape}")
     check_short_size(args.resize_short_size, tuple(args.image_shape[1:]), args.resize_mode)
     taken = {
         name: value
@@ -173,17 +173,20 @@ def resolve_input(args: argparse.Namespace, noted: Mapping[str, Any] | None = No
     }
     if taken:
         source = args.pretrained_model or args.checkpoint
-        log(f"not given, and therefore as in the training of {source}: {', '.join(as_flags(taken))}")
+        log(f"using the input that {source} was trained with: {', '.join(as_flags(taken))}")
 
 
 def _strides(texts: list[str]) -> tuple[tuple[int, int], ...]:
-    """Vertical and horizontal strides, of texts N or HEIGHTxWIDTH."""
+    """Vertical and horizontal strides from texts N or HEIGHTxWIDTH."""
     sizes = ([int(part) for part in text.split("x")] for text in texts)
     return tuple((size[0], size[-1]) for size in sizes)
 
 
 def _student_options(args: argparse.Namespace, name: str, accepted: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of the network `name` that are not a teacher's; `accepted` by its constructor.
+    """The options that flags set for the trained network `name`, but not for a teacher.
+
+    Args:
+        accepted: the parameters of its constructor.
 
     Raises:
         FlagError: it has no such option.
@@ -192,8 +195,8 @@ def _student_options(args: argparse.Namespace, name: str, accepted: Mapping[str,
     if "drop_path" in args.given:
         if "drop_path_rate" not in accepted:
             if "drop_connect_rate" in accepted:
-                raise FlagError(f"--drop_path: {name} drops no paths: give --drop_connect_rate")
-            raise FlagError(f"--drop_path: {name} drops no paths: leave the flag out")
+                raise FlagError(f"--drop_path: {name} has --drop_connect_rate instead: give that")
+            raise FlagError(f"--drop_path: {name} has no stochastic depth: leave the flag out")
         options["drop_path_rate"] = args.drop_path
     for option in STUDENT_OPTIONS:
         if option in args.given:
@@ -204,41 +207,40 @@ def _student_options(args: argparse.Namespace, name: str, accepted: Mapping[str,
 
 
 def settle_network(args: argparse.Namespace, path: str) -> Mapping[str, Any]:
-    """Takes --model, --class_dim and --multi_label, where they were not given, from what weights say of their network;
-    says so.
+    """Takes --model, --class_dim and --multi_label from the weights' notes unless they were given, and logs them.
 
     Args:
         args: the flags; changed in place.
         path: the weights.
 
     Returns:
-        What the weights say.
+        The notes.
     """
     noted = read_network_notes(path)
     own = args.values()  # the flags that the script takes
     taken = {name: value for name, value in noted.items() if name not in args.given and value != own.get(name, value)}
     vars(args).update(taken)
     if taken:
-        log(f"not given, and therefore as noted in {path}: {', '.join(as_flags(taken))}")
+        log(f"using the notes in {path}: {', '.join(as_flags(taken))}")
     return noted
 
 
 def note_unknown_input(args: argparse.Namespace, noted: Mapping[str, Any]) -> None:
-    """Says what input is assumed for --pretrained_model, if it is neither noted, nor given, nor published."""
+    """Logs the input that is assumed for --pretrained_model if it is not noted, given or published."""
     if noted or "image_shape" in args.given or is_published(args.pretrained_model, args.class_dim):
         return
     shown = as_flags({name: getattr(args, name) for name in ("image_shape", "resize_short_size")})
     log(
-        f"{args.pretrained_model} does not say what input it was trained with: assumed is that of {args.model}'s "
-        f"published weights, {' '.join(shown)} and the like"
+        f"{args.pretrained_model} does not say what input it was trained with: assuming the input of {args.model}'s "
+        f"published weights, {' '.join(shown)} and so on"
     )
 
 
 def build_model(args: argparse.Namespace, name: str | None = None) -> Network:
-    """The network --model (or `name`), with the options that its constructor takes of those in the flags.
+    """Builds the network --model (or `name`) with the flags that are options of its constructor.
 
     Raises:
-        FlagError: there is no such network, it takes no images of --image_shape, or has no --drop_path.
+        FlagError: there is no such network, or it does not take an option or the --image_shape.
     """
     student, name = name is None, str(args.model if name is None else name)
     check_model(name)
@@ -257,12 +259,12 @@ def build_model(args: argparse.Namespace, name: str | None = None) -> Network:
     if "image_size" in accepted:
         height, width = args.image_shape[1:]
         if height != width:
-            raise FlagError(f"--image_shape: {name} is built for square images, not {height} x {width}")
+            raise FlagError(f"--image_shape: {name} takes square images only, not {height} x {width}")
         options["image_size"] = height
     with explained_options():
         model = models.build(name, class_dim=args.class_dim, **options)
     if not args.with_inplace:
         for module in model.modules():
             if getattr(module, "inplace", False):
-                setattr(module, "inplace", False)  # noqa: B010 (a plain attribute, which PyTorch's types have not)
+                setattr(module, "inplace", False)  # noqa: B010 (a plain attribute that PyTorch's types lack)
     return model

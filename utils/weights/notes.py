@@ -1,7 +1,7 @@
-"""What weights say about the training of their network: its name and classes, its input, the names of the classes.
+"""Notes that weights carry about their training: the network's name, classes and input, and the class names.
 
-.safetensors files have such notes in them. Beside other files that are written with notes there is FILE.notes.json, and
-in a folder of variables notes.json.
+A .safetensors file holds its notes itself. Other files have them in FILE.notes.json, a folder of variables in
+notes.json.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from utils.console import warn
 from utils.files import write_text
 from utils.flags.inputs import INPUT_FLAGS, UNNOTED, ScaleError, checked_input
 
-# The note that has the names of the classes.
+# The note with the class names.
 CLASS_NAMES = "class_names"
 
-# Of files that cannot hold notes; such a file is no larger than this.
+# Name of the file with the notes of files that cannot hold them, and its largest size.
 SIDE_NOTES, LARGEST_NOTES = "notes.json", 1 << 24
 
 
 def read_input_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The flags on the network's input that weights were trained with, which train.py notes in its files.
+    """The input flags of the weights' training, which train.py notes in its files.
 
     Args:
         path: a file or folder of weights, of any kind.
 
     Returns:
-        The values of `INPUT_FLAGS` (without channel_order, if it is not noted); nothing if they are not noted.
+        The values of `INPUT_FLAGS` (without channel_order if that is missing); empty without notes.
     """
     notes = _read(path)
     if not notes.keys() >= set(INPUT_FLAGS) - set(UNNOTED):
@@ -42,22 +42,22 @@ def read_input_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         noted = checked_input({name: _value(notes[name]) for name in INPUT_FLAGS if name in notes})
     except ScaleError as error:
-        warn(f"{path}: {error}, and not taken: evaluate with infer.py --image_mean and --image_std as in training")
+        warn(f"{path}: ignored, as {error}: evaluate with infer.py --image_mean and --image_std as in training")
         return {}
     except (ValueError, TypeError):
         warn(
-            f"{path}: its notes on the network's input make no sense: evaluate with infer.py --image_shape and the "
-            "like as in training"
+            f"{path}: ignoring its invalid notes on the network's input: evaluate with infer.py --image_shape and the "
+            "other input flags as in training"
         )
         return {}
     if "channel_order" not in notes:
-        del noted["channel_order"]  # the network's own: before the flag, it was the network that turned channels round
+        del noted["channel_order"]  # the network's own: before this flag, networks swapped channels themselves
     return noted
 
 
 def read_network_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The network that weights are of, as far as their file says it: "model", its name, and "class_dim"; and
-    "multi_label", True, if its images had several labels."""
+    """The network of some weights, as far as their file notes it: "model" (its name), "class_dim", and "multi_label"
+    (True if images had several labels)."""
     notes = _read(path)
     found = {name: _value(notes[name]) for name in ("model", "class_dim") if name in notes}
     if type(found.get("class_dim")) is not int or found["class_dim"] < 2:
@@ -70,26 +70,25 @@ def read_network_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def read_class_notes(path: str | os.PathLike[str]) -> list[str | None]:
-    """The names of the classes that weights were trained with, which train.py notes in its files.
+    """The class names of the weights' training, which train.py notes in its files.
 
     Args:
         path: a file or folder of weights, of any kind.
 
     Returns:
-        The names by class number, None where one is not known, perhaps of the first classes only; nothing if they are
-        not noted.
+        The names by class number, None for unknown ones, perhaps of the first classes only; empty without notes.
     """
     names = _value(_read(path).get(CLASS_NAMES, "[]"))
     if isinstance(names, list) and all(isinstance(name, str | None) for name in names):
-        with contextlib.suppress(UnicodeEncodeError):  # half a character, which no file of results can hold
+        with contextlib.suppress(UnicodeEncodeError):  # a lone surrogate, which cannot be written to a file of results
             "".join(filter(None, names)).encode(errors="surrogateescape")
             return names
-    warn(f"{path}: its notes on the names of the classes make no sense and are not used")
+    warn(f"{path}: ignoring its invalid notes on class names")
     return []
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, str]:
-    """All notes in a file of weights, as text; none in one of another kind."""
+    """All notes in a weight file, as text; empty for kinds that cannot hold any."""
     file = Path(path, "weights.safetensors") if os.path.isdir(path) else Path(path)
     if side := _side_notes(path):
         return side
@@ -99,16 +98,16 @@ def _read(path: str | os.PathLike[str]) -> dict[str, str]:
         with safe_open(file, framework="pt") as content:
             return content.metadata() or {}
     except (SafetensorError, ValueError, OSError):
-        return {}  # of another kind, or damaged: whoever reads its tensors says so
+        return {}  # another kind, or damaged: reading its tensors reports that
 
 
 def side_file(path: str | os.PathLike[str]) -> Path:
-    """Where the notes of a file or folder are that cannot hold them."""
+    """The path of the notes of a file or folder that cannot hold them itself."""
     return Path(path, SIDE_NOTES) if os.path.isdir(path) else Path(f"{os.fspath(path)}.{SIDE_NOTES}")
 
 
 def write_side_notes(path: Path, notes: Mapping[str, Any]) -> None:
-    """Writes notes beside a file of weights, or into a folder of variables.
+    """Writes notes next to a weight file, or into a folder of variables.
 
     Raises:
         UserError: they cannot be written.
@@ -117,7 +116,7 @@ def write_side_notes(path: Path, notes: Mapping[str, Any]) -> None:
 
 
 def _side_notes(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The notes beside a file of weights, as text; none if there are none."""
+    """The notes next to a weight file, as text; empty if there are none."""
     if not os.path.exists(path):
         path = f"{os.fspath(path)}.pdparams"  # which may be left out
     file = side_file(path)
@@ -128,14 +127,14 @@ def _side_notes(path: str | os.PathLike[str]) -> dict[str, str]:
         if not isinstance(notes, dict):
             raise ValueError("no object")
     except (OSError, ValueError, RecursionError):
-        warn(f"{file} cannot be read as notes on {path}, and is not used")
+        warn(f"{file} is not a valid notes file of {path}: ignored")
         return {}
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in notes.items()}
 
 
 def _value(note: str) -> Any:
-    """A note as it was before it was written: JSON, or text, which stands there as it is."""
+    """The value of a note: JSON is parsed, other text stays as it is."""
     try:
         return json.loads(note)
-    except (ValueError, RecursionError):  # brackets without end are text, too
+    except (ValueError, RecursionError):  # endless brackets are text as well
         return note

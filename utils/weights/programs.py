@@ -1,4 +1,4 @@
-"""Weights out of models that PaddlePaddle exported."""
+"""Reads weights from models that PaddlePaddle exported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from utils.formats.inference_model import read_inference_model
 from utils.weights.content import Weights, tensors_of
 
-# What PaddleClas puts the network into for its export, and what a copy of a network adds to names.
+# The prefix of PaddleClas's export wrapper, and what copying a network adds to names.
 _OWNER = "base_model."
 _COPIED = re.compile(r"(_deepcopy_\d+)+$")
 
@@ -17,7 +17,7 @@ _COPIED = re.compile(r"(_deepcopy_\d+)+$")
 def has_program(names: Iterable[str]) -> bool:
     """Whether one of the files is a program of PaddlePaddle 2 or 3.
 
-    A fluid program only names what is beside it: `utils.weights.files` does that.
+    A fluid program only names the weights next to it; `utils.weights.files` reads those.
     """
     known = set(names)
     return any(
@@ -29,13 +29,13 @@ def has_program(names: Iterable[str]) -> bool:
 
 
 def read_exported(path: Path) -> Weights:
-    """The parameters of an exported model, by the names of the network's state dict if .pdiparams.info tells them.
+    """Reads the parameters of an exported model, named as in the network's state dict if .pdiparams.info has the names.
 
     Args:
-        path: the program, its folder, an archive of it, or the file of parameters beside it.
+        path: the program, its folder, an archive of that, or the file of parameters next to the program.
 
     Raises:
-        UserError: it is damaged, or no such model.
+        UserError: it is damaged, or not an exported model.
     """
     if path.suffix == ".pdiparams":
         path = path.with_suffix(".json" if path.with_suffix(".json").is_file() else ".pdmodel")

@@ -1,4 +1,4 @@
-"""Weights from the files of PyTorch and of safetensors."""
+"""Reads weights from PyTorch and safetensors files."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from utils.formats.safetensors_file import read_safetensors_file
 from utils.formats.torch_archive import check_torch_file
 from utils.weights.content import Weights
 
-# Of mappings, lists and their entries: training scripts keep a network's state dict a few keys deep.
+# Levels of nested mappings and lists, and number of entries: scripts save a network's state dict a few keys deep.
 MAX_DEPTH, MAX_ENTRIES, LONGEST_NAME = 8, 1_000_000, 2_000
 
 
 class _Unread:
-    """Stands for plain data that training scripts save beside the network: flags, and figures as NumPy's scalars.
+    """Stands in for plain data that training scripts save with the network: flags, and numbers as NumPy scalars.
 
-    The unpickler gets it for the classes and functions that would make them, of which none is called.
+    The unpickler gets it instead of the classes and functions that make such data; none of those is called.
     """
 
     def __init__(self, *args: object) -> None:
@@ -47,14 +47,14 @@ _UNREAD: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 
 def read_torch(path: Path, legacy: bool = False) -> Weights:
-    """A file of torch.save; `legacy` ones, of PyTorch before 1.6, cannot be mapped into memory, however large."""
+    """Reads a torch.save file; `legacy` ones, from PyTorch before 1.6, cannot be memory-mapped, however large."""
     check_torch_file(path, legacy)
     mapped = not legacy and path.stat().st_size > LARGE
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_UNREAD):
-            warnings.simplefilter("ignore", UserWarning)  # of forms of tensors that PyTorch is going to give up
+            warnings.simplefilter("ignore", UserWarning)  # about deprecated storages of tensors
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # a damaged file makes PyTorch raise nearly anything
+    except Exception as error:  # PyTorch may raise anything for a damaged file
         text = " ".join(str(error).split())
         if "TorchScript" in text:
             raise FormatError("a TorchScript archive, which holds code: save the network's state_dict") from None
@@ -76,7 +76,7 @@ def read_safetensors(path: Path) -> Weights:
 
 
 def _torch_weights(kind: str, content: Any, dropout: str | None = None, network: str | None = None) -> Weights:
-    """The tensors of a state dict, or of all in what a training script saved, by the keys that lead to them."""
+    """The tensors of a state dict, or all tensors in a training script's file, named by the keys that lead to them."""
     weights = Weights(kind, paddle=False, network=network)
     seen: set[int] = set()
     left = [("", content)]
@@ -96,7 +96,7 @@ def _torch_weights(kind: str, content: Any, dropout: str | None = None, network:
                 others += 1
                 continue
             if isinstance(key, str) and len(keys) + len(key) > LONGEST_NAME:
-                raise FormatError(f"holds a name of {len(keys) + len(key)} letters: not a file of weights")
+                raise FormatError(f"holds a name of {len(keys) + len(key)} characters: not a file of weights")
             name = f"{keys}.{key}" if keys else str(key)
             if isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu":
                 if name in weights.tensors:
@@ -111,13 +111,13 @@ def _torch_weights(kind: str, content: Any, dropout: str | None = None, network:
         left += reversed(deeper)
         if tensors:
             weights.others[keys] = others
-    # A file that does not say is not of this project, and elsewhere in PyTorch there is one convention only.
+    # Files without this entry come from other projects, and other PyTorch code has only one convention.
     weights.dropout = dropout if dropout in (DOWNGRADE_IN_INFER, UPSCALE_IN_TRAIN) else UPSCALE_IN_TRAIN
     return weights
 
 
 def _noted_dropout(values: object) -> str | None:
-    """The convention that a state dict of this project carries, if it is one."""
+    """The dropout convention stored in a state dict of this project; None for other state dicts."""
     notes = getattr(values, "_metadata", None)
     notes = notes.values() if isinstance(notes, Mapping) else ()
     return next((note["dropout"] for note in notes if isinstance(note, Mapping) and "dropout" in note), None)

@@ -1,7 +1,7 @@
-"""How a program, and how a network, use their parameters: each in which role, after which others, by which way.
+"""Finds out how a program or a network uses its parameters: in which roles, after which others, by which paths.
 
-Both become a graph of parameters, so that `utils.weights.by_use` can tell which is which. Operations that only lay a
-tensor out anew do not count; nor do the names of any.
+Both become a graph of parameters, so that `utils.weights.by_use` can match them. Operations that only change a tensor's
+layout do not count, nor do any names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from models.network import Network, main_output
 from utils.formats.paddle_program import Operation, Program
 
-# Operations that only lay a tensor out anew: a parameter stays one.
+# Operations that only change a tensor's layout: a parameter stays a parameter.
 _LAYOUTS = frozenset({
     "reshape", "reshape2", "transpose", "transpose2", "unsqueeze", "unsqueeze2", "squeeze", "squeeze2", "expand",
     "cast", "expand_v2", "assign", "flatten_contiguous_range", "flatten", "share_data", "scale", "tile", "gather",
@@ -31,15 +31,15 @@ _ATEN_LAYOUTS = frozenset({
     "t", "view", "_unsafe_view", "reshape", "transpose", "permute", "unsqueeze", "squeeze", "expand", "clone",
     "_to_copy", "alias", "detach", "repeat", "flatten", "index", "index_select",
 })  # fmt: skip
-# Their results are sizes, whatever they are of.
+# Operations whose results are sizes.
 _SIZES = frozenset({"shape", "shape64", "size", "numel"})
-# Activations, of both: how one is spelled out differs, but not where it is.
+# Activations in both: they may be composed differently, but are in the same places.
 _ACTIVATIONS = frozenset({
     "relu", "relu6", "sigmoid", "hard_swish", "hardswish", "hard_sigmoid", "hardsigmoid", "swish", "silu", "gelu",
     "softmax", "tanh", "leaky_relu", "mish", "elu", "hardtanh", "clip", "clamp", "_softmax", "_safe_softmax",
 })  # fmt: skip
 _PIECES = frozenset({"split", "split_with_sizes", "unsafe_split", "chunk", "unbind", "split_with_num"})
-# What a normalization takes, by slot of ProgramDesc, and by place in PIR and in PyTorch.
+# A normalization's operands: by slot in a ProgramDesc, by position in PIR and in PyTorch.
 _SLOTS = {"Scale": "scale", "Bias": "offset", "Mean": "mean", "Variance": "variance"}
 _PIR_NORMS = {
     "batch_norm": ("mean", "variance", "scale", "offset"),
@@ -57,10 +57,10 @@ _ATEN_NORMS = {
     "native_layer_norm": ("", "scale", "offset"),
     "native_group_norm": ("scale", "offset"),
 }
-# A way between two parameters is no longer than this.
+# Longest path between two parameters.
 _MAX_WAY = 32
 
-# What stands for the answer among the parameters: it is "used" after the last of them.
+# The output's name among the parameters: it is "used" after the last of them.
 ANSWER = ""
 
 Way = tuple[str, ...]
@@ -68,15 +68,15 @@ Way = tuple[str, ...]
 
 @dataclass(frozen=True)
 class _Value:
-    """A tensor: a parameter, or what was computed with those before it, each with the way that its result took.
+    """A tensor: a parameter, or a value computed from the parameters before it, each with the path from its result.
 
     Attributes:
-        parameter: the name, if it is one, laid out anew perhaps.
-        shape: of it.
-        gathered: of a parameter of which rows were picked, what does that.
-        before: parameters and ways.
-        layer: it is a convolution's or linear layer's result, and nothing else: the last parameter of that.
-        masked: of a parameter that something constant was added to: how it is laid out from there on does not count.
+        parameter: the parameter's name, if it is one (perhaps in another layout).
+        shape: its shape.
+        gathered: for a parameter from which rows were picked, the operation that picks them.
+        before: the parameters before it, with their paths.
+        layer: if it is the direct result of a convolution or linear layer, the layer's last parameter.
+        masked: whether a constant was added to the parameter; later changes of layout then do not count.
     """
 
     parameter: str | None = None
@@ -87,12 +87,12 @@ class _Value:
     masked: bool = False
 
     def step(self, *steps: str) -> _Value:
-        """What comes of it by an operation that has no parameters."""
+        """The value after an operation without parameters."""
         before = frozenset((name, (*way, *steps)[:_MAX_WAY]) for name, way in self.before)
         return _Value(before=before, layer=None if steps else self.layer)
 
     def moved(self, place: int) -> _Value:
-        """What is at a place of a concatenation."""
+        """The value at a position in a concatenation."""
         return _Value(
             before=frozenset(
                 (name, (*way[:-1], f"place {int(way[-1][6:]) + place}"))
@@ -108,14 +108,14 @@ class Uses:
     """The parameters that are used, in the order of their use.
 
     Attributes:
-        folded: the layers of which a batch-norm right after them is no more than a bias: "all", "dense" for all but
-            depthwise convolutions, or "" for none.
+        folded: the layers into which a batch norm right after them is folded, so that it counts as a bias: "all",
+            "dense" for all but depthwise convolutions, or "" for none.
         kinds: names -> role and shape.
-        before: names -> the parameters that each is applied after, and the ways between.
-        gathered: names -> how its rows are picked, where they are.
+        before: names -> the parameters that each is applied after, and the paths between.
+        gathered: names -> how their rows are picked, if they are.
         depthwise: the weights of depthwise convolutions.
-        norms: with `folded`, the offsets of such batch-norms -> the other tensors of these, and the layer's own bias.
-        classes: how many the last layer is for; 0: not known.
+        norms: with `folded`, the offsets of such batch norms -> their other tensors, and the layer's own bias.
+        classes: the last layer's number of classes; 0: unknown.
     """
 
     folded: str = ""
@@ -127,10 +127,10 @@ class Uses:
     classes: int = 0
 
     def use(self, value: _Value, role: str, before: Iterable[tuple[str, Way]]) -> None:
-        """Notes that a parameter is applied to what comes `before`."""
+        """Records that a parameter is applied to the results of `before`."""
         assert value.parameter is not None
-        # A linear layer's weight is [in, out] there, and [out, in] here, or a convolution of 1 x 1; biases may have
-        # dimensions of one.
+        # A linear layer's weight is [in, out] in programs, and [out, in] or a 1 x 1 convolution here; biases may have
+        # dimensions of 1.
         sizes = tuple(size for size in value.shape if size != 1)
         is_linear = len(value.shape) == 2 or value.shape[2:] == (1, 1)
         sizes = tuple(sorted(sizes)) if is_linear and len(sizes) == 2 else sizes
@@ -143,7 +143,7 @@ class Uses:
             self.gathered[value.parameter] = value.gathered
 
     def end(self, value: _Value, classes: int) -> None:
-        """Notes what the answer is made of. Whether it is after a softmax does not count."""
+        """Records what the output is computed from. A final softmax does not count."""
         self.classes = classes
         self.kinds[ANSWER] = ("answer", ())
         self.before[ANSWER] = {(name, way[:-1] if way[-1:] == ("activation",) else way) for name, way in value.before}
@@ -154,14 +154,14 @@ class Uses:
         data = [value for value, _ in given if value.parameter is None]
         before = frozenset[tuple[str, Way]]().union(*(value.before for value in data))
         roles = {role: value for value, role in given if value.parameter and role}
-        if "mean" in roles:  # a batch-norm, of which all is applied at once
+        if "mean" in roles:  # a batch norm applies all of its parameters at once
             layer = data[0].layer if len(data) == 1 else None
             if layer is not None and self._is_folded(layer):
                 return self._fold(layer, roles)
             for role, value in roles.items():
                 self.use(value, role, before)
             return _Value(before=frozenset((value.parameter or "", ()) for value in roles.values()))
-        # The others are applied one after another: a bias follows the weight, an offset the scale.
+        # Other operations apply them one after another: the bias after the weight, the offset after the scale.
         order = {"scale": 0, "offset": 1}
         alone = [(value, role) for value, role in given if value.parameter]
         alone.sort(key=lambda entry: order.get(entry[1], -len(entry[0].shape)))
@@ -171,21 +171,21 @@ class Uses:
         result = _Value(before=before)
         if not alone:
             return result.step("activation") if kind in _ACTIVATIONS else result
-        # The bias of a layer may be an operation of its own.
+        # A layer's bias may be a separate operation.
         is_layer = len(alone[0][0].shape) in (2, 4) and not roles
         if is_layer or (len(data) == 1 and data[0].layer and len(alone) == 1 and not roles and "add" in kind):
             result = replace(result, layer=alone[-1][0].parameter)
         return result
 
     def _is_folded(self, layer: str) -> bool:
-        """Whether a batch-norm behind what `layer` is the last parameter of is a part of that."""
+        """Whether a batch norm is folded into the layer before it, whose last parameter is `layer`."""
         first = layer
         if self.kinds[layer][0] == "bias":
             first = next((name for name, _ in self.before[layer]), layer)
         return self.folded == "all" or (self.folded == "dense" and first not in self.depthwise)
 
     def _fold(self, layer: str, roles: Mapping[str, _Value]) -> _Value:
-        """A batch-norm as the bias of a layer."""
+        """Records a batch norm as the bias of a layer."""
         offset = roles["offset"]
         others = {role: value.parameter or "" for role, value in roles.items() if role != "offset"}
         before: Iterable[tuple[str, Way]] = [(layer, ())]
@@ -224,7 +224,7 @@ def uses_of_program(program: Program) -> Uses:
         else:
             result = uses.apply(operation.kind.rstrip("_"), known)
         outputs = [name for names in operation.outputs.values() for name in names if name not in program.parameters]
-        for place, name in enumerate(outputs):  # (a batch-norm gives its statistics back, which are parameters)
+        for place, name in enumerate(outputs):  # (a batch norm returns its statistics, which are parameters)
             is_piece = operation.kind in _PIECES and len(outputs) > 1
             values[name] = result.step(f"piece {place}") if is_piece and not result.parameter else result
     answers = [(name, variables[name].shape or ()) for name in program.fetches if name in variables]
@@ -234,7 +234,7 @@ def uses_of_program(program: Program) -> Uses:
 
 
 def _spelled_out(operations: Iterable[Operation]) -> Iterator[Operation]:
-    """Operations, with addends and activations that an engine made part of some as operations of their own."""
+    """The operations, with sums and activations that an engine fused into others as separate operations again."""
     for operation in operations:
         outputs = tuple(name for names in operation.outputs.values() for name in names)[:1]
         inputs = {slot: names for slot, names in operation.inputs.items() if slot != "ResidualData"}
@@ -246,7 +246,7 @@ def _spelled_out(operations: Iterable[Operation]) -> Iterator[Operation]:
 
 
 def _joined(uses: Uses, known: list[tuple[_Value, str]], shapes: Iterable[Iterable[int]]) -> _Value:
-    """The result of a concatenation: where values are in it counts. (One of concatenations is as one of all.)"""
+    """The result of a concatenation, in which positions count. (Nested concatenations count as one.)"""
     place, placed = 0, []
     for (value, role), shape in zip(known, shapes, strict=True):
         placed.append((value if value.parameter or len(known) == 1 else value.moved(place), role))
@@ -255,7 +255,7 @@ def _joined(uses: Uses, known: list[tuple[_Value, str]], shapes: Iterable[Iterab
 
 
 def _inputs(operation: Operation, program: Program) -> Iterable[tuple[str, str]]:
-    """The names of what an operation takes, with their roles in a normalization."""
+    """The names of an operation's operands, with their roles in a normalization."""
     if program.dialect == "pir":
         names = operation.inputs.get("", ())
         roles = ("", *_PIR_NORMS.get(operation.kind, ()))
@@ -270,14 +270,14 @@ def _inputs(operation: Operation, program: Program) -> Iterable[tuple[str, str]]
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes how a network uses its parameters while it runs."""
+    """Records how a network uses its parameters while it runs."""
 
     def __init__(self, tensors: Mapping[str, Tensor], folded: str, gathered: bool) -> None:
         super().__init__()
         self.uses = Uses(folded)
         self.values = {id(t): _Value(parameter=name, shape=tuple(t.shape)) for name, t in tensors.items()}
         self.gathered = gathered
-        self._kept: list[Any] = []  # the id of a tensor that is gone could become another's
+        self._kept: list[Any] = []  # keeps tensors alive: a freed tensor's id can be reused
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -292,7 +292,7 @@ class _Recorder(TorchDispatchMode):
                 if isinstance(tensor, Tensor) and (value := self.values.get(id(tensor))) is not None:
                     given.append((value, role))
         if kind == "add" and len(given) == 1 and given[0][0].parameter:
-            # A mask that is added to a parameter, and not to what this is added to.
+            # A mask added to a parameter, rather than to the value that the parameter is added to.
             self.values[id(result)] = replace(given[0][0], masked=True)
             return result
         if kind in _ATEN_LAYOUTS and given and given[0][0].parameter:
@@ -300,7 +300,7 @@ class _Recorder(TorchDispatchMode):
             self.values[id(result)] = value
             return result
         if kind.startswith("_scaled_dot_product") and len(given) > 2:
-            # Query, key, value; an offset of the scores may follow.
+            # Query, key, value; a bias of the scores may follow.
             scores = self.uses.apply("scores", [*given[:2], *given[3:]]).step("activation")
             given = [(scores, ""), given[2]]
         if kind == "cat" and len(given) == len(args[0]):
@@ -314,7 +314,7 @@ class _Recorder(TorchDispatchMode):
         return result
 
     def _laid_out(self, value: _Value, operator: Any, args: Any, kwargs: Any, result: Tensor) -> _Value:
-        """A parameter that was laid out anew. Picking its rows counts if there is a choice."""
+        """A parameter in another layout. Picking its rows counts if several patterns are possible."""
         picks = operator.overloadpacket.__name__ in ("index", "index_select")
         if not self.gathered or value.masked or not (picks or value.gathered):
             return value
@@ -338,11 +338,11 @@ def uses_of_network(
     """How a network uses its parameters, by state-dict key.
 
     Args:
-        model: the network. Unless `gathered`, shapes are enough: nothing is computed.
-        image_shape: what it is shown.
-        folded: the layers that batch-norms are part of, as in `Uses`.
-        computed: whether buffers that are not in the state dict count, too: a program may hold what they hold.
-        gathered: whether of a table of which rows are picked, these count, and not the table.
+        model: the network. Unless `gathered` is true, shapes are enough and nothing is computed.
+        image_shape: the shape of its images.
+        folded: the layers that batch norms are folded into, as in `Uses`.
+        computed: whether buffers outside the state dict count too, as a program may contain their values.
+        gathered: whether rows that are picked from a table count instead of the table.
     """
     device = torch.device("cpu" if gathered else "meta")
     ghost = copy.deepcopy(model).to(device).eval()

@@ -1,4 +1,4 @@
-"""Writes a network's weights in any of the forms that PyTorch, PaddlePaddle and this project read."""
+"""Writes a network's weights in any form that PyTorch, PaddlePaddle or this project reads."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from utils.weights.notes import side_file, write_side_notes
 TORCH_SUFFIXES = (".pth", ".pt", ".safetensors")
 PDPARAMS = ".pdparams"
 
-# Whose names the tensors of a .pdparams file have.
+# Whose names a .pdparams file uses for its tensors.
 FLUID, PADDLECLAS = "fluid", "PaddleClas"
 
-# Endings that a folder of variables is not called by: of files that are only read, here or elsewhere.
+# Endings that no folder of variables gets: they belong to files that are only read, here or elsewhere.
 _READ_ONLY_SUFFIXES = frozenset(
     (
         *(".gz", ".bz2", ".xz", ".tgz", ".tbz", ".tbz2", ".txz", ".zip", ".7z", ".zst"),
@@ -40,22 +40,22 @@ _READ_ONLY_SUFFIXES = frozenset(
 
 
 def suffix(output: Path) -> str:
-    """The ending of a file's name, by which its form is told, in small letters."""
+    """The lower-case ending of a file's name, which decides its form."""
     return output.suffix.lower()
 
 
 def check_output(output: Path) -> None:
-    """Refuses an --output that `write_weights` cannot write, before there is any work to lose.
+    """Refuses an --output that `write_weights` cannot write, before any work starts.
 
     Raises:
-        FlagError: its suffix is of a kind of file that is only read.
-        UserError: it is a folder that holds something already, or is in the way of one.
+        FlagError: its ending belongs to a kind of file that is only read.
+        UserError: it is a folder that is not empty, or a file where a folder should go.
     """
     if suffix(output) in _READ_ONLY_SUFFIXES:
         raise FlagError(f"--output: cannot write {output.suffix}: give .pth, .safetensors, .pdparams, .tar or a folder")
     if suffix(output) in (*TORCH_SUFFIXES, PDPARAMS, ".tar"):
         if output.is_dir():
-            raise UserError(f"--output: {output} is a folder: give the name of a file")
+            raise UserError(f"--output: {output} is a folder: give a file name")
         check_can_write(output, "--output")
     elif output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output: {output} exists already: give a new folder")
@@ -74,12 +74,12 @@ def write_weights(
     """Writes `model` to a .pth, .pt, .safetensors or .pdparams file, a fluid .tar, or else a fluid folder.
 
     Args:
-        name, class_dim, more_notes: of the network, noted in a .safetensors file, and beside others where there is more
-            to note than the network; see `utils.weights.notes`.
-        names: in a .pdparams file, fluid or PaddleClas: those that the tensors have; None: see `usual_names`.
+        name, class_dim, more_notes: the network's notes. A .safetensors file always holds them; other forms get them
+            in a separate file if `more_notes` is not empty; see `utils.weights.notes`.
+        names: whose names a .pdparams file uses, fluid or PaddleClas; None: see `usual_names`.
 
     Raises:
-        UserError: it cannot be written, or PaddlePaddle has no such network.
+        UserError: the file cannot be written, or PaddlePaddle has no such network.
     """
     with written_whole(output, "--output") as temporary:
         if suffix(output) in (".pth", ".pt"):
@@ -98,16 +98,16 @@ def write_weights(
     if more_notes and suffix(output) != ".safetensors":
         write_side_notes(output, {"model": name, "class_dim": class_dim, **more_notes})
     else:
-        side_file(output).unlink(missing_ok=True)  # of what was there before
+        side_file(output).unlink(missing_ok=True)  # notes of an earlier file
 
 
 def usual_names(model: Network) -> str:
-    """Whose names a network's .pdparams has: PaddleClas publishes these, save for forms that are fluid's alone."""
+    """Whose names a network's .pdparams uses: PaddleClas's, except for networks that only fluid has in this form."""
     return FLUID if model.published_by == FLUID else PADDLECLAS
 
 
 def paddleclas_arrays(model: Network) -> dict[str, np.ndarray]:
-    """The tensors of a network as PaddleClas has them: under its layers' names, linear weights as [in, out]."""
+    """The tensors of a network as PaddleClas stores them: under its layers' names, linear weights as [in, out]."""
     state, transposed = model.state_dict(), linear_weights(model)
     return {
         name: (state[key].t() if key in transposed else state[key]).numpy()
@@ -117,7 +117,7 @@ def paddleclas_arrays(model: Network) -> dict[str, np.ndarray]:
 
 
 def fluid_variables(model: Network) -> dict[str, np.ndarray]:
-    """The tensors of a network as fluid has them: under their published names, linear weights as [in, out].
+    """The tensors of a network as fluid stores them: under their published names, linear weights as [in, out].
 
     Raises:
         UserError: the network was never published in fluid.
@@ -127,19 +127,19 @@ def fluid_variables(model: Network) -> dict[str, np.ndarray]:
         names = published_names(model)
     except ValueError as error:
         raise UserError(
-            f"--output: no variables of PaddlePaddle's fluid can be written ({error}): write .pth or .safetensors"
+            f"--output: cannot write PaddlePaddle's fluid variables ({error}): give .pth or .safetensors"
         ) from None
     return {name: (state[key].t() if key in transposed else state[key]).numpy() for key, name in names.items()}
 
 
 def write_folder(variables: dict[str, np.ndarray], folder: Path) -> None:
-    """Writes a fluid folder: a file per variable, under its name."""
+    """Writes a fluid folder: a file per variable, named like it."""
     for name, array in variables.items():
         write_variable(array, folder / name)
 
 
 def write_tar(variables: dict[str, np.ndarray], path: Path, folder: str) -> None:
-    """Writes a .tar of a fluid folder, the form that PaddlePaddle's weights are published in."""
+    """Writes a .tar of a fluid folder, the form of PaddlePaddle's published weights."""
     with tarfile.open(path, "w") as archive:
         for name, array in variables.items():
             content = variable_header(array) + array.tobytes()
@@ -149,7 +149,7 @@ def write_tar(variables: dict[str, np.ndarray], path: Path, folder: str) -> None
 
 
 def dropout_mode(model: Network) -> str:
-    """The dropout convention that the weights of `model` are right under."""
+    """The dropout convention that the weights of `model` need."""
     return next((module.mode for module in model.modules() if isinstance(module, Dropout)), UPSCALE_IN_TRAIN)
 
 
@@ -157,11 +157,11 @@ def save_weights(model: Network, path: Path, notes: dict[str, Any]) -> None:
     """Writes a network's state dict as a .safetensors file, with its dropout convention.
 
     Args:
-        notes: more to write beside it, such as the network's name and class count; what is no text, as JSON.
+        notes: metadata to add, such as the network's name and class count; values other than text become JSON.
     """
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
     metadata = {"format": "pt", "dropout": dropout_mode(model), **notes}
     path.touch()
-    permissions = path.stat().st_mode  # those of any new file here; safetensors keeps its files from other users
+    permissions = path.stat().st_mode  # the usual permissions; safetensors makes files that only their user can read
     save_file(tensors, str(path), {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()})
     path.chmod(permissions)
