@@ -1,6 +1,6 @@
 """The list of networks: `models.ResNet50_vd(class_dim=1000)` builds one, `models.list_models()` names them all.
 
-Nothing is imported until a network is asked for, so that names can be listed and checked without PyTorch.
+A network's module is imported only when the network is built, so names can be listed and checked without PyTorch.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def _letters(name: str) -> str:
-    """A name of a network without what other programs write otherwise: capitals, hyphens, underscores."""
+    """A network's name without capitals, hyphens and underscores, which other programs write differently."""
     return "".join(filter(str.isalnum, name.lower()))
 
 
 def _unknown(name: str) -> str:
-    """What to say of a name that no network has: the nearest ones."""
+    """The error for an unknown name, with similar names."""
     spelt: dict[str, list[str]] = {}
     for known in _MODULES:
         spelt.setdefault(_letters(known), []).append(known)
     typed = name.rpartition("/")[2].partition(".")[0]  # microsoft/resnet-50, convnext_tiny.fb_in1k
     asked = _letters(typed)
-    family = re.split("[^a-z]", typed.lower())[0]  # a word of its name counts for more than the letters of the rest
+    family = re.split("[^a-z]", typed.lower())[0]  # the family's name counts for more than the other letters
     relatives = [letters for letters in spelt if len(family) > 2 and letters.startswith(family)]
     close = difflib.get_close_matches(asked, relatives or spelt, n=3, cutoff=0.2 if relatives else 0.5)
     near = spelt.get(asked) or [known for letters in close for known in spelt[letters]]
@@ -47,7 +47,7 @@ def _unknown(name: str) -> str:
 
 
 def check_name(name: str) -> None:
-    """Raises `ValueError`, with the nearest names, if there is no network `name`."""
+    """Raises `ValueError` with similar names if there is no network `name`."""
     if name not in _MODULES:
         raise ValueError(_unknown(name))
 
@@ -62,8 +62,8 @@ def input_config(name: str, published_by: str = "") -> InputConfig:
     """The input that network `name` was published with, as its module says; see `models.inputs`.
 
     Args:
-        name: of the network.
-        published_by: "PaddleClas" for weights of PaddleClas, whose input may be another than that of fluid's weights.
+        name: the network's name.
+        published_by: "PaddleClas" for PaddleClas's weights, whose input may differ from that of fluid's weights.
 
     Raises:
         ValueError: there is no such network.
@@ -76,7 +76,7 @@ def input_config(name: str, published_by: str = "") -> InputConfig:
 
 
 def build(name: str, **options: Any) -> Network:
-    """Builds network `name`; `options` are those of its constructor, `class_dim` among them.
+    """Builds network `name`; `options` are arguments of its constructor, such as `class_dim`.
 
     Raises:
         ValueError: there is no such network, or it cannot be built with these options (an `OptionError`).

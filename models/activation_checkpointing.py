@@ -1,4 +1,4 @@
-"""Activation checkpointing: memory for compute (Chen et al., arXiv:1604.06174)."""
+"""Activation checkpointing: saves memory by computing activations twice (Chen et al., arXiv:1604.06174)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from models import layers
 
 
 def repeated_blocks(model: nn.Module) -> list[nn.Module]:
-    """The outermost modules of a kind that the network repeats: its residual blocks, dense layers, inceptions, ...
+    """The outermost modules that the network repeats: its residual blocks, dense layers, inception modules, ...
 
-    Single layers and the small groups of `models.layers` do not count: keeping only their inputs saves nothing.
+    Single layers and the small groups of `models.layers` do not count, as storing only their inputs saves nothing.
     """
     small = tuple(value for value in vars(layers).values() if isinstance(value, type) and issubclass(value, nn.Module))
     kinds = Counter(type(module) for module in model.modules())
@@ -35,7 +35,7 @@ def repeated_blocks(model: nn.Module) -> list[nn.Module]:
 
 @contextlib.contextmanager
 def _frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Keeps batch-norms from counting a batch twice when its activations are computed again."""
+    """Keeps batch norms from counting a batch twice when its activations are recomputed."""
     norms = [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
     counters = [counter for norm in norms if (counter := norm.num_batches_tracked) is not None]
     before = [norm.momentum for norm in norms], [counter.clone() for counter in counters]
@@ -51,9 +51,9 @@ def _frozen_statistics(module: nn.Module) -> Iterator[None]:
 
 
 def checkpoint_activations(model: nn.Module) -> int:
-    """Makes the repeated blocks of `model` keep their inputs only, and compute the rest again for the gradient.
+    """Makes the repeated blocks of `model` store only their inputs, and recompute the rest for the gradient.
 
-    Losses and gradients stay the same. Returns the number of such blocks; 0: the network has none, nothing changes.
+    Losses and gradients stay the same. Returns the number of these blocks; 0: there are none, and nothing changes.
     """
     blocks = repeated_blocks(model)
     for block in blocks:
@@ -62,7 +62,7 @@ def checkpoint_activations(model: nn.Module) -> int:
 
 
 def _forward(block: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
-    """The forward of a block whose own is `forward`."""
+    """Wraps a block's `forward`."""
     if not block.training:
         return forward(*inputs)
     contexts = functools.partial(_contexts, block)

@@ -13,7 +13,7 @@ from models.network import Layer, Network
 class AlexNet(Network):
     """Five convolutions and three linear layers; the module paths are torchvision's.
 
-    Images of another size than 224 x 224 are pooled to the 6 x 6 positions that the first linear layer expects.
+    The features of images of other sizes than 224 x 224 are pooled to the 6 x 6 positions of the first linear layer.
     """
 
     def __init__(self, class_dim: int = 1000) -> None:

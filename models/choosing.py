@@ -1,4 +1,4 @@
-"""Which network? Lists by what is known of them, and those that no other beats within a budget.
+"""Helps to choose a network: lists networks by their facts, and finds those that no other beats at the same cost.
 
 for row in front(candidates(max_params=5), "macs"):
     print(row.name, row.top1)
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from models import catalogue, list_models, published
 
-# What networks can be sorted by, and what accuracy can be set against: the heading, the unit.
+# What networks can be sorted by, and the costs that accuracy can be plotted against: heading, unit.
 COSTS = {
     "macs": ("multiply-adds", "G"),
     "params": ("parameters", "M"),
@@ -24,21 +24,21 @@ COSTS = {
     "time": ("time measured here", "ms"),
 }
 SORTS = ("name", "accuracy", "params", "macs", "latency")
-# Runs of a network that are timed, and about how many seconds they take together.
+# Timed runs of a network, and about how many seconds they may take together.
 RUNS, ENOUGH = 5, 2.0
 
 
 class Row(NamedTuple):
-    """What is known of a network.
+    """The facts of a network.
 
     Attributes:
-        name: of the network.
+        name: the network's name.
         params: its parameters, in millions.
-        macs: its multiply-adds for one image, in thousand millions.
+        macs: its multiply-adds for one image, in billions.
         size: height and width of its input.
-        accuracies: top-1 in percent and whose it is, the best first; none where nothing was published.
-        latency: published, in milliseconds (`published.Published`); None where there is none.
-        time: measured here, in milliseconds; None where it was not.
+        accuracies: top-1 in percent and its source, the best first; empty if nothing was published.
+        latency: published latency in milliseconds (`published.Published`); None if not published.
+        time: time measured here, in milliseconds; None if not measured.
     """
 
     name: str
@@ -51,11 +51,11 @@ class Row(NamedTuple):
 
     @property
     def top1(self) -> float:
-        """The best published top-1; -1 where there is none."""
+        """The best published top-1; -1 if there is none."""
         return self.accuracies[0][0] if self.accuracies else -1.0
 
     def cost(self, name: str) -> float:
-        """What it costs by a key of `COSTS`; infinite where that is not known."""
+        """Its cost by a key of `COSTS`; infinite if unknown."""
         value = getattr(self, name)
         return math.inf if value is None else value
 
@@ -69,17 +69,17 @@ def candidates(
     """The networks within a budget, by name.
 
     Args:
-        pattern: shell pattern of their names; where none matches, of their names in any capitals.
-        max_params, max_macs, max_latency: most parameters in millions, multiply-adds in thousand millions, and
-            published milliseconds (which leaves out networks of which none were published); None: any number.
+        pattern: shell pattern of their names; if none matches, capitals are ignored.
+        max_params, max_macs, max_latency: most parameters in millions, multiply-adds in billions, and published
+            milliseconds (which leaves out networks without a published latency); None: no limit.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no network matches.
     """
     known = catalogue.read()
     names = list_models(pattern) or [name for name in known if fnmatchcase(name.lower(), pattern.lower())]
     if not names:
-        raise ValueError(f"no network's name matches {pattern!r}; without a pattern all are listed")
+        raise ValueError(f"no network's name matches {pattern!r}: leave the pattern out to list all")
     rows = []
     for name in names:
         facts, of = known[name], published.by_network().get(name, ())
@@ -92,12 +92,12 @@ def candidates(
         budget = " ".join(f"--max_{cost}={limit:g}" for cost, limit in limits.items() if limit is not None)
         least = {cost: min(row.cost(cost) for row in rows) for cost, limit in limits.items() if limit is not None}
         has = ", ".join(f"{value:.3g} {COSTS[cost][1]} {cost}" for cost, value in least.items() if value < math.inf)
-        raise ValueError(f"no network is within {budget}; the least of those named: {has or 'none is known'}")
+        raise ValueError(f"no network is within {budget}; the lowest values are {has or 'unknown'}")
     return within
 
 
 def sorted_by(rows: Iterable[Row], key: str) -> list[Row]:
-    """Rows by a word of `SORTS`: the highest accuracy first, the least of all else; what is not known comes last."""
+    """Sorts rows by a word of `SORTS`: accuracy in descending, all else in ascending order; unknown values last."""
     if key == "name":
         return sorted(rows, key=lambda row: row.name)
     if key == "accuracy":
@@ -106,10 +106,10 @@ def sorted_by(rows: Iterable[Row], key: str) -> list[Row]:
 
 
 def front(rows: Iterable[Row], cost: str) -> list[Row]:
-    """The Pareto front: each row is more accurate than all that cost no more; the cheapest first.
+    """The Pareto front: each row is more accurate than all rows that cost no more; the cheapest first.
 
     Args:
-        rows: of networks; those without a published accuracy, or whose cost is not known, are left out.
+        rows: rows of networks; those without a published accuracy or a known cost are left out.
         cost: a key of `COSTS`.
     """
     best, found = 0.0, []
@@ -121,12 +121,12 @@ def front(rows: Iterable[Row], cost: str) -> list[Row]:
 
 
 def measured(rows: Sequence[Row], seconds: float) -> list[Row]:
-    """The rows with the time of each network for one image, on one thread of this machine's processor: the median of a
-    few runs in float32, after one that does not count.
+    """The rows with each network's time for one image on one thread of this machine: the median of a few float32 runs
+    after a warm-up.
 
     Args:
-        rows: of networks, the most important first.
-        seconds: when they are over, the others are left out; one network at least is measured.
+        rows: rows of networks, the most important first.
+        seconds: time limit, after which the remaining networks are left out; at least one network is measured.
     """
     import torch
 
@@ -156,8 +156,8 @@ def measured(rows: Sequence[Row], seconds: float) -> list[Row]:
 
 
 def to_measure(rows: Sequence[Row]) -> list[Row]:
-    """The networks that may be on the front of measured times: those on the fronts of all other costs, and on the
-    second fronts behind them; the cheapest first."""
+    """The networks that may be on the front of measured times: those on the first and second fronts of all other
+    costs; the cheapest first."""
     chosen: dict[str, Row] = {}
     for cost in ("macs", "params", "latency"):
         first = front(rows, cost)
@@ -167,7 +167,7 @@ def to_measure(rows: Sequence[Row]) -> list[Row]:
 
 
 def lines(rows: Sequence[Row]) -> list[str]:
-    """A line for each network: what is known of it."""
+    """One line with the facts of a network."""
     found = []
     for row in rows:
         accuracy = ", ".join(f"{top1:.2f} {said}" for top1, said in row.accuracies)
@@ -182,11 +182,11 @@ def lines(rows: Sequence[Row]) -> list[str]:
 
 
 def plot(path: Path, rows: Sequence[Row], best: Sequence[Row], cost: str) -> None:
-    """Draws accuracy over a cost: all networks as points, those of the front joined, with numbers, and names beside.
+    """Plots accuracy over a cost: all networks as points, the front as a numbered line, with the names in a legend.
 
     Raises:
         OSError: the picture cannot be written.
-        ValueError: its suffix is that of no picture.
+        ValueError: its suffix is not a picture's.
     """
     from matplotlib.figure import Figure
 
@@ -199,7 +199,7 @@ def plot(path: Path, rows: Sequence[Row], best: Sequence[Row], cost: str) -> Non
     axes.set_xscale("log")
     axes.grid(color="#e6e9ee")
     axes.set_axisbelow(True)
-    # Names would lie on each other: the points have numbers.
+    # Names would overlap, so the points have numbers.
     for number, row in enumerate(best, 1):
         axes.annotate(
             str(number), (row.cost(cost), row.top1), (-4, 5), textcoords="offset points", fontsize=8, ha="right"

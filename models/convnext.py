@@ -25,7 +25,7 @@ from models.transformer import (
 
 
 class Block(nn.Module):
-    """A 7x7 convolution per channel and an MLP over the channels, scaled per channel, beside a shortcut."""
+    """A 7x7 depthwise convolution and an MLP over the channels, scaled per channel, with a shortcut."""
 
     def __init__(self, channels: int, drop_path: float) -> None:
         super().__init__()

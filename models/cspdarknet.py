@@ -39,7 +39,7 @@ class CrossStage(nn.Module):
     """Half of the channels pass the blocks, the others go past them.
 
     Args:
-        first: the first stage has twice the channels in its middle, and blocks that narrow.
+        first: whether this is the first stage, which has twice the channels inside, and blocks with a bottleneck.
     """
 
     def __init__(self, in_channels: int, out_channels: int, depth: int, first: bool) -> None:
@@ -60,7 +60,7 @@ class CrossStage(nn.Module):
 
 
 class CSPDarkNet(Network):
-    """CSPDarkNet53; the module paths are PaddleClas's, but for the stem's."""
+    """CSPDarkNet53; the module paths are PaddleClas's, except the stem's."""
 
     def __init__(self, class_dim: int = 1000) -> None:
         super().__init__()

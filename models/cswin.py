@@ -30,11 +30,11 @@ from models.transformer import (
 
 
 class StripeAttention(nn.Module):
-    """Attention within stripes, and a convolution of the values that tells where they are (the paper's LePE).
+    """Attention within stripes, and a convolution of the values that encodes their positions (the paper's LePE).
 
     Args:
         stripe: width of the stripes; None: a single window.
-        vertical: the stripes are as high as the map, otherwise as wide.
+        vertical: whether the stripes have the map's height, rather than its width.
     """
 
     def __init__(self, channels: int, heads: int, stripe: int | None, vertical: bool) -> None:
@@ -53,7 +53,7 @@ class StripeAttention(nn.Module):
         elif self.stripe is not None:
             height = self.stripe
         windows = [split_windows(x, height, width) for x in (q, k, v)]
-        # The convolution sees the stripe alone, with zeros around it.
+        # The convolution sees only the stripe, with zeros around it.
         positions = to_channels_last(self.get_v(to_channels_first(windows[2].unflatten(1, (height, width)))))
         q, k, v = (split_heads(x, self.heads) for x in windows)
         y = merge_heads(F.scaled_dot_product_attention(q, k, v))
@@ -101,7 +101,7 @@ class PatchEmbedding(nn.Module):
 
 
 class Merge(nn.Module):
-    """Halves a map by a 3x3 convolution, to twice the channels, with a layer-norm; (N, H, W, C)."""
+    """Halves a map and doubles its channels with a 3x3 convolution, then a layer-norm; (N, H, W, C)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

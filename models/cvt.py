@@ -37,9 +37,9 @@ class QuickGELU(nn.Module):
 
 
 class ConvAttention(nn.Module):
-    """Self-attention behind 3x3 convolutions per channel; those of keys and values halve the map.
+    """Self-attention after 3x3 depthwise convolutions, which halve the map for keys and values.
 
-    The products of queries and keys are scaled by the width of all heads.
+    The products of queries and keys are scaled by the width of all heads together.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
@@ -52,7 +52,7 @@ class ConvAttention(nn.Module):
         self.proj = dense(channels, channels)
 
     def forward(self, x: Tensor, extra: int, height: int, width: int) -> Tensor:
-        """Tokens (N, extra + height * width, C) -> the same; the first `extra` ones are not convolved."""
+        """Tokens (N, extra + height * width, C) -> the same; the first `extra` tokens are not convolved."""
         extra_tokens, grid = x[:, :extra], x[:, extra:].transpose(1, 2).unflatten(2, (height, width))
         parts = []
         for name in "qkv":

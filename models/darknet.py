@@ -39,7 +39,7 @@ class BasicBlock(nn.Module):
 
 
 class DarkNet53(Network):
-    """Five stages of residual blocks, each led by a 3x3 convolution of stride 2; stage s is stages[s]."""
+    """Five stages of residual blocks, each after a 3x3 convolution of stride 2; stage s is stages[s]."""
 
     def __init__(self, class_dim: int = 1000) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class DarkNet53(Network):
         self.conv1 = conv_bn(3, channels, 3, 1, "yolo_input")
         self.stages = nn.ModuleList()
         for stage, depth in enumerate(DEPTHS):
-            # The convolution that leads to a stage is published with what precedes it.
+            # The convolution before a stage is published under the name of what precedes it.
             name = f"stage.{stage - 1}" if stage else "yolo_input"
             downsample = conv_bn(channels, 2 * channels, 3, 2, f"{name}.downsample")
             channels *= 2
@@ -56,7 +56,7 @@ class DarkNet53(Network):
         self.fc = linear(channels, class_dim, "fc")
 
     def paddleclas_path(self, path: str) -> str:
-        """PaddleClas's blocks are _basic_block_01 ... _basic_block_44, led by _conv2 and _downsample_0 ... 3."""
+        """PaddleClas's blocks are _basic_block_01 ... _basic_block_44, after _conv2 and _downsample_0 ... 3."""
         if path == "fc":
             return "_out"
         *parents, leaf = path.split(".")

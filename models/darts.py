@@ -1,6 +1,6 @@
 """DARTS: networks of searched cells (Liu et al., arXiv:1806.09055); the two cells here are the zoo's own.
 
-As published, neither drops paths nor has an auxiliary classifier in training.
+As published, the networks have neither drop path nor an auxiliary classifier in training.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from models.layers import batch_norm, conv2d, linear, relu
 from models.names import notes, publish
 from models.network import Network
 
-# number of cells, the two of them that reduce, and channels of the nodes in the first
+# number of cells, numbers of the two reduction cells, and channels of the nodes in the first cell
 CELLS = 14
 REDUCTIONS = (CELLS // 3, 2 * CELLS // 3)
 CHANNELS = 48
@@ -85,7 +85,7 @@ GENOTYPE_6M = Genotype(
 
 
 class Operation(nn.Module):
-    """Layers in sequence, under the path `op` that the published names have."""
+    """Layers in sequence, under the path `op` of the published names."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -103,9 +103,9 @@ def separable(channels: int, kernel_size: int, stride: int, dilation: int = 1) -
 
 
 def operation(name: str, channels: int, stride: int) -> nn.Module:
-    """Builds the operation of a choice. A state has several readers, so the first ReLU leaves it as it is."""
+    """Builds the operation of a choice. A state has several readers, so the first ReLU is not in-place."""
     if name == "skip_connect":
-        # The published cells skip from nodes only, whose size is the output's.
+        # The published cells use skip connections only from nodes, which already have the output's size.
         return nn.Identity()
     kind, kernel_size = name[:-4], int(name[-1])
     if kind == "max_pool":
@@ -123,7 +123,7 @@ def pointwise(in_channels: int, out_channels: int) -> Operation:
 
 
 class FactorizedReduce(nn.Module):
-    """Halves height and width without losing positions: half of the channels see the even, half the odd ones."""
+    """Halves height and width without losing positions: half of the channels see the even, half the odd positions."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class FactorizedReduce(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x)
-        # Zeros in place of the row and column that the shift takes: an odd size then has as many odd positions as even.
+        # Zeros replace the row and column lost by the shift, so that odd sizes have as many odd positions as even.
         odd = F.pad(x, (-1, 1, -1, 1))
         return self.bn(torch.cat((self.conv_1(x), self.conv_2(odd)), 1))
 
@@ -142,11 +142,11 @@ class Cell(nn.Module):
     """A cell of the network: a sum of two operations for each node, the nodes concatenated.
 
     Args:
-        choices: of the genotype.
-        before_last, last: channels of the outputs of the two cells before.
-        channels: of every node.
-        reduction: halves height and width.
-        reduction_before: the last cell did, so that the output of the cell before it is twice as large.
+        choices: the genotype's choices.
+        before_last, last: channels of the outputs of the two previous cells.
+        channels: channels of every node.
+        reduction: whether it halves height and width.
+        reduction_before: whether the last cell did, so that the output of the cell before it is twice as large.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class DARTS(Network):
         self.publish_names()
 
     def publish_names(self) -> None:
-        """The published names are our paths, but for most convolutions, which are numbered."""
+        """The published names are our paths, except most convolutions, which are numbered."""
         for path, layer in self.named_modules():
             if isinstance(layer, nn.BatchNorm2d | nn.Linear) or path.endswith(("conv_1", "conv_2")):
                 publish(layer, **{tensor: f"{path}.{tensor}" for tensor in layer.state_dict()})

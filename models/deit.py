@@ -11,7 +11,7 @@ from models.vit import VisionTransformer
 
 
 class DistilledVisionTransformer(VisionTransformer):
-    """A vision transformer with a second token, which learns from a teacher, and a classifier for it."""
+    """A vision transformer with a second token that learns from a teacher, and a classifier for that token."""
 
     head_dist: nn.Linear
 

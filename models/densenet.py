@@ -32,7 +32,7 @@ class DenseLayer(nn.Module):
 
 
 def transition(in_channels: int, out_channels: int, name: str) -> nn.Sequential:
-    """What is between two blocks: fewer channels, half the size."""
+    """The transition between two blocks: reduces the channels and halves the size."""
     return nn.Sequential(
         OrderedDict(
             norm=batch_norm(in_channels, f"{name}_bn"),
@@ -105,7 +105,7 @@ class DenseNet(Network):
         if module.startswith("denseblock"):
             layer, part = rest.split(".")
             name = f"dense{before + int(layer.removeprefix('denselayer'))}"
-            # The second batch-norm is told from the first by the convolution before it.
+            # In Caffe the second batch-norm is named after the convolution before it.
             return name if part == "norm1" else f"{name}_{'conv2' if part == 'conv2' else 'conv1'}"
         if module.startswith("transition"):
             return f"dense{before + self.depths[block - 1]}_concat" if rest == "norm" else f"conv{block + 1}"

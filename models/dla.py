@@ -1,4 +1,4 @@
-"""DLA: trees of blocks, whose answers are aggregated at every node (Yu et al., arXiv:1707.06484)."""
+"""DLA: trees of blocks, whose outputs are aggregated at every node (Yu et al., arXiv:1707.06484)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int, stride: 
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut that the tree gives."""
+    """Two 3x3 convolutions with a shortcut that the tree passes in."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions around a shortcut that the tree gives.
+    """1x1, 3x3 and 1x1 convolutions with a shortcut that the tree passes in.
 
     Args:
         width: channels of the 3x3 convolution, as a share of `out_channels`.
@@ -64,10 +64,10 @@ BuildBlock = Callable[[int, int, int], nn.Module]
 
 
 class Root(nn.Module):
-    """Aggregates what the children of a node answer, by a 1x1 convolution.
+    """Aggregates the outputs of a node's children with a 1x1 convolution.
 
     Args:
-        residual: adds the first child to the result.
+        residual: whether to add the first child to the result.
     """
 
     def __init__(self, in_channels: int, out_channels: int, residual: bool) -> None:
@@ -90,7 +90,7 @@ class Tree(nn.Module):
         stride: of the first block.
         level_root: whether the input, pooled, is another child of the root.
         root_residual: as in `Root`.
-        root_channels: of the outer trees' answers, which the innermost last root aggregates with its own two.
+        root_channels: channels of the outer trees' outputs, which the last, innermost root aggregates with its own two.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Tree(nn.Module):
             self.tree2 = tree(out_channels, out_channels, root_channels=root_channels + out_channels)
 
     def forward(self, x: Tensor, children: Sequence[Tensor] = ()) -> Tensor:
-        """`children` are the answers that the root is to aggregate beside those of this tree's own blocks."""
+        """`children` are outputs that the root aggregates together with those of this tree's blocks."""
         children = list(children)
         bottom = self.downsample(x)
         if self.level_root:
@@ -142,7 +142,7 @@ class DLA(Network):
     """DLA; the module paths are those of the paper's authors.
 
     Args:
-        levels: of the trees that the stages 2 to 5 are.
+        levels: levels of the trees in stages 2 to 5.
         widths: channels of the six stages.
         block: builds the blocks of the trees.
         class_dim: number of classes.

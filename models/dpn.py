@@ -1,4 +1,4 @@
-"""DPN, dual path networks (Chen et al., arXiv:1707.01629): a residual path beside a densely connected one."""
+"""DPN, dual path networks (Chen et al., arXiv:1707.01629): a residual path next to a densely connected one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class DualPathBlock(nn.Module):
         growth: channels that the block appends to the dense path.
         groups: of the 3x3 convolution.
         stride: of the block.
-        project: whether the block leads a stage: both paths start anew from a projection of the input.
+        project: whether the block begins a stage, where both paths start from a projection of the input.
         name: published name.
     """
 

@@ -17,7 +17,7 @@ from models.layers import DropPath, batch_norm, conv2d, global_average
 from models.network import Layer, Network
 from models.transformer import dense, drop_path_rates, merge_heads, split_heads
 
-# Drops weights of every attention in training, whatever the network.
+# Dropout of the attention weights in training, the same for all networks.
 ATTENTION_DROPOUT = 0.1
 
 conv = partial(conv2d, bias=True)
@@ -52,11 +52,11 @@ class ConvMlp(nn.Module):
 
 
 class DualStreamBlock(nn.Module):
-    """Half of the channels go through a convolution, half through attention over a smaller map; each then attends to
-    the other. An MLP follows. A convolution before all tells the positions.
+    """Half of the channels go through a convolution, half through attention over a smaller map; each half then attends
+    to the other. An MLP follows. A convolution at the start encodes the positions.
 
     Args:
-        channels: of the map, (N, C, H, W).
+        channels: channels of the map, (N, C, H, W).
         heads: attention heads of each attention.
         reduction: how many times smaller the map of self-attention is.
         drop_path: probability to drop a branch.
@@ -99,7 +99,7 @@ class DualStreamBlock(nn.Module):
         small = resize(attended, [max(side // self.reduction, 1) for side in size])
         tokens = to_tokens(small)
         tokens = tokens + self.attend(*self.channel_up(self.norm_sa1(tokens)).chunk(3, -1))
-        # Each stream asks the other: both see what the other was before.
+        # Each stream attends to the other as it was before this step.
         conv_q, conv_k, conv_v = to_tokens(self.cross_channel_up_conv(self.norm_conv2(convolved))).chunk(3, -1)
         q, k, v = self.cross_channel_up_sa(self.norm_sa2(tokens)).chunk(3, -1)
         convolved = convolved + to_map(self.fuse_channel_conv(self.attend(conv_q, k, v)), convolved)
@@ -114,7 +114,7 @@ class DualStreamBlock(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Cuts a map into patches by a convolution."""
+    """Cuts a map into patches with a convolution."""
 
     def __init__(self, in_channels: int, out_channels: int, size: int) -> None:
         super().__init__()

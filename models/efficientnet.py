@@ -73,7 +73,7 @@ def conv_bn(
     """A convolution and its batch-norm, published under `names`, and a swish.
 
     Args:
-        same: pads a strided convolution as TensorFlow does, not evenly.
+        same: whether to pad a strided convolution as TensorFlow does, rather than evenly.
     """
     padding = "same" if same else None
     conv = conv2d(
@@ -87,10 +87,10 @@ class MBConv(nn.Module):
     """An inverted residual of MobileNet V2 with squeeze-and-excitation and swish.
 
     Args:
-        stage: kernel size and expansion; those of the first block of a stage also give the stride.
+        stage: gives kernel size and expansion.
         stride: of the depthwise convolution.
         same: as in `conv_bn`.
-        use_se: with squeeze-and-excitation, to a quarter of the input's channels.
+        use_se: whether to use squeeze-and-excitation, to a quarter of the input's channels.
         drop_connect: probability to drop the residual branch.
         name: published names are NAME._expand_conv, NAME._bn0, ...
     """
@@ -146,11 +146,11 @@ class EfficientNetNet(Network):
         dropout: probability before the classifier.
         class_dim: number of classes.
         padding_type: SAME pads as TensorFlow, by the size of the input: at stride 2 an even size gets its odd row of
-            zeros at the end. DYNAMIC pads evenly whatever the size. (VALID, no padding, cannot be: the original too
-            failed to add a block's output to its larger input.)
-        use_se: with squeeze-and-excitation.
+            zeros at the end. DYNAMIC always pads evenly. (VALID, no padding, does not work: the original could not add
+            a block's output to its larger input either.)
+        use_se: whether to use squeeze-and-excitation.
         drop_connect_rate: probability to drop the last residual branch; it grows linearly from 0 at the first block.
-        scale_ends: whether `width` counts for the first and the last convolution too.
+        scale_ends: whether `width` also scales the first and the last convolution.
 
     Raises:
         OptionError: `padding_type` is neither SAME nor DYNAMIC.

@@ -53,7 +53,7 @@ class FusedMBConv(nn.Module):
 
     Args:
         drop_connect: probability to drop the residual branch.
-        name: of the published names.
+        name: prefix of the published names.
     """
 
     def __init__(

@@ -1,14 +1,14 @@
-"""What a network says of options that it cannot be built with, and of images that it cannot take."""
+"""The error for options that a network cannot be built with, and for images that it cannot take."""
 
 from __future__ import annotations
 
 
 class OptionError(ValueError):
-    """A value that an option of a network's constructor cannot have.
+    """An option of a network's constructor has an invalid value.
 
     Args:
-        option: its name; `image_size`, also where a network has no such option and the images themselves are at fault.
-        reason: what is wrong, and what would be right.
+        option: its name; `image_size` if the images themselves do not fit, even in networks without this option.
+        reason: what is wrong, and what is allowed.
     """
 
     def __init__(self, option: str, reason: str) -> None:

@@ -27,7 +27,7 @@ def conv(in_channels: int, out_channels: int) -> ConvBNAct:
 
 
 def depthwise(channels: int, stride: int, *, activation: Callable[[], nn.Module] | None = None) -> ConvBNAct:
-    """A 3x3 convolution per channel and batch-norm, and an activation if there is one."""
+    """A 3x3 depthwise convolution and batch-norm, and an optional activation."""
     options = {"activation": activation, "init": nn.init.kaiming_normal_}
     return ConvBNAct(channels, channels, 3, stride, groups=channels, **options)
 
@@ -38,7 +38,7 @@ def gate(channels: int) -> ConvSqueezeExcitation:
 
 
 class ShuffleBlock(nn.Module):
-    """One half of the channels goes on as it is; then the halves are shuffled."""
+    """One half of the channels passes through unchanged; then the halves are shuffled."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

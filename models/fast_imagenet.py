@@ -1,4 +1,4 @@
-"""FastImageNet: ResNet50 as initialized and regularized for training in few epochs at growing image sizes.
+"""FastImageNet: ResNet50, initialized and regularized for training in few epochs with growing image sizes.
 
 After fast.ai's entry to DAWNBench (https://www.fast.ai/posts/2018-08-10-fastai-diu-imagenet.html): the last batch-norm
 of a block starts at 0, so that blocks start as their shortcuts (Goyal et al., arXiv:1706.02677).
@@ -26,7 +26,7 @@ class FastImageNetNet(ResNet):
         override_l2_decay(self.fc, weight=1e-4, bias=1e-4)
 
     def publish_names(self) -> None:
-        """Nothing has a name of its own."""
+        """All layers keep their automatic names."""
 
 
 FastImageNet = FastImageNetNet

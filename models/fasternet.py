@@ -15,7 +15,7 @@ from models.transformer import drop_path_rates, trunc_normal_
 
 
 class PartialConv(nn.Module):
-    """A 3x3 convolution of the first quarter of the channels; the others stay."""
+    """A 3x3 convolution of the first quarter of the channels; the others stay unchanged."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class FasterNet(Network):
     """FasterNet; the module paths are those of the paper's authors.
 
     Args:
-        channels: of the first stage; every further one has twice as many.
+        channels: channels of the first stage; each later stage has twice as many.
         depths: blocks of each of the four stages.
         class_dim: number of classes.
         activation: of the blocks and of the features.
@@ -103,7 +103,7 @@ class FasterNet(Network):
         self.head = linear(1280, class_dim, init=trunc_normal_)
 
     def paddleclas_path(self, path: str) -> str:
-        """PaddleClas's path: the first convolution has a name of its own."""
+        """PaddleClas's path: the first convolution has its own name."""
         return "patch_embed.proj" if path == "patch_embed.reduction" else path
 
     def trunk(self) -> list[Layer]:

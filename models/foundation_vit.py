@@ -3,7 +3,7 @@
 MAE: He et al., arXiv:2111.06377; MoCo V3: Chen et al., arXiv:2104.02057; BEiT V2: Peng et al., arXiv:2208.06366; CAE:
 Chen et al., arXiv:2202.03026; EVA: Fang et al., arXiv:2211.07636. The module paths are PaddleClas's.
 
-The published files hold what was learned without labels. A classifier starts anew: they have none.
+The published files hold weights that were trained without labels. They have no classifier, so that is initialized.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from models.vit import Block, VisionTransformer
 
 # Rows at the end of a table of relative positions: from the class token to a patch, from a patch to it, to itself.
 CLASS_TOKEN_ROWS = 3
-# Width of the space that PaddleClas maps features to where there is no classifier.
+# Width of the space that PaddleClas maps features to in networks without a classifier.
 EMBEDDING = 512
 
 
@@ -56,7 +56,7 @@ class RelativeAttention(nn.Module):
 
 
 class RelativeBlock(Block):
-    """A block with `RelativeAttention`, whose two branches are scaled per channel, from `layer_scale` on."""
+    """A block with `RelativeAttention`; both branches have a scale per channel, initialized to `layer_scale`."""
 
     def __init__(
         self, channels: int, heads: int, drop_path: float, *, window: int, layer_scale: float, epsilon: float
@@ -76,11 +76,11 @@ class FoundationTransformer(VisionTransformer):
 
     Args:
         class_dim: number of classes.
-        normalize_tokens: a layer-norm before the first block (CLIP).
-        layer_scale: the blocks are `RelativeBlock`s, scaled from this value on (BEiT V2, CAE); None: plain ones.
-        absolute_positions: there is a position embedding.
+        normalize_tokens: whether a layer-norm comes before the first block (CLIP).
+        layer_scale: initial scale of `RelativeBlock`s (BEiT V2, CAE); None: plain blocks.
+        absolute_positions: whether there is a position embedding.
         classify_by: number of the token that is classified, 0 being the class token; None: the mean of all patches,
-            which has a layer-norm of its own.
+            with its own layer-norm.
         options: as in `VisionTransformer`.
     """
 
@@ -120,7 +120,7 @@ class FoundationTransformer(VisionTransformer):
         if not absolute_positions:
             self.register_parameter("pos_embed", None)
             override_l2_decay(self, cls_token=0.0)
-        # What maps the features into the space of the pretraining; no classifier reads it.
+        # Maps the features into the space of the pretraining; the classifier does not use it.
         self.proj = nn.Parameter(torch.randn(channels, EMBEDDING) * channels**-0.5, requires_grad=False)
         self.ln_pre = nn.LayerNorm(channels) if normalize_tokens else nn.Identity()
         if layer_scale is not None:
@@ -140,7 +140,7 @@ class FoundationTransformer(VisionTransformer):
         nn.init.trunc_normal_(self.head.fc_head.weight, std=0.02 * 0.001)
 
     def adapt_tensor(self, key: str, tensor: Tensor) -> Tensor:
-        """Fits the position embedding and tables of a file for another image size."""
+        """Interpolates the position embedding and tables of a file for another image size."""
         if not key.endswith("relative_position_bias_table"):
             return super().adapt_tensor(key, tensor)
         table, rest = tensor[:-CLASS_TOKEN_ROWS], tensor[-CLASS_TOKEN_ROWS:]
@@ -167,7 +167,7 @@ LARGE_14 = {"patch_size": 14, **LARGE}
 clip = partial(FoundationTransformer, normalize_tokens=True)
 beit = partial(FoundationTransformer, absolute_positions=False, epsilon=1e-6)
 
-# PaddleClas drops the class token here and classifies by the first patch in its place.
+# PaddleClas drops the class token here and classifies the first patch instead.
 CLIP_vit_base_patch16_224 = partial(clip, classify_by=1)
 CLIP_vit_base_patch32_224 = partial(clip, **BASE_32)
 CLIP_vit_large_patch14_224 = partial(clip, **LARGE_14)
@@ -186,7 +186,7 @@ EVA_vit_giant_patch14 = partial(
     FoundationTransformer, patch_size=14, channels=1408, depth=40, heads=16, mlp_ratio=4.3637
 )
 
-# PaddleClas has configurations of CLIP only; the others are evaluated as their authors did.
+# PaddleClas has configurations only for CLIP; the others are evaluated as by their authors.
 INPUTS = {
     "CLIP_*_336": InputConfig(336, 336, BICUBIC, resize_backend="pil"),
     "CLIP_*": InputConfig(224, 224, BICUBIC, resize_backend="pil"),

@@ -14,19 +14,19 @@ from models.network import Network
 
 
 class Fusable(nn.Module):
-    """A module that is trained in another form than it is deployed in."""
+    """A module with different forms for training and deployment."""
 
     @abstractmethod
     def fused(self) -> nn.Module:
-        """What is to replace it: the same result in evaluation, in fewer layers."""
+        """Its replacement: the same result in evaluation, in fewer layers."""
 
     @abstractmethod
     def take_fused(self, fused: nn.Module) -> None:
-        """Takes the weights of a module of the form that `fused` returns: the same result in evaluation."""
+        """Takes weights from a module in the form that `fused` returns, to give the same result in evaluation."""
 
 
 def fuse(model: Network) -> Network:
-    """A copy of `model` as it is deployed: the same logits in evaluation, in fewer layers.
+    """A copy of `model` in its deployed form: the same logits in evaluation, in fewer layers.
 
     Every `Fusable` module in it is replaced by its `fused` form.
     """
@@ -43,9 +43,9 @@ def sum_branches_(conv: nn.Conv2d, branches: Sequence[tuple[nn.Conv2d | None, nn
 
     Args:
         conv: a convolution with bias, of the stride and groups of the branches.
-        branches: convolutions of its size or smaller (None: the identity), each with the batch-norm that follows it.
+        branches: convolutions of its size or smaller (None: the identity), each with its batch-norm.
     """
-    # In double precision, so that the only rounding is the last one.
+    # In double precision, so that only the last step rounds.
     weight = torch.zeros_like(conv.weight, dtype=torch.float64, device=branches[0][1].weight.device)
     bias = torch.zeros_like(weight[:, 0, 0, 0])
     for branch, bn in branches:
@@ -64,11 +64,11 @@ def sum_branches_(conv: nn.Conv2d, branches: Sequence[tuple[nn.Conv2d | None, nn
 
 @torch.no_grad()
 def take_sum_(conv: nn.Conv2d, branches: Sequence[nn.BatchNorm2d], weight: Tensor) -> None:
-    """Gives parallel branches weights with which their sum in evaluation is `conv`.
+    """Sets the weights of parallel branches so that their sum in evaluation equals `conv`.
 
     Args:
         conv: a convolution with bias.
-        branches: their batch-norms. The first branch does all, the others add nothing.
+        branches: their batch-norms. The first branch computes everything, the others add nothing.
         weight: of the first branch's convolution, as large as `conv`.
     """
     assert conv.bias is not None

@@ -1,4 +1,4 @@
-"""GhostNet: half of the feature maps are made of the other half by cheap operations (Han et al., arXiv:1911.11907)."""
+"""GhostNet: half of the feature maps come from the other half by cheap operations (Han et al., arXiv:1911.11907)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ BLOCKS = (
 
 
 class GhostModule(nn.Module):
-    """A 1x1 convolution to half of the channels; a 3x3 convolution per channel of these makes the other half."""
+    """A 1x1 convolution to half of the channels; a 3x3 depthwise convolution of these makes the other half."""
 
     def __init__(self, in_channels: int, out_channels: int, *, rectify: bool) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class GhostBottleneck(nn.Module):
 
     Args:
         expanded: channels between the two.
-        block: kernel size and stride of the convolution per channel that a strided block has between the two.
+        block: kernel size and stride of the depthwise convolution between the two, which strided blocks have.
     """
 
     def __init__(self, in_channels: int, expanded: int, out_channels: int, block: Block) -> None:
@@ -90,7 +90,7 @@ class GhostBottleneck(nn.Module):
 
 
 class GhostNet(Network):
-    """GhostNet with its channels multiplied by `scale`, but for the 1,280 features."""
+    """GhostNet with its channels multiplied by `scale`, except the 1,280 features."""
 
     def __init__(self, scale: float, class_dim: int = 1000) -> None:
         super().__init__()

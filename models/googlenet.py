@@ -48,15 +48,15 @@ class Inception(nn.Module):
 
 
 class AuxiliaryClassifier(nn.Module):
-    """A small classifier on an inner feature map, for the training; `number` is in its published names.
+    """A small classifier on an inner feature map, for training; `number` is part of its published names.
 
-    Its linear layer expects the 3 x 3 positions that images of 224 x 224 lead to; others are pooled to that.
+    Its linear layer expects 3 x 3 positions, as from images of 224 x 224; other maps are pooled to that size.
     """
 
     def __init__(self, in_channels: int, class_dim: int, number: int) -> None:
         super().__init__()
         self.conv = conv2d(in_channels, 128, 1, name=f"conv_o{number}", init=lecun_uniform_)
-        # The original's initializer takes the layer to have 2,048 inputs.
+        # The original initializer assumes 2,048 inputs.
         self.fc = linear(128 * 3 * 3, 1024, f"fc_o{number}", init=lambda weight: lecun_uniform_(weight, fan_in=2048))
         self.dropout = Dropout(0.7)
         self.out = linear(1024, class_dim, f"out{number}", init=lecun_uniform_)
@@ -69,7 +69,7 @@ class AuxiliaryClassifier(nn.Module):
 
 
 class GoogLeNet(Network):
-    """Nine inception modules, and two auxiliary classifiers for the training."""
+    """Nine inception modules, and two auxiliary classifiers for training."""
 
     def __init__(self, class_dim: int = 1000) -> None:
         super().__init__()

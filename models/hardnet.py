@@ -16,9 +16,9 @@ class Stage(NamedTuple):
     """A harmonic dense block and the 1x1 convolution after it.
 
     Attributes:
-        layers: of the block.
-        growth: channels of its layers, before they are multiplied.
-        out_channels: of the convolution.
+        layers: number of layers in the block.
+        growth: channels of its layers, before multiplication.
+        out_channels: channels of the convolution.
         downsample: whether the resolution is halved at the end.
     """
 
@@ -34,12 +34,12 @@ def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1)
 
 
 def depthwise(channels: int, stride: int = 1) -> ConvBNAct:
-    """A 3x3 convolution per channel and batch-norm."""
+    """A 3x3 depthwise convolution and batch-norm."""
     return ConvBNAct(channels, channels, 3, stride, groups=channels)
 
 
 class SeparableConv(nn.Sequential):
-    """A 1x1 convolution, and a 3x3 one per channel."""
+    """A 1x1 convolution, and a 3x3 depthwise one."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -48,15 +48,15 @@ class SeparableConv(nn.Sequential):
 
 
 def links(layer: int) -> list[int]:
-    """What layer `layer` (0 is the input) of a block takes: the layers 2^n before it, if 2^n divides its number."""
+    """The inputs of layer `layer` (0 is the input) of a block: the layers 2^n before it, if 2^n divides its number."""
     return [layer - 2**n for n in range(10) if layer % 2**n == 0 and layer >= 2**n]
 
 
 class HarmonicDenseBlock(nn.Module):
-    """Layers that take the answers of some of those before; the answers of the odd ones and the last are its own.
+    """Layers that take the outputs of some earlier layers; its output is those of the odd layers and the last.
 
     Args:
-        multiplier: a layer has this to the n times the growth rate, if 2^n divides its number.
+        multiplier: a layer has multiplier^n times the growth rate, if 2^n divides its number.
         separable: whether the layers are `SeparableConv`s instead of 3x3 convolutions.
     """
 
@@ -82,7 +82,7 @@ class HarmonicDenseBlock(nn.Module):
 
 
 class HarDNet(Network):
-    """HarDNet; the module paths are those of the paper's authors, but for the classifier's.
+    """HarDNet; the module paths are those of the paper's authors, except the classifier's.
 
     Args:
         stem: channels of the first two convolutions.
@@ -90,8 +90,8 @@ class HarDNet(Network):
         multiplier: as in `HarmonicDenseBlock`.
         class_dim: number of classes.
         dropout: probability before the classifier.
-        separable: the "ds" form: depthwise convolutions instead of 3x3 ones and of the pools.
-        last_dropout: probability before the last 1x1 convolution; None: there is no dropout.
+        separable: whether it has the "ds" form, with depthwise convolutions instead of 3x3 ones and pools.
+        last_dropout: probability before the last 1x1 convolution; None: no dropout.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """HRNet (Wang et al., arXiv:1908.07919): branches of several resolutions side by side, exchanging what they find.
 
-A coarse branch is upsampled to the nearest neighbour for the finer ones, of which there are two kinds: fluid's aligns
-the corners; PaddleClas's, like the paper's, does not. The same weights fit both, but the results differ: a network that
-computes as PaddleClas does ends in _paddleclas.
+Coarse branches are upsampled to the nearest neighbour for the finer ones, in one of two ways: fluid's aligns the
+corners; PaddleClas's, like the paper's, does not. The same weights fit both, but the results differ: the name of a
+network that computes as PaddleClas does ends in _paddleclas.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def upsample(x: Tensor, size: torch.Size, align_corners: bool) -> Tensor:
     corners, round(k (n - 1) / (N - 1))."""
     if not align_corners:
         return F.interpolate(x, size=size, mode="nearest")
-    x = x.permute(0, 2, 3, 1)  # selecting whole rows of channels is several times faster
+    x = x.permute(0, 2, 3, 1)  # indexing whole rows of channels is several times faster
     for dim, length in enumerate(size, 1):
         positions = torch.linspace(0.5, x.shape[dim] - 0.5, length, device=x.device).long()
         x = x.index_select(dim, positions)
@@ -76,10 +76,10 @@ def upsample(x: Tensor, size: torch.Size, align_corners: bool) -> Tensor:
 
 
 class FusePath(nn.Sequential):
-    """From one branch of a module to another: a 1x1 convolution to a finer one, else 3x3 ones of stride 2.
+    """The path from one branch to another: a 1x1 convolution to a finer branch, 3x3 ones of stride 2 to a coarser.
 
     Args:
-        channels: of all branches.
+        channels: channels of all branches.
         source, target: the two branches; the path from a branch to itself is empty.
         name: published name of the module.
     """
@@ -99,7 +99,7 @@ class HighResolutionModule(nn.Module):
     """Four basic blocks in every branch; then every branch becomes the sum over all.
 
     Args:
-        channels: of the branches, each of half the resolution of the one before.
+        channels: channels of the branches, each with half the resolution of the one before.
         name: published name.
         has_se, align_corners: as in `HRNet`.
     """
@@ -134,14 +134,14 @@ class HRNet(Network):
     """One to four branches, whose resolutions are 1/4, 1/8, 1/16 and 1/32 of the image's.
 
     Args:
-        width: channels of the finest branch; every further one has twice as many.
+        width: channels of the finest branch; each coarser branch has twice as many.
         class_dim: number of classes.
         has_se: whether the blocks have squeeze-and-excitation (Hu et al., arXiv:1709.01507).
         align_corners: how the branches are upsampled: True as in fluid, False as in PaddleClas.
 
     Attributes:
-        forms: by publisher ("fluid", "PaddleClas"), the name of the network that its weights are right in; names and
-            shapes of the tensors do not tell them apart.
+        forms: by publisher ("fluid", "PaddleClas"), the name of the network for its weights, as the names and shapes of
+            the tensors are the same.
         published_by: the publisher of this form.
     """
 
@@ -185,7 +185,7 @@ class HRNet(Network):
         self.fc = linear(2048, class_dim, "fc")
 
     def paddleclas_path(self, path: str) -> str:
-        """PaddleClas's lists have names of their own, and one of them holds all paths between a module's branches."""
+        """PaddleClas's lists have their own names, and one list holds all paths between a module's branches."""
         path = path.replace(".se.fc1", ".se.fc_squeeze").replace(".se.fc2", ".se.fc_excitation")
         first, _, rest = path.partition(".")
         if first == "last_cls":

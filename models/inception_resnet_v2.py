@@ -23,7 +23,7 @@ def conv(
 
 
 class Mixed5b(nn.Module):
-    """The inception module behind the stem: 192 channels to 320, 35 x 35."""
+    """The inception module after the stem: 192 channels to 320, 35 x 35."""
 
     caffe_parts: ClassVar = {
         "branch0": "1x1",
@@ -47,11 +47,11 @@ class Mixed5b(nn.Module):
 
 
 class Residual(nn.Module):
-    """What a block adds to its input: `scale` times a 1x1 convolution of its branches. A ReLU follows.
+    """A block that adds `scale` times a 1x1 convolution of its branches to its input. A ReLU follows.
 
     Args:
-        channels: of the input.
-        joined: of all branches together.
+        channels: channels of the input.
+        joined: channels of all branches together.
         scale: as in section 3.3 of the paper.
         activate: whether the ReLU follows.
     """
@@ -170,7 +170,7 @@ class InceptionResNet(Network):
 
     Args:
         class_dim: number of classes.
-        count_padding: the average pool counts positions outside the map, as zeros.
+        count_padding: whether the average pool counts positions outside the map as zeros.
     """
 
     def __init__(self, class_dim: int = 1000, *, count_padding: bool = False) -> None:
@@ -213,7 +213,7 @@ class InceptionResNet(Network):
 class CaffeInceptionResNet(InceptionResNet):
     """The network as published for Caffe."""
 
-    # Caffe's layers of the stem and the end, and what its layers in a module of ours begin with.
+    # Caffe's layers of the stem and the end, and how the names of its layers in our modules begin.
     caffe_layers: ClassVar = {
         "conv2d_1a": "conv1_3x3_s2",
         "conv2d_2a": "conv2_3x3_s1",
@@ -241,7 +241,7 @@ class CaffeInceptionResNet(InceptionResNet):
         if isinstance(block, nn.Sequential):
             index, _, rest = rest.partition(".")
             layer, block = f"{layer}{int(index) + 1}", block[int(index)]
-        parts = cast(Mapping[str, str], block.caffe_parts)  # every block has them
+        parts = cast(Mapping[str, str], block.caffe_parts)  # in every block
         return f"{layer}_{parts[rest]}"
 
 

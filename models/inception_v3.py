@@ -22,7 +22,7 @@ def conv(
 
 
 class InceptionA(nn.Module):
-    """Figure 5 of the paper: 35 x 35; `pool_features` is the width of the branch that pools."""
+    """Figure 5 of the paper: 35 x 35; `pool_features` is the width of the pooling branch."""
 
     caffe_parts: ClassVar = {
         "branch1x1": "1x1",
@@ -76,7 +76,7 @@ class InceptionB(nn.Module):
 
 
 class InceptionC(nn.Module):
-    """Figure 6: 17 x 17, the 7x7 convolutions factorized; `width` is that of their inner parts."""
+    """Figure 6: 17 x 17, the 7x7 convolutions factorized; `width` is the width of their inner parts."""
 
     caffe_parts: ClassVar = {
         "branch1x1": "1x1_2",
@@ -142,7 +142,7 @@ class InceptionD(nn.Module):
 
 
 class InceptionE(nn.Module):
-    """Figure 7: 8 x 8, the widest filter bank; `max_pool`: the branch that pools takes maxima, not averages."""
+    """Figure 7: 8 x 8, the widest filter bank; with `max_pool` the pooling branch takes maxima, not averages."""
 
     caffe_parts: ClassVar = {
         "branch1x1": "1x1_2",
@@ -181,12 +181,12 @@ class InceptionE(nn.Module):
 class InceptionV3(Network):
     """Inception V3; the module paths are torchvision's.
 
-    By default as PaddleClas publishes it; it was not in fluid's zoo, so that its fluid names are automatic ones.
+    By default it has PaddleClas's form. It was not in fluid's zoo, so its fluid names are automatic.
 
     Args:
         class_dim: number of classes.
         epsilon: of the batch-norms.
-        max_pool: the last module pools maxima.
+        max_pool: whether the last module's pooling branch takes maxima.
     """
 
     def __init__(self, class_dim: int = 1000, *, epsilon: float = 1e-5, max_pool: bool = False) -> None:
@@ -240,7 +240,7 @@ class InceptionV3(Network):
 
 
 class CaffeInceptionV3(InceptionV3):
-    """Inception V3 as published for Caffe, made from MXNet's network."""
+    """Inception V3 as published for Caffe, converted from MXNet's network."""
 
     caffe_layers: ClassVar = {
         "Conv2d_1a_3x3": "conv1_3x3_s2",
@@ -260,7 +260,7 @@ class CaffeInceptionV3(InceptionV3):
         block = (
             f"reduction_{'ab'[stage - 6]}" if letter == "a" else f"inception_{'abc'[stage - 5]}{'_bcde'.index(letter)}"
         )
-        parts = cast(Mapping[str, str], self.get_submodule(module).caffe_parts)  # every block has them
+        parts = cast(Mapping[str, str], self.get_submodule(module).caffe_parts)  # in every block
         return f"{block}_{parts[rest[0]]}"
 
 
@@ -268,9 +268,9 @@ InceptionV3_caffe = partial(CaffeInceptionV3, epsilon=1e-3, max_pool=True)
 
 
 class TorchvisionInceptionV3(InceptionV3):
-    """Inception V3 as torchvision and timm have it, for pixels normalised with mean and deviation 0.5."""
+    """Inception V3 as in torchvision and timm, for pixels normalized with mean and deviation 0.5."""
 
-    # The files have an auxiliary classifier, for training, beside the network.
+    # The files also have an auxiliary classifier for training.
     auxiliary_weights = r"AuxLogits\..*"
 
 

@@ -20,20 +20,20 @@ def conv(
     return ConvBNAct(in_channels, out_channels, kernel_size, stride, name=name, activation=relu, **options)
 
 
-# How published names spell the kernels that are not square.
+# Published names of kernels that are not square.
 LABELS = {(1, 7): "1x7", (7, 1): "7x1", (1, 3): "1x3", (3, 1): "3x1"}
 
 
 def average_pool(fluid: bool) -> nn.AvgPool2d:
-    """The pool of an inception module; positions outside the map count as zeros, but in fluid's they do not count."""
+    """The average pool of an inception module; positions outside the map count as zeros, except in fluid's form."""
     return nn.AvgPool2d(3, 1, 1, count_include_pad=not fluid)
 
 
 class Mixed(nn.Module):
-    """A module of several branches, whose results are one behind the other.
+    """A module of several branches, whose results are concatenated.
 
     Args:
-        fluid: as in `InceptionV4`; the branch that pools then comes first, otherwise last.
+        fluid: as in `InceptionV4`; the pooling branch then comes first, otherwise last.
     """
 
     def __init__(self, fluid: bool) -> None:
@@ -195,9 +195,9 @@ class InceptionV4(Network):
 
     Args:
         class_dim: number of classes.
-        fluid: as in fluid's zoo, which departs from the authors' network: where kernels of 1 x n and n x 1 follow one
-            another in the stem and in the longest branches, they are the other way round; the branches that pool
-            come first; and their averages do not count what is outside of the map.
+        fluid: whether it has the form of fluid's zoo, which departs from the authors' network: consecutive 1 x n and
+            n x 1 kernels in the stem and in the longest branches are swapped; the pooling branches come first; and
+            their averages do not count positions outside the map.
         epsilon: of the batch-norms.
     """
 
@@ -211,7 +211,7 @@ class InceptionV4(Network):
         self.inception_c = nn.Sequential(*(InceptionC(f"inception_c{number}", fluid) for number in range(1, 4)))
         self.dropout = Dropout(0.2)
         self.fc = linear(1536, class_dim, "final_fc")
-        # Alone among its kin, this classifier does not start with biases of 0.
+        # Unlike the other networks' classifiers, this one does not start with zero biases.
         nn.init.uniform_(self.fc.bias, -(1536**-0.5), 1536**-0.5)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):

@@ -1,4 +1,4 @@
-"""How the networks' weights start, as their originals had them: functions that fill a tensor and return it."""
+"""The original networks' initializers: functions that fill a tensor and return it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def he_uniform_(weight: Tensor) -> Tensor:
 
 
 def fan_out_normal_(weight: Tensor) -> Tensor:
-    """Normal(0, sqrt(2 / (kh kw out_channels))), the usual one outside the zoo; groups do not count."""
+    """Normal(0, sqrt(2 / (kh kw out_channels))), the usual one outside the zoo; groups make no difference."""
     return nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
 
 

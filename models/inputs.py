@@ -1,10 +1,10 @@
-"""What a network takes: the size and the preprocessing of the images that it was published to be evaluated with.
+"""The input of a network: size and preprocessing of the images in its published evaluation.
 
-The facts themselves stand beside the networks, in an `INPUTS` at the end of their module: a pattern of names -> the
-input, of which the first match counts. A network that none matches takes the usual input, `InputConfig()`.
+The values are in `INPUTS` at the end of each network's module: a pattern of names -> the input; the first match is
+used. Networks without a match have the usual input, `InputConfig()`.
 
-Where PaddleClas evaluates a network of fluid's zoo with other pixels than fluid did, the input for its weights
-is in `PADDLECLAS_INPUTS`. docs/inputs.md lists them all.
+If PaddleClas evaluates a network of fluid's zoo with another input than fluid, `PADDLECLAS_INPUTS` has the input for
+PaddleClas's weights. docs/inputs.md lists them all.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BICUBIC = 2
 
 
 class Normalisation(NamedTuple):
-    """What pixels scaled to 0..1 are normalised by, per channel, RGB: (pixel - mean) / std."""
+    """Mean and deviation per channel, RGB, for pixels scaled to 0..1: (pixel - mean) / std."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -26,19 +26,19 @@ class Normalisation(NamedTuple):
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 MINUS_ONE_TO_ONE = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 ZERO_TO_ONE = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-# Pixels of 0 to 255, less 128, by 128.
+# (pixel - 128) / 128 for pixels from 0 to 255.
 AROUND_128 = Normalisation((128 / 255, 128 / 255, 128 / 255), (128 / 255, 128 / 255, 128 / 255))
 
 
 class InputConfig(NamedTuple):
-    """How a network was published to be evaluated.
+    """The input of a network's published evaluation.
 
     Attributes:
         image_size: height and width of the network's input.
         resize_short_size: length of the image's short side before the centre crop.
         interpolation: of the resizing, as in --interpolation.
         mean, std: per channel, for pixels scaled to 0..1, as in --image_mean and --image_std.
-        resize_mode: how the short side and the crop go together, as in --resize_mode.
+        resize_mode: how resizing and cropping combine, as in --resize_mode.
         resize_backend, decode_backend: cv2 or pil, as in --resize_backend and --decode_backend.
         channel_order: rgb or bgr, as in --channel_order.
     """

@@ -1,4 +1,4 @@
-"""The layers that the networks share: convolutions, batch-norms and linear layers that know their published names,
+"""Layers that the networks share: convolutions, batch-norms and linear layers that know their published names,
 dropout, squeeze-and-excitation, drop path, activations, pooling."""
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ UPSCALE_IN_TRAIN = "upscale_in_train"
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution padded as in TensorFlow: ceil(size / stride) outputs, an odd row of zeros at the end.
+    """A convolution padded as in TensorFlow: ceil(size / stride) outputs; an odd row of zeros goes to the end.
 
-    The padding follows from the size of each input, so there is no fixed one to tell PyTorch.
+    The padding depends on the input's size, so it is not a fixed argument of PyTorch's convolution.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,11 +44,11 @@ def conv2d(
     name: str | None = None,
     init: Initializer | None = None,
 ) -> nn.Conv2d:
-    """A convolution, initialized as published and told its published name.
+    """A convolution with its published initializer and name.
 
     Args:
-        padding: None keeps the size at stride 1: half of the (dilated) kernel; "same" differs from that at larger
-            strides and for even kernels, see `SameConv2d`.
+        padding: None: half of the (dilated) kernel, which keeps the size at stride 1; "same" differs from that for
+            larger strides and even kernels, see `SameConv2d`.
         name: published as NAME_weights and NAME_offset; None: named automatically.
         init: initializer of the weight, None for fluid's default, `he_normal_` over all input channels. A bias
             starts at 0.
@@ -75,11 +75,11 @@ def conv2d(
 def batch_norm(
     channels: int, name: str | None = None, *, momentum: float = 0.9, epsilon: float = 1e-5
 ) -> nn.BatchNorm2d:
-    """A batch-norm, told its published name.
+    """A batch-norm with its published name.
 
     Args:
         name: published as NAME_scale, NAME_offset, NAME_mean, NAME_variance; None: named automatically.
-        momentum: as fluid counts it, the share of the old running statistics (1 - momentum in PyTorch).
+        momentum: fluid's momentum, the weight of the old running statistics (1 - momentum in PyTorch).
     """
     bn = nn.BatchNorm2d(channels, eps=epsilon, momentum=1.0 - momentum)
     if name is not None:
@@ -94,7 +94,7 @@ def linear(
     *,
     init: Initializer = uniform_fan_in_,
 ) -> nn.Linear:
-    """A linear layer, initialized as published (bias 0) and told its published name (NAME_weights, NAME_offset)."""
+    """A linear layer with its published initializer (bias 0) and name (NAME_weights, NAME_offset)."""
     fc = nn.Linear(in_features, out_features)
     with torch.no_grad():
         init(fc.weight)
@@ -105,11 +105,11 @@ def linear(
 
 
 class ConvBNAct(nn.Sequential):
-    """Convolution, batch-norm, activation, in a `Sequential` of `conv`, `bn` and, if there is one, `act`.
+    """Convolution, batch-norm and optional activation, in a `Sequential` of `conv`, `bn` and `act`.
 
     Args:
         name: published name of the convolution.
-        bn_name: that of the batch-norm; None: NAME_bn.
+        bn_name: published name of the batch-norm; None: NAME_bn.
         activation: builds the activation; None: no activation.
         momentum, epsilon: of the batch-norm, as in `batch_norm`.
         conv_options: passed on to `conv2d`.
@@ -159,11 +159,11 @@ def hard_swish() -> nn.Hardswish:
 
 
 class Dropout(nn.Module):
-    """Dropout under either of fluid's conventions.
+    """Dropout in one of fluid's two conventions.
 
     `upscale_in_train`, PyTorch's own, divides the kept values by 1 - p in training and does nothing in evaluation.
-    `downgrade_in_infer`, fluid's default and the one that most of the zoo was trained with, keeps the values as they
-    are in training and multiplies by 1 - p in evaluation. A network's weights are right under one convention only.
+    `downgrade_in_infer`, fluid's default, with which most of the zoo was trained, leaves the kept values unchanged in
+    training and multiplies by 1 - p in evaluation. A network's weights need the convention of their training.
     """
 
     def __init__(self, p: float, mode: str = DOWNGRADE_IN_INFER) -> None:
@@ -176,7 +176,7 @@ class Dropout(nn.Module):
         return x if self.mode == UPSCALE_IN_TRAIN else x * (1.0 - self.p)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        """Notes the convention in the state dict's metadata, so that weights saved by `torch.save` carry it."""
+        """Stores the convention in the state dict's metadata, so that `torch.save` saves it with the weights."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         metadata = getattr(destination, "_metadata", None)
         if metadata is not None:
@@ -242,9 +242,9 @@ class ConvSqueezeExcitation(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Drops a residual branch for single images of a training batch, with probability `p` (arXiv:1603.09382).
+    """Drops a residual branch for individual images of a training batch, with probability `p` (arXiv:1603.09382).
 
-    The branches kept are divided by 1 - p. EfficientNet calls it drop connect.
+    The kept branches are divided by 1 - p. EfficientNet calls this drop connect.
     """
 
     def __init__(self, p: float) -> None:
@@ -262,7 +262,7 @@ class DropPath(nn.Module):
 
 
 def hard_sigmoid(x: Tensor) -> Tensor:
-    """clamp(0.2 x + 0.5, 0, 1), with fluid's slope; PyTorch's own has 1/6."""
+    """clamp(0.2 x + 0.5, 0, 1), with fluid's slope; PyTorch's is 1/6."""
     return torch.clamp(0.2 * x + 0.5, 0.0, 1.0)
 
 

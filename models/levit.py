@@ -1,4 +1,4 @@
-"""LeViT: a fast transformer behind a convolutional stem, with batch-norms (Graham et al., arXiv:2104.01136).
+"""LeViT: a fast transformer after a convolutional stem, with batch-norms (Graham et al., arXiv:2104.01136).
 
 The module paths are the authors', which PaddleClas has too.
 """
@@ -43,7 +43,7 @@ class LinearBN(nn.Module):
 
 
 class Residual(nn.Module):
-    """`m` beside a shortcut."""
+    """`m` with a shortcut."""
 
     def __init__(self, m: nn.Module, drop_path: float) -> None:
         super().__init__()
@@ -55,14 +55,14 @@ class Residual(nn.Module):
 
 
 def mlp(channels: int) -> nn.Sequential:
-    """Two linear layers; the hidden one is twice as wide. The branch starts as nothing: its last scale is 0."""
+    """Two linear layers; the hidden one is twice as wide. The last scale starts at 0, so the branch starts as zero."""
     return nn.Sequential(LinearBN(channels, 2 * channels), nn.Hardswish(), LinearBN(2 * channels, channels, scale=0.0))
 
 
 def distances(size: int, stride: int) -> Tensor:
-    """The column of `attention_biases` for each query and key of a size x size map: how far they are apart.
+    """The column of `attention_biases` for each query and key of a size x size map, by their distance.
 
-    The queries are at every `stride`th place: (queries, size * size).
+    The queries are at every `stride`th position: (queries, size * size).
     """
     places = torch.cartesian_prod(torch.arange(size), torch.arange(size))
     queries = torch.cartesian_prod(torch.arange(0, size, stride), torch.arange(0, size, stride))
@@ -71,14 +71,14 @@ def distances(size: int, stride: int) -> Tensor:
 
 
 def resize_biases(biases: Tensor, columns: int) -> Tensor:
-    """Fits the biases of distances to a map of another size, by bicubic interpolation.
+    """Resizes the biases of distances to another map size, by bicubic interpolation.
 
-    Distances have no sign. Mirrored, they are a table of relative positions, (2 size - 1)^2, whose middle, no distance,
-    stays the middle in `resize_position_table`.
+    Distances have no sign. Mirrored, they are a table of relative positions, (2 size - 1)^2, whose centre (distance 0)
+    stays the centre in `resize_position_table`.
 
     Args:
         biases: (heads, size * size).
-        columns: how many the network has. If they are not those of a square, the biases are returned as they are.
+        columns: the network's number of columns. If it is not a square, the biases are returned unchanged.
     """
     if biases.dim() != 2:
         return biases
@@ -100,7 +100,7 @@ class Attention(nn.Module):
         heads: attention heads.
         ratio: width of a head's values over that of its keys.
         size: height and width of the map.
-        stride: attends from every `stride`th row and column only, which reduces the map.
+        stride: only every `stride`th row and column has queries, which reduces the map.
     """
 
     distances: Tensor
@@ -127,7 +127,7 @@ class Attention(nn.Module):
         else:
             self.kv = LinearBN(in_channels, queries + values)
             self.q = nn.Sequential(nn.Identity(), LinearBN(in_channels, queries))
-        # In a residual the branch starts as nothing.
+        # In a residual block the branch starts as zero.
         self.proj = nn.Sequential(nn.Hardswish(), LinearBN(values, out_channels, scale=0.0 if stride == 1 else 1.0))
         self.attention_biases = nn.Parameter(torch.zeros(heads, size * size))
         override_l2_decay(self, attention_biases=0.0)
@@ -158,14 +158,14 @@ class LeViT(Network):
     """LeViT.
 
     Args:
-        channels, heads, depths: width of the tokens, attention heads, and pairs of attention and MLP, of each stage.
+        channels, heads, depths: width of the tokens, attention heads, and pairs of attention and MLP of each stage.
         class_dim: number of classes.
         image_size: height and width of the images, a multiple of 16; the attention biases depend on it.
         key_channels: of a head's keys and queries.
         drop_path_rate: probability to drop a branch.
 
     Raises:
-        OptionError: `image_size` is no multiple of 16.
+        OptionError: `image_size` is not a multiple of 16.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class LeViT(Network):
         for index, (width, stage_heads, depth) in enumerate(zip(channels, heads, depths, strict=True)):
             if index:
                 in_channels = channels[index - 1]
-                # Twice as many values, for what the map loses.
+                # Twice as many values, as the map gets smaller.
                 blocks.append(Attention(in_channels, width, key_channels, in_channels // key_channels, 4, size, 2))
                 blocks.append(Residual(mlp(width), drop_path_rate))
                 size = (size + 1) // 2
@@ -202,7 +202,7 @@ class LeViT(Network):
         self.head = Classifier(channels[-1], class_dim)
 
     def adapt_tensor(self, key: str, tensor: Tensor) -> Tensor:
-        """Fits the attention biases of a file for another image size: see `resize_biases`."""
+        """Resizes the attention biases of a file for another image size: see `resize_biases`."""
         if not key.endswith("attention_biases"):
             return tensor
         return resize_biases(tensor, self.get_parameter(key).shape[1])

@@ -17,12 +17,12 @@ from models.network import Layer, Network
 
 
 class Early(NamedTuple):
-    """A block that expands by its depthwise convolution, to four times the channels.
+    """A block whose depthwise convolution expands the channels fourfold.
 
     Attributes:
-        mixed: number of groups that the expanded channels are shuffled between.
-        groups: of the 1x1 convolution.
-        plain: whether a ReLU6 stands in for the dynamic activation between the two.
+        mixed: number of groups between which the expanded channels are shuffled.
+        groups: groups of the 1x1 convolution.
+        plain: whether a ReLU6 replaces the dynamic activation between the two.
     """
 
     out_channels: int
@@ -34,11 +34,11 @@ class Early(NamedTuple):
 
 
 class Middle(NamedTuple):
-    """A block that expands by a 1x1 convolution.
+    """A block that expands with a 1x1 convolution.
 
     Attributes:
-        expand_groups, groups: of the first and the last 1x1 convolution.
-        reduction: of the inner channels of the dynamic activations.
+        expand_groups, groups: groups of the first and the last 1x1 convolution.
+        reduction: reduction of the inner channels of the dynamic activations.
     """
 
     out_channels: int
@@ -51,7 +51,7 @@ class Middle(NamedTuple):
 
 
 class Last(NamedTuple):
-    """A block that ends where it has expanded."""
+    """A block that ends after the expansion."""
 
     expansion: int
     groups: int
@@ -64,8 +64,8 @@ class Activations(NamedTuple):
     """The dynamic activations of a network.
 
     Attributes:
-        everywhere: each of a block's convolutions has one, instead of the middle one only.
-        scales, shifts: coefficients that the middle one's two terms begin at.
+        everywhere: whether each convolution of a block has one, instead of only the middle one.
+        scales, shifts: initial coefficients of the middle one's two terms.
     """
 
     everywhere: bool
@@ -93,8 +93,8 @@ class FactorizedConv(nn.Module):
     """A k x 1 and a 1 x k convolution, each with batch-norm; the second one is depthwise.
 
     Args:
-        middle_channels: between the two.
-        groups: of the first.
+        middle_channels: channels between the two.
+        groups: groups of the first.
     """
 
     def __init__(
@@ -120,12 +120,12 @@ class FactorizedConv(nn.Module):
 
 
 class DynamicShiftMax(nn.Module):
-    """The maximum of sums of a channel and of one of the next group, whose coefficients depend on the image.
+    """The maximum of weighted sums of a channel and a channel of the next group; the weights depend on the image.
 
     Args:
-        reduction: of the channels between the two linear layers.
-        groups: of the channels.
-        scales, shifts: what the coefficients of the sums begin at, as many as there are sums.
+        reduction: reduction of the channels between the two linear layers.
+        groups: groups of the channels.
+        scales, shifts: initial coefficients of the sums, one of each per sum.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class DynamicShiftMax(nn.Module):
 
 
 class MicroBlock(nn.Module):
-    """What a row describes, with a shortcut if the shapes allow. Where there is no layer, there is an identity."""
+    """The block of a row, with a shortcut if the shapes allow it. Missing layers are identities."""
 
     def __init__(self, in_channels: int, row: Row, activations: Activations) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ class MicroBlock(nn.Module):
 
     @staticmethod
     def single(channels: int, reduction: int, groups: int, activations: Activations) -> nn.Module:
-        """The activation at the end of a block: a single sum, where there is one."""
+        """The optional activation at the end of a block, a single sum."""
         if not activations.everywhere:
             return nn.Identity()
         return DynamicShiftMax(channels, reduction, groups, scales=(1.0,), shifts=(0.0,))
@@ -243,14 +243,14 @@ class LinearSwish(nn.Module):
 
 
 class MicroNet(Network):
-    """MicroNet; the module paths are those of the paper's authors. The logits too pass a batch-norm and a hard swish.
+    """MicroNet; the module paths are those of the paper's authors. The logits also pass a batch-norm and a hard swish.
 
     Args:
-        stem: channels within and after the first convolution.
+        stem: channels inside and after the first convolution.
         rows: the blocks.
-        features: width of the layer before the last.
+        features: width of the second last layer.
         class_dim: number of classes.
-        activations: of the blocks.
+        activations: the blocks' activations.
         dropout: probability before the last layer.
     """
 

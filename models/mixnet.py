@@ -18,10 +18,10 @@ class Unit(NamedTuple):
     """A row of the paper's table; channels at width 1.
 
     Attributes:
-        expansion: of the channels in the middle.
-        kernels: how many kernel sizes the depthwise convolution has: 3, 5, ...
-        expand_groups, project_groups: of the 1x1 convolutions.
-        squeeze: reduction of squeeze-and-excitation, counted from the unit's input; 0: there is none.
+        expansion: expansion of the inner channels.
+        kernels: number of kernel sizes of the depthwise convolution: 3, 5, ...
+        expand_groups, project_groups: groups of the 1x1 convolutions.
+        squeeze: reduction of squeeze-and-excitation relative to the unit's input; 0: without.
     """
 
     out_channels: int
@@ -33,7 +33,7 @@ class Unit(NamedTuple):
     squeeze: int
 
 
-# The first stage has ReLU, the others swish, and ReLU again follows the last convolution.
+# The first stage has ReLU, the others swish; after the last convolution there is a ReLU again.
 SMALL = (
     (Unit(24, 2, 6, 1, 2, 2, 0), Unit(24, 1, 3, 1, 2, 2, 0)),
     (Unit(40, 2, 6, 3, 1, 1, 2), *[Unit(40, 1, 6, 2, 2, 2, 2)] * 3),
@@ -59,11 +59,11 @@ MEDIUM = (
 
 
 class MixConv2d(nn.ModuleList):
-    """Convolutions side by side, each of its own share of the channels.
+    """Parallel convolutions, each for its own share of the channels.
 
     Args:
-        kernel_sizes: of the convolutions.
-        depthwise: one filter per channel.
+        kernel_sizes: kernel sizes of the convolutions.
+        depthwise: whether the convolutions are depthwise.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class MixNet(Network):
         stages: `SMALL` or `MEDIUM`.
         stem: channels of the first convolution.
         class_dim: number of classes.
-        scale: of the widths, but for the 1,536 features.
+        scale: factor of the widths, except the 1,536 features.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ BLOCKS = (
 
 
 class DepthwiseSeparable(nn.Module):
-    """A 3x3 convolution per channel, then a 1x1 convolution over the channels."""
+    """A 3x3 depthwise convolution, then a 1x1 convolution."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, name: str) -> None:
         super().__init__()

@@ -27,14 +27,14 @@ STAGES = (
 
 
 class InvertedResidual(nn.Module):
-    """Widens by a 1x1 convolution, filters each channel, and narrows again without an activation.
+    """A 1x1 convolution that widens, a depthwise one, and a 1x1 one that narrows, without an activation at the end.
 
     Args:
         expanded: channels of the depthwise convolution.
         names: published names of the three convolutions: expansion (None: without), depthwise, projection.
         se_name: squeeze-and-excitation after the depthwise convolution, published as SE_NAME_1 and SE_NAME_2;
             None: without.
-        shortcut: adds the input where its shape is the output's.
+        shortcut: whether to add the input, if it has the output's shape.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2Net(Network):
-    """MobileNet V2 with its channels multiplied by `scale`, the last convolution's only if that makes them more."""
+    """MobileNet V2 with its channels multiplied by `scale`, those of the last convolution only if that is above 1."""
 
     def __init__(self, scale: float = 1.0, class_dim: int = 1000) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ Two forms are published under the same names. Fluid's truncates scaled widths to
 expansion convolution and, except at scale 1, no shortcut. PaddleClas's rounds the widths to multiples of 8, and its
 first block is like the others. A name of PaddleClas's form ends in _paddleclas, unless fluid never had the network.
 
-Both gate with fluid's hard sigmoid, min(max(0.2 x + 0.5, 0), 1), where the paper (and torchvision) has a slope of 1/6.
+The gates of both are fluid's hard sigmoid, min(max(0.2 x + 0.5, 0), 1); the paper (and torchvision) has a slope of 1/6.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ class MobileNetV3(Network):
 
     Args:
         table: `LARGE` or `SMALL`.
-        scale: of the widths, but for the 1,280 features.
+        scale: factor of the widths, except the 1,280 features.
         class_dim: number of classes.
-        paddleclas: PaddleClas's form instead of fluid's.
+        paddleclas: whether to build PaddleClas's form instead of fluid's.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class MobileNetV3(Network):
                     hard_swish if block.hard else relu,
                     names=(f"{name}_expand" if like_others else None, f"{name}_depthwise", f"{name}_linear"),
                     se_name=f"{name}_se" if block.squeeze else None,
-                    # Fluid's first block compared its output with 16 channels, whatever the scale.
+                    # Fluid's first block compared its output with 16 channels at every scale.
                     shortcut=like_others or scale == 1.0,
                 )
             )

@@ -37,8 +37,8 @@ class Universal(NamedTuple):
     """A universal inverted bottleneck.
 
     Attributes:
-        start, middle: kernel sizes of the depthwise convolutions before and after the expansion; 0: there is none.
-        stride: of the second.
+        start, middle: kernel sizes of the depthwise convolutions before and after the expansion; 0: none.
+        stride: stride of the second.
     """
 
     out_channels: int
@@ -52,8 +52,8 @@ class Attention(NamedTuple):
     """Multi-query attention.
 
     Attributes:
-        head_width: channels of the keys, and of each head.
-        key_stride: of the positions that are attended to.
+        head_width: channels of the keys and of each head.
+        key_stride: stride of the positions for keys and values.
     """
 
     heads: int
@@ -159,7 +159,7 @@ HYBRID_LARGE = (
 
 
 def group_fan_out_normal_(weight: Tensor) -> Tensor:
-    """Normal(0, sqrt(2 / fan_out)), the initializer of all the convolutions; fan_out is of one group."""
+    """Normal(0, sqrt(2 / fan_out)), the initializer of all the convolutions; fan_out counts one group."""
     outputs, inputs, height, width = weight.shape
     fan_out = height * width * (1 if inputs == 1 else outputs)  # one input: depthwise
     return nn.init.normal_(weight, 0.0, math.sqrt(2.0 / fan_out))
@@ -182,7 +182,7 @@ class LayerScale(nn.Module):
 
 
 class FusedBlock(nn.Module):
-    """What `Fused` describes."""
+    """The block that a `Fused` describes."""
 
     def __init__(self, in_channels: int, row: Fused, activation: Activation) -> None:
         super().__init__()
@@ -195,7 +195,7 @@ class FusedBlock(nn.Module):
 
 
 class UniversalBlock(nn.Module):
-    """What `Universal` describes; `scaled` ones have a `LayerScale`, and all a rate of dropped paths."""
+    """The block that a `Universal` describes, with drop path; a `LayerScale` is added if `scaled`."""
 
     def __init__(
         self, in_channels: int, row: Universal, activation: Activation, scaled: bool, drop_path: float
@@ -221,12 +221,12 @@ class UniversalBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """What `Attention` describes, around a shortcut: all heads have the same keys and values (arXiv:1911.02150)."""
+    """The block that an `Attention` describes, with a shortcut: all heads share keys and values (arXiv:1911.02150)."""
 
     def __init__(self, channels: int, row: Attention, drop_path: float) -> None:
         super().__init__()
         self.heads = row.heads
-        # As published: that of all heads together.
+        # As published: the width of all heads together.
         self.scale = (row.heads * row.head_width) ** -0.5
         self.norm = batch_norm(channels)
         self.query_proj = conv2d(channels, row.heads * row.head_width, 1, init=nn.init.xavier_uniform_)
@@ -262,9 +262,9 @@ class MobileNetV4(Network):
         stem: channels of the first convolution.
         class_dim: number of classes.
         activation: builds the activations.
-        scaled: whether the universal blocks have a `LayerScale`, as those with attention do.
-        drop_path_rate: probability to drop a block's branch, times the block's share of the depth; plain convolutions
-            among the blocks, which have no shortcut, are dropped altogether, as by PaddleClas.
+        scaled: whether the universal blocks have a `LayerScale`, as attention blocks always do.
+        drop_path_rate: probability to drop the last block's branch; it grows with depth. Plain convolutions among the
+            blocks, which have no shortcut, are dropped entirely, as in PaddleClas.
     """
 
     def __init__(

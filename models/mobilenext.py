@@ -44,12 +44,13 @@ def conv_bn(
 
 
 class SandGlass(nn.Module):
-    """Two 1x1 convolutions that narrow and widen, between two 3x3 ones per channel.
+    """Two 1x1 convolutions that narrow and widen, between two 3x3 depthwise ones.
 
     Args:
-        reduction: of the channels in the middle.
-        single: the only block of a stage of stride 1 has both convolutions per channel, as the blocks with a shortcut
-            do and the first of the stages of reduction 2. Others have the second only, and only to stride.
+        reduction: reduction of the inner channels.
+        single: whether it is the only block of a stage of stride 1. Such blocks have both depthwise convolutions, like
+            blocks with a shortcut and the first block of stages with reduction 2. Other blocks have only the second
+            one, and only if they stride.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, reduction: int, single: bool) -> None:
@@ -71,7 +72,7 @@ class SandGlass(nn.Module):
 
 
 class MobileNeXt(Network):
-    """MobileNeXt with its channels multiplied by `scale`; the paths are PaddleClas's, but for the classifier's."""
+    """MobileNeXt with its channels multiplied by `scale`; the paths are PaddleClas's, except the classifier's."""
 
     def __init__(self, scale: float, class_dim: int = 1000) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""MobileViT: inverted residuals, and transformers over the pixels at one place of every patch (arXiv:2110.02178).
+"""MobileViT: inverted residuals, and transformers over the pixels at one position in all patches (arXiv:2110.02178).
 
 The module paths are timm's within a transformer's blocks and otherwise the authors'.
 """
@@ -19,7 +19,7 @@ from models.transformer import Mlp, SelfAttention, dense, init_convolutions
 
 
 class Residual(nn.Module):
-    """A 1x1, a 3x3 (per channel) and a 1x1 convolution; beside a shortcut where input and output are alike."""
+    """A 1x1, a 3x3 depthwise and a 1x1 convolution, with a shortcut if input and output have the same shape."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Block(nn.Module):
 
 
 def unfold(x: Tensor) -> Tensor:
-    """The pixels at each of the four places of all 2 x 2 patches: (N, C, H, W) -> (N * 4, H * W / 4, C)."""
+    """The pixels at each of the four positions of all 2 x 2 patches: (N, C, H, W) -> (N * 4, H * W / 4, C)."""
     n, channels, height, width = x.shape
     x = x.reshape(n, channels, height // 2, 2, width // 2, 2)
     return x.permute(0, 3, 5, 2, 4, 1).reshape(4 * n, height * width // 4, channels)
@@ -64,14 +64,14 @@ def fold(x: Tensor, height: int, width: int) -> Tensor:
 
 
 class MobileViTBlock(nn.Module):
-    """Convolutions, transformer blocks, and a convolution that fuses what comes in and out.
+    """Convolutions, transformer blocks, and a convolution that fuses their output with the input.
 
     Args:
-        channels, width: of the map, and within the transformer blocks.
+        channels, width: channels of the map, and inside the transformer blocks.
         depth: number of blocks.
-        third: as in MobileViT V3, the 3x3 convolution is per channel, the fusion is 1x1 and takes what the blocks
-            take in place of the input, which has a shortcut.
-        dropout: probability within the blocks.
+        third: whether it has the form of MobileViT V3: a depthwise 3x3 convolution, a 1x1 fusion that takes the blocks'
+            input instead of the map, and a shortcut for the map.
+        dropout: probability inside the blocks.
     """
 
     def __init__(self, channels: int, width: int, depth: int, *, third: bool, dropout: float) -> None:
@@ -95,28 +95,28 @@ class MobileViTBlock(nn.Module):
         return self.fusion(torch.cat([x, y], 1))
 
     def _transformed(self, x: Tensor) -> Tensor:
-        """A map after the transformer blocks; one that is not made of whole patches is resized before and after."""
+        """A map after the transformer blocks; maps that do not divide into patches are resized before and after."""
         height, width = x.shape[2:]
         whole = height + height % 2, width + width % 2
         if whole == (height, width):
             return fold(self.global_rep(unfold(x)), height, width)
         x = F.interpolate(x, whole, mode="bilinear")
         x = fold(self.global_rep(unfold(x)), *whole)
-        # PaddleClas's first MobileViT takes the nearest on the way back.
+        # PaddleClas's first MobileViT resizes back to the nearest neighbour.
         return F.interpolate(x, (height, width), mode="bilinear" if self.third else "nearest")
 
 
 class MobileViT(Network):
-    """MobileViT, or V3 (arXiv:2209.15159); it takes images of any size, and those of multiples of 64 as they are.
+    """MobileViT, or V3 (arXiv:2209.15159), for images of any size; multiples of 64 need no resizing of maps.
 
     The published weights of the first MobileViT were trained on BGR, as `INPUTS` says.
 
     Args:
         class_dim: number of classes.
-        channels: of the stem, the five stages and the last convolution.
-        widths, depths: of the transformer blocks of the last three stages, and their numbers.
-        expansion: of the residuals.
-        third: V3, as in `MobileViTBlock`.
+        channels: channels of the stem, the five stages and the last convolution.
+        widths, depths: widths and numbers of the transformer blocks in the last three stages.
+        expansion: expansion of the residual blocks.
+        third: whether to build V3, as in `MobileViTBlock`.
         dropout, block_dropout: probabilities before the classifier and in the transformer blocks.
     """
 
@@ -159,7 +159,7 @@ class MobileViT(Network):
         init_convolutions(self)
 
     def paddleclas_path(self, path: str) -> str:
-        """PaddleClas's path: V3 has the authors' names, the first MobileViT its own."""
+        """PaddleClas's path: V3 has the authors' names, the first MobileViT PaddleClas's own."""
         path = re.sub(r"\.bn$", ".norm", path)
         if self.third:
             for ours, theirs in (
@@ -228,7 +228,7 @@ MobileViTV3_XXS_L2 = partial(mobilevit_v3, **V3_XXS, **TWO_LESS)
 MobileViTV3_XS_L2 = partial(mobilevit_v3, **V3_XS, **TWO_LESS)
 MobileViTV3_S_L2 = partial(mobilevit_v3, **V3_S, **TWO_LESS)
 
-# The published weights of the first were trained on BGR by their authors, and PaddleClas evaluates them so.
+# The authors trained the published weights of the first MobileViT on BGR, and PaddleClas evaluates them on BGR.
 INPUTS = {
     "MobileViT_*": InputConfig(256, 292, BILINEAR, *ZERO_TO_ONE, resize_backend="pil", channel_order="bgr"),
     "MobileViTV3_*": InputConfig(256, 288, BILINEAR, *ZERO_TO_ONE),

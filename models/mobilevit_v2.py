@@ -1,6 +1,6 @@
 """MobileViT V2: attention that is linear in the number of pixels (Mehta and Rastegari, arXiv:2206.02680).
 
-The module paths are the authors', but for those of the batch-norms.
+The module paths are the authors', except those of the batch-norms.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from models.transformer import check_image_size, dense, init_convolutions
 
 
 class SeparableAttention(nn.Module):
-    """Every pixel gets the same context, a mean over the pixels that a softmax weighs, gated by its own values."""
+    """Every pixel gets the same context, a softmax-weighted mean over the pixels, gated by its own values."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class SeparableAttention(nn.Module):
         self.out_proj = conv2d(channels, channels, 1, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, places, patches) -> the same; each place of the patches has a context of its own."""
+        """(N, C, positions, patches) -> the same; each position in the patches has its own context."""
         q, k, v = self.qkv_proj(x).split(self.parts, 1)
         context = (k * q.softmax(-1)).sum(-1, keepdim=True)
         return self.out_proj(F.relu(v) * context)
@@ -58,7 +58,8 @@ class MobileViTV2Block(nn.Module):
     """Convolutions, then attention blocks of `width` channels, then a convolution.
 
     Args:
-        third: as in MobileViT V3, the last convolution also sees what the blocks take, and there is a shortcut.
+        third: whether it has the form of MobileViT V3: the last convolution also sees the blocks' input, and there is
+            a shortcut.
     """
 
     def __init__(self, channels: int, width: int, depth: int, *, third: bool) -> None:
@@ -81,12 +82,12 @@ class MobileViTV2Block(nn.Module):
 
 
 class MobileViTV2(Network):
-    """MobileViT V2, or V3 on its ground (arXiv:2209.15159); it takes images whose size is a multiple of 64.
+    """MobileViT V2, or V3 based on it (arXiv:2209.15159); it takes images whose size is a multiple of 64.
 
     Args:
         scale: factor of all channels.
         class_dim: number of classes.
-        third: V3, as in `MobileViTV2Block`.
+        third: whether to build V3, as in `MobileViTV2Block`.
     """
 
     layer_3: nn.Sequential
@@ -121,7 +122,7 @@ class MobileViTV2(Network):
 
     @staticmethod
     def checked(images: Tensor) -> Tensor:
-        """The images, if their size is a multiple of 64."""
+        """Returns the images if their size is a multiple of 64, and raises otherwise."""
         for size in images.shape[2:]:
             check_image_size(size, 64, "MobileViT V2")
         return images

@@ -1,12 +1,12 @@
-"""What layers are told where they are built: the names of their tensors in published files, and their own L2 decay.
+"""Notes on layers: the names of their tensors in published files, and their own L2 decay and learning rate.
 
 A network is published as a set of named PaddlePaddle variables (`res2a_branch2a_weights`, `bn2a_branch2a_scale`, ...).
-Each layer is told its names through the `name` arguments of models/layers.py or through `publish`; the weight readers
-ask `published_names` for them. A layer that is told nothing has the name that PaddlePaddle's fluid would have made up
-for it: `conv2d_0.w_0`, `batch_norm_3.w_1`, `fc_0.b_0`, numbered in construction order.
+Each layer gets its names through the `name` arguments in models/layers.py or through `publish`; the weight readers get
+them from `published_names`. A layer without names has the automatic name of PaddlePaddle's fluid: `conv2d_0.w_0`,
+`batch_norm_3.w_1`, `fc_0.b_0`, numbered in construction order.
 
-PaddleClas, the zoo's successor, publishes its weights under the paths of its own modules, and Caffe under those of its
-layers: rules of the networks, `Network.paddleclas_path` and `Network.caffe_layer`, translate ours.
+PaddleClas, the zoo's successor, names weights by the paths of its own modules, and Caffe by its layers. Each network
+translates its paths into these, in `Network.paddleclas_path` and `Network.caffe_layer`.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _AUTOMATIC_NAMES = {
 
 @dataclass
 class Notes:
-    """What a layer is told.
+    """The notes on a layer.
 
     Attributes:
-        published: its tensors -> their published names; automatic ones for those that are not here.
-        fluid_type: the type that fluid counted the layer as, where it is not the layer's own.
-        l2_decay: its parameters -> their L2 decay, for those that are published not to follow --l2_decay.
-        lr: its parameters -> their share of the learning rate, for those that are published to learn more slowly.
+        published: its tensors -> their published names; missing tensors have automatic names.
+        fluid_type: the type that fluid counted the layer as, if it differs from the layer's own.
+        l2_decay: its parameters -> their published L2 decay, for those that do not follow --l2_decay.
+        lr: its parameters -> their published share of the learning rate, for those that learn more slowly.
     """
 
     published: dict[str, str] = field(default_factory=dict)
@@ -44,12 +44,12 @@ class Notes:
 
 
 def notes(module: nn.Module) -> Notes:
-    """What `module` was told. The notes are its own, to write in, and are copied with it."""
+    """The notes on `module`. They can be changed, and are copied with the module."""
     return vars(module).setdefault("_notes", Notes())
 
 
 def publish(module: nn.Module, **names: str) -> None:
-    """Tells a layer the published variable names of its tensors, as in `publish(fc, weight="fc_weights")`."""
+    """Sets the published variable names of a layer's tensors, as in `publish(fc, weight="fc_weights")`."""
     notes(module).published = names
 
 
@@ -70,7 +70,7 @@ def publish_batch_norm(bn: nn.Module, name: str) -> None:
 
 
 def _own_tensors(module: nn.Module) -> Iterator[str]:
-    """Names of the tensors that a layer itself keeps in the state dict, but for PyTorch's batch counter."""
+    """Names of the tensors that a layer itself keeps in the state dict, except PyTorch's batch counter."""
     for name, parameter in module.named_parameters(recurse=False):
         if parameter is not None:
             yield name
@@ -138,15 +138,15 @@ def caffe_names(model: Network) -> dict[str, str]:
 
 
 def override_l2_decay(module: nn.Module, **coefficients: float) -> None:
-    """Tells a layer the L2 decay of those of its parameters that are published not to follow --l2_decay.
+    """Sets the L2 decay of a layer's parameters that do not follow --l2_decay.
 
-    As in `override_l2_decay(bn, weight=0.0, bias=0.0)`.
+    For example `override_l2_decay(bn, weight=0.0, bias=0.0)`.
     """
     notes(module).l2_decay = coefficients
 
 
 def l2_overrides(model: nn.Module) -> dict[str, float]:
-    """State-dict key -> L2 decay, for the parameters of `model` that have one of their own."""
+    """State-dict key -> L2 decay, for the parameters of `model` with their own decay."""
     return {
         f"{path}.{parameter}" if path else parameter: coefficient
         for path, module in model.named_modules()
@@ -155,7 +155,7 @@ def l2_overrides(model: nn.Module) -> dict[str, float]:
 
 
 def share_learning_rate(module: nn.Module, **shares: float) -> None:
-    """Tells a layer which of its parameters are published to learn at a share of the rate, as in `scale=0.01`."""
+    """Sets the parameters of a layer that learn at a share of the learning rate, as in `scale=0.01`."""
     notes(module).lr = shares
 
 
@@ -169,7 +169,7 @@ def lr_shares(model: nn.Module) -> dict[str, float]:
 
 
 def override_batch_norm_decay(model: nn.Module) -> None:
-    """Tells all batch-norms of `model` that they are published to be trained without L2 decay."""
+    """Sets the L2 decay of all batch-norms of `model` to 0, as published."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             override_l2_decay(module, weight=0.0, bias=0.0)

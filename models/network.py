@@ -1,4 +1,4 @@
-"""What every network is, and what it may tell about itself."""
+"""The base class of all networks, and the descriptions that a network gives of itself."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ Layer = Callable[[Tensor], Tensor]
 
 NOTHING = "(?!)"  # a pattern that matches no name
 
-# Of the maps that detection and segmentation work on, the finest has this stride.
+# Stride of the finest feature map for detection and segmentation.
 FINEST_STRIDE = 4
 
 
 class Stage(NamedTuple):
-    """What there is to know of a stage's map: (N, channels, H / stride, W / stride)."""
+    """Describes a stage's map: (N, channels, H / stride, W / stride)."""
 
     stride: int
     channels: int
 
 
 def shapes_only(model: AnyModule) -> AnyModule:
-    """A copy of a network on the meta device: its tensors have shapes, and neither values nor memory."""
+    """A copy of a network on the meta device: its tensors have shapes, but no values and no memory."""
     ghosts: dict[int, Any] = {}
     for parameter in model.parameters():
         ghost = torch.empty_like(parameter, device="meta")
@@ -43,22 +43,22 @@ def shapes_only(model: AnyModule) -> AnyModule:
 class Network(nn.Module):
     """A network that classifies images.
 
-    The weight readers (utils/weights) ask it what its published files look like, and users for its features; what is
-    said here holds where a network says nothing else.
+    The weight readers (utils/weights) learn from it what its published files look like, and users get its features.
+    These defaults hold unless a network overrides them.
 
     Attributes:
-        paddleclas_computed: pattern of names that PaddleClas's files hold and the network computes.
-        auxiliary_weights: pattern of names of layers that PyTorch's files hold, that only training needs, and that are
-            left out here.
-        new_parts: pattern of state-dict keys that a file may lack, and that then start anew: a foundation model's
+        paddleclas_computed: pattern of names in PaddleClas's files whose values the network computes itself.
+        auxiliary_weights: pattern of names in PyTorch's files of layers that only training needs, and that the network
+            lacks here.
+        new_parts: pattern of state-dict keys that a file may lack and that are then initialized: a foundation model's
             classifier.
-        paddleclas_dropout: the convention of dropout that PaddleClas's weights are right under, where it is not that of
-            the network's `Dropout` layers.
-        forms: by publisher ("fluid", "PaddleClas"), the name of the network that its weights are right in, where names
-            and shapes of the tensors do not tell.
-        published_by: the publisher of this form; "" where `forms` is empty.
-        image_size: height and width of the images it was built for, if it takes no others; otherwise, those that
-            `describe_stages` measures with.
+        paddleclas_dropout: the dropout convention that PaddleClas's weights need, if it differs from the network's
+            `Dropout` layers.
+        forms: by publisher ("fluid", "PaddleClas"), the name of the network for its weights, if names and shapes of the
+            tensors are the same.
+        published_by: the publisher of this form; "" if `forms` is empty.
+        image_size: height and width of its images, if it takes only one size; otherwise the size with which
+            `describe_stages` measures.
     """
 
     paddleclas_computed: ClassVar[str] = NOTHING
@@ -72,7 +72,7 @@ class Network(nn.Module):
     # ------------------------------------------------------------------------------------------ what it calculates
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """(N, 3, H, W) -> logits (N, class_dim); in training, side classifiers may add theirs."""
+        """(N, 3, H, W) -> logits (N, class_dim); in training, auxiliary classifiers may add theirs."""
         raise NotImplementedError
 
     def forward_features(self, images: Tensor) -> Tensor:
@@ -80,11 +80,11 @@ class Network(nn.Module):
         return self.forward_trunk(images).mean((2, 3))
 
     def trunk(self) -> Sequence[Layer]:
-        """The layers that lead from the images to the last feature map, one after another."""
+        """The layers from the images to the last feature map, in order."""
         raise NotImplementedError
 
     def layer_maps(self, images: Tensor) -> Iterator[Tensor]:
-        """What each layer of the trunk makes of the images, (N, C, h, w)."""
+        """The output of each layer of the trunk, (N, C, h, w)."""
         x = images
         for layer in self.trunk():
             x = layer(x)
@@ -98,7 +98,7 @@ class Network(nn.Module):
         return x
 
     def stage_maps(self, images: Tensor) -> Iterable[Tensor]:
-        """The maps that a layer of the trunk is about to make smaller, and the last; the images may be among them."""
+        """The maps before each reduction in the trunk, and the last map; the images may be among them."""
         x = images
         for y in self.layer_maps(images):
             if round(x.shape[2] / y.shape[2]) > 1:
@@ -107,21 +107,21 @@ class Network(nn.Module):
         yield x
 
     def forward_stages(self, images: Tensor) -> list[Tensor]:
-        """The last map of each stage from a stride of 4, finest first, for detection and segmentation.
+        """The last map of each stage from stride 4 on, finest first, for detection and segmentation.
 
-        As a rule there are four, of strides 4, 8, 16 and 32; a transformer without a pyramid has one. The images have
-        to be large enough to be halved by every stage.
+        Usually there are four, with strides 4, 8, 16 and 32; a transformer without a pyramid has one. The images must
+        be large enough for every stage to halve.
 
         Args:
             images: (N, 3, H, W).
 
         Returns:
-            Maps (N, channels, H / stride, W / stride); `describe_stages` has channels and strides.
+            Maps (N, channels, H / stride, W / stride); `describe_stages` returns channels and strides.
         """
         return [x for _, x in self._strided_maps(images)]
 
     def _strided_maps(self, images: Tensor) -> list[tuple[int, Tensor]]:
-        """The maps of `forward_stages`, each with its nominal stride: unpadded layers lose a few more positions."""
+        """The maps of `forward_stages` with their nominal strides; unpadded layers lose a few more positions."""
         stride, size, maps = 1, images.shape[2], []
         for x in self.stage_maps(images):
             stride *= round(size / x.shape[2])
@@ -131,7 +131,7 @@ class Network(nn.Module):
         return maps
 
     def describe_stages(self) -> tuple[Stage, ...]:
-        """Stride and channels of each map of `forward_stages`. They are measured; only shapes are calculated."""
+        """Stride and channels of each map of `forward_stages`, measured by computing shapes only."""
         with torch.no_grad():
             images = torch.empty(1, 3, self.image_size, self.image_size, device="meta")
             maps = shapes_only(self).eval()._strided_maps(images)
@@ -140,20 +140,20 @@ class Network(nn.Module):
     # --------------------------------------------------------------------------------------- how it is finetuned
 
     def layer_numbers(self) -> dict[str, int]:
-        """Parameters -> the layer they are in, counted from the images on; the classifier's number is the largest.
+        """Parameters -> the number of their layer, counted from the images; the classifier has the largest number.
 
         Raises:
-            OptionError: the network does not say which layers follow one another.
+            OptionError: the network does not define the order of its layers.
         """
-        raise OptionError("layer_decay", f"{type(self).__name__} does not count its layers: leave the flag out")
+        raise OptionError("layer_decay", f"{type(self).__name__} does not number its layers: leave the flag out")
 
     def stem_and_stages(self) -> tuple[tuple[str, ...], ...]:
-        """What the names of the parameters of the stem, and of each stage, begin with.
+        """Prefixes of the parameter names of the stem and of each stage.
 
         Raises:
-            OptionError: the network does not say which parameters are of a stage.
+            OptionError: the network does not define its stages.
         """
-        raise OptionError("lr_mult", f"{type(self).__name__} has no stages that learn at rates of their own")
+        raise OptionError("lr_mult", f"{type(self).__name__} has no stages with their own learning rates")
 
     # ------------------------------------------------------------------------------------------ what its files hold
 
@@ -170,15 +170,15 @@ class Network(nn.Module):
         raise ValueError(f"{type(self).__name__} has no names in Caffe: {path}")
 
     def adapt_tensor(self, key: str, tensor: Tensor) -> Tensor:
-        """A tensor of a file as this network's image size would have it, where that can be; else as it is.
+        """Interpolates a file's tensor for this network's image size, if possible; otherwise returns it unchanged.
 
         Args:
-            key: the network's own tensor, which differs in shape.
-            tensor: the file's.
+            key: the network's own tensor, which has another shape.
+            tensor: the file's tensor.
         """
         return tensor
 
 
 def main_output(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """The main classifier's logits, of a network that may have side classifiers."""
+    """The main classifier's logits, for a network that may have auxiliary classifiers."""
     return outputs if isinstance(outputs, Tensor) else outputs[0]

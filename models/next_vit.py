@@ -33,13 +33,13 @@ class ConvBNReLU(nn.Sequential):
 
 
 def patch_embed(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
-    """Halves a map by pooling if `stride` is 2, and gives it `out_channels` by a 1x1 convolution with batch-norm.
+    """Halves a map by pooling if `stride` is 2, and changes its channels by a 1x1 convolution with batch-norm.
 
-    Without either to do, it is the identity.
+    If neither is necessary, it is the identity.
     """
     embed = nn.Sequential()
     if stride == 2:
-        # An odd map's last row and column are averaged by themselves.
+        # The last row and column of an odd map are averaged alone.
         embed.append(nn.AvgPool2d(2, 2, ceil_mode=True))
     if stride == 2 or in_channels != out_channels:
         embed.add_module("conv", conv(in_channels, out_channels, 1))
@@ -48,7 +48,7 @@ def patch_embed(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequ
 
 
 class ConvAttention(nn.Sequential):
-    """What stands for attention in a convolutional block: a 3x3 convolution per head, then a 1x1 over all."""
+    """The replacement for attention in a convolutional block: a 3x3 convolution per head, then a 1x1 one over all."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class ConvMlp(nn.Sequential):
 
 
 class PooledAttention(nn.Module):
-    """Self-attention whose keys and values are averages over `pool` tokens that follow one another in the rows."""
+    """Self-attention whose keys and values are averages over `pool` consecutive tokens, row by row."""
 
     def __init__(self, channels: int, pool: int) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class PooledAttention(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """`ConvAttention`, then an MLP, each beside a shortcut ("NCB")."""
+    """`ConvAttention`, then an MLP, each with a shortcut ("NCB")."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, drop_path: float) -> None:
         super().__init__()
@@ -149,8 +149,8 @@ class NextViT(Network):
         drop_path_rate: probability to drop a branch of the last block; it grows linearly from 0 at the first.
     """
 
-    # Of each stage: width of its convolutional blocks and of its transformer blocks, and how many times smaller the
-    # map of keys and values is.
+    # For each stage: width of the convolutional and of the transformer blocks, and reduction of the map of keys and
+    # values.
     stages = ((96, 96, 8), (192, 256, 4), (384, 512, 2), (768, 1024, 1))
 
     def __init__(self, groups: int, class_dim: int = 1000, *, drop_path_rate: float = 0.2) -> None:

@@ -1,4 +1,4 @@
-"""Which parameters of a network lead to which of its maps, as its graph has it."""
+"""Finds from a network's graph which parameters lead to which of its maps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from models.network import Network, main_output, shapes_only
 
 
 def _leading_to(model: Network, calculate: Callable[[Network, Tensor], Sequence[Tensor]]) -> list[set[str]]:
-    """The parameters that each of some tensors depends on; only shapes are calculated."""
+    """The parameters that each of the tensors depends on, found by computing shapes only."""
     ghost = shapes_only(model).eval().requires_grad_(True)
     named = dict(ghost.named_parameters())
     with torch.enable_grad():
@@ -23,18 +23,18 @@ def _leading_to(model: Network, calculate: Callable[[Network, Tensor], Sequence[
 
 
 def stage_parameters(model: Network) -> list[set[str]]:
-    """The parameters of the stem and of all stages up to each one of `Network.forward_stages`, by name."""
+    """For each map of `Network.forward_stages`, the names of all parameters up to it."""
     return _leading_to(model, lambda ghost, images: ghost.forward_stages(images))
 
 
 def backbone_parameters(model: Network) -> set[str]:
-    """The parameters that the vector before the classifier depends on (`Network.forward_features`), by name."""
+    """Names of the parameters that the features before the classifier depend on (`Network.forward_features`)."""
     (found,) = _leading_to(model, lambda ghost, images: [ghost.forward_features(images)])
     return found
 
 
 def classifier_parameters(model: Network) -> set[str]:
-    """The parameters behind that vector that have a row for each class, by name."""
+    """Names of the parameters after the features that have a row per class."""
     with torch.no_grad():
         images = torch.empty(1, 3, model.image_size, model.image_size, device="meta")
         classes = main_output(shapes_only(model).eval()(images)).shape[1]

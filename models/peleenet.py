@@ -20,7 +20,7 @@ def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1)
 
 
 class Stem(nn.Module):
-    """A quarter of the resolution, through a convolution beside a max pool."""
+    """Reduces the resolution to a quarter, with a convolution in parallel to a max pool."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -36,10 +36,10 @@ class Stem(nn.Module):
 
 
 class DenseLayer(nn.Module):
-    """Adds 16 channels that see 3x3 positions, and 16 that see 5x5, to the input.
+    """Appends to the input 16 channels with a 3x3 receptive field, and 16 with a 5x5 one.
 
     Args:
-        width: channels of the 1x1 convolutions that both begin with.
+        width: channels of the 1x1 convolution at the start of both.
     """
 
     def __init__(self, in_channels: int, width: int) -> None:

@@ -17,7 +17,7 @@ from models.network import Layer, Network
 
 
 class Stage(NamedTuple):
-    """A stage: the channels of its layers and of its output, and how many blocks it has."""
+    """A stage: channels of its layers and of its output, and number of blocks."""
 
     width: int
     out_channels: int
@@ -36,11 +36,11 @@ class EffectiveSqueezeExcitation(nn.Module):
 
 
 class HGBlock(nn.Module):
-    """A chain of 3x3 convolutions; all of their outputs and the input are aggregated by a 1x1 convolution.
+    """A chain of 3x3 convolutions; a 1x1 convolution aggregates all their outputs and the input.
 
     Args:
         layers: length of the chain.
-        shortcut: adds the input to the output.
+        shortcut: whether to add the input to the output.
     """
 
     def __init__(self, in_channels: int, stage: Stage, layers: int, shortcut: bool) -> None:
@@ -84,9 +84,9 @@ class PPHGNet(Network):
     """PP-HGNet; the module paths are PaddleClas's.
 
     Args:
-        stem_channels: of the three convolutions before the stages.
+        stem_channels: channels of the three convolutions before the stages.
         stages: the four stages.
-        layers: of every block.
+        layers: number of layers in every block.
         class_dim: number of classes.
         dropout: probability before the classifier.
     """

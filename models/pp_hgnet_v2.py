@@ -20,9 +20,9 @@ class Stage(NamedTuple):
 
     Attributes:
         width: channels of the blocks' layers.
-        out_channels: of the stage.
-        depth: blocks.
-        light: the layers are a 1x1 and a 5x5 depthwise convolution, instead of a 3x3 one.
+        out_channels: channels of the stage's output.
+        depth: number of blocks.
+        light: whether a layer is a 1x1 and a 5x5 depthwise convolution, instead of a 3x3 one.
     """
 
     width: int
@@ -32,7 +32,7 @@ class Stage(NamedTuple):
 
 
 class LearnableAffine(nn.Module):
-    """scale x + bias, both scalars. PaddleClas trains them at a hundredth of the learning rate; here they follow it."""
+    """scale x + bias, both scalars. They learn at a hundredth of the learning rate, as in PaddleClas."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def conv_bn_relu(
 
 
 class LightConv(nn.Module):
-    """A 1x1 convolution, and a 5x5 one per channel."""
+    """A 1x1 convolution, and a 5x5 depthwise one."""
 
     def __init__(self, in_channels: int, out_channels: int, affine: bool) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class LightConv(nn.Module):
 
 
 class Stem(nn.Module):
-    """A quarter of the resolution, through two 2x2 convolutions beside a 2x2 max pool."""
+    """Reduces the resolution to a quarter, with two 2x2 convolutions in parallel to a 2x2 max pool."""
 
     def __init__(self, width: int, out_channels: int, affine: bool) -> None:
         super().__init__()
@@ -79,18 +79,18 @@ class Stem(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.stem1(images)
-        # Like the convolutions, the pool keeps the size: its last row and column see nothing beyond the image.
+        # Like the convolutions, the pool keeps the size: zeros follow the last row and column.
         pooled = F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=float("-inf")), 2, 1)
         x = torch.cat([pooled, self.stem2b(self.stem2a(x))], 1)
         return self.stem4(self.stem3(x))
 
 
 class HGBlock(nn.Module):
-    """A chain of layers; all of their outputs and the input are aggregated by two 1x1 convolutions.
+    """A chain of layers; two 1x1 convolutions aggregate all their outputs and the input.
 
     Args:
         layers: length of the chain.
-        shortcut: adds the input to the output.
+        shortcut: whether to add the input to the output.
     """
 
     def __init__(self, in_channels: int, stage: Stage, layers: int, shortcut: bool, affine: bool) -> None:
@@ -140,9 +140,9 @@ class PPHGNetV2(Network):
     """PP-HGNet V2; the module paths are PaddleClas's.
 
     Args:
-        stem: channels within the stem and of its output.
+        stem: channels inside the stem and of its output.
         stages: (width, out_channels, depth) of the four stages; the layers of the last two are light.
-        layers: of every block.
+        layers: number of layers in every block.
         class_dim: number of classes.
         affine: whether a `LearnableAffine` follows every ReLU.
     """

@@ -34,7 +34,7 @@ STAGES = {
 
 
 class DepthwiseSeparable(nn.Module):
-    """A convolution per channel, squeeze-and-excitation where the table has it, a 1x1 convolution over the channels."""
+    """A depthwise convolution, squeeze-and-excitation if the table has it, and a 1x1 convolution."""
 
     def __init__(
         self, in_channels: int, out_channels: int, block: Block, stride: int | tuple[int, int] | None = None
@@ -53,13 +53,13 @@ class DepthwiseSeparable(nn.Module):
 
 
 class PPLCNet(Network):
-    """PP-LCNet with its channels multiplied by `scale`, but for the features; the paths are PaddleClas's.
+    """PP-LCNet; the module paths are PaddleClas's.
 
     Args:
-        scale: see above.
+        scale: factor of all channels, except the features.
         class_dim: number of classes.
-        strides: of the stem and of stages 3 to 6, vertical and horizontal.
-        use_last_conv: without it the features are those of the last stage, and there is no dropout.
+        strides: vertical and horizontal strides of the stem and of stages 3 to 6.
+        use_last_conv: without it the last stage gives the features, and there is no dropout.
         class_expand: number of features.
         dropout: probability before the classifier.
     """
@@ -101,14 +101,14 @@ class PPLCNet(Network):
         return path.replace(".fc", ".conv")
 
     def stem_and_stages(self) -> tuple[tuple[str, ...], ...]:
-        """What the names of the parameters of the stem, and of each stage, begin with."""
+        """Prefixes of the parameter names of the stem and of each stage."""
         return (("conv1.",), *((f"blocks{number}.",) for number in STAGES))
 
     def trunk(self) -> list[Layer]:
         return [self.conv1, self.blocks2, self.blocks3, self.blocks4, self.blocks5, self.blocks6]
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> the values that the classifier sees, (N, 1280) as a rule."""
+        """(N, 3, H, W) -> the values that the classifier sees, usually (N, 1280)."""
         x = self.forward_trunk(images).mean((2, 3), keepdim=True)
         return (x if self.last_conv is None else F.hardswish(self.last_conv(x))).flatten(1)
 

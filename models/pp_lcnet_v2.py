@@ -1,4 +1,4 @@
-"""PP-LCNet V2: depthwise convolutions trained in parallel sizes (PaddleClas's documentation; it has no paper)."""
+"""PP-LCNet V2: depthwise convolutions of several sizes, trained in parallel (PaddleClas's documentation; no paper)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Stage(NamedTuple):
     """How the blocks of a stage are built.
 
     Attributes:
-        out_channels: at width 1.
-        parallel: the depthwise convolution is trained as a sum of several sizes.
-        split: the pointwise convolution is two, through half of the channels.
+        out_channels: output channels at width 1.
+        parallel: whether the depthwise convolution is trained as a sum of several sizes.
+        split: whether two pointwise convolutions replace one, with half of the channels between them.
     """
 
     out_channels: int
@@ -49,7 +49,7 @@ def conv_bn(in_channels: int, out_channels: int, kernel_size: int, stride: int =
 class ParallelDepthwise(Fusable, nn.ModuleList):
     """The sum of depthwise convolutions of all odd sizes up to `kernel_size`, each with its batch-norm.
 
-    There is none of size 1 where the stride is 2.
+    At stride 2 there is none of size 1.
     """
 
     def __init__(self, channels: int, kernel_size: int, stride: int) -> None:
@@ -68,7 +68,7 @@ class ParallelDepthwise(Fusable, nn.ModuleList):
         return sum_branches_(conv, [(branch.conv, branch.bn) for branch in branches])
 
     def take_fused(self, fused: nn.Module) -> None:
-        """Takes the weights of the one convolution."""
+        """Takes the weights of the single convolution."""
         branches = [cast(ConvBNAct, branch) for branch in self]
         take_sum_(cast(nn.Conv2d, fused), [branch.bn for branch in branches], branches[0].conv.weight)
 
@@ -76,7 +76,7 @@ class ParallelDepthwise(Fusable, nn.ModuleList):
 class DepthwiseSeparable(nn.Module):
     """A depthwise convolution, squeeze-and-excitation, and one or two pointwise convolutions.
 
-    The paths of `dw_conv_list`, `pw_conv_1` and `pw_conv_2` are PaddleClas's, as are the others.
+    All module paths are PaddleClas's.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stage: Stage, stride: int) -> None:
@@ -105,7 +105,7 @@ class DepthwiseSeparable(nn.Module):
 
 
 class PPLCNetV2(Network):
-    """PP-LCNet V2 with its channels multiplied by `scale`, but for the 1,280 features; the paths are PaddleClas's.
+    """PP-LCNet V2 with its channels multiplied by `scale`, except the 1,280 features; the paths are PaddleClas's.
 
     Args:
         depths: blocks of each of the four stages.

@@ -28,11 +28,11 @@ POOLED_SIZE = 7
 
 
 class ReducedAttention(nn.Module):
-    """Self-attention over a map, with keys and values of a smaller one.
+    """Self-attention over a map, with keys and values from a smaller map.
 
     Args:
-        reduction: how many times smaller it is, made so by a convolution of this stride.
-        pooled: the smaller map is an average-pooled one of 7 x 7 instead, whatever the image (the paper's "linear").
+        reduction: stride of the convolution that makes the smaller map.
+        pooled: whether the smaller map is average-pooled to 7 x 7 instead, for every image size (the paper's "linear").
     """
 
     def __init__(self, channels: int, heads: int, reduction: int, *, pooled: bool = False) -> None:
@@ -64,7 +64,7 @@ class ReducedAttention(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """A 3x3 convolution per channel of (N, H, W, C); it tells the tokens where they are."""
+    """A 3x3 depthwise convolution of (N, H, W, C), which encodes the tokens' positions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class DepthwiseConv(nn.Module):
 
 
 class ConvMlp(nn.Module):
-    """Two linear layers with a convolution and a GELU between them, and a ReLU before those if `relu`."""
+    """Two linear layers with a convolution and a GELU between them, and a ReLU before the convolution if `relu`."""
 
     def __init__(self, channels: int, hidden: int, *, relu: bool) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class PyramidVisionTransformerV2(Network):
         class_dim: number of classes.
         channels, heads, mlp_ratios: width of the tokens, attention heads, and hidden width of the MLPs over the
             tokens', of each stage.
-        linear: pools keys and values to 7 x 7 instead of reducing them by convolutions.
+        linear: whether to pool keys and values to 7 x 7 instead of reducing them with convolutions.
         drop_path_rate: probability to drop a branch of the last block; it grows linearly from 0 at the first.
     """
 
@@ -157,7 +157,7 @@ class PyramidVisionTransformerV2(Network):
         return [partial(self.stage, number) for number in range(1, self.stages + 1)]
 
     def stage(self, number: int, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> the same form, by the stage of this number."""
+        """Applies the stage of this number: (N, C, H, W) -> the same form."""
         embed, blocks, norm = (self.get_submodule(f"{name}{number}") for name in ("patch_embed", "block", "norm"))
         return to_channels_first(norm(blocks(embed(x))))
 

@@ -17,11 +17,11 @@ GROUP_CHANNELS = 16
 
 
 class Involution(nn.Module):
-    """A kernel for every position, made of the values there; 16 channels at a time share one.
+    """Applies to every position a kernel computed from the values there; groups of 16 channels share one.
 
     Args:
-        kernel_size: of these kernels.
-        stride: 2 pools the input for the kernels, which then are as many as the outputs.
+        kernel_size: size of these kernels.
+        stride: at stride 2 the kernels come from a pooled input, so that there is one for each output.
     """
 
     def __init__(self, channels: int, kernel_size: int, stride: int = 1) -> None:
@@ -42,7 +42,7 @@ class Involution(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 1x1 convolution, a 7x7 involution and a 1x1 convolution around a shortcut, projected in a stage's first."""
+    """A 1x1 convolution, a 7x7 involution and a 1x1 convolution with a shortcut, projected in a stage's first block."""
 
     def __init__(self, in_channels: int, width: int, stride: int, project: bool) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class RedNet(Network):
 
     @staticmethod
     def checked(images: Tensor) -> Tensor:
-        """The images. An involution of stride 2 has its kernels from 2 x 2 averages: the map has to be even."""
+        """Checks the images: an involution of stride 2 takes kernels from 2 x 2 averages, so the map must be even."""
         for size in images.shape[2:]:
             check_image_size(size, 32, "RedNet")
         return images

@@ -1,6 +1,6 @@
 """RegNetX: networks whose widths grow linearly with depth (Radosavovic et al., arXiv:2003.13678).
 
-A network is given by its stages, which is what the paper's rule of four numbers comes to.
+A network is given by its stages, which result from the paper's rule of four parameters.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Transform(nn.Sequential):
 
 
 class Block(nn.Module):
-    """The X block: `Transform` beside a shortcut, which the first block of a stage projects."""
+    """The X block: `Transform` with a shortcut, which the first block of a stage projects."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, group_width: int) -> None:
         super().__init__()
@@ -108,6 +108,6 @@ RegNetX_16GF = partial(RegNet, (2, 6, 13, 1), (256, 512, 896, 2048), 128)
 RegNetX_32GF = partial(RegNet, (2, 7, 13, 1), (336, 672, 1344, 2520), 168)
 
 INPUTS = {
-    "RegNetX_4GF": InputConfig(),  # PaddleClas has no configuration of it
+    "RegNetX_4GF": InputConfig(),  # PaddleClas has no configuration for it
     "*": InputConfig(256, 256),
 }

@@ -16,10 +16,10 @@ from models.network import Layer, Network
 
 
 class RepVGGBlock(Fusable):
-    """The sum of a 3x3 convolution, a 1x1 one and, where the shape allows, the identity, each with its batch-norm.
+    """The sum of a 3x3 convolution, a 1x1 one and, if the shape allows it, the identity, each with its batch-norm.
 
     Args:
-        has_se: with squeeze-and-excitation, to a sixteenth, before the ReLU.
+        has_se: whether squeeze-and-excitation, to a sixteenth, comes before the ReLU.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, groups: int, has_se: bool) -> None:
@@ -36,7 +36,7 @@ class RepVGGBlock(Fusable):
         return F.relu(self.se(y))
 
     def fused(self) -> nn.Sequential:
-        """One 3x3 convolution with the same result in evaluation, and what follows it."""
+        """One 3x3 convolution with the same result in evaluation, and the layers after it."""
         dense = self.rbr_dense.conv
         branches: list[tuple[nn.Conv2d | None, nn.BatchNorm2d]] = [
             (branch.conv, branch.bn) for branch in (self.rbr_dense, self.rbr_1x1)
@@ -47,7 +47,7 @@ class RepVGGBlock(Fusable):
         return nn.Sequential(sum_branches_(conv, branches), self.se, relu())
 
     def take_fused(self, fused: nn.Module) -> None:
-        """Takes the weights of the one convolution, and of what follows it."""
+        """Takes the weights of the single convolution, and of the layers after it."""
         branches = [self.rbr_dense.bn, self.rbr_1x1.bn, *([] if self.rbr_identity is None else [self.rbr_identity])]
         take_sum_(cast(nn.Conv2d, fused.get_submodule("0")), branches, self.rbr_dense.conv.weight)
         self.se.load_state_dict(fused.get_submodule("1").state_dict())
@@ -81,7 +81,7 @@ class RepVGG(Network):
         super().__init__()
         channels = min(64, int(64 * widths[0]))
         self.stage0 = RepVGGBlock(3, channels, 2, 1, has_se)
-        number = 0  # counts the blocks through all stages
+        number = 0  # numbers the blocks through all stages
         for stage, (depth, width) in enumerate(zip(depths, widths, strict=True), 1):
             blocks = []
             for index in range(depth):

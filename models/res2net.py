@@ -1,6 +1,6 @@
 """Res2Net: a bottleneck whose 3x3 convolutions form a chain of residual groups (Gao et al., arXiv:1904.01169).
 
-The name ends in width of each group at 64 planes x number of groups ("scales").
+The name ends in (width of each group at 64 planes) x (number of groups, "scales").
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from models.resnet import Place, ResNet, ResNetBB
 class Res2NetBlock(nn.Module):
     """A bottleneck that splits its channels into `scales` groups.
 
-    Each group but the last passes a 3x3 convolution, after adding the previous group's result; the last is passed on. A
-    block that strides adds nothing, and pools the last group.
+    Each group except the last adds the previous group's result and passes a 3x3 convolution; the last is unchanged. In
+    a block that strides no results are added, and the last group is pooled.
     """
 
     expansion = 4
@@ -88,7 +88,7 @@ class Res2Net(ResNetBB):
         if place.stage == 0:
             return "conv1" if path == "conv" else path
         if place.split:
-            # Here PaddleClas's path holds the name of a variable; always with the labels of `ResNet`.
+            # PaddleClas's path here contains the name of a variable, always with the labels of `ResNet`.
             label = ResNet.fluid_block(self, place.stage, place.index)
             return f"{path.rpartition('.')[0]}.res{label}_branch2b_{place.split}"
         return path

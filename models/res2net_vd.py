@@ -18,7 +18,7 @@ class Res2NetVd(Res2Net):
 
 
 class Res2Net200Vd(Res2NetVd):
-    """The one whose published names label all blocks by letters, and go on through the character table: z, {, |, ..."""
+    """The network whose published names label all blocks by letters, and go on through ASCII: z, {, |, ..."""
 
     def fluid_block(self, stage: int, index: int) -> str:
         return f"{stage + 1}{chr(ord('a') + index)}"

@@ -1,4 +1,4 @@
-"""ResNeSt: a ResNet whose 3x3 convolutions are split, and weighed by attention (Zhang et al., arXiv:2004.08955)."""
+"""ResNeSt: a ResNet whose 3x3 convolutions are split and weighted by attention (Zhang et al., arXiv:2004.08955)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from models.network import Layer, Network
 
 
 class SplitAttention(nn.Module):
-    """A 3x3 convolution to `radix` maps, added up with weights that sum to 1 for every channel.
+    """A 3x3 convolution to `radix` maps, summed with weights that add up to 1 for every channel.
 
     Args:
-        channels: of the input and of the output.
+        channels: channels of the input and of the output.
         radix: number of maps; with 1, the weights are plain gates.
     """
 
@@ -45,10 +45,10 @@ class Bottleneck(nn.Module):
     """1x1, split-attention 3x3 and 1x1 convolutions around a shortcut.
 
     Args:
-        width: channels in the middle; a quarter of the output's.
+        width: inner channels; a quarter of the output's.
         radix: as in `SplitAttention`.
-        pool_first: a strided block averages before its 3x3 convolution, not after.
-        project: the shortcut has a 1x1 convolution.
+        pool_first: whether a strided block averages before its 3x3 convolution, not after.
+        project: whether the shortcut has a 1x1 convolution.
     """
 
     def __init__(self, in_channels: int, width: int, stride: int, radix: int, pool_first: bool, project: bool) -> None:
@@ -62,7 +62,7 @@ class Bottleneck(nn.Module):
         self.conv3 = ConvBNAct(width, out_channels, 1)
         self.shortcut = nn.Sequential()
         if project:
-            # Averages over as much as the stride: over nothing in the first stage.
+            # The pool is as large as the stride, so it does nothing in the first stage.
             self.shortcut = nn.Sequential(
                 nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False),
                 ConvBNAct(in_channels, out_channels, 1),
@@ -117,7 +117,7 @@ class ResNeSt(Network):
         self.fc = linear(channels, class_dim)
 
     def paddleclas_path(self, path: str) -> str:
-        """PaddleClas's path: a block tells its stage, the shortcut's convolution is split up."""
+        """PaddleClas's path: a block's name has its stage; the shortcut's convolution and batch-norm are separate."""
         if path == "fc":
             return "out"
         path = re.sub(r"^stem\.(\d)", lambda match: f"stem.conv{int(match[1]) + 1}", path)

@@ -1,7 +1,7 @@
-"""ResNet (He et al., arXiv:1512.03385), and the class behind its relatives.
+"""ResNet (He et al., arXiv:1512.03385), and the base class of its relatives.
 
-The stride of a bottleneck sits on its 3x3 convolution, as in torchvision. Unlike torchvision's, the basic blocks of
-ResNet18 and ResNet34 have a projection shortcut in the first stage too.
+A bottleneck strides in its 3x3 convolution, as in torchvision. Unlike torchvision's, ResNet18 and ResNet34 have a
+projection shortcut in the first stage too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from models.network import Layer, Network
 
 
 class SamePool(nn.AvgPool2d):
-    """A 2x2 average pool of the given stride, where places beyond the image do not count."""
+    """A 2x2 average pool with the given stride; positions beyond the image do not count."""
 
     def __init__(self, stride: tuple[int, int]) -> None:
         super().__init__(2, stride, ceil_mode=True, count_include_pad=False)
@@ -28,13 +28,13 @@ class SamePool(nn.AvgPool2d):
     def forward(self, x: Tensor) -> Tensor:
         vertical, horizontal = cast(tuple[int, int], self.stride)
         if vertical == 1 or horizontal == 1:
-            # Where the pool moves by single places, the last one sees itself alone.
+            # At stride 1 the last position averages only itself.
             x = F.pad(x, (0, int(horizontal == 1), 0, int(vertical == 1)), mode="replicate")
         return super().forward(x)
 
 
 def projection(in_channels: int, out_channels: int, stride: tuple[int, int], average: bool) -> nn.Sequential:
-    """The shortcut of a stage's first block: a 1x1 convolution, with `average` after a 2x2 average pool (ResNet-D)."""
+    """The shortcut of a stage's first block: a 1x1 convolution; if `average`, after a 2x2 average pool (ResNet-D)."""
     if not average:
         return nn.Sequential(conv2d(in_channels, out_channels, 1, stride), batch_norm(out_channels))
     pool = SamePool(stride) if max(stride) > 1 else nn.Identity()
@@ -45,13 +45,13 @@ SHORTCUT = -1
 
 
 class Place(NamedTuple):
-    """Where a convolution sits.
+    """The place of a convolution.
 
     Attributes:
-        stage: 1 to 4, or 0: in the stem.
-        index: of the block within the stage.
-        part: of the convolution within the stem or block, or `SHORTCUT`.
-        split: counts from 1 where several convolutions make up the part (Res2Net), else 0.
+        stage: 1 to 4; 0 for the stem.
+        index: number of the block in the stage.
+        part: number of the convolution in the stem or block, or `SHORTCUT`.
+        split: number from 1 if several convolutions form the part (Res2Net), otherwise 0.
     """
 
     stage: int
@@ -61,14 +61,14 @@ class Place(NamedTuple):
 
 
 def block_label(index: int, depth: int) -> str:
-    """The published label of a block within its stage of `depth` blocks: a, b, c, ...; in long stages a, b1, b2, ..."""
+    """The published label of a block in its stage of `depth` blocks: a, b, c, ...; in long stages a, b1, b2, ..."""
     if depth <= 12:
         return ascii_lowercase[index]
     return f"b{index}" if index else "a"
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut.
+    """Two 3x3 convolutions with a shortcut.
 
     Args:
         planes: channels of the convolutions.
@@ -107,7 +107,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut.
+    """1x1, 3x3 and 1x1 convolutions with a shortcut.
 
     Args:
         planes: a quarter of the output channels.
@@ -163,9 +163,9 @@ class ResNet(Network):
         depths: blocks per stage.
         class_dim: number of classes.
         deep_stem: widths of three 3x3 convolutions that replace the 7x7 one (ResNet-C); None: the 7x7 one.
-        average_shortcut: shortcuts average before they project (ResNet-D).
+        average_shortcut: whether shortcuts average before they project (ResNet-D).
         dropout: probability before the classifier.
-        strides: of the stem, of the pool behind it and of the other stages, vertical and horizontal.
+        strides: vertical and horizontal strides of the stem, of the pool after it and of the other stages.
         block_options: passed on to every block.
     """
 
@@ -209,7 +209,7 @@ class ResNet(Network):
             blocks = []
             for index in range(depth):
                 vertical, horizontal = strides[stage + 1] if stage > 0 and index == 0 else (1, 1)
-                # Not every block takes two strides.
+                # Not every kind of block takes two strides.
                 stride = vertical if vertical == horizontal else (vertical, horizontal)
                 step = vertical, horizontal
                 downsample = projection(channels, out_channels, step, average_shortcut) if index == 0 else None
@@ -225,11 +225,11 @@ class ResNet(Network):
         return [cast(nn.Sequential, self.get_submodule(f"layer{stage + 1}")) for stage in range(len(self.depths))]
 
     def stem_and_stages(self) -> tuple[tuple[str, ...], ...]:
-        """What the names of the parameters of the stem, and of each stage, begin with."""
+        """Prefixes of the parameter names of the stem and of each stage."""
         return (("conv1.", "bn1."), *((f"layer{stage + 1}.",) for stage in range(len(self.depths))))
 
     def places(self) -> Iterator[tuple[Place, str, str]]:
-        """Where every convolution and its batch-norm sit: their place and their two module paths, in order."""
+        """The place and the two module paths of every convolution and its batch-norm, in order."""
         if isinstance(self.conv1, nn.Sequential):
             yield Place(0, 0, 0), "conv1.0", "conv1.1"
             yield Place(0, 0, 1), "conv1.3", "conv1.4"
@@ -246,7 +246,7 @@ class ResNet(Network):
                     yield Place(stage, index, SHORTCUT), f"{path}.downsample.{last - 1}", f"{path}.downsample.{last}"
 
     def publish_names(self) -> None:
-        """Tells every layer its published name."""
+        """Sets the published name of every layer."""
         for place, conv, bn in self.places():
             conv_name, bn_name = self.fluid_names(place)
             publish_conv(self.get_submodule(conv), conv_name)
@@ -312,7 +312,7 @@ class ResNetBB(ResNet):
 
 
 class CaffeNames(ResNet):
-    """For a `ResNet` that was published for Caffe too; its blocks are res1, res2, ... through all stages there."""
+    """Names for a `ResNet` that was also published for Caffe; there its blocks are res1, res2, ... over all stages."""
 
     caffe_block = "res"
 

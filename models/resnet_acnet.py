@@ -1,7 +1,7 @@
-"""ACNet: a ResNet trained with asymmetric convolutions, deployed without (Ding et al., arXiv:1908.03930).
+"""ACNet: a ResNet trained with asymmetric convolutions, deployed without them (Ding et al., arXiv:1908.03930).
 
-In training, a k x k convolution is the sum of k x k, k x 1 and 1 x k ones, each with its batch-norm. All of it is
-linear in evaluation, so `fuse` of models.layers turns it into a single k x k convolution with bias: the form that
+In training, a k x k convolution is the sum of k x k, k x 1 and 1 x k ones, each with its batch-norm. All of this is
+linear in evaluation, so `models.fusion.fuse` turns it into a single k x k convolution with bias, the form that
 `deploy=True` builds.
 """
 
@@ -20,7 +20,7 @@ from models.resnet import BasicBlock, Bottleneck, ResNet
 
 
 def deployed_conv(in_channels: int, out_channels: int, kernel_size: int, stride: int, name: str) -> nn.Conv2d:
-    """What `AsymmetricConv` becomes; published as NAME_acsquare_weights and NAME_acsquare_bias."""
+    """The fused form of `AsymmetricConv`, published as NAME_acsquare_weights and NAME_acsquare_bias."""
     conv = conv2d(in_channels, out_channels, kernel_size, stride, bias=True)
     publish(conv, weight=f"{name}_acsquare_weights", bias=f"{name}_acsquare_bias")
     return conv
@@ -31,7 +31,7 @@ class AsymmetricConv(Fusable):
 
     Args:
         name: the convolutions are published as NAME_acsquare, NAME_acver and NAME_achor.
-        bn_name: likewise of the batch-norms.
+        bn_name: the same for the batch-norms.
     """
 
     def __init__(
@@ -60,16 +60,16 @@ class AsymmetricConv(Fusable):
         )
 
     def take_fused(self, fused: nn.Module) -> None:
-        """Takes the weights of the one convolution."""
+        """Takes the weights of the single convolution."""
         branches = [self.square_bn, self.ver_bn, self.hor_bn]
         take_sum_(cast(nn.Conv2d, fused), branches, self.square_conv.weight)
 
 
 class ResNetACNet(ResNet):
-    """`ResNet` with its 3x3 and 7x7 convolutions, and the batch-norms that follow them, replaced.
+    """`ResNet` whose 3x3 and 7x7 convolutions, with their batch-norms, are `AsymmetricConv`s.
 
     Args:
-        deploy: replaced by single convolutions with bias instead of `AsymmetricConv`s.
+        deploy: whether to use single convolutions with bias instead of `AsymmetricConv`s.
     """
 
     def __init__(

@@ -16,14 +16,12 @@ from models.resnet import BasicBlock, ResNet
 
 
 class PaddingBatchNorm(nn.Module):
-    """A batch-norm that pads by one place on each side with what it makes of 0 in evaluation, so that it can be fused
-    with a 1x1 convolution before it and a larger one behind it."""
+    """A batch-norm that pads each side by one position with its output for 0 in evaluation, so that it can be fused
+    with a 1x1 convolution before it and a larger one after it."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.bn = batch_norm(
-            channels, momentum=0.1
-        )  # as PaddleClas has it, where it is the share of the old statistics
+        self.bn = batch_norm(channels, momentum=0.1)  # as in PaddleClas, where it is the weight of the old statistics
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.bn(x)
@@ -34,14 +32,14 @@ class PaddingBatchNorm(nn.Module):
 
 
 class IdentityConv(nn.Conv2d):
-    """A 1x1 convolution whose weights are what is added to the identity."""
+    """A 1x1 convolution whose weights are added to the identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 1, bias=False)
         nn.init.zeros_(self.weight)
 
     def kernel(self) -> Tensor:
-        """The weights with the identity, (channels, channels, 1, 1)."""
+        """The weights plus the identity, (channels, channels, 1, 1)."""
         identity = torch.eye(self.in_channels, dtype=self.weight.dtype, device=self.weight.device)
         return self.weight + identity[:, :, None, None]
 
@@ -63,7 +61,7 @@ class AveragingBranch(nn.Module):
         return self.avgbn(self.avg(self.bn(self.conv(x))))
 
     def kernels(self) -> tuple[Tensor, Tensor]:
-        """The two layers' weights: of the convolution, and of the pool as one."""
+        """The two layers' weights: the convolution's, and the pool's as a convolution."""
         channels = self.conv.out_channels
         pool = torch.eye(channels, dtype=self.conv.weight.dtype, device=self.conv.weight.device) / 9
         return self.conv.weight, pool[:, :, None, None].expand(channels, channels, 3, 3)
@@ -88,8 +86,8 @@ class SequenceBranch(nn.Module):
 
 
 class DiverseBranchBlock(Fusable):
-    """The sum of a 3x3 convolution, a 1x1 one, both in sequence, and a 1x1 one before an average pool; batch-norms
-    behind all of them."""
+    """The sum of a 3x3 convolution, a 1x1 one, a 1x1 before a 3x3 one, and a 1x1 one before an average pool; each has
+    its batch-norm."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -124,16 +122,16 @@ class DiverseBranchBlock(Fusable):
 
 
 def _with_norm(kernel: Tensor, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weights and bias, in double precision, of a convolution and the batch-norm behind it."""
+    """Weights and bias, in double precision, of a convolution fused with the batch-norm after it."""
     mean, variance = cast(Tensor, bn.running_mean).double(), cast(Tensor, bn.running_var).double()
     scale = bn.weight.double() / (variance + bn.eps).sqrt()
     return kernel.double() * scale[:, None, None, None], bn.bias.double() - mean * scale
 
 
 class ResNetDBB(ResNet):
-    """`ResNet` with its 3x3 convolutions, and the batch-norms behind them, replaced; the first block has no projection.
+    """`ResNet` with its 3x3 convolutions and their batch-norms replaced; the first block has no projection.
 
-    The paths within a block are PaddleClas's.
+    The paths inside a block are PaddleClas's.
     """
 
     def __init__(self, depths: tuple[int, ...], class_dim: int = 1000) -> None:

@@ -16,12 +16,12 @@ from models.network import Layer, Network
 
 
 class PreActBottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut, the identity or a projection of the activated input.
+    """1x1, 3x3 and 1x1 convolutions with a shortcut, the identity or a projection of the activated input.
 
     Args:
         planes: a quarter of the output channels.
         project: the shortcut is a projection.
-        activate: whether the block begins with batch-norm and ReLU; without, its input is activated already.
+        activate: whether the block begins with batch-norm and ReLU; if not, its input is already activated.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ResNetV2(Network):
         self.conv1 = conv2d(3, 64, 7, 2)
         self.bn1 = batch_norm(64)
         self.relu = relu()
-        # Without padding, rounded up: the windows start at the image's corner.
+        # Without padding and with sizes rounded up, so that the windows start at the image's corner.
         self.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
         channels = 64
         for stage, depth in enumerate(self.depths):
@@ -85,7 +85,7 @@ class ResNetV2(Network):
             return "conv1"
         index, part = rest
         name = f"res{sum(self.depths[: int(stage.removeprefix('layer')) - 1]) + int(index) + 1}"
-        # Caffe calls a batch-norm after the layer whose output it takes, which is the block's input for the first.
+        # Caffe names a batch-norm after the layer whose output it takes; for the first that is the block's input.
         suffixes = {"bn1": "", "bn2": "_conv1", "bn3": "_conv2", "downsample": "_match_conv"}
         return name + suffixes.get(part, f"_{part}")
 
@@ -107,7 +107,7 @@ ResNet152_v2 = partial(ResNetV2, (3, 8, 36, 3))
 ResNet269_v2 = partial(ResNetV2, (3, 30, 48, 8))
 
 
-# Caffe counts pixels from 0 to 255, less these means.
+# Caffe's pixels are 0 to 255, minus these means.
 CAFFE_MEANS = Normalisation((122.7717 / 255, 115.9465 / 255, 102.9801 / 255), (1 / 255, 1 / 255, 1 / 255))
 
 INPUTS = {"*": InputConfig(224, 256, BILINEAR, *CAFFE_MEANS)}

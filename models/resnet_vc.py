@@ -1,4 +1,4 @@
-"""ResNet-C: a ResNet with three 3x3 convolutions in place of the 7x7 one (He et al., arXiv:1812.01187)."""
+"""ResNet-C: a ResNet with three 3x3 convolutions instead of the 7x7 one (He et al., arXiv:1812.01187)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """ResNeXt: a ResNet whose 3x3 convolutions are grouped (Xie et al., arXiv:1611.05431).
 
-The name ends in cardinality x width of each group at 64 planes.
+The name ends in (cardinality) x (width of each group at 64 planes).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """ResNeXt101 pre-trained on weakly labelled photographs (Mahajan et al., arXiv:1805.00932).
 
-The published weights were converted from PyTorch, and keep its names. `Fix_ResNeXt101_32x48d_wsl` was finetuned at
-the resolution it is evaluated at, 320 x 320 (Touvron et al., arXiv:1906.06423).
+The published weights were converted from PyTorch and keep its names. `Fix_ResNeXt101_32x48d_wsl` was finetuned at the
+resolution of its evaluation, 320 x 320 (Touvron et al., arXiv:1906.06423).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""ReXNet: inverted residuals whose widths grow by as much in every block (Han et al., arXiv:2007.00992)."""
+"""ReXNet: inverted residuals whose widths grow linearly with depth (Han et al., arXiv:2007.00992)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from models.network import Layer, Network
 
 # (blocks, stride, squeeze-and-excitation) of the stages
 STAGES = ((1, 1, False), (2, 2, False), (2, 2, True), (3, 2, True), (3, 1, True), (5, 2, True))
-# channels of the first block and, over all blocks, what is added; at width 1
+# channels of the first block, and growth over all blocks; at width 1
 FIRST, ADDED = 16, 180
 
 
@@ -35,7 +35,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class LinearBottleneck(nn.Module):
-    """An inverted residual; its shortcut adds to the first of the channels, where there are more than before."""
+    """An inverted residual; if it has more output channels, the shortcut is added to the first of them."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int, squeeze: bool) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ class SEResNeXt(SEResNet):
     # Number of the first stage in the published names.
     first_stage = 2
 
-    # PaddleClas has no dropout here, so that there is nothing to scale in evaluation.
+    # PaddleClas has no dropout here, so its weights need no scaling in evaluation.
     paddleclas_dropout = UPSCALE_IN_TRAIN
 
     def fluid_names(self, place: Place) -> tuple[str, str]:
@@ -41,7 +41,7 @@ class SEResNeXt(SEResNet):
 
 
 class SEResNeXt152(SEResNeXt):
-    """As `SEResNeXt`, but that the convolutions of the deep stem are published as conv1, conv2 and conv3."""
+    """`SEResNeXt` whose deep stem's convolutions are published as conv1, conv2 and conv3."""
 
     first_stage = 4
 
@@ -53,7 +53,7 @@ SE_ResNeXt50_32x4d = partial(SEResNeXt, Bottleneck, (3, 4, 6, 3), groups=32, bas
 SE_ResNeXt101_32x4d = partial(SEResNeXt, Bottleneck, (3, 4, 23, 3), groups=32, base_width=4, dropout=0.5)
 # PaddleClas's own, without dropout.
 SE_ResNeXt152_64x4d = partial(SEResNeXt152, Bottleneck, (3, 8, 36, 3), deep_stem=WIDE_STEM, groups=64, base_width=4)
-# Published with 64 groups of width 2, in spite of its name.
+# Published with 64 groups of width 2, despite its name.
 SE_ResNeXt152_32x4d = partial(
     SEResNeXt152, Bottleneck, (3, 8, 36, 3), deep_stem=WIDE_STEM, groups=64, base_width=2, dropout=0.5
 )

@@ -9,7 +9,7 @@ from models.se_resnext import WIDE_STEM, SEResNeXt
 
 
 class SENet154(SEResNeXt):
-    """`SEResNeXt` whose first stage is published as the fourth, as if those of the stem were counted."""
+    """`SEResNeXt` whose first stage is published as number 4, as if the stem's convolutions were counted."""
 
     first_stage = 4
 

@@ -37,9 +37,9 @@ def conv_bn(
 
 
 def interleave(left: Tensor, right: Tensor) -> Tensor:
-    """The channels of both in turn: the paper's concatenation and channel shuffle in one copy.
+    """Interleaves the channels of both: the paper's concatenation and channel shuffle in one copy.
 
-    Either layout of memory is kept; a shuffle by reshaping would undo channels_last.
+    The memory format is kept; a shuffle by reshaping would lose channels_last.
     """
     if right.is_contiguous(memory_format=torch.channels_last):
         return torch.stack((left.movedim(1, 3), right.movedim(1, 3)), 4).flatten(3).movedim(3, 1)
@@ -47,7 +47,7 @@ def interleave(left: Tensor, right: Tensor) -> Tensor:
 
 
 class ShuffleBlock(nn.Module):
-    """Convolves one half of the channels; at stride 2 both halves, each from all input channels."""
+    """Convolves one half of the channels; at stride 2 both branches, each from all input channels."""
 
     def __init__(
         self, in_channels: int, out_channels: int, stride: int, name: str, activation: Callable[[], nn.Module]
@@ -111,7 +111,7 @@ class ShuffleNetV2Net(Network):
         self.fc = linear(features, class_dim, "fc6", init=he_uniform_)
 
     def paddleclas_path(self, path: str) -> str:
-        """PaddleClas's path: the blocks are 2_1 ... 4_8, their convolutions called by what they do."""
+        """PaddleClas's path: the blocks are 2_1 ... 4_8, their convolutions are named by their function."""
         if path == "fc":
             return "_fc"
         leaf = "_conv" if isinstance(self.get_submodule(path), nn.Conv2d) else "_batch_norm"

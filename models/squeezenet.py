@@ -13,7 +13,7 @@ from models.network import Layer, Network
 
 
 class Fire(nn.Module):
-    """Squeezes the channels, then expands them by 1x1 and by 3x3 convolutions, side by side."""
+    """Squeezes the channels, then expands them with parallel 1x1 and 3x3 convolutions."""
 
     def __init__(self, in_channels: int, squeezed: int, expanded: int, name: str) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Fire(nn.Module):
 
 
 class SqueezeNet(Network):
-    """A convolution, eight fire modules and a convolution whose average over all positions is the logits.
+    """A convolution, eight fire modules and a convolution whose average over all positions gives the logits.
 
     The module paths are torchvision's.
 

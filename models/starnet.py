@@ -33,11 +33,11 @@ class ConvBN(nn.Sequential):
 
 
 class Block(nn.Module):
-    """The product of two expansions between two 7x7 convolutions per channel, around a shortcut.
+    """The product of two expansions between two 7x7 depthwise convolutions, with a shortcut.
 
     Args:
-        expansion: of the channels, where they are multiplied.
-        drop_path: probability to drop it all but the shortcut.
+        expansion: expansion of the channels for the product.
+        drop_path: probability to drop everything except the shortcut.
     """
 
     def __init__(self, channels: int, expansion: int, drop_path: float) -> None:
@@ -60,7 +60,7 @@ class StarNet(Network):
     """StarNet; the module paths are those of the paper's authors.
 
     Args:
-        channels: of the first stage; every further one has twice as many.
+        channels: channels of the first stage; each later stage has twice as many.
         depths: blocks of each of the four stages.
         class_dim: number of classes.
         drop_path_rate: `drop_path` of the last block; it grows linearly from 0 in the first.

@@ -41,11 +41,11 @@ def relative_positions(window: int) -> Tensor:
 
 
 def shifted_mask(size: int, window: int, shift: int) -> Tensor:
-    """What keeps tokens from different sides of the image apart: 0 or -100, (windows, window^2, window^2).
+    """The mask that separates tokens from different sides of the image: 0 or -100, (windows, window^2, window^2).
 
     In a map rolled by `shift`, the last row and column of windows hold tokens of opposite borders.
     """
-    # Along an axis there are three regions: whole windows, and the two parts of the last window.
+    # Each axis has three regions: whole windows, and the two parts of the last window.
     axis = torch.zeros(size, dtype=torch.long)
     axis[size - window :] = 1
     axis[size - shift :] = 2
@@ -58,15 +58,15 @@ class ShiftedWindows(nn.Module):
     """Attention within windows of a feature map; a subclass has `attend` and `bias`."""
 
     positions: Tensor
-    mask: Tensor  # where windows are shifted
+    mask: Tensor  # for shifted windows
 
     def set_windows(self, window: int, shift: int, size: int) -> None:
-        """Makes the windows.
+        """Sets the windows.
 
         Args:
             window: their height and width, in tokens.
             shift: how far they are shifted, down and to the right.
-            size: height and width of the feature map, which zeros fill up to whole windows.
+            size: height and width of the feature map, which is padded with zeros to whole windows.
         """
         self.window = window
         self.shift = shift
@@ -76,7 +76,7 @@ class ShiftedWindows(nn.Module):
         self.register_buffer("mask", shifted, persistent=False)
 
     def bias(self) -> Tensor:
-        """What is added to the products of a window's queries and keys, (heads, window^2, window^2)."""
+        """The bias of the products of a window's queries and keys, (heads, window^2, window^2)."""
         raise NotImplementedError
 
     def attend(self, tokens: Tensor, bias: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ class Block(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Makes one token of each 2 x 2, of twice the channels."""
+    """Merges 2 x 2 tokens into one with twice the channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class PatchMerging(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks whose windows are shifted by half a window in every second one, then `PatchMerging`."""
+    """Blocks, of which every second one shifts its windows by half a window, then `PatchMerging`."""
 
     def __init__(
         self, channels: int, heads: int, rates: list[float], *, window: int, shift: int, size: int, merge: bool
@@ -179,11 +179,11 @@ class SwinTransformer(Network):
         channels: of the first stage; they double from stage to stage.
         depths, heads: number of blocks, and attention heads of a block, of each stage.
         drop_path_rate: probability to drop a branch of the last block; it grows linearly from 0 at the first.
-        shift_single_window: shifts the windows in maps of one window too, as PaddleClas 2.6 does. The authors do not,
-            so that weights from elsewhere, such as timm's, want False.
+        shift_single_window: whether to shift the window in maps of one window too, as PaddleClas 2.6 does. The authors
+            do not, so weights from elsewhere, such as timm's, need False.
 
     Raises:
-        OptionError: `image_size` is no multiple of 32.
+        OptionError: `image_size` is not a multiple of 32.
     """
 
     def __init__(
@@ -221,7 +221,7 @@ class SwinTransformer(Network):
         return Stage(channels, heads, rates, window=self.window, shift=shift, size=size, merge=merge)
 
     def adapt_tensor(self, key: str, tensor: Tensor) -> Tensor:
-        """Fits the position tables of a file for another window size: see `resize_position_table`."""
+        """Resizes the position tables of a file for another window size: see `resize_position_table`."""
         if not key.endswith("relative_position_bias_table"):
             return tensor
         return resize_position_table(tensor, len(self.get_parameter(key)))
@@ -233,7 +233,7 @@ class SwinTransformer(Network):
 
     def stage_maps(self, images: Tensor) -> Iterator[Tensor]:
         x = self.embedded(images)
-        for stage in cast(Iterable[Any], self.layers):  # stages of either Swin have blocks, and go down behind them
+        for stage in cast(Iterable[Any], self.layers):  # stages of both Swins have blocks, then a downsampling
             x = stage.blocks(x)
             yield to_channels_first(x)
             x = stage.downsample(x)

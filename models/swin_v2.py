@@ -18,7 +18,7 @@ from models.names import override_l2_decay
 from models.swin import PatchMerging, ShiftedWindows, SwinTransformer
 from models.transformer import Mlp, dense, merge_heads
 
-# Of the logarithm of the factor of the cosines.
+# Upper bound of the logarithm of the cosines' factor.
 LARGEST_LOGIT_SCALE = math.log(100.0)
 
 
@@ -34,7 +34,7 @@ def log_positions(window: int, trained_window: int) -> Tensor:
 
 
 class WindowAttention(ShiftedWindows):
-    """Self-attention within windows by the cosines of queries and keys; a small network has the positions' bias.
+    """Self-attention within windows by the cosines of queries and keys; a small network computes the position bias.
 
     Args:
         window, shift, size: as in `ShiftedWindows.set_windows`.
@@ -93,7 +93,7 @@ class MergeThenNorm(PatchMerging):
 
 
 class Stage(nn.Module):
-    """Blocks whose windows are shifted by half a window in every second one, then `MergeThenNorm`."""
+    """Blocks, of which every second one shifts its windows by half a window, then `MergeThenNorm`."""
 
     def __init__(
         self, channels: int, heads: int, rates: list[float], *, window: int, trained_window: int, size: int, merge: bool
@@ -119,7 +119,7 @@ class SwinTransformerV2(SwinTransformer):
     Args:
         class_dim: number of classes.
         image_size: height and width of the images, a multiple of 32.
-        trained_windows: the windows of the pretraining, of each stage; 0: those of the network.
+        trained_windows: the windows of the pretraining, per stage; 0: the network's own windows.
         options: as in `SwinTransformer`.
     """
 

@@ -1,7 +1,7 @@
 """TinyNet: EfficientNet scaled down, resolution and depth before width (Han et al., arXiv:2010.14819).
 
-The authors round the number of a stage's blocks. PaddleClas's networks of the plain names round it up; its recipes
-override that, so that weights trained by them are of the authors' smaller networks: `TinyNet_A_recipe` and so on here.
+The authors round the number of a stage's blocks. PaddleClas's networks with the plain names round it up, but its
+recipes override that. Weights trained with them belong to the authors' smaller networks: `TinyNet_A_recipe` and so on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class TinyNet(EfficientNetNet):
     """TinyNet; its first and last convolution are as wide as EfficientNet-B0's.
 
     Args:
-        width, depth: what the numbers of channels and blocks of EfficientNet-B0 are multiplied by.
+        width, depth: factors of EfficientNet-B0's channels and blocks.
         class_dim: number of classes.
         drop_connect_rate: probability to drop the last residual branch; it grows linearly from 0 at the first block.
     """
@@ -36,7 +36,7 @@ class TinyNet(EfficientNetNet):
 
 
 class RecipeTinyNet(TinyNet):
-    """TinyNet of the authors' depth, with their batch-norms."""
+    """TinyNet with the authors' depth and batch-norms."""
 
     round_depth = staticmethod(lambda blocks: max(1, round(blocks)))
 

@@ -1,4 +1,4 @@
-"""TNT: a transformer within each patch, beside the one over the patches (Han et al., arXiv:2103.00112).
+"""TNT: a transformer within each patch, in addition to the one over the patches (Han et al., arXiv:2103.00112).
 
 The module paths are the authors', which PaddleClas has too.
 """
@@ -52,7 +52,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block over the pixels of each patch, whose result is added to the patches, then one over these."""
+    """A transformer block over each patch's pixels, whose result is added to the patches; then one over the patches."""
 
     def __init__(self, channels: int, heads: int, pixel_channels: int, pixel_heads: int, drop_path: float) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Block(nn.Module):
 
 
 class PixelEmbed(nn.Module):
-    """Maps the pixels of each patch to tokens, by a convolution that does not see the other patches."""
+    """Maps the pixels of each patch to tokens, with a convolution that does not cross patch borders."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class TransformerInTransformer(Network):
         drop_path_rate: probability to drop a branch of the last block; it grows linearly from 0 at the first.
 
     Raises:
-        OptionError: `image_size` is no multiple of 16.
+        OptionError: `image_size` is not a multiple of 16.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class TransformerInTransformer(Network):
         self.head = dense(channels, class_dim)
 
     def adapt_tensor(self, key: str, tensor: Tensor) -> Tensor:
-        """Fits the patches' position embedding of a file for another image size: see `resize_position_embedding`."""
+        """Resizes the patches' position embedding of a file for another image size: see `resize_position_embedding`."""
         return resize_position_embedding(tensor, self.patch_pos.shape[1], 1) if key == "patch_pos" else tensor
 
     def patches(self, images: Tensor) -> Tensor:

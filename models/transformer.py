@@ -1,7 +1,7 @@
-"""What the transformers share: initializers, layer-norm, self-attention, MLP, patches, tables of relative positions.
+"""Parts that transformers share: initializers, layer-norm, self-attention, MLP, patches, tables of relative positions.
 
 The module paths `attn.qkv`, `attn.proj`, `mlp.fc1`, `mlp.fc2`, `patch_embed.proj` are timm's and PaddleClas's.
-Tokens are (N, L, C); those of a pyramid keep their places on the image, (N, H, W, C).
+Tokens are (N, L, C); those of a pyramid keep their positions in the image, (N, H, W, C).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def dense(in_features: int, out_features: int, *, bias: bool = True) -> nn.Linea
 
 
 def init_convolutions(model: nn.Module) -> None:
-    """Initializes all convolutions of `model`: Normal(0, sqrt(2 / fan_out)), fan_out that of one group; bias 0."""
+    """Initializes all convolutions of `model`: Normal(0, sqrt(2 / fan_out)), with fan_out of one group; bias 0."""
     for conv in model.modules():
         if isinstance(conv, nn.Conv2d):
             fan_out = math.prod(conv.kernel_size) * conv.out_channels // conv.groups
@@ -52,7 +52,7 @@ def drop_path_rates(rate: float, depth: int) -> list[float]:
 
 
 def check_image_size(size: int, divisor: int, network: str) -> None:
-    """Raises `OptionError` unless the images' height and width, `size`, is a multiple of `divisor`."""
+    """Raises `OptionError` unless `size`, the images' height and width, is a multiple of `divisor`."""
     if size <= 0 or size % divisor:
         near = max(divisor, round(size / divisor) * divisor)
         raise OptionError(
@@ -81,7 +81,7 @@ def to_channels_first(x: Tensor) -> Tensor:
 
 
 def to_grid(tokens: Tensor, height: int) -> Tensor:
-    """Tokens in rows to a feature map of that height: (N, H * W, C) -> (N, C, H, W)."""
+    """Tokens, row by row, to a feature map of height `height`: (N, H * W, C) -> (N, C, H, W)."""
     return tokens.transpose(1, 2).unflatten(2, (height, -1))
 
 
@@ -119,8 +119,8 @@ class SelfAttention(nn.Module):
     """Multi-head self-attention (Vaswani et al., arXiv:1706.03762).
 
     Args:
-        channels: of the tokens; a multiple of `heads`.
-        qkv_bias: queries, keys and values have a bias.
+        channels: channels of the tokens; a multiple of `heads`.
+        qkv_bias: whether queries, keys and values have a bias.
         scale: factor of the products of queries and keys; None: 1 / sqrt(channels / heads).
     """
 
@@ -132,7 +132,7 @@ class SelfAttention(nn.Module):
         self.proj = dense(channels, channels)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Tokens (N, L, C) -> (N, L, C); `mask`, (N, heads, L, L) or what expands to it, is added before softmax."""
+        """Tokens (N, L, C) -> (N, L, C); `mask`, broadcastable to (N, heads, L, L), is added before the softmax."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         x = F.scaled_dot_product_attention(q, k, v, mask, scale=self.scale)
         return self.proj(merge_heads(x))
@@ -143,8 +143,8 @@ class PatchEmbed(nn.Module):
 
     Args:
         kernel_size: height and width of a patch.
-        stride: between patches; None: `kernel_size`. Where it is smaller, the patches overlap and the map is padded.
-        epsilon: of the layer-norm at the end; None: without.
+        stride: distance of patches; None: `kernel_size`. If it is smaller, patches overlap and the map is padded.
+        epsilon: epsilon of the layer-norm at the end; None: no layer-norm.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class PatchEmbed(nn.Module):
 def split_windows(x: Tensor, height: int, width: int) -> Tensor:
     """The tokens of each window of `height` x `width`: (N, H, W, C) -> (N * windows, height * width, C).
 
-    The windows of an image are in rows, left to right.
+    The windows of an image are ordered row by row, left to right.
     """
     n, map_height, map_width, channels = x.shape
     x = x.reshape(n, map_height // height, height, map_width // width, width, channels)
@@ -187,15 +187,15 @@ def join_windows(x: Tensor, height: int, width: int, shape: tuple[int, ...]) -> 
 
 
 def resize_position_embedding(embedding: Tensor, tokens: int, extra: int) -> Tensor:
-    """Fits the position embedding of a square image to another number of tokens, by bicubic interpolation.
+    """Resizes the position embedding of a square image to another number of tokens, by bicubic interpolation.
 
     Args:
         embedding: (1, extra + side * side, C).
-        tokens: how many tokens, the extra ones included, the network has.
-        extra: how many, the first, belong to no position, such as the class token: theirs stay as they are.
+        tokens: the network's number of tokens, including the extra ones.
+        extra: number of tokens at the start without a position, such as the class token; theirs stay unchanged.
 
     Returns:
-        (1, tokens, C); the embedding itself if it is not that of a square.
+        (1, tokens, C); the embedding itself if it does not belong to a square image.
     """
     if embedding.dim() != 3:
         return embedding
@@ -208,12 +208,12 @@ def resize_position_embedding(embedding: Tensor, tokens: int, extra: int) -> Ten
 
 
 def resize_position_table(table: Tensor, rows: int) -> Tensor:
-    """Fits a table of relative positions to another window size, by bicubic interpolation.
+    """Resizes a table of relative positions to another window size, by bicubic interpolation.
 
     Args:
         table: ((2 w - 1)^2, heads), for windows of w x w tokens.
-        rows: how many rows the network's table has. If it is not that of a square window, the table is returned as
-            it is.
+        rows: number of rows of the network's table. If it does not belong to a square window, the table is returned
+            unchanged.
     """
     side, new_side = math.isqrt(len(table)), math.isqrt(rows)
     if table.dim() != 2 or (side * side, new_side * new_side) != (len(table), rows):

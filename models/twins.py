@@ -1,6 +1,6 @@
 """Twins: pyramids of transformers with convolutional position encodings (Chu et al., arXiv:2104.13840).
 
-Twins-PCPVT attends to a reduced map; Twins-SVT (`alt_gvt`) does so in turn with attention within windows. The module
+Twins-PCPVT attends to a reduced map; Twins-SVT (`alt_gvt`) alternates that with attention within windows. The module
 paths are the authors', which PaddleClas has too.
 """
 
@@ -39,14 +39,14 @@ class WindowAttention(SelfAttention):
         if x.shape[1] % WINDOW or x.shape[2] % WINDOW:
             raise OptionError(
                 "image_size",
-                "this network has windows of 7 tokens in every stage, and takes images whose size is a multiple of "
-                "224 only",
+                "this network has windows of 7 tokens in every stage, and only takes images whose size is a multiple "
+                "of 224",
             )
         return join_windows(super().forward(split_windows(x, WINDOW, WINDOW)), WINDOW, WINDOW, x.shape)
 
 
 class PositionEncoding(nn.Module):
-    """A 3x3 convolution per channel beside a shortcut; (N, H, W, C). See arXiv:2102.10882."""
+    """A 3x3 depthwise convolution with a shortcut; (N, H, W, C). See arXiv:2102.10882."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Twins(Network):
         depths, channels, heads: number of blocks, width of the tokens and attention heads of each stage.
         class_dim: number of classes.
         mlp_ratios: hidden width of the MLPs over that of the tokens, of each stage.
-        windows: every second block, from the first, attends within windows.
+        windows: whether every second block, beginning with the first, attends within windows.
         drop_path_rate: probability to drop a branch of the last block; it grows linearly from 0 at the first.
     """
 
@@ -104,7 +104,7 @@ class Twins(Network):
         return [partial(self.stage, number) for number in range(len(self.blocks))]
 
     def stage(self, number: int, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> the same form, by the stage of this number."""
+        """Applies the stage of this number: (N, C, H, W) -> the same form."""
         first, *others = cast(nn.ModuleList, self.blocks[number])
         x = self.pos_block[number](first(self.patch_embeds[number](x)))
         for block in others:

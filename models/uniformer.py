@@ -1,4 +1,4 @@
-"""UniFormer: convolutional blocks, then transformer blocks, alike in form (Li et al., arXiv:2201.09450).
+"""UniFormer: convolutional blocks, then transformer blocks of the same form (Li et al., arXiv:2201.09450).
 
 The module paths are PaddleClas's.
 """
@@ -41,7 +41,7 @@ class ConvMlp(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """A position encoding, a 5x5 convolution per channel in place of attention, an MLP, each beside a shortcut."""
+    """A position encoding, a 5x5 depthwise convolution instead of attention, and an MLP, each with a shortcut."""
 
     def __init__(self, channels: int, drop_path: float) -> None:
         super().__init__()
@@ -62,10 +62,10 @@ class ConvBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """A position encoding, self-attention, an MLP, each beside a shortcut.
+    """A position encoding, self-attention, an MLP, each with a shortcut.
 
     Args:
-        layer_scale: the branches of attention and MLP have a learned scale per channel, at first 1e-6.
+        layer_scale: whether the branches of attention and MLP have a learned scale per channel, initially 1e-6.
     """
 
     def __init__(self, channels: int, heads: int, drop_path: float, *, layer_scale: bool) -> None:
@@ -93,7 +93,7 @@ class AttentionBlock(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Cuts a map into patches by a convolution, with a layer-norm."""
+    """Cuts a map into patches with a convolution, then applies a layer-norm."""
 
     def __init__(self, in_channels: int, out_channels: int, size: int) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class UniFormer(Network):
         depths: number of blocks of each stage.
         class_dim: number of classes.
         head_channels: width of an attention head.
-        overlap: the patches overlap.
+        overlap: whether the patches overlap.
         layer_scale: as in `AttentionBlock`.
         drop_path_rate: probability to drop a branch of the last block; it grows linearly from 0 at the first.
     """

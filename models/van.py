@@ -17,7 +17,7 @@ from models.transformer import LayerNorm2d, dense, drop_path_rates, init_convolu
 
 
 class LargeKernelAttention(nn.Module):
-    """A gate from a 21x21 neighbourhood: a 5x5 and a dilated 7x7 convolution per channel, then one over channels."""
+    """A gate from a 21x21 neighbourhood: a 5x5 and a dilated 7x7 depthwise convolution, then a 1x1 one."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class LargeKernelAttention(nn.Module):
 
 
 class Attention(nn.Module):
-    """`LargeKernelAttention` between 1x1 convolutions, beside a shortcut."""
+    """`LargeKernelAttention` between 1x1 convolutions, with a shortcut."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Attention(nn.Module):
 
 
 class ConvMlp(nn.Module):
-    """1x1 convolutions with a 3x3 one per channel and a GELU between them."""
+    """1x1 convolutions with a 3x3 depthwise one and a GELU between them."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()

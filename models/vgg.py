@@ -18,8 +18,8 @@ WIDTHS = (64, 128, 256, 512, 512)
 class VGG(Network):
     """Five groups of 3x3 convolutions, each followed by a max-pool, and three linear layers.
 
-    The module paths are torchvision's, whose convolutions have a bias too. Images of another size than 224 x 224 are
-    pooled to the 7 x 7 positions that the first linear layer expects.
+    The module paths are torchvision's, whose convolutions also have a bias. The features of images of other sizes than
+    224 x 224 are pooled to the 7 x 7 positions of the first linear layer.
 
     Args:
         depths: convolutions per group.

@@ -55,11 +55,11 @@ class Block(nn.Module):
 
 
 class VisionTransformer(Network):
-    """A vision transformer that classifies by a token of its own.
+    """A vision transformer that classifies with a class token.
 
     Args:
         class_dim: number of classes.
-        image_size: height and width of the images; another one than published has another position embedding.
+        image_size: height and width of the images, which determine the length of the position embedding.
         patch_size: height and width of a patch.
         channels, depth, heads: width of the tokens, number of blocks, attention heads of a block.
         mlp_ratio: hidden width of the MLPs over `channels`.
@@ -68,12 +68,12 @@ class VisionTransformer(Network):
         drop_path_rate: probability to drop a branch of the last block; it grows linearly from 0 at the first.
 
     Raises:
-        OptionError: `image_size` is no multiple of `patch_size`.
+        OptionError: `image_size` is not a multiple of `patch_size`.
     """
 
     head: nn.Module
 
-    # Tokens that belong to no patch, and the classifiers of each.
+    # Tokens without a patch, and their classifiers.
     extra_tokens = ("cls_token",)
     classifiers = ("head",)
 
@@ -113,13 +113,13 @@ class VisionTransformer(Network):
             self.add_module(name, dense(channels, class_dim))
 
     def adapt_tensor(self, key: str, tensor: Tensor) -> Tensor:
-        """Fits the position embedding of a file for another image size: see `resize_position_embedding`."""
+        """Resizes the position embedding of a file for another image size: see `resize_position_embedding`."""
         if key != "pos_embed":
             return tensor
         return resize_position_embedding(tensor, self.pos_embed.shape[1], len(self.extra_tokens))
 
     def layer_numbers(self) -> dict[str, int]:
-        """The embeddings are layer 0, the blocks 1, 2, ...; what follows them is the last."""
+        """The embeddings are layer 0, the blocks 1, 2, ...; everything after the blocks is the last layer."""
         numbers = {}
         for name, _ in self.named_parameters():
             first, _, rest = name.partition(".")
@@ -154,7 +154,7 @@ class VisionTransformer(Network):
 
 LARGE = {"channels": 1024, "depth": 24, "heads": 16}
 
-# Not the paper's ViT-S, which has DeiT-S's shape: wider, shallower, and its attention is scaled by the whole width.
+# Not the paper's ViT-S, which has DeiT-S's shape: it is wider and shallower, and scales attention by the whole width.
 ViT_small_patch16_224 = partial(
     VisionTransformer, depth=8, heads=8, mlp_ratio=3.0, qkv_bias=False, attention_scale=768**-0.5, epsilon=1e-5
 )

@@ -1,6 +1,6 @@
 """Xception (Chollet, arXiv:1610.02357) in the depths 41, 65 and 71.
 
-As published here, a separable convolution is pointwise first and depthwise second, both with batch-norm.
+As published here, a separable convolution is first pointwise, then depthwise, both with batch-norm.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from models.network import Layer, Network
 
 
 class SeparableConv(nn.Sequential):
-    """A 1x1 convolution over the channels, then a 3x3 one per channel; published as NAME_sep and NAME_dw."""
+    """A 1x1 convolution, then a 3x3 depthwise one; published as NAME_sep and NAME_dw."""
 
     def __init__(
         self, in_channels: int, out_channels: int, name: str, activation: Callable[[], nn.Module] | None = None
@@ -42,8 +42,8 @@ class Block(nn.Module):
         in_channels: channels of the input.
         widths: output channels of the convolutions.
         name: published name.
-        stride: of the max-pool at the end and of the projection that is then the shortcut; None: neither.
-        rectify: False where the input comes from a ReLU already.
+        stride: stride of the max-pool at the end and of the projecting shortcut; None: neither.
+        rectify: False if the input comes from a ReLU.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """Xception as DeepLab's backbone (Chen et al., arXiv:1802.02611): strided convolutions instead of max-pools.
 
-The published names and the settings of the batch-norms are TensorFlow's; no L2 decay acts on their scales and offsets.
+The published names and the settings of the batch-norms are TensorFlow's; their scales and offsets have no L2 decay.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def conv_bn(
 
 
 class SeparableConv(nn.Sequential):
-    """A 3x3 convolution per channel, then a 1x1 one over the channels; `rectify` puts a ReLU after both."""
+    """A 3x3 depthwise convolution, then a 1x1 one; if `rectify`, a ReLU follows each."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Block(nn.Module):
         in_channels: channels of the input.
         widths: output channels of the convolutions.
         name: published name.
-        stride: of the last convolution and of the projection that is then the shortcut; None: neither.
+        stride: stride of the last convolution and of the projecting shortcut; None: neither.
     """
 
     def __init__(self, in_channels: int, widths: tuple[int, int, int], name: str, *, stride: int | None = None) -> None:

@@ -357,7 +357,7 @@ def test_small_rates_keep_their_figures(rate, shown):
 def test_layer_decay_needs_layers():
     args = parse("train", ["--model=MobileNetV1_x0_25", "--class_dim=4", "--optimizer=adamw", "--layer_decay=0.65"])
     with pytest.raises(
-        FlagError, match=r"^--layer_decay: MobileNetV1Net does not count its layers: leave the flag out"
+        FlagError, match=r"^--layer_decay: MobileNetV1Net does not number its layers: leave the flag out"
     ):
         build_train_step(args, build_model(args), torch.device("cpu"))
 

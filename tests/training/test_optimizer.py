@@ -98,7 +98,7 @@ def test_layers_learn_at_shares_of_the_rate():
 
 
 def test_layers_that_are_not_counted():
-    with pytest.raises(OptionError, match="layer_decay: ResNet does not count its layers"):
+    with pytest.raises(OptionError, match="layer_decay: ResNet does not number its layers"):
         build_optimizer(models.ResNet18(class_dim=5), "cosine_decay", 0.1, 0.0, optimizer="adamw", layer_decay=0.5)
 
 
