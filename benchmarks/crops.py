@@ -1,10 +1,10 @@
-"""Throughput of 12-crop evaluation, beside single crops one image at a time and beside the network alone.
+"""Throughput of 12-crop evaluation, compared with single crops one at a time and with the network alone.
 
-python benchmarks/crops.py --model=ResNet50 [--data_dir=data/ILSVRC2012]      without: made-up pictures
+python benchmarks/crops.py --model=ResNet50 [--data_dir=data/ILSVRC2012]      without it: synthetic pictures
 
-Three ways to evaluate 12 crops of the same images, in turn, so that a change of the machine's load meets them all:
+Three ways to evaluate 12 crops of the same images take turns, so that changes of the machine's load affect all of them:
 eval.py's (decoding, cropping, copying, all crops in batches); the same crops one after the other through the network;
-and the network alone on batches that are on the device already. Prints crops per second, the medians of all rounds.
+and the network alone on batches that are already on the device. Prints crops per second, medians over all rounds.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ MADE_UP = 21  # one batch of crops
 def main() -> None:
     parser = LineParser(__doc__)
     parser.add_argument("--model", default="ResNet50")
-    parser.add_argument("--data_dir", help=f"as train.py's; without, {MADE_UP} pictures are made up")
+    parser.add_argument("--data_dir", help=f"as train.py's; if not given, {MADE_UP} synthetic pictures")
     parser.add_argument("--batch_size", type=int, default=252, help="crops per batch")
     parser.add_argument("--images", type=int, default=0, help="images per round; 0: all")
     parser.add_argument("--singles", type=int, default=20, help="images of which single crops are timed")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--reader_thread", type=int, default=16)
-    parser.add_argument("--cpu", action="store_true", help="also where there is a GPU")
+    parser.add_argument("--cpu", action="store_true", help="use the CPU even if there is a GPU")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as made_up:
         if not args.data_dir:
-            print(f"no --data_dir given: {MADE_UP} made-up pictures of 375 x 500")
+            print(f"no --data_dir given: using {MADE_UP} synthetic pictures of 375 x 500")
             args.data_dir = make_data_set(made_up)
         report(measure(args))
 
 
 def make_data_set(folder: str) -> str:
-    """A --data_dir of made-up pictures for validation, in `folder`."""
+    """Makes a --data_dir of synthetic validation pictures in `folder`."""
     pictures = Path(folder) / "val" / "class"
     pictures.mkdir(parents=True)
     write_pictures(str(pictures), MADE_UP)
@@ -127,7 +127,7 @@ def measure(args: argparse.Namespace) -> dict[str, list[float]]:
 
 
 def crops_per_second(way: Callable[[], int], device: torch.device) -> float:
-    """Of one round; waits for the device at both ends."""
+    """Crops per second of one round; synchronizes the device at both ends."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()

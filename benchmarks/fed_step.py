@@ -1,11 +1,11 @@
-"""Images per second of train.py's step fed by the readers, beside synthetic batches, and what the readers make alone.
+"""Images per second of train.py's step fed by the readers, of the step on synthetic batches, and of the readers alone.
 
 python benchmarks/fed_step.py                                                     a small check
 python benchmarks/fed_step.py --batch_size=256 --steps=40 [--data_dir=ImageNet]   on a GPU
 
-The network is in mixed precision and NHWC. The readers are those of train.py: OpenCV's worker processes, one on each
-processor, and DALI where it is installed. A reader that makes as much as the step takes is no brake; how many of this
-machine's processors that would take is said for OpenCV. Without --data_dir the photographs are made up.
+The network uses mixed precision and NHWC. The readers are train.py's: OpenCV in worker processes, one per processor,
+and DALI if it is installed. A reader that is as fast as the step does not slow it down; for OpenCV the benchmark says
+how many of this machine's processors that takes. Without --data_dir the photographs are synthetic.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from utils.flags.line_parser import LineParser
 from utils.reading.build import train_loader
 from utils.reading.loader import Batch, Loader, available_processors
 
-# Batches read ahead: few, and used up before each round, so that none is counted that was made before it.
+# Batches read ahead: few, and used up before each round, so that a round counts only batches made during it.
 AHEAD = 4
 
 
 def is_there(package: str) -> bool:
-    """Whether a package, or one within another, is installed."""
+    """Whether a package or subpackage is installed."""
     try:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:
@@ -45,14 +45,14 @@ def is_there(package: str) -> bool:
 
 
 def make_list(folder: str, count: int, images: int) -> None:
-    """Makes up photographs, and a training list in which they come again until there are so many images."""
+    """Makes synthetic photographs, and a training list that repeats them up to the number of images."""
     write_pictures(folder, count)
     lines = (f"{number % count}.jpg {number % 1000}\n" for number in range(images))
     Path(folder, "train_list.txt").write_text("".join(lines))
 
 
 def open_reader(args: argparse.Namespace, data_dir: str, use_dali: bool, device: torch.device) -> Loader:
-    """The loader of train.py."""
+    """train.py's loader."""
     size = args.image_size
     flags = [f"--model={args.model}", f"--data_dir={data_dir}", f"--image_shape=3,{size},{size}"]
     flags += [f"--batch_size={args.batch_size}", f"--use_dali={use_dali}", f"--reader_thread={args.workers}"]
@@ -67,7 +67,7 @@ def batches(loader: Loader) -> Iterable[Batch]:
 
 
 def reading_rate(stream: Iterable[Batch], steps: int, batch_size: int) -> float:
-    """Images per second of a reader that nobody keeps waiting."""
+    """Images per second of a reader that never has to wait."""
     start = time.perf_counter()
     for _ in itertools.islice(stream, steps):
         pass
@@ -79,7 +79,7 @@ def fed(args: argparse.Namespace, loader: Loader, device: torch.device, half: to
     stream = iter(batches(loader))
     loop = our_loop(args, device, "NHWC", half, lambda steps: itertools.islice(stream, steps))
     loop(args.warm_up)
-    # What was read ahead while the step before was on is used up first.
+    # First use up what was read ahead during the previous step.
     rates = []
     for _ in range(args.rounds):
         loop(AHEAD)
@@ -101,11 +101,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--warm_up", type=int, default=5, help="steps before the first round")
     parser.add_argument("--workers", type=int, default=available_processors(), help="the readers' processes or threads")
-    parser.add_argument("--data_dir", help="a data set with train_list.txt; not given: photographs are made up")
-    parser.add_argument("--pictures", type=int, default=128, help="how many are made up")
+    parser.add_argument("--data_dir", help="a data set with train_list.txt; if not given, synthetic photographs")
+    parser.add_argument("--pictures", type=int, default=128, help="number of synthetic photographs")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network")
-    parser.add_argument("--cpu", action="store_true", help="also where there is a GPU")
-    parser.add_argument("--save_json_path", help="file for the figures, an object for each reader")
+    parser.add_argument("--cpu", action="store_true", help="use the CPU even if there is a GPU")
+    parser.add_argument("--save_json_path", help="JSON file for the results, one object per reader")
     args = parser.parse_args()
     device, half = choose_device(args.cpu)
     synthetic_loop = our_loop(args, device, "NHWC", half)
@@ -121,14 +121,14 @@ def main() -> None:
             make_list(folder, args.pictures, 100 * args.batch_size)
         for reader in ("opencv", "dali"):
             if reader == "dali" and not is_there("nvidia.dali"):
-                print("dali      left out: it is not installed")
+                print("dali      skipped: not installed")
                 continue
             loader = open_reader(args, args.data_dir or folder, reader == "dali", device)
             rate_fed, alone = fed(args, loader, device, half)
             needed = synthetic / alone * args.workers
             print(
                 f"{reader:8}  fed {rate_fed:8.1f} img/s  share {rate_fed / synthetic:.3f}  reader alone {alone:8.1f} "
-                f"img/s by {args.workers}; as much as the step takes by {needed:.1f}",
+                f"img/s with {args.workers} processors; the step needs {needed:.1f}",
                 flush=True,
             )
             figures.append({"reader": reader, "synthetic": synthetic, "fed": rate_fed, "alone": alone})

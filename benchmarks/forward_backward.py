@@ -1,13 +1,13 @@
-"""Forward and backward time of networks, with parameters and multiply-adds, in the manner of the Caffe zoo's table.
+"""Forward and backward time of networks, with parameters and multiply-adds, like the Caffe zoo's table.
 
     python benchmarks/forward_backward.py
     python benchmarks/forward_backward.py --model='ResNet*_vd,VGG16' --image_size=224 --batch_size=8
     python benchmarks/forward_backward.py --model='*' --batch_size=32 --precision=bfloat16 --plot=speed.png
 
-At the networks' own size and at 320 x 320 (395 x 395 for those whose own is 299), unless --image_size says otherwise.
-Forward: in evaluation mode, without gradients. Backward: gradients of all weights, the forward pass that it needs not
-counted. The best of several rounds, in milliseconds for the whole batch. --plot draws the published accuracy over the
-forward time per image.
+Measured at each network's own size and at 320 x 320 (395 x 395 for networks for 299 x 299), or at --image_size.
+Forward: in evaluation mode, without gradients. Backward: gradients of all weights, without the forward pass before it.
+The best of several rounds, in milliseconds for the whole batch. --plot draws the published accuracy over the forward
+time per image.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 class Row(NamedTuple):
-    """What is found out about a network at a size: times in seconds for a batch, counts for an image."""
+    """Results for a network at one size: times in seconds per batch, counts per image."""
 
     name: str
     size: int
@@ -52,7 +52,7 @@ class Row(NamedTuple):
 def best(run: Callable[[], object], prepare: Callable[[], object], rounds: int, device: torch.device) -> float:
     """The shortest time of `run`, in seconds, not counting `prepare` before each."""
     times = []
-    for number in range(rounds + 1):  # the first one is for warming up
+    for number in range(rounds + 1):  # the first one warms up
         prepare()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
@@ -92,9 +92,9 @@ def measure(name: str, size: int, args: argparse.Namespace, device: torch.device
 
 
 def plot(rows: list[Row], path: str, batch_size: int) -> None:
-    """Draws the published accuracy over the forward time per image, each network at its own size.
+    """Plots the published accuracy over the forward time per image, each network at its own size.
 
-    The accuracy is that of the network's usual weights, not of those that a larger network taught (SSLD).
+    The accuracy is that of the network's usual weights, not of distilled ones (SSLD).
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
@@ -122,13 +122,13 @@ def plot(rows: list[Row], path: str, batch_size: int) -> None:
 
 def main() -> None:
     parser = LineParser(__doc__)
-    parser.add_argument("--model", default=DEFAULT, help="names or patterns, with commas between them")
+    parser.add_argument("--model", default=DEFAULT, help="names or patterns, separated by commas")
     parser.add_argument("--image_size", type=int)
     parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--precision", choices=DTYPES, default="float32")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--cpu", action="store_true", help="also where there is a GPU")
+    parser.add_argument("--cpu", action="store_true", help="use the CPU even if there is a GPU")
     parser.add_argument("--plot", metavar="FILE.png")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -1,26 +1,26 @@
-"""How fast predict.py is, beside plain PyTorch, torchvision's networks and the engines of others.
+"""Compares the speed of predict.py with plain PyTorch, torchvision's networks and other engines.
 
     python benchmarks/inference.py --table=docs/benchmarks.md
     python benchmarks/inference.py --model=ResNet50 --batch_size=1,8,64 --precision=float32,bfloat16,int8
     python benchmarks/inference.py --model=SwinTransformer_tiny_patch4_window7_224 --contestant=channels_last,timm
-    python benchmarks/inference.py --threads=1 --cpu_time        on a machine that is busy with other things, too
+    python benchmarks/inference.py --threads=1 --cpu_time        even on a busy machine
 
 From images in memory to logits, without reading files: latency at batch size 1, throughput at larger ones. The weights
-are random, but batch-norms are given statistics of what they see: otherwise activations fade to denormal numbers, on
-which processors are slow. Every contestant has a process of its own, and all but the one whose turn it is are stopped;
-each one's best time counts. What is not installed is left out.
+are random, but batch-norms get the statistics of their inputs: otherwise activations fade to denormal numbers, which
+are slow to process. Every contestant has its own process, and all are stopped except the one whose turn it is; each
+one's best time counts. Contestants that are not installed are left out.
 
     predict.py      NAME/model, run by predict.py --engine=auto, which measures the engines and takes the fastest
     pytorch         NAME/model, run by predict.py --engine=pytorch
     onnxruntime     NAME/model.onnx, run by predict.py --engine=onnxruntime
     openvino        NAME/model.onnx, run by predict.py --engine=openvino
     eager           the network as it is built here, in bfloat16 under autocast
-    channels_last   the same, in the memory format that suits CPUs and tensor cores
+    channels_last   the same in channels_last, which suits CPUs and tensor cores
     torchvision     torchvision's network of the same architecture, channels_last
     timm            timm's, channels_last
-    compiled        the network under torch.compile, channels_last, its weights frozen: not by default, it takes minutes
+    compiled        the network under torch.compile, channels_last, weights frozen: not by default, as it takes minutes
 
-Each processor's instructions are asked for by --isa: `default` is all that it has, AVX2 what it would do without newer.
+--isa chooses the processor's instructions: `default` uses all of them, AVX2 shows its speed without newer ones.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ PACKAGES = ("torch", "onnxruntime", "openvino", "torchvision", "timm")
 
 
 def export(name: str, precisions: list[str], wanted: list[str], folder: Path) -> dict[str, Path]:
-    """Exports a network in every form that is asked for and possible here: `program`, `onnx` and `int8`."""
+    """Exports a network in each requested form that is possible here: `program`, `onnx` and `int8`."""
     size = models.input_config(name).image_size
     torch.manual_seed(0)
     model = with_statistics(models.build(name), torch.zeros(1, 3, size, size))
@@ -102,9 +102,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=0.6, help="length of a turn")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--cpu_time", action="store_true", help="measure processor time instead of time")
-    parser.add_argument("--cpu", action="store_true", help="also where there is a GPU")
-    parser.add_argument("--table", type=Path, help="file that the tables are written to, or into")
+    parser.add_argument("--cpu_time", action="store_true", help="measure processor time instead of wall time")
+    parser.add_argument("--cpu", action="store_true", help="use the CPU even if there is a GPU")
+    parser.add_argument(
+        "--table", type=Path, help="file to write the tables to; in an existing file they replace the marked part"
+    )
     args = parser.parse_args()
     args.device = "cuda" if torch.cuda.is_available() and not args.cpu else "cpu"
     return args
@@ -120,13 +122,13 @@ def main() -> None:
 
 
 def race_all(files: dict[str, dict[str, Path]], isa: str, cache: Path, args: argparse.Namespace) -> str:
-    """Races for all networks with some of the processor's instructions; returns the table.
+    """Runs the race for all networks with one set of the processor's instructions; returns the table.
 
     Args:
-        files: of each network.
+        files: the exported files of each network.
         isa: the instructions, a key of `ISAS`.
-        cache: for what predict.py keeps of its measurements, which is this race's own.
-        args: of the command.
+        cache: folder for predict.py's measurements in this race.
+        args: the command's flags.
     """
     about = f"{machine(args.threads, PACKAGES, isa)}; {args.device}"
     print(f"{about}; images per second (milliseconds a batch)")

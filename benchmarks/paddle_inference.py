@@ -1,20 +1,20 @@
-"""How fast exported programs of PaddlePaddle are here, beside Paddle Inference and the engines of others.
+"""Compares the speed of PaddlePaddle's exported programs here with Paddle Inference and other engines.
 
     python benchmarks/paddle_inference.py --model_file=ResNet50/inference.pdmodel,PPLCNet_x1_0/inference.json
     python benchmarks/paddle_inference.py --model_file=ResNet50/model --paddle_python=paddle3/bin/python --threads=1
 
-From normalized images in memory to probabilities. Every contestant has a process of its own, and all but the one whose
-turn it is are stopped; each one's best time counts.
+From normalized images in memory to probabilities. Every contestant has its own process, and all are stopped except the
+one whose turn it is; each one's best time counts.
 
-    predict.py      the program, as predict.py --model_file=PROGRAM --engine=auto runs it: by the fastest engine
-    pytorch         the same by --engine=pytorch
-    onnxruntime     what utils/convert_model.py --inference_format=onnx makes of it, in ONNX Runtime
+    predict.py      the program, as predict.py --model_file=PROGRAM --engine=auto runs it: in the fastest engine
+    pytorch         the same with --engine=pytorch
+    onnxruntime     the program converted by utils/convert_model.py --inference_format=onnx, in ONNX Runtime
     openvino        the same in OpenVINO
     paddle          the program in Paddle Inference, with oneDNN in float32
     paddle_plain    the same without oneDNN
 
-PaddlePaddle 3 is wanted under --paddle_python, which may be another Python than this one. What is not installed is left
-out, with a line that says why.
+--paddle_python must have PaddlePaddle 3; it may be another Python than this one. Contestants that are not installed are
+left out, with a line that says why.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PACKAGES = ("torch", "onnxruntime", "openvino")
 
 
 def parameters_beside(program: Path) -> Path:
-    """The file of weights of a program, by the names that PaddlePaddle gives them.
+    """The weight file of a program, found by PaddlePaddle's file names.
 
     Raises:
         UserError: there is none.
@@ -53,11 +53,11 @@ def parameters_beside(program: Path) -> Path:
     for name in (f"{program.stem}.pdiparams", "params", "__params__"):
         if (path := program.with_name(name)).is_file():
             return path
-    raise UserError(f"--model_file {program}: there is no {program.stem}.pdiparams or params beside it")
+    raise UserError(f"--model_file {program}: there is no {program.stem}.pdiparams or params next to it")
 
 
 def write_onnx(model: PaddleModel, folder: Path) -> Path:
-    """Writes the ONNX model that utils/convert_model.py makes of a program."""
+    """Converts a program to ONNX with utils/convert_model.py."""
     module, images = model.module(), test_images(model.description.image_shape)
     with torch.inference_mode():
         expected = module(images)
@@ -96,7 +96,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=0.6, help="length of a turn")
     parser.add_argument("--isa", type=lambda text: text.split(","), default=["default", "AVX2"])
-    parser.add_argument("--table", type=Path, help="file that the tables are written to, or into")
+    parser.add_argument(
+        "--table", type=Path, help="file to write the tables to; in an existing file they replace the marked part"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
     if not args.model_file:
@@ -107,7 +109,7 @@ def main() -> None:
 
 
 def race_all(isa: str, args: argparse.Namespace) -> str:
-    """Races for all programs with some of the processor's instructions; returns the table."""
+    """Runs the race for all programs with one set of the processor's instructions; returns the table."""
     about = f"{machine(args.threads, PACKAGES, isa)}{paddle_version(args.paddle_python)}; {args.precision}"
     print(f"{about}; images per second (milliseconds a batch)")
     rows = {}
@@ -118,7 +120,7 @@ def race_all(isa: str, args: argparse.Namespace) -> str:
             wants_onnx = {"onnxruntime", "openvino"} & set(args.contestant)
             has_onnx = wants_onnx and importlib.util.find_spec("onnxscript") and importlib.util.find_spec("onnxruntime")
             onnx = write_onnx(model, Path(folder)) if has_onnx else None
-            # What predict.py keeps of its measurements is this race's own.
+            # predict.py's measurements are stored for this race only.
             cache = os.path.join(folder, "cache")
             environment = {"OMP_NUM_THREADS": str(args.threads), "XDG_CACHE_HOME": cache, **ISAS[isa]}
             for batch_size in args.batch_size:
@@ -135,7 +137,7 @@ def race_all(isa: str, args: argparse.Namespace) -> str:
 
 
 def paddle_version(python: str) -> str:
-    """The version of PaddlePaddle that a Python has, for the table; nothing if it has none."""
+    """The PaddlePaddle version of a Python, for the table; empty if it has none."""
     words = [python, "-c", "import importlib.metadata as m; print(m.version('paddlepaddle'))"]
     found = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
     return f", paddlepaddle {found}" if found else ""

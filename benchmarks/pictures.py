@@ -1,4 +1,4 @@
-"""Made-up pictures to measure with."""
+"""Synthetic pictures for benchmarks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def write_pictures(folder: str, count: int) -> None:
-    """Writes pictures with about the detail of photographs: files of some 100 kB."""
+    """Writes pictures with about as much detail as photographs: files of about 100 kB."""
     for number in range(count):
         rng = np.random.default_rng(number)
         picture = np.zeros((375, 500, 3), np.float32)

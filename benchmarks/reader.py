@@ -1,13 +1,13 @@
-"""How fast the reader is, beside its peers and beside what decoding costs at least.
+"""Compares the speed of the reader with other readers, and with the minimal cost of decoding.
 
     python benchmarks/reader.py [FOLDER]          any folder of JPEG files
-    python benchmarks/reader.py --lines=10000000  a list file of so many lines
+    python benchmarks/reader.py --lines=10000000  a list file with this many lines
 
-One thread each: file to uint8 (ours, DALI, timm with its prefetcher) or to a normalised float tensor (the original,
+One thread each: file to uint8 (ours, DALI, timm with its prefetcher) or to a normalized float tensor (the original,
 torchvision), with a random crop to 224 x 224 and a flip. The floor decodes at 1/8 of the size, which is little more
-than undoing the entropy coding. All take turns, for as many rounds as asked for; what is missing is left out. Then the
-reader's own processes, from the files to batches in this process, beside the same processes whose batches nobody
-collects. Without a folder the files are made up, which flatters nobody: real photographs tell more.
+than undoing the entropy coding. All take turns for the given number of rounds; packages that are missing are left out.
+Then the reader's own processes are measured, from files to batches in this process, and compared with the same
+processes when nothing collects their batches. Without a folder the files are synthetic; real photographs tell more.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ SIZE = (224, 224)
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
-# A contestant goes once through all files; the argument is the number of the round.
+# A contestant reads all files once; the argument is the number of the round.
 Contestant = Callable[[int], object]
 
 
 def floor(paths: list[str]) -> Contestant:
-    """Decoding at 1/8 of the size, and nothing else."""
+    """Only decodes, at 1/8 of the size."""
 
     def run(_: int) -> None:
         for path in paths:
@@ -83,14 +83,14 @@ def ours_with_dali(images: ImageList) -> Contestant:
 
 
 def original(paths: list[str]) -> Contestant:
-    """The original's way: whole image, crop, resize, then floats on the host."""
+    """The original's method: decodes the whole image, crops, resizes, then converts to floats on the host."""
     mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (MEAN, STD))
 
     def run(number: int) -> None:
         rng = np.random.default_rng(number)
         for path in paths:
             bgr = cv2.imread(path)
-            assert bgr is not None, f"{path} is no image"
+            assert bgr is not None, f"{path} is not an image"
             top, left, height, width = random_crop_box(bgr.shape[0], bgr.shape[1], rng)
             image = cv2.resize(bgr[top : top + height, left : left + width], SIZE)
             if rng.random() < 0.5:
@@ -103,7 +103,7 @@ def original(paths: list[str]) -> Contestant:
 
 
 def on_pillow(paths: list[str], transform: Callable[[Image.Image], object]) -> Contestant:
-    """Files opened with Pillow, then a library's own transform."""
+    """Opens files with Pillow, then applies a library's own transform."""
 
     def run(number: int) -> None:
         torch.manual_seed(number)
@@ -132,7 +132,7 @@ def torchvision_on_pillow(paths: list[str]) -> Contestant:
 
 
 def timm(paths: list[str]) -> Contestant:
-    """timm's, as for its prefetcher: uint8, normalised on the device."""
+    """timm's training transform for its prefetcher: uint8, normalized on the device."""
     import_torchvision()
     from timm.data import create_transform  # pyright: ignore[reportMissingImports] (optional)
 
@@ -144,11 +144,11 @@ def timm(paths: list[str]) -> Contestant:
 
 
 def dali(paths: list[str]) -> Contestant:
-    """DALI's own training pipeline on its CPU backend, as its documentation has it."""
+    """DALI's own training pipeline on its CPU backend, as in its documentation."""
     from nvidia.dali import Pipeline, fn  # pyright: ignore[reportMissingImports] (optional)
 
     batch_size = min(64, len(paths))
-    # Not pipelined: it would go on working while it is others' turn.
+    # Not pipelined, or it would keep working during the others' turns.
     pipe = Pipeline(
         batch_size=batch_size, num_threads=1, device_id=None, exec_async=False, exec_pipelined=False, seed=0
     )
@@ -170,7 +170,7 @@ def dali(paths: list[str]) -> Contestant:
 
 
 def contestants(images: ImageList) -> dict[str, Contestant]:
-    """All whose packages are installed, by name."""
+    """All contestants whose packages are installed, by name."""
     paths = [images.path(index) for index in range(len(images))]
     makers = {
         "floor: decode at 1/8": lambda: floor(paths),
@@ -208,7 +208,7 @@ def compare_threads(images: ImageList, rounds: int) -> None:
     print(f"\n{len(images)} images, one thread, {rounds} rounds")
     print(f"{'':26}images/s: median (lowest to highest)   per CPU-second   of the floor   ours is faster by")
     for name, values in rates.items():
-        # Round by round: what slows the machine down for a while slows all down.
+        # Round by round, as a temporary slowdown of the machine affects all of them.
         share = statistics.median(b / a for a, b in zip(rates["floor: decode at 1/8"], values, strict=True))
         gain = statistics.median(a / b for a, b in zip(rates["ours"], values, strict=True))
         spread = f"({min(values):.0f} to {max(values):.0f})"
@@ -219,7 +219,7 @@ def compare_threads(images: ImageList, rounds: int) -> None:
 
 
 def uncollected(job: Job, rows: np.ndarray, number: int, begin: multiprocessing.synchronize.Barrier) -> None:
-    """A worker that makes images into memory of its own and reports to nobody."""
+    """A worker that writes images to its own memory and reports to nobody."""
     cv2.setNumThreads(0)
 
     def make(part: np.ndarray) -> None:
@@ -233,9 +233,9 @@ def uncollected(job: Job, rows: np.ndarray, number: int, begin: multiprocessing.
 
 
 def compare_handing_over(images: ImageList, workers: int, rounds: int) -> None:
-    """Prints images/s of the whole reader beside that of workers whose batches nobody collects."""
+    """Prints images/s of the whole reader, and of workers whose batches nothing collects."""
     loader_module.available_processors = lambda: workers
-    # The files several times over, so that starting and ending do not count.
+    # Several passes over the files, so that start and end do not matter.
     repeats = -(-2000 // len(images))
     longer = ImageList.from_paths(
         [images.path(index) for _ in range(repeats) for index in range(len(images))], [0] * repeats * len(images)
@@ -275,13 +275,13 @@ def compare_handing_over(images: ImageList, workers: int, rounds: int) -> None:
 
 
 def memory(pid: int) -> int:
-    """Bytes of a process, what it shares counted in proportion."""
+    """Bytes of a process, with shared memory counted proportionally."""
     with open(f"/proc/{pid}/smaps_rollup") as file:
         return sum(int(line.split()[1]) for line in file if line.startswith("Pss:")) * 1024
 
 
 def measure_list(lines: int, workers: int) -> None:
-    """Prints how long a list file takes to load, and the memory of this process and its workers together."""
+    """Prints how long a list file takes to load, and the memory of this process and its workers."""
     loader_module.available_processors = lambda: workers
     with tempfile.TemporaryDirectory() as folder:
         image = os.path.join(folder, "image.jpg")
@@ -297,7 +297,7 @@ def measure_list(lines: int, workers: int) -> None:
         started = time.perf_counter()
         images = ImageList.from_list_file(path, folder, 1000)
         loaded = time.perf_counter() - started
-        # None of these files is there: one that is, in its place, for the epoch to begin.
+        # These files do not exist; replace one by an existing file, so that the epoch can begin.
         images.read = lambda index: read_file(image)
         loader = OpenCVLoader(images, TrainTransform(SIZE), 64, True, workers=workers, read_ahead_images=512)
         started = time.perf_counter()
@@ -318,7 +318,7 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", help="a folder of JPEG files")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--lines", type=int, help="measure a list file of so many lines instead")
+    parser.add_argument("--lines", type=int, help="measure a list file with this many lines instead")
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
@@ -327,7 +327,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as made_up:
         if not args.folder:
-            print("no folder given: 100 made-up pictures of 375 x 500")
+            print("no folder given: using 100 synthetic pictures of 375 x 500")
             write_pictures(made_up, 100)
         images = ImageList.from_folder(args.folder or made_up)
         compare_threads(images, args.rounds)

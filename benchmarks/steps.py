@@ -1,4 +1,4 @@
-"""train.py's loop on made-up batches or on those of a reader, for benchmarks, and how fast a loop is."""
+"""train.py's loop on synthetic batches or a reader's batches, for benchmarks, and the speed of a loop."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ PRINT_STEP = 10
 
 
 def choose_device(on_cpu: bool) -> tuple[torch.device, torch.dtype]:
-    """The device, set up as train.py does it, and the type of its mixed precision."""
+    """The device, set up as in train.py, and the type of its mixed precision."""
     if torch.cuda.is_available() and not on_cpu:
         torch.backends.cudnn.benchmark = True
         return torch.device("cuda"), torch.float16
-    keep_freed_memory()  # the C library has one allocator for both loops
+    keep_freed_memory()  # both loops share the C library's allocator
     return torch.device("cpu"), torch.bfloat16
 
 
 def build(args: argparse.Namespace, device: torch.device, data_format: str) -> Network:
-    """The network of either loop, with the same weights every time."""
+    """The network for both loops, always with the same weights."""
     torch.manual_seed(0)
     model = place(models.build(args.model), device, FORMATS[data_format]).train()
     if args.compile:
@@ -51,8 +51,8 @@ def our_loop(
     dtype: torch.dtype | None,
     read: Callable[[int], Iterable[Batch]] | None = None,
 ) -> Callable[[int], None]:
-    """train.py's loop, as a function of the number of steps, on the batches that `read` gives for it; None: on one
-    batch, over and over."""
+    """train.py's loop as a function of the number of steps, on the batches that `read` returns for this number; None:
+    on the same batch in every step."""
     model = build(args, device, data_format)
     optimizer = build_optimizer(model, "piecewise_decay", 0.001, 1e-4)
     step = TrainStep(
@@ -76,7 +76,7 @@ def our_loop(
 
 
 def rate(run: Callable[[int], None], steps: int, batch_size: int, device: torch.device) -> float:
-    """Images per second over so many steps."""
+    """Images per second over a number of steps."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()

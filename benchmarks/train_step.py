@@ -3,10 +3,10 @@
 python benchmarks/train_step.py                                       ResNet50, batch 8, float32 and mixed precision
 python benchmarks/train_step.py --batch_size=256 --rounds=5 --steps=20 --compile       on a GPU
 
-Both loops have the same network, precision and memory format, and take turns in one process, so that whatever else the
-machine does meets both; the figures are medians over the rounds. train.py's loop is the code that train.py runs for a
-step: uint8 images to the device, normalisation, `TrainStep`, `Meter`, a look at the loss every ten steps. The bare loop
-is given float images that are on the device already, and does forward, loss, backward and SGD.
+Both loops have the same network, precision and memory format, and take turns in one process, so that the machine's
+other load affects both; the figures are medians over the rounds. train.py's loop runs the code of a step in train.py:
+uint8 images to the device, normalization, `TrainStep`, `Meter`, reading the loss every ten steps. The bare loop gets
+float images that are already on the device, and does forward, loss, backward and SGD.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from utils.flags.line_parser import LineParser
 def bare_loop(
     args: argparse.Namespace, device: torch.device, data_format: str, dtype: torch.dtype | None
 ) -> Callable[[int], None]:
-    """The least that a PyTorch program can do, as a function of the number of steps."""
+    """The minimal PyTorch training loop, as a function of the number of steps."""
     model = build(args, device, data_format)
     fused = device.type == "cuda"
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, weight_decay=1e-4, fused=fused)
@@ -59,9 +59,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="steps in a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--compile", action="store_true", help="torch.compile both networks")
-    parser.add_argument("--cpu", action="store_true", help="also where there is a GPU")
-    parser.add_argument("--mixed_only", action="store_true", help="only in mixed precision and NHWC")
-    parser.add_argument("--save_json_path", help="file for the figures, an object for each precision and layout")
+    parser.add_argument("--cpu", action="store_true", help="use the CPU even if there is a GPU")
+    parser.add_argument("--mixed_only", action="store_true", help="measure only mixed precision and NHWC")
+    parser.add_argument("--save_json_path", help="JSON file for the results, one object per precision and layout")
     args = parser.parse_args()
     device, half = choose_device(args.cpu)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"

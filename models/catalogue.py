@@ -1,6 +1,6 @@
 """Facts about the networks, without building them: size, cost and input, for --list_models.
 
-catalogue.json is written by docs/make_model_zoo.py. Published accuracies: models/published.py.
+docs/make_model_zoo.py writes catalogue.json. Published accuracies are in models/published.py.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ FILE = Path(__file__).with_suffix(".json")
 
 
 class Facts(NamedTuple):
-    """What is known of a network.
+    """The facts of a network.
 
     Attributes:
-        parameters: their number, with 1000 classes.
-        multiply_adds: for one image, of convolutions, linear layers and attention.
+        parameters: number of parameters, with 1000 classes.
+        multiply_adds: for one image, in convolutions, linear layers and attention.
         image_size: height and width of the input.
     """
 

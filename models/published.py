@@ -1,6 +1,6 @@
-"""What was published of the networks' weights: accuracy on ImageNet, latency, and where the files are.
+"""The published weights of the networks: accuracy on ImageNet, latency and download addresses.
 
-From docs/published.json (the fluid files) and docs/paddleclas_published.json (PaddleClas's list of models).
+The data are in docs/published.json (the fluid files) and docs/paddleclas_published.json (PaddleClas's list of models).
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from models import list_models
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 FLUID_FILES = "https://paddle-imagenet-models-name.bj.bcebos.com/"
 SOURCES = ("fluid", "PaddleClas")
-# Names in PaddleClas's list of networks that are called otherwise here.
+# Names in PaddleClas's list -> the networks' names here, if they differ.
 OTHER_NAMES = {"Fix_ResNet50_vd_ssld": "Fix_ResNet50_vd_ssld_v2", "PPLCNetV1_x2_5": "PPLCNet_x2_5"}
-# What a name ends in where PaddleClas has another network under it than fluid, as HRNet_W18_C_paddleclas.
+# Ending of a network's name here if PaddleClas's network of that name differs from fluid's: HRNet_W18_C_paddleclas.
 CHANGED = "_paddleclas"
 
 
 class Published(NamedTuple):
-    """Weights that were published.
+    """Published weights.
 
     Attributes:
-        name: under which they were.
-        network: that they are of.
+        name: the name under which they were published.
+        network: the network that they belong to.
         source: one of `SOURCES`.
-        top1, top5: accuracy on ImageNet's validation set, in percent; None where it was not said.
-        url: of the file; None where there is none.
-        latency: milliseconds for one image on a Tesla P4 with TensorRT; None where it was not said.
-        deploy: they are those of an ACNet after fusing.
+        top1, top5: accuracy on ImageNet's validation set, in percent; None if not published.
+        url: address of the file; None if there is none.
+        latency: milliseconds for one image on a Tesla P4 with TensorRT; None if not published.
+        deploy: whether they are the fused weights of an ACNet.
     """
 
     name: str
@@ -46,24 +46,24 @@ class Published(NamedTuple):
 
     @property
     def said(self) -> str:
-        """Whose the accuracy is, and of which of the network's weights: fluid, PaddleClas ssld."""
+        """The source of the accuracy and the kind of weights: fluid, PaddleClas ssld."""
         return self.source + self._added
 
     @property
     def whose(self) -> str:
-        """The network, and which of its weights: ResNet50_vd, GhostNet_x1_3 ssld."""
+        """The network and the kind of weights: ResNet50_vd, GhostNet_x1_3 ssld."""
         return self.network + self._added
 
     @property
     def _added(self) -> str:
-        """What tells the weights from others of the network."""
+        """The kind of weights, which distinguishes them from the network's other weights."""
         words = (word for word in ("deploy", "ssld") if self.name.endswith(word) and word not in self.network)
         return "".join(f" {word}" for word in words)
 
 
 @cache
 def read() -> tuple[Published, ...]:
-    """All published weights of networks that are here, each once; those without a file come last."""
+    """All published weights of the networks in models/, each once; those without a file come last."""
     fluid = json.loads((DOCS / "published.json").read_text())["paddle"]
     found = []
     for name, facts in fluid.items():
@@ -75,7 +75,7 @@ def read() -> tuple[Published, ...]:
         network = network_of(name)
         if network is not None:
             found.append(Published(name, network, "PaddleClas", top1, top5, file and own["base"] + file))
-    # Pages on one family repeat figures of others, under other names, rounded, and without files.
+    # Pages on one family repeat the figures of others under other names, rounded and without files.
     found.sort(key=lambda one: one.url is None)
     first: dict[tuple[str, str], Published] = {}
     for one in found:
@@ -84,17 +84,17 @@ def read() -> tuple[Published, ...]:
 
 
 def network_of(name: str) -> str | None:
-    """The network that weights in PaddleClas's list are of; None if it is not here."""
+    """The network of weights in PaddleClas's list; None if models/ does not have it."""
     called = {network.lower(): network for network in list_models()}
-    name = OTHER_NAMES.get(name, name).lower()  # some have other capitals than their network's
-    plain = name.removesuffix("_ssld")  # better weights of a network, which need not have a name of their own here
+    name = OTHER_NAMES.get(name, name).lower()  # some names differ from the network's in capitals
+    plain = name.removesuffix("_ssld")  # better weights of a network, usually without their own network here
     candidates = (plain + CHANGED, name, plain)
     return next((called[candidate] for candidate in candidates if candidate in called), None)
 
 
 @cache
 def by_network() -> dict[str, tuple[Published, ...]]:
-    """What was published of each network, the best top-1 first; networks of which nothing was are missing."""
+    """The published weights of each network, the best top-1 first; networks without any are missing."""
     found: dict[str, list[Published]] = {}
     for weights in read():
         if weights.top1 is not None:
@@ -103,6 +103,6 @@ def by_network() -> dict[str, tuple[Published, ...]]:
 
 
 def best(networks: Iterable[str], source: str) -> Published | None:
-    """The most accurate weights that `source`, one of `SOURCES`, published of any of the networks; None without any."""
+    """The most accurate weights of any of the networks that `source`, one of `SOURCES`, published; None without any."""
     known = [weights for name in networks for weights in by_network().get(name, ()) if weights.source == source]
     return max(known, key=lambda weights: (weights.top1 or 0, weights.top5 or 0), default=None)

@@ -1,15 +1,15 @@
-"""Images per second of one way to run an exported network, in a process of its own.
+"""Images per second of one way to run an exported network, in its own process.
 
 python -m benchmarks.prove.inference --contestant=export --folder=F --model=ResNet50      writes F/model, F/model.onnx
 python -m benchmarks.prove.inference --contestant=program --folder=F --model=ResNet50 --batch_size=1,8,64
 
-    eager         the network as it is built here, channels_last, its weights in the precision asked for
+    eager         the network as it is built here, channels_last, its weights in the given precision
     program       F/model as predict.py runs it
     compiled      the same with --use_compile
-    onnxruntime   F/model.onnx; on a GPU in float32, all that ONNX Runtime's CUDA provider does with it
-    tensorrt      F/model.onnx by ONNX Runtime's TensorRT provider
+    onnxruntime   F/model.onnx in ONNX Runtime; on a GPU in float32, which is all that its CUDA provider supports here
+    tensorrt      F/model.onnx in ONNX Runtime's TensorRT provider
 
-From images in memory (for ONNX Runtime the host's, as in predict.py) to logits; medians.
+From images in memory (host memory for ONNX Runtime, as in predict.py) to logits; medians.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CONTESTANTS = ("eager", "program", "compiled", "onnxruntime", "tensorrt")
 
 
 def export(name: str, size: int, folder: Path) -> None:
-    """Writes the network as a program and, where that is possible here, as an ONNX model. Its weights are random."""
+    """Exports the network, with random weights, as a program and, if possible here, as an ONNX model."""
     torch.manual_seed(0)
     model = models.build(name)
     description = Description(name, [str(i) for i in range(1000)], [3, size, size], size, 1, [0.5] * 3, [0.25] * 3)
@@ -47,7 +47,7 @@ def export(name: str, size: int, folder: Path) -> None:
 
 
 def contestant(args: argparse.Namespace, device: torch.device, size: int) -> Callable[[int], Callable[[], object]]:
-    """From a batch size to what answers a batch."""
+    """Returns a function from a batch size to a function that runs one batch."""
     dtype = getattr(torch, args.precision)
     if args.contestant == "eager":
         torch.manual_seed(0)
@@ -82,7 +82,7 @@ def contestant(args: argparse.Namespace, device: torch.device, size: int) -> Cal
 
 
 def seconds_of(run: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """The median time of a call, over so many seconds, after three calls to warm up."""
+    """The median time of a call over `seconds`, after three calls to warm up."""
     times: list[float] = []
     end = float("inf")
     for number in range(1_000_000):
@@ -108,9 +108,9 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, default=224)
     parser.add_argument("--batch_size", type=lambda text: [int(size) for size in text.split(",")], default=[1, 8, 64])
     parser.add_argument("--precision", choices=("float32", "bfloat16", "float16"), default="float16")
-    parser.add_argument("--seconds", type=float, default=1.0, help="to measure each batch size for")
-    parser.add_argument("--cpu", action="store_true", help="also where there is a GPU")
-    parser.add_argument("--save_json_path", help="file for the figures, an object for each batch size")
+    parser.add_argument("--seconds", type=float, default=1.0, help="time to measure each batch size")
+    parser.add_argument("--cpu", action="store_true", help="use the CPU even if there is a GPU")
+    parser.add_argument("--save_json_path", help="JSON file for the results, one object per batch size")
     args = parser.parse_args()
     if args.contestant == "export":
         export(args.model, args.image_size, Path(args.folder))

@@ -1,4 +1,4 @@
-"""What is run, in which order, how long each may take, and what is read off it."""
+"""The items of a proof: the commands, their order and time limits, and how their results are read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.prove.report import Row, measured
 
 PYTHON = sys.executable
 PARTS = ("tests", "step", "inference", "cifar10")
-# Cards that reach 3,500 images/s of ResNet50 and 95% of CIFAR-10 in five minutes.
+# GPUs that reach 3,500 images/s with ResNet50, and 95% on CIFAR-10 in five minutes.
 DATA_CENTRE = re.compile(r"\b(GH200|H100|H200|B100|B200|B300|GB200|GB300)\b")
 CIFAR10 = ROOT / "data" / "cifar10"
 CIFAR10_RECIPE = ROOT / "scripts" / "train" / "cifar10_95.sh"
@@ -26,14 +26,14 @@ class Item:
     """A command.
 
     Attributes:
-        part, name: of it.
+        part, name: its part and its name.
         command: program and arguments.
-        seconds: that it may take; what those before it left of theirs is added.
-        read: from the seconds that it took to its rows, by what it has written, to its end or not; None: there are no
-            figures, and it is in order if it comes to its end.
-        missing: why it cannot be run on this machine.
+        seconds: its time limit, to which unused time of earlier items is added.
+        read: reads the files that it wrote, even if it did not finish, and returns its rows; takes the seconds that it
+            ran. None: there are no results, and it passes if it finishes.
+        missing: why it cannot be run on this machine; "" if it can.
         needed: whether nothing is proven without it.
-        after: items that it needs the files of; it is left out where one of them failed.
+        after: names of items whose files it needs; it is skipped if one of them failed.
     """
 
     part: str
@@ -50,9 +50,9 @@ def plan(machine: Machine, folder: Path, archive: Path | None) -> list[Item]:
     """All items, the most important first.
 
     Args:
-        machine: to prove.
-        folder: for what they write.
-        archive: of CIFAR-10; None: there is none.
+        machine: the machine to prove.
+        folder: the folder for the items' files.
+        archive: the archive of CIFAR-10; None if there is none.
     """
     items = [
         *tests(machine, folder),
@@ -61,7 +61,7 @@ def plan(machine: Machine, folder: Path, archive: Path | None) -> list[Item]:
         *cifar10(machine, folder, archive),
     ]
     for item in items if machine.gpu is None else ():
-        item.seconds *= 2  # the work is small, and the machine may be anything
+        item.seconds *= 2  # the work is small, but the machine may be slow
     return items
 
 
@@ -69,8 +69,8 @@ def plan(machine: Machine, folder: Path, archive: Path | None) -> list[Item]:
 
 
 def tests(machine: Machine, folder: Path) -> list[Item]:
-    """The tests marked `gpu`; without a GPU, their bodies on the CPU. Processes of their own: a GPU that has failed
-    in one of them fails in all that follow."""
+    """The tests marked `gpu`; without a GPU, the same tests on the CPU. Each group has its own process, as a GPU error
+    in a process makes all later tests in it fail."""
     items = []
     for name, files, seconds in (
         ("networks", ["tests/gpu/test_gpu_networks.py"], 50),
@@ -80,7 +80,7 @@ def tests(machine: Machine, folder: Path) -> list[Item]:
         results = folder / f"tests_{name}.jsonl"
         command = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "benchmarks.prove.pytest_results"]
         command += [f"--results_path={results}", *files[: 2 if machine.gpu else 1]]
-        # Every network on a CPU takes long, and a compiler too.
+        # On a CPU all networks take long, and the compiler too.
         on_cpu = ["-k", "not compiled"] + ["--all"] * (name != "networks")
         command += ["-m", "gpu"] if machine.gpu else on_cpu
         missing = "" if "pytest" in machine.modules else "pytest is not installed: pip install pytest"
@@ -106,7 +106,7 @@ def _reader_of_tests(results: Path) -> Callable[[float], list[Row]]:
 
 
 def steps(machine: Machine, folder: Path) -> list[Item]:
-    """train.py's step beside a bare loop, as it is and compiled; then fed by the readers."""
+    """train.py's step compared with a bare loop, eager and compiled; then fed by the readers."""
     flags = ["--batch_size=256", "--steps=20", "--rounds=5"]
     if not machine.gpu:
         flags = ["--cpu", "--model=MobileNetV1_x0_25", "--batch_size=8", "--image_size=64", "--steps=2", "--rounds=3"]
@@ -133,7 +133,7 @@ def _step_reader(file: Path, machine: Machine, compiled: bool) -> Callable[[floa
         kind = "compiled" if compiled else "as it is"
         fast = 3500 if machine.gpu and DATA_CENTRE.search(machine.gpu) and not compiled else None
         text = f"train.py {figures['ours']:.0f} images/s, bare loop {figures['bare']:.0f}, {figures['precision']}"
-        # On a CPU the networks are too small, and too few the rounds, for more than a look.
+        # On a CPU the networks are too small and the rounds too few for an aim.
         aim = 0.97 if machine.gpu else None
         return [
             measured("step", f"share of the bare loop, {kind}", f"{figures['share']:.3f}", figures["share"], aim),
@@ -149,9 +149,10 @@ def _fed_reader(file: Path, machine: Machine) -> Callable[[float], list[Row]]:
         found = {figures["reader"]: figures for figures in json.loads(file.read_text())}
         for reader, figures in found.items():
             share = figures["fed"] / figures["synthetic"]
-            text = f"{share:.3f} of synthetic batches: {figures['fed']:.0f} images/s; the reader alone "
-            text += f"{figures['alone']:.0f} by {figures['workers']}, the step's {figures['synthetic']:.0f} take "
-            text += f"{figures['needed']:.1f}"
+            text = (
+                f"{share:.3f} of synthetic batches: {figures['fed']:.0f} images/s; reader alone {figures['alone']:.0f} "
+                f"with {figures['workers']} workers, the step's {figures['synthetic']:.0f} need {figures['needed']:.1f}"
+            )
             aim = 0.95 if reader == "dali" and machine.gpu else None
             rows.append(measured("step", f"fed by {reader}", text, share, aim))
         if "dali" not in found and "nvidia.dali" not in machine.modules:
@@ -165,7 +166,7 @@ def _fed_reader(file: Path, machine: Machine) -> Callable[[float], list[Row]]:
 
 
 def inference(machine: Machine, folder: Path) -> list[Item]:
-    """Ways to run an exported network."""
+    """The ways to run an exported network."""
     flags = ["--model=ResNet50", "--precision=float16", "--batch_size=1,8,64", "--seconds=1.5"]
     if not machine.gpu:
         flags = ["--cpu", "--model=MobileNetV1_x0_25", "--image_size=64", "--precision=float32", "--batch_size=1,8"]
@@ -184,7 +185,7 @@ def inference(machine: Machine, folder: Path) -> list[Item]:
 
 
 def _lacks(contestant: str, machine: Machine) -> str:
-    """Why a contestant cannot be run here."""
+    """Why a contestant cannot be run here; "" if it can."""
     if contestant in ("onnxruntime", "tensorrt"):
         if not {"onnxscript", "onnxruntime"} <= set(machine.modules):
             return "onnxscript or onnxruntime is not installed: requirements-onnx.txt"
@@ -259,7 +260,7 @@ def _accuracy_reader(output: Path, machine: Machine) -> Callable[[float], list[R
         last, epochs = figures[-1], len(history)
         text = f"{last:.2%} after {epochs} epochs, {seconds:.0f} s with validation and start"
         if not machine.gpu:
-            # Guessing gets 10%; 500 test images are off by 1.3% of that, one standard deviation.
+            # Guessing gets 10%; with 500 test images its standard deviation is 1.3%.
             return [measured("cifar10", "accuracy of a small part", text, last, 0.15)]
         rows = [measured("cifar10", "top-1 on the 10,000 test images", text, last, 0.95)]
         limit = 300 if DATA_CENTRE.search(machine.gpu) else None

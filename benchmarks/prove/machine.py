@@ -1,4 +1,4 @@
-"""What a machine has, as far as it matters here. Asked of a process of its own: a driver may hang, or crash."""
+"""The relevant hardware and software of a machine, queried in a separate process, as a driver may hang or crash."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Machine:
     """A machine.
 
     Attributes:
-        gpu: the name of its first GPU; None without one that PyTorch can use.
-        why_no_gpu: what PyTorch says where there is none.
-        gpus: how many there are.
-        gpu_memory: of the first, in bytes.
-        processors: that this process may use.
-        modules: those of `MODULES` that are installed.
-        providers: of ONNX Runtime.
-        versions: of this toolbox, system, Python, CUDA, cuDNN and `PACKAGES`.
+        gpu: name of its first GPU; None if PyTorch can use none.
+        why_no_gpu: PyTorch's reason if there is none.
+        gpus: number of GPUs.
+        gpu_memory: memory of the first GPU, in bytes.
+        processors: number of processors that this process may use.
+        modules: the installed ones of `MODULES`.
+        providers: ONNX Runtime's execution providers.
+        versions: versions of this toolbox, the system, Python, CUDA, cuDNN and `PACKAGES`.
     """
 
     gpu: str | None = None
@@ -59,12 +59,12 @@ def _is_there(name: str) -> bool:
 
 
 def look() -> dict[str, Any]:
-    """This machine, as the fields of a `Machine`; initialises CUDA."""
+    """This machine as the fields of a `Machine`; initializes CUDA."""
     import torch
 
     found: dict[str, Any] = {"processors": usable_processors()}
     found["modules"] = [name for name in MODULES if _is_there(name)]
-    if find_library("nvinfer") and "tensorrt" not in found["modules"]:  # of the system, without its Python package
+    if find_library("nvinfer") and "tensorrt" not in found["modules"]:  # without its Python package
         found["modules"].append("tensorrt")
     versions: dict[str, str | None] = {"toolbox": __version__, "system": platform.platform(), "processor": _processor()}
     versions |= {"python": platform.python_version(), "cuda": torch.version.cuda}
@@ -101,7 +101,7 @@ def _processor() -> str:
 
 
 def find_machine(environment: dict[str, str], seconds: float = 120.0) -> Machine:
-    """This machine, by a process with these variables beside this one's.
+    """Queries this machine in a process with these additional environment variables.
 
     Raises:
         UserError: PyTorch cannot be imported, or does not answer.
@@ -118,9 +118,9 @@ def find_machine(environment: dict[str, str], seconds: float = 120.0) -> Machine
         )
     except subprocess.TimeoutExpired:
         raise UserError(
-            f"PyTorch has not said within {seconds:.0f} s what GPU there is: see nvidia-smi; --cpu leaves it alone"
+            f"PyTorch did not find a GPU or its absence within {seconds:.0f} s: see nvidia-smi, or give --cpu"
         ) from None
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise UserError(f"{sys.executable} cannot import what this needs ({last}): bash run.sh setup installs it")
+        raise UserError(f"{sys.executable} cannot import a required package ({last}): run bash run.sh setup")
     return Machine(**json.loads(done.stdout.strip().splitlines()[-1]))

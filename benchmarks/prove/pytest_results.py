@@ -1,8 +1,8 @@
-"""A plugin of pytest that writes down what comes of each test, when it does: a crash or a time limit loses none.
+"""A pytest plugin that writes each test's result immediately, so that a crash or a time limit loses none.
 
 python -m pytest -p benchmarks.prove.pytest_results --results_path=FILE
 
-The file has a JSON object a line: {"collected": names}, then {"name", "outcome", "seconds", "reason"} of each test.
+The file has one JSON object per line: {"collected": names}, then {"name", "outcome", "seconds", "reason"} of each test.
 """
 
 from __future__ import annotations
@@ -44,5 +44,5 @@ class _Results:
 
 
 def _name(nodeid: str) -> str:
-    """Without the folders, which tell nothing."""
+    """A test's name without its folders."""
     return nodeid.rsplit("/", 1)[-1]

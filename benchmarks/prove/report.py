@@ -1,4 +1,4 @@
-"""What was found: rows, prove.json, and a table to read."""
+"""The results of a proof: rows, prove.json, and a table to read."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from benchmarks.prove.machine import Machine
 from utils.files import write_text
 
-# Status of a row -> what it says. Those that are not as they should be come first.
+# Status of a row -> its meaning. Problems come first.
 STATUSES = {
     "failed": "went wrong",
-    "missed": "ran, and did not reach its aim",
-    "no time": "was not done, or not to its end, in the time given",
-    "skipped": "needs what this machine does not have",
-    "ok": "ran, and reached its aim where it has one",
+    "missed": "ran, but did not reach its aim",
+    "no time": "did not run or finish in the given time",
+    "skipped": "needs something that this machine lacks",
+    "ok": "ran, and reached its aim if it has one",
 }
 NOT_PROVEN = ("failed", "missed", "no time")
 ALL_PROVEN, SOMETHING_WRONG, NO_GPU = 0, 1, 3
@@ -25,17 +25,17 @@ ALL_PROVEN, SOMETHING_WRONG, NO_GPU = 0, 1, 3
 
 @dataclass
 class Row:
-    """What there is to say of one thing.
+    """One result.
 
     Attributes:
-        part: that it belongs to.
-        name: of it.
+        part: the part that it belongs to.
+        name: its name.
         status: one of `STATUSES`.
-        text: its figures, or why it failed or was skipped, in a line.
-        value: the figure that counts, if there is one.
-        aim: the least that the value should be (or, with `at_most`, the most).
+        text: its figures, or why it failed or was skipped, in one line.
+        value: the main figure, if there is one.
+        aim: the lowest value that passes (with `at_most`, the highest).
         at_most: see `aim`.
-        seconds: that it took.
+        seconds: the time that it took.
     """
 
     part: str
@@ -52,19 +52,19 @@ class Row:
 
 
 def measured(part: str, name: str, text: str, value: float, aim: float | None = None, at_most: bool = False) -> Row:
-    """A row of a figure, which has reached its aim or not."""
+    """A row for a figure, with a status that says whether it reached its aim."""
     reached = aim is None or (value <= aim if at_most else value >= aim)
     wanted = "" if aim is None else f" (aim: {'at most' if at_most else 'at least'} {aim:g})"
     return Row(part, name, "ok" if reached else "missed", text + wanted, value, aim, at_most)
 
 
 class Report:
-    """The rows so far; every change is written at once, so that nothing is lost if the machine goes.
+    """The rows so far; every change is saved immediately, so that nothing is lost if the machine disappears.
 
     Args:
-        folder: for prove.json and prove.md.
-        machine: that they are of.
-        minutes: that there were.
+        folder: the folder for prove.json and prove.md.
+        machine: the machine that was tested.
+        minutes: the time limit.
     """
 
     def __init__(self, folder: Path, machine: Machine, minutes: float) -> None:
@@ -76,7 +76,7 @@ class Report:
 
     @property
     def code(self) -> int:
-        """The exit code: 0 all is proven, 1 something is wrong or was not done, 3 there is no GPU to prove."""
+        """The exit code: 0 everything is proven, 1 something failed or was not done, 3 there is no GPU to prove."""
         if any(row.status in NOT_PROVEN for row in self.rows):
             return SOMETHING_WRONG
         return ALL_PROVEN if self.machine.gpu else NO_GPU
@@ -86,10 +86,10 @@ class Report:
         self.write()
 
     def verdict(self) -> str:
-        """All in a line."""
+        """Summary in one line."""
         count = Counter(row.status for row in self.rows)
         numbers = ", ".join(f"{count[status]} {status}" for status in STATUSES if count[status])
-        where = self.machine.gpu or "no GPU: nothing is proven of one"
+        where = self.machine.gpu or "no GPU: nothing is proven about one"
         return (
             f"{where}; {numbers or 'nothing was run'}; {time.monotonic() - self._started:.0f} s; exit code {self.code}"
         )
@@ -113,7 +113,7 @@ class Report:
         write_text(self.folder / "prove.md", self.table(), "--output")
 
     def table(self) -> str:
-        """All of it in Markdown: what is wrong, the figures, then what was skipped, by reason, and what is in order."""
+        """The report in Markdown: problems, figures, then skipped items by reason, and items that passed."""
         lines = [f"# {self.verdict()}", ""]
         lines += [f"{name} {version}  " for name, version in self.machine.versions.items()]
         lines += [f"{self.machine.processors} processors, {self.machine.gpus} GPUs", ""]

@@ -1,4 +1,4 @@
-"""A command that has to be over by a certain time."""
+"""Runs a command with a time limit."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from benchmarks.prove.machine import ROOT
 from utils.system import WINDOWS
 
-# Seconds that a command gets to end in, once it is told to: train.py saves a checkpoint.
+# Seconds that a command gets to end after a signal: train.py saves a checkpoint.
 GRACE = 10.0
 
 
 @dataclass
 class Outcome:
-    """What came of a command: its exit code, the seconds it took, and whether it was ended because time was up."""
+    """The outcome of a command: its exit code, its seconds, and whether it was ended by the time limit."""
 
     code: int
     seconds: float
@@ -26,13 +26,13 @@ class Outcome:
 
 
 def run(command: list[str], seconds: float, log: Path, environment: dict[str, str]) -> Outcome:
-    """Runs a command, and ends it and all that it has started when it takes longer than so many seconds.
+    """Runs a command, and ends it with all its children if it exceeds the time limit.
 
     Args:
         command: program and arguments.
-        seconds: that it may take.
-        log: where its stdout and stderr go.
-        environment: variables beside those of this process.
+        seconds: the time limit.
+        log: file for its stdout and stderr.
+        environment: variables in addition to those of this process.
     """
     started = time.monotonic()
     with open(log, "wb") as file:
@@ -44,7 +44,7 @@ def run(command: list[str], seconds: float, log: Path, environment: dict[str, st
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment},
             start_new_session=not WINDOWS,
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # of Windows only
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # on Windows only
         )
         cut = False
         try:
@@ -65,7 +65,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         return
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
-            os.killpg(process.pid, number)  # the group lives on while any of it does
+            os.killpg(process.pid, number)  # the group exists as long as any process in it
         except (ProcessLookupError, PermissionError):
             break
         try:

@@ -1,5 +1,5 @@
-"""A client of little cost, so that what is measured on the server's own machine is the server: connections that stay,
-requests that are made before, and no more of HTTP than the answers have.
+"""A cheap client, so that a measurement on the server's own machine measures the server: connections stay open,
+requests are prepared in advance, and only the necessary parts of HTTP are parsed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def image_request(image: bytes, path: str = "/predict") -> bytes:
 
 
 class Connection:
-    """A connection to a server, opened when it is needed.
+    """A connection to a server, opened on first use.
 
     Args:
         address: http://HOST:PORT/
@@ -62,7 +62,7 @@ class Connection:
         return part
 
     def close(self) -> None:
-        """Closes it; the next request opens another one."""
+        """Closes the connection; the next request opens a new one."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None

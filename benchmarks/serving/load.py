@@ -1,16 +1,16 @@
-"""What predict.py --serve_port does under load, on this machine alone; takes minutes, and is no part of a bare `bench`.
+"""Measures predict.py --serve_port under load on this machine; takes minutes, so a plain `bench` does not run it.
 
 bash run.sh bench serving/load --model_file=ResNet50_vd/model
 python benchmarks/serving/load.py --model_file=ResNet50_vd/model --requests=10000 --seconds=20
 
     engine       images/s of the network on decoded images, in batches of 16
     predict.py   images/s on files, without its start
-    server       images/s at saturation, the client on the same machine; p50 and p99 of the answer at half that rate
-    bad          many requests, a tenth of them bad: answers lost or wrong, memory before and after
-    killed       a decoding process is killed under load: requests that were refused for it
-    overload     twice as many clients as are let in: what they are told, and how soon; and that it recovers
+    server       images/s at saturation, the client on the same machine; p50 and p99 latency at half that rate
+    bad          many requests, a tenth of them bad: lost or wrong answers, memory before and after
+    killed       a decoding process is killed under load: the requests that were refused for that
+    overload     twice as many clients as allowed: what they are told, how soon, and that the server recovers
 
-Beside each rate stand milliseconds of processors per image, which are much the same on a machine that is busy.
+Each rate is followed by milliseconds of processor time per image, which hardly change on a busy machine.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 
 def make_pictures(folder: Path, count: int) -> list[bytes]:
-    """Photographs of 500 x 375 pixels: blurred noise, which takes as long to decode as most."""
+    """Images of 500 x 375 pixels: blurred noise, which takes as long to decode as usual photographs."""
     random = np.random.RandomState(0)
     for number in range(count):
         noise = cv2.GaussianBlur(random.randint(0, 256, (375, 500, 3), np.uint8), (5, 5), 2)
@@ -58,7 +58,7 @@ def make_pictures(folder: Path, count: int) -> list[bytes]:
 
 
 def engine_rate(model_file: str, seconds: float) -> tuple[float, float]:
-    """Images/s of the network on decoded images, and milliseconds of processors per image."""
+    """Images/s of the network on decoded images, and milliseconds of processor time per image."""
     network = load_exported(model_file, batch_size=BATCH_SIZE)
     prepare = input_of(network)
     pixels = torch.zeros((BATCH_SIZE, *network.description.image_size, 3), dtype=torch.uint8)
@@ -71,7 +71,7 @@ def engine_rate(model_file: str, seconds: float) -> tuple[float, float]:
 
 
 def predict_rate(model_file: str, folder: Path, workers: int) -> tuple[float, float, list[dict[str, list[float]]]]:
-    """The same of predict.py, the start taken off by a run on few images; and its answers."""
+    """The same for predict.py, minus its start, which a run on few images measures; and its answers."""
     many = folder.parent / "many"
     many.mkdir()
     for path in folder.iterdir():
@@ -97,7 +97,7 @@ def predict_rate(model_file: str, folder: Path, workers: int) -> tuple[float, fl
 
 @contextmanager
 def server(model_file: str, workers: int) -> Iterator[tuple[int, str]]:
-    """A server's process number and address; ends it by SIGTERM, and checks that it ends well."""
+    """Starts a server and yields its process id and address; ends it by SIGTERM, and checks that it ends cleanly."""
     command = [
         sys.executable,
         "predict.py",
@@ -119,7 +119,7 @@ def server(model_file: str, workers: int) -> Iterator[tuple[int, str]]:
 
 
 def memory_of(process: int) -> float:
-    """MB that a process and its children have in memory, what they share counted once."""
+    """Memory of a process and its children in MB, with shared memory counted once."""
     kilobytes = 0
     for each in (process, *descendants(process)):
         text = Path(f"/proc/{each}/smaps_rollup").read_text()
@@ -128,7 +128,7 @@ def memory_of(process: int) -> float:
 
 
 def descendants(process: int) -> list[int]:
-    """Children of a process, and theirs, the youngest last."""
+    """All descendants of a process, the youngest last."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -142,13 +142,13 @@ def descendants(process: int) -> list[int]:
 
 
 def cost_of(process: int) -> float:
-    """Seconds of processors that a process has taken."""
+    """Processor time of a process, in seconds."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICK
 
 
 async def saturate(address: str, requests: list[bytes], seconds: float) -> tuple[int, float]:
-    """Images and seconds of as many clients as keep the server busy."""
+    """Images and seconds with enough clients to keep the server busy."""
     done, end = 0, time.perf_counter() + seconds
 
     async def one(number: int) -> None:
@@ -166,7 +166,7 @@ async def saturate(address: str, requests: list[bytes], seconds: float) -> tuple
 
 
 async def paced(address: str, requests: list[bytes], rate: float, seconds: float) -> list[float]:
-    """Seconds of each answer, when requests come at an even rate, whether or not the last is answered."""
+    """Seconds of each answer when requests come at a constant rate, even before the last one is answered."""
     idle: list[Connection] = []
 
     async def one(number: int) -> float:
@@ -190,7 +190,7 @@ async def paced(address: str, requests: list[bytes], rate: float, seconds: float
 async def mixed(
     address: str, requests: list[bytes], expected: list[dict[str, list[float]]], count: int, kill: int | None = None
 ) -> Counter[str]:
-    """What became of requests of which a tenth are bad; a process is killed when a third is done, if one is named."""
+    """The outcomes of requests, a tenth of them bad; kills a process, if one is given, after a third of them."""
     fates: Counter[str] = Counter()
     numbers = iter(range(count))
 
@@ -218,7 +218,7 @@ async def mixed(
 
 
 async def overload(address: str, requests: list[bytes], clients: int, seconds: float) -> tuple[Counter[int], float]:
-    """Statuses of answers to more clients than --serve_requests lets in, and the slowest refusal's seconds."""
+    """Statuses of the answers to more clients than --serve_requests allows, and the slowest refusal's seconds."""
     statuses: Counter[int] = Counter()
     slowest, end = 0.0, time.perf_counter() + seconds
 
@@ -238,7 +238,7 @@ async def overload(address: str, requests: list[bytes], clients: int, seconds: f
 
 
 def measure_server(address: str, process: int, requests: list[bytes], seconds: float) -> float:
-    """Prints images/s at saturation, and what they cost; returns images/s."""
+    """Prints images/s at saturation and their processor time; returns images/s."""
     asyncio.run(saturate(address, requests, 2))
     processes = [os.getpid(), process, *descendants(process)]
     before = [cost_of(each) for each in processes]

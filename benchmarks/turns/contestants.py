@@ -1,6 +1,6 @@
-"""The contestants of benchmarks/inference.py and paddle_inference.py; each runs in a process of its own.
+"""The contestants of benchmarks/inference.py and paddle_inference.py; each runs in its own process.
 
-Paddle Inference may have a Python of its own, too, without PyTorch: each imports what it needs itself.
+Paddle Inference may also use another Python, without PyTorch, so each contestant imports what it needs itself.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def exported(
     device: str = "cpu",
     clock: str = "wall",
 ) -> None:
-    """A network as predict.py runs it; of `auto` the engine that a measurement says is the fastest."""
+    """A network as predict.py runs it; with `auto`, in the engine that was measured to be the fastest."""
     import math
 
     import torch
@@ -87,7 +87,7 @@ def _dtype(precision: str) -> torch.dtype:
 
 
 def _serve(run: Callable[[], object], device: str, clock: str) -> None:
-    """Has `benchmarks.turns.race.serve` run it until a GPU has finished, too, by one of two clocks: wall, process."""
+    """Lets `benchmarks.turns.race.serve` run it, with the work on a GPU, and time it by a clock: wall or process."""
     import torch
 
     from benchmarks.turns.race import serve

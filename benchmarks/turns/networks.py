@@ -1,4 +1,4 @@
-"""Networks as PyTorch runs them, ours and those of others, with random weights."""
+"""Networks in plain PyTorch, ours and other libraries', with random weights."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def with_statistics(model: Model, images: Tensor) -> Model:
 
 
 def peers(name: str) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
-    """Who else has a network, and what builds it there; who is not installed is left out."""
+    """The libraries that also have a network, with a function that builds it; without those that are not installed."""
     torchvision_name, timm_name = PEERS.get(name, (None, None))
     with contextlib.suppress(ImportError):
         torchvision = import_torchvision()
@@ -89,10 +89,10 @@ def peers(name: str) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
 
 
 def runner(contestant: str, name: str, images: Tensor, dtype: torch.dtype) -> Callable[[], object]:
-    """What runs a network on images: eager, channels_last, compiled, torchvision or timm.
+    """Returns a function that runs a network on images: eager, channels_last, compiled, torchvision or timm.
 
     Raises:
-        LookupError: that has no such network, or is not installed.
+        LookupError: the library lacks the network, or is not installed.
     """
     builders = dict(peers(name)) | dict.fromkeys(("eager", "channels_last", "compiled"), lambda: models.build(name))
     torch.manual_seed(0)

@@ -1,7 +1,7 @@
-"""Contestants in processes of their own, of which all but one are stopped: what one leaves running slows no other.
+"""Runs contestants in separate processes, all of them stopped except one, so that they do not slow each other down.
 
-Threads of an engine may spin on after it has answered, waiting for its next call. With all contestants in one process
-whoever has the next turn pays for that. This module needs no more than NumPy: a contestant may have another Python.
+An engine's threads may keep spinning after a call, waiting for the next one. With all contestants in one process that
+would slow down the next turn. This module only needs NumPy, as a contestant may use another Python.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class Contestant:
     """A process that runs `serve`, stopped between its turns.
 
     Attributes:
-        name: of it.
+        name: its name.
         error: the last line that it wrote to stderr, if it could not start.
     """
 
     def __init__(self, name: str, command: list[str], environment: dict[str, str] | None = None) -> None:
-        """Starts it and waits until it has loaded its network."""
+        """Starts the process and waits until it has loaded its network."""
         self.name = name
         self.error: str | None = None
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (a pipe that nobody reads would fill)
@@ -39,7 +39,7 @@ class Contestant:
             stdout=subprocess.PIPE,
             stderr=self._errors,
         )
-        if "ready\n" in _stream(self._process.stdout):  # after what it says while it loads
+        if "ready\n" in _stream(self._process.stdout):  # after its output while loading
             self._process.send_signal(signal.SIGSTOP)
         else:
             code = self._process.wait()
@@ -48,7 +48,7 @@ class Contestant:
             self.error = lines[-1] if lines else f"exit code {code}"
 
     def turn(self, seconds: float) -> float:
-        """Lets it run for so long, at least once; returns its best time, in seconds."""
+        """Lets it run for `seconds`, at least once; returns its best time, in seconds."""
         self._process.send_signal(signal.SIGCONT)
         print(seconds, file=self._process.stdin, flush=True)
         best = float(_stream(self._process.stdout).readline())
@@ -63,11 +63,11 @@ class Contestant:
 
 
 def race(contestants: list[Contestant], rounds: int, seconds: float) -> dict[str, float]:
-    """The best time of each, in seconds: whatever else the machine does can only make a run slower.
+    """The best time of each, in seconds, as other load on the machine can only make a run slower.
 
     Args:
-        contestants: those that started; they are ended.
-        rounds: turns of each, and one before them to warm up.
+        contestants: the contestants that started; they are ended.
+        rounds: turns of each, after one turn to warm up.
         seconds: length of a turn.
     """
     best = {contestant.name: float("inf") for contestant in contestants}
@@ -84,7 +84,7 @@ def race(contestants: list[Contestant], rounds: int, seconds: float) -> dict[str
 
 
 def start(commands: dict[str, list[str]], environment: dict[str, str]) -> list[Contestant]:
-    """Starts contestants by their names, one after the other; says who cannot take part, and why."""
+    """Starts contestants one after the other; prints which cannot take part, and why."""
     contestants = []
     for name, words in commands.items():
         contestant = Contestant(name, words, environment)
@@ -96,7 +96,7 @@ def start(commands: dict[str, list[str]], environment: dict[str, str]) -> list[C
 
 
 def rates(contestants: list[Contestant], batch_size: int, rounds: int, seconds: float) -> dict[str, float]:
-    """Images per second of each contestant in a race, which are printed, the fastest first."""
+    """Runs a race; prints and returns the images per second of each contestant, the fastest first."""
     best = race(contestants, rounds, seconds)
     for name, taken in sorted(best.items(), key=lambda item: item[1]):
         print(f"  {name:<15} {batch_size / taken:8.1f} ({taken * 1000:.1f})", flush=True)
@@ -109,10 +109,10 @@ def pixels(batch_size: int, image_size: int) -> np.ndarray:
 
 
 def serve(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> None:
-    """A contestant's part: for every line with a number of seconds calls `run` for so long, and answers with the best
-    time of a call."""
+    """A contestant's side: for every line with a number of seconds, calls `run` repeatedly for that long and answers
+    with the best time of a call."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what engines print is no answer
+    os.dup2(2, 1)  # engines may print to stdout, where the answers go
     run()
     print("ready", file=answers, flush=True)
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""The tables of races, with what they were measured on."""
+"""The tables of races, with a description of the machine."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from pathlib import Path
 
 import torch
 
-# Variables that hold PyTorch and oneDNN to instructions that a processor without newer ones has, by their name. (ONNX
-# Runtime, OpenVINO and Paddle Inference take what there is, but for their own oneDNN.)
+# Name of an instruction set -> variables that restrict PyTorch and oneDNN to it. (ONNX Runtime, OpenVINO and Paddle
+# Inference use all instructions, except in their own oneDNN.)
 ISAS = {
     "default": {},
     "AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
     "AVX512_CORE_BF16": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"},
 }
-# What /proc/cpuinfo calls the instructions that count, the newest first.
+# The relevant instructions by their names in /proc/cpuinfo, the newest first.
 _INSTRUCTIONS = {"amx_tile": "AMX", "avx512_bf16": "AVX512_BF16", "avx512f": "AVX-512", "avx2": "AVX2"}
 
 
 def instructions() -> str:
-    """The newest of the vector instructions of this processor that count here."""
+    """The newest relevant vector instructions of this processor."""
     try:
         flags = set(re.findall(r"\w+", Path("/proc/cpuinfo").read_text()))
     except OSError:
@@ -35,7 +35,7 @@ def instructions() -> str:
 
 
 def useful_isas(wanted: Iterable[str]) -> list[str]:
-    """Those of `ISAS` that are asked for, without those that change nothing on this processor."""
+    """The chosen `ISAS`, without those that change nothing on this processor."""
     return [isa for isa in wanted if isa == "default" or (isa != instructions() and instructions() != "AVX2")]
 
 
@@ -49,7 +49,7 @@ def machine(threads: int, packages: Sequence[str], isa: str = "default") -> str:
         name = values.get("model name", name) + family
     installed = [each for each in packages if importlib.util.find_spec(each) is not None]
     versions = ", ".join(f"{each} {importlib.metadata.version(each)}" for each in installed)
-    limit = "" if isa == "default" else f", PyTorch and oneDNN held to {isa}"
+    limit = "" if isa == "default" else f", PyTorch and oneDNN restricted to {isa}"
     python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
     used = f"{threads} thread{'s' * (threads > 1)}"
     return f"{name}, {instructions()}{limit}, {os.cpu_count()} cores, {used}; {python}, {versions}"
@@ -61,9 +61,9 @@ def table(
     """A table in Markdown: images per second, and a column for each share.
 
     Args:
-        rows: by their titles, the images per second of each contestant that took part.
-        contestants: the columns; those that never took part are left out.
-        shares: title of a column -> a contestant, and those of whom the fastest is what it is a share of.
+        rows: titles -> the images per second of each contestant that took part.
+        contestants: the columns; contestants that never took part are left out.
+        shares: title of a column -> a contestant, and the contestants whose fastest it is compared with.
     """
     columns = [name for name in contestants if any(name in row for row in rows.values())]
     lines = [f"| | {' | '.join((*columns, *shares))} |", f"|---|{'--:|' * (len(columns) + len(shares))}"]
@@ -77,7 +77,7 @@ def table(
 
 
 def write_table(path: Path, name: str, text: str) -> None:
-    """Puts a text between the lines `<!-- NAME -->` and `<!-- /NAME -->` of a file, or makes a file of it."""
+    """Puts a text between the lines `<!-- NAME -->` and `<!-- /NAME -->` of a file, or into a new file."""
     old = path.read_text(encoding="utf-8") if path.exists() else ""
     begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
     if begin in old and end in old:

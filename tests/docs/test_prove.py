@@ -151,7 +151,7 @@ def test_what_there_is_no_time_for_is_not_begun(tmp_path):
     report = proven(tmp_path, [item("a"), item("b"), item("c")], commands, minutes=1.75)
     assert commands.given == [("a", 60), ("b", 45)]
     assert statuses(report)[-2:] == [("b", "no time"), ("c", "no time")]
-    assert report.rows[-1].text == "0 s were left of the 1.75 minutes: raise --minutes, or choose by --part"
+    assert report.rows[-1].text == "0 s were left of the 1.75 minutes: raise --minutes or choose a --part"
 
 
 def test_a_command_is_ended_with_its_children(tmp_path):
@@ -234,7 +234,7 @@ def test_tests_that_a_crash_kept_from_being_run(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--part=tests,speed"], "argument --part: 'speed' is no part: give some of tests,step,inference,cifar10"),
+        (["--part=tests,speed"], "argument --part: 'speed' is not a part: give some of tests,step,inference,cifar10"),
         (["--minutes=0"], "argument --minutes: "),
         (["--minutes=soon"], "argument --minutes: "),
         (["--cifar10=nothing.tar.gz"], "--cifar10 nothing.tar.gz: there is no such file"),
@@ -263,7 +263,7 @@ def test_an_output_that_cannot_be_written_and_a_python_without_torch(monkeypatch
     with pytest.raises(SystemExit) as end:
         run_script(script.main)
     assert end.value.code == 1
-    assert "cannot import what this needs (ModuleNotFoundError: No module named 'torch')" in capsys.readouterr().err
+    assert "cannot import a required package (ModuleNotFoundError: No module named 'torch')" in capsys.readouterr().err
 
 
 def test_a_run_without_a_gpu_from_end_to_end(monkeypatch, capsys, tmp_path):
@@ -275,7 +275,8 @@ def test_a_run_without_a_gpu_from_end_to_end(monkeypatch, capsys, tmp_path):
         script.main()
     assert end.value.code == 3
     said = capsys.readouterr().out
-    assert said.startswith("no GPU (--cpu): nothing of one can be proven; what runs on a CPU is run, in small\n")
+    told = "no GPU (--cpu): running small versions of what a CPU can run, which prove nothing about a GPU\n"
+    assert said.startswith(told)
     assert "tests: networks: pytest is not installed" in said
     assert not (tmp_path / "files" / "old.json").exists()
     assert json.loads((tmp_path / "prove.json").read_text())["exit_code"] == 3
