@@ -1,4 +1,4 @@
-"""Batches: who shares one, who waits for whom, and what becomes of errors."""
+"""Batches: which inputs share one, which wait, and what happens to errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HANG = 60  # seconds that only a hang reaches
 
 
 class Engine:
-    """Doubles its inputs, when it may; notes the sizes of batches."""
+    """Doubles its inputs when allowed to; records the sizes of batches."""
 
     def __init__(self) -> None:
         self.may = threading.Event()

@@ -1,4 +1,4 @@
-"""SIGTERM while requests are on their way: what was taken is answered, what was not is refused, the exit code is 0."""
+"""SIGTERM while requests are on their way: accepted ones are answered, others are refused, the exit code is 0."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def test_what_was_taken_is_answered(export: Path, launch: Launcher, tmp_path: Pa
                 answer = b"".join(iter(lambda connection=connection: connection.recv(1 << 16), b""))
                 assert answer.startswith(b"HTTP/1.1 200") and b'"predictions"' in answer
         output, _ = running.communicate()
-        assert running.returncode == 0 and "everything that was taken is answered" in output
+        assert running.returncode == 0 and "all accepted requests are answered" in output
     except BaseException:
         running.kill()
         raise
 
 
 def until_refused(address: tuple[str, int]) -> None:
-    """Asks until nobody listens any more."""
+    """Sends requests until nobody listens any more."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:

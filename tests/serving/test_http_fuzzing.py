@@ -1,6 +1,7 @@
-"""The server's interface as its OpenAPI describes it, asked by schemathesis: all that may be sent, and what may not.
+"""Tests the server against its OpenAPI description with schemathesis: valid and invalid requests.
 
-It is no requirement: `pip install schemathesis`, anywhere on the PATH, and `bash run.sh test --all tests/serving`.
+schemathesis is not a requirement: `pip install schemathesis`, anywhere on the PATH, and
+`bash run.sh test --all tests/serving`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pytest
 from launch import Launcher
 
 TOOL = shutil.which("schemathesis")
-# Not what a schema can say: that a string is an image, that a shape is the network's.
+# A schema cannot say that a string is an image, or that a shape is the network's.
 BUT = "positive_data_acceptance"
 
 

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol: metadata, tensors in JSON and binary, classification; and what is refused."""
+"""The Open Inference Protocol: metadata, tensors in JSON and binary, classification, and refusals."""
 
 from __future__ import annotations
 
@@ -118,19 +118,19 @@ FLOATS = [1, 3, 64, 64]
     ("inputs", "said"),
     [
         (None, "one tensor"),
-        ([tensor("image", "BYTES", [1], ["x"])], "another name"),
-        ([tensor("input", "FP64", FLOATS, [0])], "another name"),
-        ([tensor("input", "FP32", [-1], [0])], "no list of lengths"),
+        ([tensor("image", "BYTES", [1], ["x"])], "name or datatype"),
+        ([tensor("input", "FP64", FLOATS, [0])], "name or datatype"),
+        ([tensor("input", "FP32", [-1], [0])], "must be a list of lengths"),
         ([tensor("input", "FP32", [0, 3, 64, 64], [])], "no image"),
         ([tensor("input", "FP32", [5, 3, 64, 64], [])], "5 images"),
         ([tensor("input", "FP32", FLOATS, [0])], "1 values"),
-        ([tensor("input", "FP32", FLOATS, ["x"])], "no array of numbers"),
+        ([tensor("input", "FP32", FLOATS, ["x"])], "must be an array of numbers"),
         ([tensor("input", "FP32", [1, 3, 1, 1], [0, 1, 2])], "takes float32 of shape"),
         ([tensor("input", "FP32", FLOATS, [1e300] * 12288)], "not finite"),
         ([tensor("pixels", "UINT8", [1, 64, 64, 3], [256] * 12288)], "between 0 and 255"),
         ([tensor("pixels", "UINT8", [1, 64, 64, 3], size=5)], "binary_data_size"),
         ([tensor("images", "BYTES", [2], ["aGVsbG8="])], "there are 1"),
-        ([tensor("images", "BYTES", [1], "x")], "no list of files"),
+        ([tensor("images", "BYTES", [1], "x")], "must be a list of files"),
         ([tensor("images", "BYTES", [1], ["aGVsbG8="])], "image 0: not an image"),
     ],
 )
@@ -142,7 +142,7 @@ def test_bad_tensors_are_one_sentence(client, inputs, said):
 def test_other_refusals(client):
     cut_short = tensor("images", "BYTES", [1], size=5)
     assert "within an element" in ask(client, [cut_short], struct.pack("<I", 9) + b"x").json()["error"]
-    assert "no length" in client.post(INFER, content=b"{}", headers={HEADER: "9"}).json()["error"]
+    assert "not a length" in client.post(INFER, content=b"{}", headers={HEADER: "9"}).json()["error"]
     assert client.post(INFER, content=b"{}", headers={"Content-Encoding": "gzip"}).status_code == 415
     good = tensor("images", "BYTES", [1], [base64.b64encode(IMAGES[0]).decode()])
     for outputs in (

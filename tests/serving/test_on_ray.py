@@ -18,7 +18,7 @@ import yaml
 from serving import jpeg
 
 ROOT = Path(__file__).resolve().parents[2]
-# Ray starts its processes with less priority than all others, and gives up when they are not there within a minute.
+# Ray starts its processes with low priority, and gives up if they do not start within a minute.
 SETTINGS = {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120"}
 
 
@@ -54,7 +54,7 @@ def test_two_replicas_answer(export: Path, tmp_path: Path):
             assert again == again[:8] * 5
             bad = client.post("/predict", content=b"x", headers={"Content-Type": "image/jpeg"})
             assert bad.status_code == 400 and "not an image" in bad.json()["error"]
-            # Each has figures of its own, and all that there are were there before.
+            # Each replica counts its own images, and together they have answered all.
             counted = {answered_by_one(client) for _ in range(40)}
             assert len(counted) == 2 and sum(counted) == len(answers)
     finally:
@@ -71,6 +71,6 @@ def is_up(client: httpx.Client) -> bool:
 
 
 def answered_by_one(client: httpx.Client) -> int:
-    """How many images the replica has answered that this request comes to."""
+    """Number of images answered by the replica that gets this request."""
     found = re.search(r"^serve_images_total\{.*\} (\S+)$", client.get("/metrics").text, re.MULTILINE)
     return int(float(found[1])) if found else 0

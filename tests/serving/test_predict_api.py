@@ -1,4 +1,4 @@
-"""POST /predict: hub serving's JSON, forms and bare images, answered as predict.py answers; and what is refused."""
+"""POST /predict: hub serving's JSON, forms and plain images, with predict.py's answers; and refusals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IMAGES = [jpeg(seed) for seed in range(3)]
 @pytest.fixture(scope="module")
 def service(export: Path) -> Service:
     service = service_of(export / "model", "--serve_images=3", "--serve_megabytes=1")
-    service.decoders._largest = 10000  # --max_image_pixels is for a process as a whole
+    service.decoders._largest = 10000  # --max_image_pixels applies to a whole process
     return service
 
 
@@ -90,16 +90,16 @@ IMAGE = {"images": in_base64(IMAGES[0])}
     [
         (400, b"{", "not JSON"),
         (400, b"[" * 100000, "not JSON"),
-        (400, b"[]", "no JSON object"),
-        (400, {}, "neither a list"),
-        (400, {"images": [1]}, "neither a list"),
+        (400, b"[]", "must be a JSON object"),
+        (400, {}, "images must be a list"),
+        (400, {"images": [1]}, "images must be a list"),
         (400, {"images": []}, "no image"),
         (400, {"images": ["%%%"]}, "image 0: is not in base64"),
         (400, {"images": [*IMAGE["images"], "aGVsbG8="]}, "image 1: not an image"),
-        (413, {"images": IMAGE["images"] * 4}, "4 images, and may have 3"),
+        (413, {"images": IMAGE["images"] * 4}, "4 images, but may have at most 3"),
         (413, {"images": in_base64(jpeg(0, 101, 100))}, "image 0: has 100 x 101 pixels"),
         (400, {**IMAGE, "top_k": 11}, "tiny has 10 classes"),
-        (400, {**IMAGE, "top_k": "many"}, "no whole number"),
+        (400, {**IMAGE, "top_k": "many"}, "must be an integer"),
         (400, {**IMAGE, "top_k": 0}, "at least 1"),
         (400, {"images": "AAAA", "revert_params": {"shape": [1, 3, 64, 64], "dtype": "object"}}, "revert_params"),
         (400, {"images": "AAAA", "revert_params": {"shape": [1, 3, 64, 64], "dtype": "float32"}}, "3 bytes"),
@@ -114,14 +114,14 @@ def test_bad_requests_are_one_sentence(client, status, body, said):
 
 
 def test_other_refusals(client):
-    assert "there are: tiny" in refused(client.post("/predict/nope", json={}), 404)
+    assert "the networks are: tiny" in refused(client.post("/predict/nope", json={}), 404)
     assert "openapi.json" in refused(client.get("/nope"), 404)
     assert refused(client.get("/predict/tiny"), 405)
     assert "multipart" in refused(client.post("/predict", content=b"x", headers={"Content-Type": "text/html"}), 415)
     assert "more than 3 images" in refused(client.post("/predict", files=[("a", IMAGES[0])] * 4), 413)
     assert "serve_megabytes" in refused(client.post("/predict", content=bytes((1 << 20) + 1)), 413)
 
-    async def parts() -> AsyncIterator[bytes]:  # of a length that is not told before
+    async def parts() -> AsyncIterator[bytes]:  # of unknown length
         for _ in range(3):
             yield bytes(1 << 19)
 

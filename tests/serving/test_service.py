@@ -25,7 +25,7 @@ IMAGE = {"content": jpeg(0), "headers": {"Content-Type": "image/jpeg"}}
 
 
 def look(client: Client, service: Service) -> None:
-    """Has the server look at its files until they have settled."""
+    """Makes the server check its files until they have settled."""
     for _ in range(2):
         client._portal.call(service.repository.look)
 
@@ -41,13 +41,13 @@ def test_exports_come_change_and_go(export, tmp_path, capsys):
         shutil.copytree(export, root / "two")
         look(client, service)
         assert client.get("/health").json()["models"] == {"one": 1, "two": 1}
-        assert "there are: one, two" in client.post("/predict", **IMAGE).json()["error"]
+        assert "the networks are: one, two" in client.post("/predict", **IMAGE).json()["error"]
 
         params = (root / "one" / "params").read_bytes()
         (root / "one" / "params").write_bytes(params[:-4])  # as of a copy under way
         look(client, service)
         look(client, service)
-        assert capsys.readouterr().err.count("warning: one is not loaded") == 1
+        assert capsys.readouterr().err.count("warning: one cannot be loaded") == 1
         assert client.post("/predict/one", **IMAGE).json()["predictions"] == before
 
         old = service.repository.get("one")
@@ -55,7 +55,7 @@ def test_exports_come_change_and_go(export, tmp_path, capsys):
         look(client, service)
         assert client.get("/health").json()["models"] == {"one": 2, "two": 1}
         assert client.post("/predict/one", **IMAGE).json()["predictions"] == before
-        # Who had the old one before goes on with it.
+        # Requests that started with the old one keep it.
         assert client._portal.call(service.predictions, old, [jpeg(0)], ["a"])[0].classes == before[0]["class"]
 
         shutil.rmtree(root / "two")
@@ -138,7 +138,7 @@ def test_a_worker_that_ends_costs_the_image_that_it_had(monkeypatch, tmp_path):
 
 
 class Stopped(EvalTransform):
-    """A transform that notes that it has begun, in the file whose name it gets for an image, and never ends."""
+    """A transform that never ends; it records its start in a file, whose name it gets as the image."""
 
     def decode(self, data, path, rng=None):
         Path(data.decode()).touch()
@@ -163,7 +163,7 @@ def test_bad_starts(export, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     for flags, said in (
         ([f"--model_file={tmp_path}"], "a folder without exports"),
-        ([f"--model_file={tmp_path}", "--params_file=x"], "is of one export"),
+        ([f"--model_file={tmp_path}", "--params_file=x"], "is for a single export"),
         ([f"--model_file={export}/model", "--topk=11"], "--topk 11 is more"),
         ([f"--model_file={export}/model", "--serve_host=no.such.host.invalid"], "--serve_host no.such.host"),
     ):

@@ -21,7 +21,7 @@ from utils.serving.refusal import Refusal
 from utils.serving.service import Service
 
 PAGE = Path(__file__).with_name("page.html")
-# The page brings everything along, and talks to nobody else.
+# The page is self-contained and connects only to this server.
 PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -31,7 +31,7 @@ Answer = Callable[[Request], Awaitable[Response]]
 
 
 def build_app(service: Service, key: str = "") -> Starlette:
-    """The application around a service; `key` is what requests have to bring, empty for none."""
+    """The application around a service; `key` is the key that requests need, empty for none."""
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -64,8 +64,8 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 async def _refuse_by_status(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    sentences = {404: "there is nothing at this address: GET /openapi.json says what there is"}
-    sentence = sentences.get(error.status_code, f"{error.detail}: GET /openapi.json says what is taken")
+    sentences = {404: "there is nothing at this address: GET /openapi.json lists the addresses"}
+    sentence = sentences.get(error.status_code, f"{error.detail}: GET /openapi.json describes the requests")
     return refusal_response(request.url.path, error.status_code, sentence, dict(error.headers or {}))
 
 
@@ -74,7 +74,7 @@ async def _refuse_disconnected(request: Request, _: Exception) -> Response:
 
 
 async def _refuse_failed(request: Request, _: Exception) -> Response:
-    return refusal_response(request.url.path, 500, "the server failed on this request: its log says how")
+    return refusal_response(request.url.path, 500, "the server failed on this request: see its log")
 
 
 def _route(path: str, endpoint: Answer, method: str = "GET") -> Route:
@@ -113,7 +113,7 @@ def _routes(service: Service) -> list[Route]:
 
 
 def _inference_routes(service: Service) -> list[Route]:
-    """Those of the Open Inference Protocol."""
+    """The routes of the Open Inference Protocol."""
 
     async def live(_: Request) -> Response:
         return JSONResponse({"live": True})

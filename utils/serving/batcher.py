@@ -1,8 +1,7 @@
-"""Inputs of several requests become batches of one engine, which computes one after the other without a pause.
+"""Collects the inputs of several requests into batches for one engine, which computes them without a pause.
 
-A batch starts when the engine is free and there are as many inputs as it may have, or the first has waited as long as
-it may, or no other is on its way (being decoded): then there is nothing to wait for. While the engine computes, one
-more full batch may stand behind it.
+A batch starts when the engine is free and the batch is full, or its first input has waited long enough, or no other
+input is on its way (being decoded). While the engine computes, one more full batch may wait.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class _Waiting:
-    """An input that has no batch yet."""
+    """An input that waits for a batch."""
 
     values: np.ndarray
     arrived: float
@@ -32,9 +31,9 @@ class Batcher:
     """Hands inputs to an engine in batches.
 
     Args:
-        forward: inputs of any number to a row of logits for each, on the CPU; it is called in a thread of its own.
-        largest: inputs of a batch.
-        longest_wait: seconds that an input waits for others.
+        forward: maps any number of inputs to a row of logits for each, on the CPU; it runs in its own thread.
+        largest: most inputs in a batch.
+        longest_wait: most seconds that an input waits for others.
         on_batch: called after each batch, with its size and its seconds.
     """
 
@@ -54,29 +53,29 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """How many inputs have no batch yet."""
+        """Number of inputs that wait for a batch."""
         return len(self._waiting)
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
-        """While an input is on its way, those that are there may wait for it."""
+        """While an input is on its way, waiting inputs may wait for it."""
         self._expected += 1
         try:
             yield
         finally:
             self._expected -= 1
-            # After whatever the caller does with the input: it may be the one that a batch waits for.
+            # After the caller has submitted the input, as a batch may be waiting for it.
             asyncio.get_running_loop().call_soon(self._start)
 
     async def __call__(self, values: np.ndarray) -> Tensor:
-        """The logits of an input, (classes,); raises what the engine raised."""
+        """The logits of an input, (classes,); raises the engine's errors."""
         row: asyncio.Future[Tensor] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(values, perf_counter(), row))
         self._start()
         return await row
 
     def _start(self) -> None:
-        """Starts the batches that there is reason to start."""
+        """Starts the batches that are due."""
         while self._waiting:
             full = len(self._waiting) >= self._largest
             if self._running >= 2 or (self._running and not full):
@@ -90,7 +89,7 @@ class Batcher:
             batch: list[_Waiting] = []
             while self._waiting and len(batch) < self._largest:
                 waiting = self._waiting.popleft()
-                if not waiting.row.done():  # nobody waits for it any more
+                if not waiting.row.done():  # its request is gone
                     batch.append(waiting)
             if batch:
                 self._launch(batch)

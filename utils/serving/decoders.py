@@ -1,8 +1,7 @@
-"""Worker processes that turn encoded images into what a network takes, away from the event loop and from its memory.
+"""Worker processes that turn encoded images into a network's pixels, outside the event loop and its memory.
 
-Each worker has one image at a time, so that its end, whatever caused it, costs no other request than the one whose
-image it had; another worker takes its place. What goes to a worker is the file as it came, what comes back uint8
-pixels.
+Each worker has one image at a time, so that a crash affects only the request of that image; another worker replaces
+it. A worker gets the file as it was sent, and returns uint8 pixels.
 """
 
 from __future__ import annotations
@@ -30,38 +29,39 @@ from utils.reading.transforms import EvalTransform
 from utils.serving.refusal import Refusal, try_again
 from utils.system import keep_freed_memory, without_script
 
-# Seconds after which a worker is given up: the largest images that are taken need a few, and to start takes it one.
+# Seconds after which a worker is given up: the largest allowed images take a few seconds, and the start takes one.
 PATIENCE = 60.0
-# Processes that are tried for an image, as long as none has taken it.
+# Number of processes tried for an image, as long as none has received it.
 ATTEMPTS = 3
-# What Pillow can tell the size of by the header; others meet the reader's own limit.
+# Formats whose size Pillow reads from the header; the reader's own limit applies to others.
 MEASURED = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "PPM", "JPEG2000", "GIF", "MPO")
 
-# To a worker: the lengths of what to do and of the image, which follow, and whether that is in base64.
+# To a worker: the lengths of the transform and of the image, which follow, and whether the image is in base64.
 QUESTION = struct.Struct("<IQ?")
-# From a worker: 0, height, width and length of the pixels, which follow; or a status, zeros, and the length of why.
+# From a worker: 0, height, width and length of the pixels, which follow; or a status, zeros, and the length of the
+# reason.
 ANSWER = struct.Struct("<HIIQ")
-# Characters of why at most, and what is enough for it in bytes of JSON.
+# Most characters of the reason, and bytes that are enough for it as JSON.
 SENTENCE, LONGEST = 1000, 8192
-# Bytes that the system holds of what goes to the other process: an image, if it grants them.
+# Size of the socket buffer to the other process: room for an image, if the system grants it.
 BUFFER = 1 << 20
 
-# Bytes of the largest image, decoded, whose memory a worker keeps for the next: those of most photographs.
+# A worker keeps the memory of a decoded image up to this size for the next one: enough for most photographs.
 KEPT = 32 << 20
 
-# bytes: a file. str: the same in base64, as JSON has it.
+# bytes: a file. str: a file in base64, as in JSON.
 Encoded = bytes | str
 
 
 def size_of(data: bytes) -> tuple[int, int] | None:
-    """Width and height by a file's header; None if it is of no kind that is known, or damaged."""
+    """Width and height from a file's header; None if its kind is unknown or it is damaged."""
     from PIL import Image
 
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with Image.open(BytesIO(data), formats=MEASURED) as image:
             return image.size
-    except Exception:  # whatever a damaged header makes of the parser: the decoder will say what is wrong
+    except Exception:  # a damaged header may raise anything; the decoder will report it
         return None
     finally:
         Image.MAX_IMAGE_PIXELS = limit
@@ -72,20 +72,22 @@ def prepared(data: Encoded, transform: EvalTransform, largest: int) -> np.ndarra
 
     Args:
         data: the file.
-        transform: what is done to the image.
-        largest: pixels that it may have.
+        transform: prepares the image.
+        largest: most pixels that it may have.
 
     Returns:
         uint8 (height, width, 3).
 
     Raises:
-        Refusal: it is too large, or no image that can be read.
+        Refusal: it is too large, or not a readable image.
     """
     if isinstance(data, str):
         data = from_base64(data)
     size = size_of(data)
     if size is not None and size[0] * size[1] > largest:
-        raise Refusal(413, f"has {size[0]} x {size[1]} pixels, and an image may have {largest} (--max_image_pixels)")
+        raise Refusal(
+            413, f"has {size[0]} x {size[1]} pixels, but an image may have at most {largest} (--max_image_pixels)"
+        )
     try:
         with LISTENING:
             return transform.decode(data, "image")
@@ -110,13 +112,13 @@ def from_base64(text: str) -> bytes:
 
 
 def work(channel: socket.socket, taken: Any) -> None:
-    """A worker process: takes images until nobody sends any more.
+    """A worker process: decodes images until the server closes the channel.
 
     Args:
-        channel: where images come from, and pixels go to; see `QUESTION` and `ANSWER`.
-        taken: shared with the server: 1 from when the process has the whole of an image.
+        channel: the connection for images and pixels; see `QUESTION` and `ANSWER`.
+        taken: shared with the server: 1 from the moment that the process has received a whole image.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):  # the server finishes what it has, and ends its workers then
+    for number in (signal.SIGINT, signal.SIGTERM):  # the server finishes its requests, then ends its workers
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)  # the workers are the parallelism
     keep_freed_memory(KEPT)
@@ -131,7 +133,7 @@ def work(channel: socket.socket, taken: Any) -> None:
 
 
 def _received(channel: socket.socket, length: int) -> bytearray:
-    """So many bytes; raises `EOFError` if there are no more."""
+    """Receives this number of bytes; raises `EOFError` if the connection ends."""
     found = bytearray(length)
     left = memoryview(found)
     while left:
@@ -143,12 +145,12 @@ def _received(channel: socket.socket, length: int) -> bytearray:
 
 
 def _send_answer(channel: socket.socket, data: Encoded, how: bytes) -> None:
-    """Decodes an image, and sends its pixels or why there are none."""
+    """Decodes an image, and sends its pixels or the reason for a refusal."""
     try:
         pixels = prepared(data, *_unpacked(how))
     except Refusal as error:
         status, values = error.status, [error.sentence[:SENTENCE], error.headers]
-    except Exception as error:  # of this image alone
+    except Exception as error:  # caused by this image only
         status, values = 500, [f"the decoder failed: {type(error).__name__}", {}]
     else:
         channel.sendall(ANSWER.pack(0, *pixels.shape[:2], pixels.nbytes) + pixels.tobytes())
@@ -159,7 +161,7 @@ def _send_answer(channel: socket.socket, data: Encoded, how: bytes) -> None:
 
 @lru_cache(16)
 def _packed(transform: EvalTransform, largest: int) -> bytes:
-    """What is done to an image: the server makes it once for each network, and a worker reads it once."""
+    """A network's transform, pickled once by the server and unpickled once per worker."""
     return pickle.dumps((transform, largest))
 
 
@@ -167,7 +169,7 @@ _unpacked = lru_cache(16)(pickle.loads)
 
 
 class _Worker:
-    """A worker process, and its end of the channel."""
+    """A worker process and the server's end of its channel."""
 
     def __init__(self, context: Any) -> None:
         self._context = context
@@ -176,7 +178,7 @@ class _Worker:
         self.process: Any = None
 
     def start(self) -> None:
-        """Starts the process, in place of one that has ended."""
+        """Starts the process, also to replace one that has ended."""
         self.end()
         channel, theirs = socket.socketpair()
         with theirs:
@@ -189,7 +191,7 @@ class _Worker:
         self._channel = channel
 
     async def __call__(self, data: Encoded, transform: EvalTransform, largest: int) -> np.ndarray:
-        """The pixels of an image; raises `Refusal`. It goes to another process if the first ends before it has it."""
+        """The pixels of an image; raises `Refusal`. Tries another process if one ends before it has the whole image."""
         loop = asyncio.get_running_loop()
         for _ in range(ATTEMPTS):
             if self._channel is None:
@@ -206,8 +208,8 @@ class _Worker:
             if taken and late:
                 raise Refusal(400, f"took longer than {PATIENCE:g} seconds to decode")
             if taken:
-                raise try_again(503, "the process that decoded it has ended: send it again")
-        raise try_again(503, "no process comes up that could decode it: send it again")
+                raise try_again(503, "the process that decoded it crashed: send it again")
+        raise try_again(503, "no process could be started to decode it: send it again")
 
     async def _exchange(
         self, loop: asyncio.AbstractEventLoop, data: Encoded, transform: EvalTransform, largest: int
@@ -246,15 +248,15 @@ class Decoders:
     """The decoders of a server.
 
     Args:
-        workers: processes; 0: images are decoded in a thread of this process.
-        largest: pixels that an image may have.
+        workers: number of processes; 0: images are decoded in a thread of this process.
+        largest: most pixels that an image may have.
     """
 
     def __init__(self, workers: int, largest: int) -> None:
         self._largest = largest
         self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
-        # The server has threads, which a fork would copy in whatever state they are; its child has none. Windows has no
-        # forks at all.
+        # The server has threads, whose locks a fork would copy in any state; a fork server has none. Windows cannot
+        # fork at all.
         can_fork = "forkserver" in multiprocessing.get_all_start_methods()
         context: Any = multiprocessing.get_context("forkserver" if can_fork else "spawn")
         if can_fork:
@@ -270,12 +272,12 @@ class Decoders:
         return [worker.process.pid for worker in self._workers if worker.process is not None]
 
     async def __call__(self, data: Encoded, transform: EvalTransform) -> np.ndarray:
-        """The pixels of an image, uint8 (height, width, 3), when a worker has had time for it; raises `Refusal`."""
+        """Decodes an image as soon as a worker is free; returns pixels, uint8 (height, width, 3); raises `Refusal`."""
         if not self._workers:
             return await asyncio.to_thread(prepared, data, transform, self._largest)
         worker = await self._idle.get()
         task = asyncio.ensure_future(worker(data, transform, self._largest))
-        # Whoever waits may go; the worker is free again when it has answered.
+        # The request may be cancelled; the worker is free again only when it has answered.
         task.add_done_callback(lambda done: (self._idle.put_nowait(worker), done.cancelled() or done.exception()))
         return await asyncio.shield(task)
 

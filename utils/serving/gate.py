@@ -1,4 +1,4 @@
-"""What every request passes: the key, the limits, the count."""
+"""Checks every request: the key and the limits; counts it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from utils.serving.metrics import Metrics
 from utils.serving.refusal import Limits, Refusal, try_again
 
-# Seconds that the rest of a refused request is still taken, so that its sender reads the answer and meets no closed
-# connection.
+# Seconds for which the rest of a refused request is still received, so that its sender can read the answer instead of
+# finding a closed connection.
 LINGER = 2.0
-# What answers without a key: the page, which has nothing to tell, and what asks whether the server is up.
+# Addresses without a key: the page, which reveals nothing, and the health checks.
 OPEN = frozenset({"/", "/health", "/v2/health/live", "/v2/health/ready"})
 
 
 def refusal_response(path: str, status: int, sentence: str, headers: dict[str, str] | None = None) -> Response:
-    """The answer to a request that is refused, of which clients of hub serving read `msg`."""
+    """The answer to a refused request; clients of hub serving read its `msg`."""
     values: dict[str, Any] = {"error": sentence}
     if path.startswith("/predict"):
         values |= {"msg": sentence, "results": "", "status": str(status)}
@@ -30,7 +30,7 @@ def refusal_response(path: str, status: int, sentence: str, headers: dict[str, s
 
 
 class _Body:
-    """The body of a request, which may neither be long nor take long."""
+    """The body of a request, with limits on size and time."""
 
     def __init__(self, receive: Receive, limits: Limits) -> None:
         self._receive, self._limits = receive, limits
@@ -53,7 +53,7 @@ class _Body:
         return message
 
     async def discard(self) -> None:
-        """Takes what is still to come, within reason."""
+        """Receives the rest of a request, up to the limits."""
         with anyio.move_on_after(LINGER):
             while not self.complete and self.length < 4 * self._limits.body:
                 message = await self._receive()
@@ -65,10 +65,10 @@ class Gate:
     """ASGI middleware.
 
     Args:
-        app: what answers.
-        limits: of a request.
-        metrics: where it is counted.
-        key: that a request has to bring, as `Authorization: Bearer KEY` or `X-API-Key: KEY`; empty: none.
+        app: the wrapped application.
+        limits: the limits of a request.
+        metrics: counts the requests.
+        key: the key that a request needs, as `Authorization: Bearer KEY` or `X-API-Key: KEY`; empty: none.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics, key: str) -> None:
@@ -107,7 +107,7 @@ class Gate:
             self._metrics.seconds.labels(route).observe(perf_counter() - start)
 
     def _admit(self, scope: Scope, counted: bool) -> None:
-        """Raises `Refusal` for a request that is not let in."""
+        """Raises `Refusal` for a request that is not admitted."""
         headers = Headers(scope=scope)
         if self._key and scope["path"] not in OPEN:
             scheme, _, given = headers.get("authorization", "").partition(" ")
@@ -117,7 +117,7 @@ class Gate:
                     401, "the key is missing or wrong: send Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"}
                 )
         if counted and self._answering > self._limits.requests:
-            raise try_again(429, f"the server answers {self._limits.requests} requests already: try again")
+            raise try_again(429, f"the server is already answering {self._limits.requests} requests: try again later")
         length = headers.get("content-length", "0")
         if length.isascii() and length.isdecimal():
             self._limits.check_body(int(length[:20]))

@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus: GET /metrics."""
+"""The server's metrics for Prometheus: GET /metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
 class Metrics:
-    """The figures of one server. Labels are few: routes by their name, and networks that are served."""
+    """The metrics of one server. Labels are few: names of routes, and served networks."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -34,5 +34,5 @@ class Metrics:
         self.loads = counter("serve_model_loads", "Exports loaded, or not.", "model", "result")
 
     def text(self) -> bytes:
-        """The figures, as Prometheus reads them."""
+        """The metrics in Prometheus's text format."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""GET /openapi.json: what the server takes and answers, by OpenAPI 3.1."""
+"""GET /openapi.json: describes the server's requests and answers in OpenAPI 3.1."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 from utils.serving.refusal import Limits
 
-# Statuses of a refusal, beside those of a single route.
+# Statuses of refusals that all routes share.
 _REFUSALS = {
-    "400": "The request cannot be read, or an image of it.",
+    "400": "The request, or an image in it, cannot be read.",
     "401": "The key is missing or wrong.",
     "404": "No such network.",
     "408": "The request took too long to arrive.",
-    "413": "The request, or an image of it, is too large, or there are too many images.",
-    "415": "A type of content that is not taken.",
-    "429": "Too many requests at a time: try again.",
-    "500": "The network's answer is none.",
-    "503": "A part of the server has failed, or has too little memory: try again.",
+    "413": "The request, or an image in it, is too large, or it has too many images.",
+    "415": "The content type is not supported.",
+    "429": "Too many requests at the same time: try again.",
+    "500": "The network's output is not finite.",
+    "503": "A part of the server failed or ran out of memory: try again.",
 }
 # An image file of one pixel, orange, for examples.
 _EXAMPLE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP438AAAAQBAYD718vxAAAAAElFTkSuQmCC"
@@ -57,7 +57,7 @@ def _json(schema: dict[str, Any], **more: Any) -> dict[str, Any]:
 def _operation(
     summary: str, content: dict[str, Any], *parameters: str, body: dict[str, Any] | None = None, **more: Any
 ) -> dict[str, Any]:
-    """An operation; with a body it may be refused for what that is."""
+    """An operation; if it has a body, also with the refusals for bodies."""
     error = {"$ref": "#/components/schemas/Refusal"}
     statuses = [*_REFUSALS] if body else ["401", *(["404"] if parameters else [])]
     responses: dict[str, Any] = {"200": {"description": "The answer.", "content": content}}
@@ -137,15 +137,15 @@ def _in_path(name: str, **schema: Any) -> dict[str, Any]:
 
 
 def document(limits: Limits, names: Sequence[str]) -> dict[str, Any]:
-    """The description of a server with these limits, which has networks of these names."""
+    """The description of a server with these limits and networks."""
     plain = {"type": "object"}
     text = {"text/plain": {"schema": {"type": "string"}}}
     index = _operation("The networks", _json({"type": "array", "items": plain}))
     index["responses"] |= {status: {"description": _REFUSALS[status]} for status in ("408", "413", "429")}
     paths: dict[str, Any] = {
         "/": {"get": _operation("A page for people", {"text/html": {"schema": {"type": "string"}}})},
-        "/health": {"get": _operation("Whether the server is up, and which networks it has", _json(plain))},
-        "/metrics": {"get": _operation("Figures for Prometheus", text)},
+        "/health": {"get": _operation("Whether the server is up, and its networks", _json(plain))},
+        "/metrics": {"get": _operation("Metrics for Prometheus", text)},
         "/openapi.json": {"get": _operation("This description", _json(plain))},
         "/predict": {"post": _predict()},
         "/predict/{model}": {"post": _predict("model")},
@@ -157,7 +157,7 @@ def document(limits: Limits, names: Sequence[str]) -> dict[str, Any]:
     for version in ((), ("version",)):
         variables, path = ("model", *version), "/v2/models/{model}" + ("/versions/{version}" if version else "")
         paths |= {
-            path: {"get": _operation("What a network takes and gives", _json(plain), *variables)},
+            path: {"get": _operation("Inputs and outputs of a network", _json(plain), *variables)},
             f"{path}/ready": {"get": _operation("Whether a network answers", _json(plain), *variables)},
             f"{path}/infer": {"post": _infer(*variables)},
         }

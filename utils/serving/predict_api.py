@@ -1,7 +1,7 @@
-"""POST /predict/NAME: JSON as PaddleClas's hub serving has it, files by multipart/form-data, or an image as it is.
+"""POST /predict/NAME: takes JSON like PaddleClas's hub serving, files in multipart/form-data, or a plain image.
 
-PaddleClas has had two forms of its JSON, and both are answered: a list of image files in base64, and one array in
-base64 with its shape and type, which its own client has prepared already. https://github.com/PaddlePaddle/PaddleClas,
+PaddleClas had two forms of its JSON, and both are supported: a list of image files in base64, and an array in base64
+with its shape and type, which PaddleClas's client has already prepared. https://github.com/PaddlePaddle/PaddleClas,
 deploy/hubserving.
 """
 
@@ -35,12 +35,12 @@ def json_object(body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise Refusal(400, "the request is not JSON") from None
     if not isinstance(values, dict):
-        raise Refusal(400, "the request is no JSON object")
+        raise Refusal(400, "the request must be a JSON object")
     return values
 
 
 async def predict(request: Request, service: Service) -> Response:
-    """Answers a request of any of the three kinds."""
+    """Answers a request in any of the three forms."""
     served = service.repository.get(request.path_params.get("model"))
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     topk = _whole_number(request.query_params.get("topk"), "topk")
@@ -51,7 +51,9 @@ async def predict(request: Request, service: Service) -> Response:
         return JSONResponse({"model": served.name, "predictions": [_values(each) for each in found]})
     if kind in ("application/json", "text/plain", ""):
         return await _predict_json(request, service, served, topk)
-    raise Refusal(415, f"the type {kind[:80]!r} is not taken: send application/json, multipart/form-data or an image")
+    raise Refusal(
+        415, f"the type {kind[:80]!r} is not supported: send application/json, multipart/form-data or an image"
+    )
 
 
 def _values(prediction: Prediction) -> dict[str, Any]:
@@ -59,17 +61,17 @@ def _values(prediction: Prediction) -> dict[str, Any]:
 
 
 def _whole_number(value: Any, name: str) -> int | None:
-    """A number of a request, at least 1, None if it is not there; raises `Refusal`."""
+    """A number in a request, at least 1; None if it is missing; raises `Refusal`."""
     if value is None:
         return None
     text = str(value)
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text)):
-        raise Refusal(400, f"{name} {text[:40]!r} is no whole number of at least 1")
+        raise Refusal(400, f"{name} {text[:40]!r} must be an integer of at least 1")
     return int(text)
 
 
 async def _predict_files(request: Request, service: Service, served: Served, topk: int | None) -> Response:
-    """Files of a form, in any of its fields; topk may be a field, too."""
+    """The files of a form, in any of its fields; topk may be a field too."""
     limit = service.limits.images
     try:
         form = await request.form(max_files=limit, max_fields=16, max_part_size=1024)
@@ -98,7 +100,7 @@ async def _predict_json(request: Request, service: Service, served: Served, topk
     elif isinstance(images, list) and all(isinstance(image, str) for image in images):
         inputs = images
     else:
-        raise Refusal(400, "images is neither a list of files in base64 nor an array in base64 with revert_params")
+        raise Refusal(400, "images must be a list of files in base64, or an array in base64 with revert_params")
     names = [f"image {number}" for number in range(len(inputs))]
     found = await service.predictions(served, inputs, names, topk)
     predictions = [_in_hub_form(each) for each in found]
@@ -107,7 +109,7 @@ async def _predict_json(request: Request, service: Service, served: Served, topk
 
 
 def _in_hub_form(prediction: Prediction) -> dict[str, Any]:
-    """A prediction by the keys of PaddleClas: clas_ids until its version 2.2, class_ids from then on."""
+    """A prediction with PaddleClas's keys: clas_ids before its version 2.2, class_ids since then."""
     values = prediction.values()
     if "class" not in values:
         return values
@@ -117,22 +119,22 @@ def _in_hub_form(prediction: Prediction) -> dict[str, Any]:
 
 
 def _array(text: str, about: Any, served: Served) -> list[np.ndarray]:
-    """The inputs in an array in base64: float (N, 3, H, W) as the network takes it, or uint8 (N, H, W, 3), pixels."""
+    """The inputs in a base64 array: the network's input, float (N, 3, H, W), or pixels, uint8 (N, H, W, 3)."""
     try:
         dtype = np.dtype(TYPES[about["dtype"]])
         shape = [int(length) for length in about["shape"]]
     except (TypeError, KeyError, ValueError, OverflowError):
         raise Refusal(
-            400, f"revert_params is not {{shape, dtype}} of an array of one of the types {', '.join(TYPES)}"
+            400, f"revert_params must be {{shape, dtype}} of an array of one of the types {', '.join(TYPES)}"
         ) from None
     data = from_base64(text)
     if len(shape) != 4 or min(shape) < 0 or math.prod(shape) * dtype.itemsize != len(data):
-        raise Refusal(400, f"an array of {len(data)} bytes is not of the shape and type of revert_params")
+        raise Refusal(400, f"an array of {len(data)} bytes does not fit the shape and type of revert_params")
     return checked_inputs(np.frombuffer(data, dtype).reshape(shape), served)
 
 
 def checked_inputs(array: np.ndarray, served: Served) -> list[np.ndarray]:
-    """An array of a request as inputs, each of which the network takes as it is; raises `Refusal`."""
+    """Splits a request's array into inputs that the network can take; raises `Refusal`."""
     height, width = served.transform.image_size
     wanted = (height, width, 3) if array.dtype == np.uint8 else (3, height, width)
     if array.shape[1:] != wanted:

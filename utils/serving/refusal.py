@@ -1,4 +1,4 @@
-"""What the server says when it does not answer: an HTTP status, and one sentence."""
+"""The server's refusals: an HTTP status and one sentence."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 
 class Refusal(Exception):
-    """A request that gets no answer.
+    """A request is refused.
 
     Args:
-        status: of HTTP.
+        status: the HTTP status.
         sentence: what is wrong, and what to do.
-        headers: of the response.
+        headers: the response's headers.
     """
 
     def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> None:
@@ -23,20 +23,20 @@ class Refusal(Exception):
 
 
 def try_again(status: int, sentence: str) -> Refusal:
-    """A refusal of what may be answered a second later: 429 for too many requests, 503 for all else."""
+    """A refusal of a request that may succeed a second later: 429 for too many requests, otherwise 503."""
     return Refusal(status, sentence, {"Retry-After": "1"})
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may ask for; each is a flag.
+    """The limits of requests; each is a flag.
 
     Attributes:
-        requests: being answered at a time.
-        images: of a request.
+        requests: requests answered at the same time.
+        images: images in a request.
         body: bytes of a request.
-        pixels: of an image, before it is resized.
-        seconds: that a request may take to arrive.
+        pixels: pixels of an image before it is resized.
+        seconds: time for a request to arrive.
     """
 
     requests: int = 128
@@ -46,15 +46,15 @@ class Limits:
     seconds: float = 60.0
 
     def check_body(self, length: int) -> None:
-        """Raises `Refusal` for a request of so many bytes."""
+        """Raises `Refusal` if a request has too many bytes."""
         if length > self.body:
             raise Refusal(
                 413, f"the request has more than {self.body} bytes: send fewer or smaller images (--serve_megabytes)"
             )
 
     def check_images(self, count: int) -> None:
-        """Raises `Refusal` for a request of so many images."""
+        """Raises `Refusal` if a request has too many images, or none."""
         if count < 1:
             raise Refusal(400, "the request has no image")
         if count > self.images:
-            raise Refusal(413, f"the request has {count} images, and may have {self.images} (--serve_images)")
+            raise Refusal(413, f"the request has {count} images, but may have at most {self.images} (--serve_images)")

@@ -1,7 +1,7 @@
-"""The exports that a server answers with: found, loaded, and loaded again when other files have taken their place.
+"""Finds and loads the exports of a server, and loads them again when their files are replaced.
 
-A request keeps the network that it began with; whoever comes later gets the new one. Files that do not fit together
-yet, as of an export that is being copied, are tried again when they have changed.
+A request keeps the network that it started with; later requests get the new one. Files that do not fit together yet,
+because an export is still being copied, are tried again when they change.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from utils.serving.batcher import Batcher
 from utils.serving.metrics import Metrics
 from utils.serving.refusal import Refusal
 
-# What a folder of exports is looked through for, in each of its folders.
+# Names of model files that are searched for in each subfolder of a folder of exports.
 MODEL_FILES = ("model", "model.onnx")
-# Seconds between two looks at the files.
+# Seconds between two checks of the files.
 INTERVAL = 1.0
-# PaddleClas's hub serving had one service, of this name: its clients ask for that.
+# Name of the only service of PaddleClas's hub serving, which its clients request.
 HUB_NAME = "clas_system"
 
-# Loads an export: path of the model file -> the network, and what answers with it.
+# Loads an export: path of the model file -> the network and its classifier.
 Load = Callable[[str], tuple[ExportedNetwork, Classifier]]
-# Path, size and time of change of each file of an export.
+# Path, size and modification time of each file of an export.
 Stamp = tuple[tuple[str, int, int, int], ...]
 
 
 @dataclass(frozen=True)
 class Served:
-    """An export that is ready to answer.
+    """A loaded export.
 
     Attributes:
-        name: in the path of a request.
+        name: its name in the path of a request.
         network, classifier: as in predict.py.
-        transform: what is done to an image before.
-        batcher: of its inputs.
-        version: 1 for the first, one more for each that took the place of another.
+        transform: prepares an image.
+        batcher: collects its inputs into batches.
+        version: 1 at first, and one more for each replacement.
     """
 
     name: str
@@ -62,8 +62,8 @@ class Served:
 
 
 def forward_of(network: ExportedNetwork, classifier: Classifier) -> Callable[[Sequence[np.ndarray]], Tensor]:
-    """What computes the logits of a batch, on the CPU, for inputs that are pixels, uint8 (H, W, 3), or float32
-    (3, H, W), which are taken as they are."""
+    """Returns the function that computes a batch's logits, on the CPU, for inputs that are pixels, uint8 (H, W, 3), or
+    prepared inputs, float32 (3, H, W)."""
 
     @torch.inference_mode()
     def forward(inputs: Sequence[np.ndarray]) -> Tensor:
@@ -83,18 +83,18 @@ def forward_of(network: ExportedNetwork, classifier: Classifier) -> Callable[[Se
 
 
 class Repository:
-    """The exports of --model_file: one, or those in the folders of a folder, by their names.
+    """The exports of --model_file: a single one, or all in the subfolders of a folder, by their names.
 
     Args:
         model_file: the flag.
-        params_file: the flag, of a single export.
-        load: loads one.
-        largest: images of a batch.
-        longest_wait: seconds that an image waits for others.
-        metrics: where batches and loads are counted.
+        params_file: the flag, for a single export.
+        load: loads an export.
+        largest: most images in a batch.
+        longest_wait: most seconds that an image waits for others.
+        metrics: counts batches and loads.
 
     Attributes:
-        served: by name.
+        served: the loaded exports by name.
 
     Raises:
         UserError: there is no export, or one cannot be loaded.
@@ -117,7 +117,10 @@ class Repository:
         self._seen: dict[str, Stamp] = {}
         self.served: dict[str, Served] = {}
         if self._is_folder and params_file:
-            raise UserError(f"--params_file is of one export, and --model_file {model_file} a folder of them", 2)
+            raise UserError(
+                f"--params_file is for a single export, and --model_file {model_file} is a folder: leave it out",
+                2,
+            )
         found = dict(self._found())
         if not found:
             raise UserError(
@@ -128,22 +131,22 @@ class Repository:
             self.served[name] = self._loaded(name, path)
 
     def get(self, name: str | None) -> Served:
-        """The export of a name; of none, or of hub serving's, the only one. Raises `Refusal`."""
+        """The export of a name; without a name, or with hub serving's, the only export. Raises `Refusal`."""
         if name in self.served:
             return self.served[name]
         if name in (None, HUB_NAME) and len(self.served) == 1:
             return next(iter(self.served.values()))
         names = ", ".join(sorted(self.served)[:20])
-        raise Refusal(404, f"there is no network of that name; there are: {names}")
+        raise Refusal(404, f"there is no network of that name; the networks are: {names}")
 
     async def watch(self) -> None:
-        """Looks for other files, and loads them, until it is cancelled."""
+        """Checks for changed files and loads them, until it is cancelled."""
         while True:
             await asyncio.sleep(INTERVAL)
             await self.look()
 
     async def look(self) -> None:
-        """Loads what is new and has been the same at two looks, and forgets what is gone from a folder of exports."""
+        """Loads new files that were unchanged at two checks, and drops exports that are gone from a folder."""
         found = dict(self._found())
         stamps = {name: self._stamp(path) for name, path in found.items()}
         settled = [name for name, stamp in stamps.items() if stamp and self._seen.get(name) == stamp]
@@ -155,12 +158,12 @@ class Repository:
             try:
                 loop = asyncio.get_running_loop()
                 self.served[name] = await loop.run_in_executor(self._loader, self._loaded, name, found[name])
-            except Exception as error:  # whatever the new files are, the old network goes on
+            except Exception as error:  # whatever is wrong with the new files, the old network stays
                 self._metrics.loads.labels(name, "failed").inc()
                 line = one_line(error) if isinstance(error, UserError) else of_the_machine(error)
-                warn(f"{name} is not loaded: {line or one_line(error)}")
+                warn(f"{name} cannot be loaded: {line or one_line(error)}")
             else:
-                log(f"{name} is loaded again: version {self.served[name].version}")
+                log(f"{name} was loaded again: version {self.served[name].version}")
         if self._is_folder:
             for name in [name for name in self.served if name not in found]:
                 del self.served[name]
@@ -168,7 +171,7 @@ class Repository:
                 log(f"{name} is gone")
 
     def _found(self) -> Iterator[tuple[str, Path]]:
-        """Names and model files of the exports that there are."""
+        """Names and model files of the existing exports."""
         if not self._is_folder:
             path = self._root
             own = path.is_dir() or path.name in (*MODEL_FILES, "__model__") or path.stem == "inference"
@@ -177,7 +180,7 @@ class Repository:
             return
         try:
             folders = sorted(path for path in self._root.iterdir() if path.is_dir() and path.name[0] != ".")
-        except OSError:  # for a moment, perhaps: what is served stays
+        except OSError:  # perhaps only for a moment, so the loaded export stays
             yield from ((name, self._root / name) for name in self.served)
             return
         for folder in folders:
@@ -188,7 +191,7 @@ class Repository:
                 yield folder.name, inside[0]
 
     def _stamp(self, path: Path) -> Stamp:
-        """Of the files of an export; empty if its model file is not there."""
+        """The state of an export's files; empty if its model file is missing."""
         if path.is_dir():
             names = sorted(str(each) for each in path.iterdir() if each.is_file())
         else:
@@ -206,7 +209,7 @@ class Repository:
         return tuple(stamp)
 
     def _loaded(self, name: str, path: Path) -> Served:
-        """Loads an export, and has it compute once, so that the first request does not wait for that."""
+        """Loads an export and runs it once, so that the first request does not have to wait for that."""
         network, classifier = self._load(str(path))
         forward, transform = forward_of(network, classifier), eval_transform(network.description)
         forward([np.zeros((*transform.image_size, 3), np.uint8)] * self._largest)

@@ -1,4 +1,4 @@
-"""Images to answers: decoded by the workers, computed in batches, put into words as predict.py does."""
+"""Answers images: decodes them in the workers, computes in batches, and formats results like predict.py."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from utils.serving.repository import Repository, Served
 
 
 class Service:
-    """What the interfaces have in common.
+    """The service behind all interfaces.
 
     Args:
         repository: the networks.
-        decoders: what decodes.
-        limits: of a request.
-        metrics: where it is counted.
+        decoders: decode the images.
+        limits: the limits of a request.
+        metrics: counts the images.
     """
 
     def __init__(self, repository: Repository, decoders: Decoders, limits: Limits, metrics: Metrics) -> None:
@@ -38,7 +38,7 @@ class Service:
         Args:
             served: the network.
             images: files, or inputs as `utils.serving.repository.forward_of` takes them.
-            names: what to call them where one is refused.
+            names: their names, for refusals.
 
         Raises:
             Refusal: there are too many, one cannot be read, or the network cannot compute.
@@ -79,10 +79,10 @@ class Service:
     async def predictions(
         self, served: Served, images: Sequence[Encoded | np.ndarray], names: Sequence[str], topk: int | None = None
     ) -> list[Prediction]:
-        """What predict.py says of images; for the arguments see `logits`.
+        """predict.py's results for images; for the arguments see `logits`.
 
         Args:
-            topk: classes per image; None: as the server was started.
+            topk: classes per image; None: the server's own setting.
         """
         classifier = served.classifier
         if topk is not None and not 1 <= topk <= served.network.description.class_dim:
