@@ -1,4 +1,4 @@
-"""Operators of exported programs, called with arguments at random: none may end the process.
+"""Operators of exported programs, called with random arguments: none may crash the process.
 
 python -m pytest --all tests/programs/test_fuzz_operators.py      100,000 cases
 python tests/programs/test_fuzz_operators.py --cases=CASES --start=FIRST --jobs=PROCESSES      any
@@ -52,7 +52,7 @@ def value_of(rng: random.Random, kind: str) -> Any:
 
 
 def check(case: int) -> str:
-    """What came of a call: "ran", "raised" or "refused"."""
+    """The outcome of a call: "ran", "raised" or "refused"."""
     rng = random.Random(case)
     operator = operator_of(f"torch.ops.aten.{NAMES[case % len(NAMES)]}")
     args: list[Any] = []
@@ -106,7 +106,7 @@ def test_arguments_that_pytorch_takes_on_trust(name, args):
 
 
 def test_attention_of_groups_is_refused():
-    """With a key of no heads it would end the process."""
+    """A key without heads would crash the process."""
     schema = operator_of("torch.ops.aten.scaled_dot_product_attention.default")._schema
     check_arguments(schema, ("q", "k", "v"), {"enable_gqa": False})
     with pytest.raises(ValueError, match="enable_gqa"):

@@ -1,4 +1,4 @@
-"""Mutated programs of PaddlePaddle, translated and run: whatever they ask for, one line comes out, or numbers.
+"""Mutated PaddlePaddle programs, translated and run: each gives numbers or a refusal in one line.
 
 python -m pytest --all tests/programs/test_fuzz_translation.py      20,000 cases
 python tests/programs/test_fuzz_translation.py --cases=CASES --start=FIRST --jobs=PROCESSES      any
@@ -34,7 +34,7 @@ from utils.programs.paddle_translate import translate
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited on Linux only")
 
 SHORT, LONG = 300, 20_000
-# A program whose values have more elements than that, for one image, is not run: it may well ask for hours.
+# A program whose values have more elements for one image is not run, as it could take hours.
 MAX_ELEMENTS = 1 << 23
 
 
@@ -121,13 +121,13 @@ def mutated(rng: random.Random, program: Program) -> Program:
 
 
 def elements(module: torch.fx.GraphModule) -> int:
-    """How many numbers a module computes for an image."""
+    """Number of values that a module computes for one image."""
     shapes = (node.meta.get("shape") or () for node in module.graph.nodes)
     return sum(math.prod(1 if size is None else size for size in shape) for shape in shapes)
 
 
 def check(case: int) -> str:
-    """What came of a case: "run", "failed" while running, only "translated", or "refused"."""
+    """The outcome of a case: "run", "failed" while running, only "translated", or "refused"."""
     rng = random.Random(case)
     program, parameters = rng.choice(whole())
     try:
@@ -152,7 +152,7 @@ def check(case: int) -> str:
 
 
 def prepare() -> None:
-    """What all processes share; without PyTorch's threads, which do not live on in a forked process."""
+    """The state that all processes share, without PyTorch's threads, which do not survive a fork."""
     torch.set_num_threads(1)
     whole()
 
@@ -168,7 +168,7 @@ def test_mutated_programs(count):
     assert not report.failures
     assert report.cases == count
     assert report.outcomes["run"] > count // 10 and report.outcomes["refused"] > count // 10
-    # A translation that fails is one that could have been refused.
+    # A program that fails while running could have been refused.
     assert report.outcomes.get("failed", 0) < count // 20
 
 

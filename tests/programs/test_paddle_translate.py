@@ -1,4 +1,4 @@
-"""Exported programs of PaddlePaddle as graphs of PyTorch's operators: the same answers, in every way to run them."""
+"""PaddlePaddle's exported programs as graphs of PyTorch operators: the same outputs in every way to run them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_recorded_cases_cover_most_operators():
 
 
 def example(name: str) -> tuple[Program, dict[str, np.ndarray], torch.Tensor, list[np.ndarray]]:
-    """A complete example: program, parameters, images, and the original's outputs; of PPLCNet also its logits."""
+    """A complete example: program, parameters, images, and the original's outputs; for PPLCNet also its logits."""
     files = example_files()
     program = read_program(example_program(name))
     own = {path.removeprefix(f"{name}/"): content for path, content in files.items() if path.startswith(f"{name}/")}
@@ -171,12 +171,12 @@ RESULT = {"conv2d": "Output", "unfold": "Y"}
 
 
 def program_of(*steps: Step, shape: tuple[int, ...] = (-1, 4, 8, 8)) -> Program:
-    """A ProgramDesc whose operations follow each other.
+    """A ProgramDesc with consecutive operations.
 
     Args:
-        steps: kind, inputs, attributes of each. Without X among the inputs it takes the result of the one before; None
-            among them says that it takes none.
-        shape: of the program's input, x0; the first operation's result is x1.
+        steps: kind, inputs and attributes of each operation. Without X among the inputs it takes the previous result;
+            None among them means no input.
+        shape: shape of the program's input, x0; the first operation's result is x1.
     """
     variables = {"x0": Variable("x0", shape, "float32"), "w": Variable("w", (4, 4, 3, 3), "float32", True)}
     operations = []
@@ -283,7 +283,7 @@ def test_refused_in_one_line(what):
 
 def test_unknown_operators_are_all_named():
     program = program_of(("relu", {}, {}), ("yolo_box", {}, {}), ("yolo_box", {}, {}), ("my_operator", {}, {}))
-    with pytest.raises(FormatError, match=r"not known here: my_operator \(1 time\), yolo_box \(2 times\)$"):
+    with pytest.raises(FormatError, match=r"unsupported operators: my_operator \(1 time\), yolo_box \(2 times\)$"):
         translate(program, WEIGHTS)
 
 

@@ -1,1 +1,1 @@
-"""Programs of PaddlePaddle as graphs of PyTorch's operators."""
+"""Translates PaddlePaddle programs to graphs of PyTorch operators."""

@@ -1,4 +1,4 @@
-"""What nodes of a graph are called with."""
+"""The arguments of a graph's nodes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch import fx
 
 
 def operands(node: fx.Node) -> tuple[Any, ...]:
-    """A node's positional arguments, of the types in its operator's schema; fx has one type for all that there are."""
+    """A node's positional arguments, with the types of its operator's schema; fx has one type for all arguments."""
     return node.args
 
 
 def tensor_name(node: fx.Node) -> str:
-    """The name of the tensor that a `get_attr` node stands for."""
+    """The name of a `get_attr` node's tensor."""
     return str(node.target)

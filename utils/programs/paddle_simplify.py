@@ -1,9 +1,9 @@
-"""What makes a translated program as fast as an export of our own: fewer, larger operators.
+"""Makes a translated program as fast as an export of our own networks: with fewer, larger operators.
 
-- A batch-norm, a factor or an addend per channel after a convolution or a linear layer becomes part of its weights,
-  computed in float64, so that nothing but the last rounding is lost.
-- Reshapes and permutations of reshapes and permutations become one, or none.
-- What a program spells out and PyTorch has as one operator becomes that: hard-swish, swish, attention.
+- A batch norm, a factor or an addend per channel after a convolution or linear layer is folded into its weights, in
+  float64, so that only the last step rounds.
+- Consecutive reshapes or permutations become one, or none.
+- Sequences that PyTorch has as one operator become that operator: hard swish, swish, attention.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from utils.programs.operands import operands, tensor_name
 
 aten = torch.ops.aten
 
-# Operator -> dimension of its weight that counts the output channels, and of its result.
+# Operator -> dimension of the output channels in its weight, and in its result.
 LAYERS: dict[Any, tuple[int, int]] = {
     aten.conv2d.default: (0, 1),
     aten.linear.default: (0, -1),
 }
-# Memory that new weights may take, beyond twice that of the old ones.
+# Memory that new weights may take in addition to twice the memory of the old ones.
 FOLDED_BYTES = 2**26
-# Weights are made anew in float64 for folding: not those that take gigabytes.
+# Folding computes weights in float64, so larger weights are not folded.
 MAX_WEIGHT = 2**27
 
 
 def simplify(module: nn.Module, graph: fx.Graph) -> None:
-    """Simplifies a graph of ATen operators for inference, with the same results but for rounding.
+    """Simplifies a graph of ATen operators for inference; only rounding changes the results.
 
     Args:
         module: holds the tensors that the graph uses.
@@ -44,7 +44,7 @@ def simplify(module: nn.Module, graph: fx.Graph) -> None:
 
 
 def remove_unused(graph: fx.Graph) -> None:
-    """Removes nodes whose results nothing uses."""
+    """Removes nodes with unused results."""
     for node in reversed(list(graph.nodes)):
         if not node.users and node.op in ("call_function", "get_attr"):
             graph.erase_node(node)
@@ -57,7 +57,7 @@ class _Simplifier:
         self.module = module
         self.graph = graph
         self.tensors = dict(module.named_buffers())
-        # A weight that many layers share becomes one for each of them.
+        # A weight shared by many layers is copied for each of them.
         self.spare_bytes = FOLDED_BYTES + 2 * sum(tensor.nbytes for tensor in self.tensors.values())
 
     def run(self) -> None:
@@ -68,13 +68,13 @@ class _Simplifier:
     # ------------------------------------------------------------------------------------------------- helpers
 
     def tensor(self, argument: Any) -> Tensor | None:
-        """The contents of an argument that is constant."""
+        """The value of a constant argument."""
         if isinstance(argument, fx.Node) and argument.op == "get_attr":
             return self.tensors[tensor_name(argument)]
         return None
 
     def hold(self, tensor: Tensor, before: fx.Node, source: fx.Node | None = None) -> fx.Node:
-        """A node for a new constant: `source`'s own, if that has no other use."""
+        """A node for a new constant; reuses `source` if nothing else uses it."""
         if source is not None and source.users.keys() == {before}:
             name = tensor_name(source)
             setattr(self.module, name, tensor)
@@ -92,7 +92,7 @@ class _Simplifier:
         return node
 
     def replace(self, node: fx.Node, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
-        """Puts another operation in the place of one."""
+        """Replaces an operation by another one."""
         with self.graph.inserting_before(node):
             new = self.graph.call_function(target, args, kwargs)
         new.meta["shape"] = node.meta.get("shape")
@@ -101,7 +101,7 @@ class _Simplifier:
         return new
 
     def layer(self, argument: Any) -> fx.Node | None:
-        """The convolution or linear layer that an argument is the result of, if nothing else uses that."""
+        """The convolution or linear layer that computes an argument, if nothing else uses its result."""
         if not isinstance(argument, fx.Node) or argument.target not in LAYERS or len(argument.users) > 1:
             return None
         weight = self.tensor(operands(argument)[1])
@@ -116,7 +116,7 @@ class _Simplifier:
         return argument if bias is None or self.tensor(bias) is not None else None
 
     def per_channel(self, layer: fx.Node, other: Any, shape: Sequence[int | None] | None) -> Tensor | None:
-        """A number for every output channel, if `other` is no more than that."""
+        """`other` as a number per output channel, if it is that."""
         weight = self.tensor(operands(layer)[1])
         assert weight is not None
         axis, position = LAYERS[layer.target]
@@ -135,7 +135,7 @@ class _Simplifier:
         return tensor.double().reshape(channels)
 
     def fold(self, layer: fx.Node, last: fx.Node, factor: Tensor | None, addend: Tensor | None) -> None:
-        """layer * factor + addend, both per output channel, as a layer of other weights."""
+        """layer * factor + addend, both per output channel, as a layer with other weights."""
         weight = self.tensor(operands(layer)[1])
         assert weight is not None
         args = [*operands(layer), None][: max(len(operands(layer)), 3)]
@@ -188,7 +188,7 @@ class _Simplifier:
                     return
 
     def mul(self, node: fx.Node) -> None:
-        """conv or linear * a number per channel -> its weights; swish and hard-swish that are spelled out."""
+        """conv or linear * a number per channel -> its weights; x * sigmoid(x) and the like -> swish, hard swish"""
         if self.hard_swish(node, operands(node)[1]) or self.silu(node):
             return
         for index in range(2):
@@ -231,7 +231,7 @@ class _Simplifier:
         return False
 
     def permute(self, node: fx.Node) -> None:
-        """A permutation of a permutation is one."""
+        """Two permutations -> one"""
         inner, order = operands(node)
         if inner.target is not aten.permute.default:
             return
@@ -243,12 +243,12 @@ class _Simplifier:
             node.args = (operands(inner)[0], combined)
 
     def reshape(self, node: fx.Node) -> None:
-        """A reshape of a reshape is one, or none."""
+        """Two reshapes -> one, or none"""
         while operands(node)[0].target is aten.reshape.default:
             node.args = (operands(operands(node)[0])[0], operands(node)[1])
         source = operands(node)[0]
         shape = node.meta.get("shape")
-        # Where one size at most is open, the number of elements says that it is the same.
+        # If at most one size is unknown, the number of elements determines it.
         if shape is not None and shape == source.meta.get("shape") and shape.count(None) <= 1:
             node.replace_all_uses_with(source)
             self.graph.erase_node(node)
@@ -271,7 +271,7 @@ class _Simplifier:
         (batch, heads, _, width), other, last = shapes
         if other[:2] != (batch, heads) or last[:2] != (batch, heads) or other[2] is None or other[2] != last[2]:
             return
-        if other[3] != width or last[3] != width:  # the fast kernels want all of one width
+        if other[3] != width or last[3] != width:  # the fast kernels need equal widths
             return
         mask = bias if window_mask is None else self.windows(product, query, bias, window_mask)
         self.replace(
@@ -280,7 +280,7 @@ class _Simplifier:
         )  # fmt: skip
 
     def windows(self, before: fx.Node, query: fx.Node, bias: fx.Node | None, mask: Tensor) -> fx.Node:
-        """The sum of a bias for every head and of a mask for every window of an image, for all images."""
+        """The sum of a bias per head and a mask per window, repeated for all images."""
         if bias is not None:
             tensor = self.tensor(bias)
             assert tensor is not None
@@ -292,7 +292,7 @@ class _Simplifier:
             return self.graph.call_function(aten.repeat.default, (held, [images, 1, 1, 1]))
 
     def window_mask(self, node: fx.Node) -> tuple[fx.Node, Tensor] | None:
-        """The scores and the mask, where the scores of each image's windows get a mask of their own.
+        """The scores and the mask, if each image's windows have their own mask.
 
         (images * windows, heads, n, n) -> (images, windows, heads, n, n) + (1, windows, 1, n, n) -> as before.
         """
@@ -313,7 +313,7 @@ class _Simplifier:
         return inner, mask[0]
 
     def scores(self, node: fx.Node) -> tuple[fx.Node, fx.Node, float, fx.Node | None, Tensor | None] | None:
-        """Query, key, scale, bias and mask of windows, of what a softmax is applied to, if it is attention."""
+        """Query, key, scale, bias and window mask of a softmax's input, if that is attention."""
         bias, mask, scale = None, None, 1.0
         while True:
             if not isinstance(node, fx.Node) or len(node.users) != 1:
@@ -324,7 +324,7 @@ class _Simplifier:
                     return None
                 node, mask = found
             elif node.target is aten.add.Tensor and bias is None and not node.kwargs:
-                # What is not the product is added to it.
+                # The operand that is not the product is the addend.
                 node, bias = operands(node) if leads_to_product(operands(node)[0]) else reversed(operands(node))
                 if not isinstance(bias, fx.Node) or len(bias.meta.get("shape") or ()) not in (2, 4):
                     return None
@@ -333,7 +333,7 @@ class _Simplifier:
                 ):
                     return None
             elif node.target is aten.mul.Scalar:
-                # What has been added before would be multiplied, too.
+                # An earlier addend would be multiplied as well.
                 scale *= operands(node)[1]
                 node = operands(node)[0]
             elif node.target is aten.matmul.default:
@@ -344,7 +344,7 @@ class _Simplifier:
         rank = len(node.meta["shape"])
         if rank != 4 or transposed.target is not aten.permute.default:
             return None
-        # What turns the key is undone: the permutation of the last two dimensions once more.
+        # The key's transposition is undone by transposing the last two dimensions again.
         if query.target is aten.mul.Scalar and len(query.users) == 1:
             scale *= operands(query)[1]
             query = operands(query)[0]

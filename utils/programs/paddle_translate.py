@@ -1,9 +1,9 @@
-"""Programs of PaddlePaddle as graphs of PyTorch's operators.
+"""Translates PaddlePaddle programs to graphs of PyTorch operators.
 
-What `utils.formats.inference_model` reads becomes a `torch.fx.GraphModule` of ATen operators, as clean as an export of
-a network of models/: arithmetic on shapes and on weights is done beforehand, batch-norms and biases are part of the
-convolutions and linear layers before them, and the number of images is free. So everything that exists for exports
-applies: fusion for CPUs, other precisions, torch.compile, torch.export, ONNX.
+The programs that `utils.formats.inference_model` reads become a `torch.fx.GraphModule` of ATen operators, as clean as
+an export of a network in models/: arithmetic on shapes and weights is computed in advance, batch norms and biases are
+folded into the convolutions and linear layers before them, and the number of images is free. So everything that works
+for exports works here: fusion for CPUs, other precisions, torch.compile, torch.export, ONNX.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CONTROL_FLOW = frozenset({
     "recurrent", "write_to_array", "read_from_array", "array_write_", "array_read", "create_array",
     "lod_array_length", "tensor_array_to_tensor",
 })  # fmt: skip
-# Their result is another one every time.
+# Operators with a different result every time.
 RANDOM = frozenset({
     "uniform_random", "uniform_random_batch_size_like", "gaussian_random", "gaussian_random_batch_size_like",
     "gaussian", "uniform", "truncated_gaussian_random", "randint", "randperm", "bernoulli", "multinomial",
@@ -52,12 +52,12 @@ ACTIVATIONS: dict[Any, str] = {
 
 @dataclass(frozen=True)
 class Input:
-    """What a program is given.
+    """An input of a program.
 
     Attributes:
-        label: how users know it.
+        label: its name for users.
         shape: None stands for the number of images.
-        dtype: of its elements.
+        dtype: type of its elements.
     """
 
     label: str
@@ -67,14 +67,14 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
-    """What a program answers.
+    """An output of a program.
 
     Attributes:
-        label: how users know it.
+        label: its name for users.
         shape: None stands for the number of images, -1 for another multiple of it.
-        dtype: of its elements.
-        activation: "softmax" (over the last dimension), "log_softmax" or "sigmoid" if that is the last thing that is
-            done, else None.
+        dtype: type of its elements.
+        activation: "softmax" (over the last dimension), "log_softmax" or "sigmoid" if that is the final operation,
+            otherwise None.
     """
 
     label: str
@@ -95,7 +95,7 @@ class Translation:
     Attributes:
         root: holds the tensors.
         graph: takes the inputs, and returns the outputs as a tuple.
-        inputs, outputs: of it, in order.
+        inputs, outputs: the graph's inputs and outputs, in order.
     """
 
     root: nn.Module
@@ -105,7 +105,7 @@ class Translation:
 
     @functools.cached_property
     def module(self) -> fx.GraphModule:
-        """All of it as a module. (Made when asked for: writing the code takes time.)"""
+        """The whole program as a module. (Built on demand, as generating its code takes time.)"""
         return fx.GraphModule(self.root, self.graph)
 
     @garbage_collection_paused()
@@ -113,8 +113,8 @@ class Translation:
         """A module that returns one output as a tensor, and computes nothing else.
 
         Args:
-            index: of the output.
-            before_activation: return what its softmax or sigmoid is applied to: the logits.
+            index: number of the output.
+            before_activation: whether to return the input of its softmax or sigmoid, the logits.
         """
         graph = fx.Graph()
         result: Any = graph.graph_copy(self.graph, {})
@@ -142,24 +142,24 @@ def translate(
     Args:
         program: as `utils.formats.inference_model.read_program` returns it.
         parameters: its weights by name.
-        image_size: height and width, for a program that leaves them open; one that does not is not changed.
-        dtype: to compute in where the program says float32, images included.
-        freed: a program for a certain number of images is to take any. Whether it does so rightly has to be checked.
-        simplified: batch-norms and the like become part of other layers, which rounds their weights.
+        image_size: height and width for a program that leaves them open; other programs keep their own size.
+        dtype: type that replaces the program's float32, in images too.
+        freed: whether to make a program for a fixed number of images take any number. The caller must check the result.
+        simplified: whether to fold batch norms and the like into other layers, which rounds their weights.
 
     Returns:
-        The module, on the CPU, and what goes in and comes out. It takes any number of images, unless the program is
-        for a certain number, or can do with one only: see the inputs' shapes.
+        The module, on the CPU, with its inputs and outputs. It takes any number of images, unless the program works
+        only for a fixed number: see the inputs' shapes.
 
     Raises:
-        FormatError: the program has operators that are not known here, or its parts do not fit.
+        FormatError: the program has unknown operators, or its parts do not fit together.
     """
     with torch.no_grad():
         work = _Work(program, parameters, image_size, simplified)
         try:
             translation = _Translator(work, freed=freed).run()
         except TranslationError as error:
-            # Some programs leave the number of images open, and can do with one only.
+            # Some programs leave the number of images open but work only for a single one.
             try:
                 translation = _Translator(work, 1).run()
             except TranslationError:
@@ -171,7 +171,7 @@ def translate(
 
 
 class _Work(NamedTuple):
-    """What is translated: the arguments of `translate`."""
+    """The arguments of `translate`."""
 
     program: Program
     parameters: Mapping[str, np.ndarray]
@@ -214,7 +214,7 @@ class _Translator:
         root, graph = self.builder.root, self.builder.graph
         used = {tensor_name(node) for node in graph.find_nodes(op="get_attr")}
         for name in [name for name, _ in root.named_buffers() if name not in used]:
-            delattr(root, name)  # of which another has been made: its memory is free again
+            delattr(root, name)  # it has been replaced: frees its memory
         outputs = tuple(
             Output(label, _open_shape(value.shape), value.dtype, activation(node, value.ndim))
             for label, value, node in zip(self.program.fetch_labels, fetched, output_nodes(graph), strict=True)
@@ -224,7 +224,7 @@ class _Translator:
     def add_input(self, index: int, name: str, label: str) -> Input:
         variable = self.program.variables[name]
         if variable.shape is None or variable.dtype not in DTYPES:
-            raise TranslationError(f"its input {label[:100]!r} is no tensor")
+            raise TranslationError(f"its input {label[:100]!r} is not a tensor")
         shape: list[Size] = list(variable.shape)
         for axis, size in enumerate(variable.shape):
             if size >= 0 and not (axis == 0 and size == self.fixed):
@@ -255,12 +255,12 @@ class _Translator:
             names = operation.outputs.get(slot, ())
             values = value if isinstance(value, list) else [value]
             if names and len(names) != len(values):
-                raise TranslationError(f"it has {len(values)} results, and {len(names)} variables for them")
+                raise TranslationError(f"it has {len(values)} results, but {len(names)} variables for them")
             for name, each in zip(names, values, strict=False):
                 self.values[name] = self.as_declared(name, each)
 
     def as_declared(self, name: str, value: Value) -> Value:
-        """A single number with the one dimension that ProgramDesc gave it up to Paddle 2.4."""
+        """A single number as a tensor with one dimension, as in ProgramDesc up to Paddle 2.4."""
         variable = self.program.variables.get(name)
         if value.ndim == 0 and variable is not None and variable.shape is not None and len(variable.shape) == 1:
             return self.builder.reshape(value, [1])
@@ -269,30 +269,30 @@ class _Translator:
     def fetched(self, name: str) -> Value:
         value = self.values.get(name)
         if not isinstance(value, Value):
-            raise TranslationError(f"its output {name[:100]!r} is no tensor")
+            raise TranslationError(f"its output {name[:100]!r} is not a tensor")
         return value
 
 
 def check_kinds(operations: Sequence[Operation], table: Mapping[str, Operator]) -> None:
-    """Refuses programs with operations that are not known, all of them in one line."""
+    """Refuses programs with unknown operations, and lists all of them in one line."""
     counts = Counter(operation.kind for operation in operations)
     if found := [kind for kind in counts if kind in CONTROL_FLOW]:
         raise TranslationError(f"it has control flow, which cannot be translated: {_listed(found, counts)}")
     if found := [kind for kind in counts if kind in RANDOM]:
         raise TranslationError(f"it computes with random numbers: {_listed(found, counts)}")
     if found := [kind for kind in counts if kind not in table]:
-        raise TranslationError(f"it has operators that are not known here: {_listed(found, counts)}")
+        raise TranslationError(f"it has unsupported operators: {_listed(found, counts)}")
 
 
 def _listed(kinds: Sequence[str], counts: Mapping[str, int]) -> str:
-    """Operators by name, with how often they occur: conv4d (3 times), and so on."""
+    """Operators by name with their number of occurrences: conv4d (3 times), and so on."""
     texts = [f"{kind[:100]} ({counts[kind]} {'time' if counts[kind] == 1 else 'times'})" for kind in sorted(kinds)]
     more = f" and {len(texts) - 20} others" if len(texts) > 20 else ""
     return ", ".join(texts[:20]) + more
 
 
 def tensor_of(array: np.ndarray) -> Tensor:
-    """An array of a file as a tensor, which may share its memory."""
+    """An array from a file as a tensor, which may share its memory."""
     if not (array.flags.aligned and array.flags.c_contiguous and array.flags.writeable):
         array = array.copy()
     return torch.from_numpy(array)
@@ -309,7 +309,7 @@ def output_nodes(graph: fx.Graph) -> list[fx.Node]:
 
 
 def activation(node: fx.Node, rank: int) -> str | None:
-    """What is applied last, if it turns logits into probabilities."""
+    """The final operation, if it turns logits into probabilities."""
     name = ACTIVATIONS.get(node.target)
     if name is None or (name != "sigmoid" and operands(node)[1] not in (-1, rank - 1)):
         return None
@@ -317,7 +317,7 @@ def activation(node: fx.Node, rank: int) -> str | None:
 
 
 def set_precision(module: fx.GraphModule, dtype: torch.dtype) -> None:
-    """Lets a module compute in `dtype` what it computes in float32."""
+    """Makes a module compute in `dtype` instead of float32."""
     for name, tensor in list(module.named_buffers()):
         if tensor.dtype == torch.float32:
             module.register_buffer(name, tensor.to(dtype))

@@ -1,4 +1,4 @@
-"""PaddlePaddle's operators in terms of PyTorch's, by topic. Importing the package fills `registry.DESC` and `PIR`."""
+"""PaddlePaddle's operators expressed in PyTorch's, by topic. Importing the package fills `registry.DESC` and `PIR`."""
 
 from utils.programs.paddle_ops import (
     activation,

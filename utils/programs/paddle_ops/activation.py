@@ -115,7 +115,7 @@ def swish(b: Builder, x: Value, beta: float = 1.0) -> Value:
 @desc("mish", "X:x")
 @pir("mish", "x", "lambda:threshold")
 def mish(b: Builder, x: Value, threshold: float = 20.0) -> Value:
-    """x tanh(softplus(x)); above the threshold softplus is taken for x, which makes no difference in float32."""
+    """x tanh(softplus(x)); above the threshold softplus(x) counts as x, which makes no difference in float32."""
     if threshold < 15:
         return b.binary(aten.mul.Tensor, x, b.unary(aten.tanh.default, softplus(b, x, 1.0, threshold)))
     return b.unary(aten.mish.default, x)
@@ -178,7 +178,7 @@ def scaled_tanh(b: Builder, x: Value, scale_a: float = 0.67, scale_b: float = 1.
 @desc("soft_relu", "X:x")
 @pir("soft_relu", "x")
 def soft_relu(b: Builder, x: Value, threshold: float = 40.0) -> Value:
-    """log(1 + exp(x)), x within plus or minus the threshold"""
+    """log(1 + exp(x)), with x clipped to plus or minus the threshold"""
     clipped = b.unary(aten.clamp.default, x, -threshold, threshold)
     return b.unary(aten.log1p.default, b.unary(aten.exp.default, clipped))
 
@@ -192,7 +192,7 @@ def logit(b: Builder, x: Value, eps: float = 1e-6) -> Value:
 @desc("prelu", "X:x Alpha:alpha")
 @pir("prelu", "x alpha")
 def prelu(b: Builder, x: Value, alpha: Value, mode: str = "all", data_format: str = "NCHW") -> Value:
-    """One slope for all elements, for each channel, or for each element of an image."""
+    """One slope for all elements, one per channel, or one per element of an image."""
     channel_axis = 1 if data_format in ("NCHW", "AnyLayout") else x.ndim - 1
     if mode == "all":
         shape = [1] * x.ndim
@@ -211,7 +211,7 @@ def prelu(b: Builder, x: Value, alpha: Value, mode: str = "all", data_format: st
 @desc("maxout", "X:x")
 @pir("maxout", "x")
 def maxout(b: Builder, x: Value, groups: int, axis: int = 1) -> Value:
-    """The maximum of each `groups` channels that follow each other."""
+    """The maximum of every `groups` consecutive channels."""
     axis = x.axis(axis)
     channels = static(x.shape[axis], "number of channels")
     if groups < 1 or channels % groups:
@@ -224,7 +224,7 @@ def maxout(b: Builder, x: Value, groups: int, axis: int = 1) -> Value:
 @desc("softmax", "X:x")
 @pir("softmax softmax_", "x")
 def softmax(b: Builder, x: Value, axis: int = -1) -> Value:
-    """On the CPU fluid clips x - max(x) at -64, so that no probability is below 1.6e-28; that is not done here."""
+    """On the CPU fluid clips x - max(x) at -64, so that probabilities are at least 1.6e-28; this one does not."""
     return b.unary(aten.softmax.int, x, x.axis(axis))
 
 
@@ -237,7 +237,7 @@ def log_softmax(b: Builder, x: Value, axis: int = -1) -> Value:
 @desc("dropout", "X:x", "dropout_prob:p dropout_implementation:mode")
 @pir("dropout", "x _ p")
 def dropout(b: Builder, x: Value, p: float = 0.5, mode: str = "downgrade_in_infer", axis: Ints | None = None) -> Value:
-    """In evaluation: times 1 - p where training does not scale up what it keeps, else nothing."""
+    """In evaluation: multiplies by 1 - p if training does not scale the kept values, otherwise does nothing."""
     if mode == "upscale_in_train":
         return x
     if mode != "downgrade_in_infer":
@@ -256,7 +256,7 @@ def rrelu(b: Builder, x: Value, lower: float = 1 / 8, upper: float = 1 / 3) -> V
 
 
 def _hard_swish(b: Builder, x: Value, slope: float, offset: float) -> Value:
-    """x min(max(0, slope x + offset), 1); a slope above 1 would be the bound of another convention."""
+    """x min(max(0, slope x + offset), 1); a slope above 1 is probably the bound of another convention."""
     if not 0 < slope <= 1:
         raise TranslationError(f"its fuse_alpha is {slope} for a hard_swish")
     if math.isclose(slope, 1 / 6, rel_tol=1e-6) and offset == 0.5:
@@ -264,7 +264,7 @@ def _hard_swish(b: Builder, x: Value, slope: float, offset: float) -> Value:
     return b.binary(aten.mul.Tensor, x, hard_sigmoid(b, x, slope, offset))
 
 
-# What an operator's attributes fuse_activation, fuse_alpha and fuse_beta stand for.
+# Meaning of an operator's attributes fuse_activation, fuse_alpha and fuse_beta.
 ACTIVATIONS: dict[str, Callable[[Builder, Value, float, float], Value]] = {
     "": lambda b, x, alpha, beta: x,
     "abs": lambda b, x, alpha, beta: b.unary(aten.abs.default, x),
@@ -277,7 +277,7 @@ ACTIVATIONS: dict[str, Callable[[Builder, Value, float, float], Value]] = {
     "leaky_relu": lambda b, x, alpha, beta: leaky_relu(b, x, alpha),
     "mish": lambda b, x, alpha, beta: mish(b, x),
     "relu": lambda b, x, alpha, beta: b.unary(aten.relu.default, x),
-    "relu6": lambda b, x, alpha, beta: relu6(b, x, beta or alpha),  # fluid has the bound in alpha
+    "relu6": lambda b, x, alpha, beta: relu6(b, x, beta or alpha),  # fluid stores the bound in alpha
     "sigmoid": lambda b, x, alpha, beta: b.unary(aten.sigmoid.default, x),
     "sqrt": lambda b, x, alpha, beta: b.unary(aten.sqrt.default, x),
     "swish": lambda b, x, alpha, beta: swish(b, x, alpha),
@@ -286,11 +286,11 @@ ACTIVATIONS: dict[str, Callable[[Builder, Value, float, float], Value]] = {
 
 
 def activated(b: Builder, x: Value, name: str, alpha: float, beta: float) -> Value:
-    """`x` after the activation that is part of an operator.
+    """`x` after an operator's fused activation.
 
     Raises:
-        TranslationError: it is not known.
+        TranslationError: the activation is unknown.
     """
     if name not in ACTIVATIONS:
-        raise TranslationError(f"its activation is {name[:50]!r}, which is not known here")
+        raise TranslationError(f"its activation is {name[:50]!r}, which is not supported")
     return ACTIVATIONS[name](b, x, alpha, beta)

@@ -1,4 +1,4 @@
-"""The graph under construction: values, what is known of them, and the nodes that compute them."""
+"""Builds the graph: values, the facts known about them, and the nodes that compute them."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from utils.programs.paddle_ops.values import (
 
 aten = torch.ops.aten
 
-# Multiplications and copies that may be spent on what is computed here and now, and memory that it may take, in all.
+# Budget for values computed during the translation: multiplications and copies, and memory.
 FOLDING_WORK = 2**30
 FOLDING_BYTES = 2**28
 
 
 class Builder:
-    """Makes the nodes of a graph, and computes at once what does not depend on the images.
+    """Makes the nodes of a graph, and computes immediately what does not depend on the images.
 
     Args:
-        parameter_bytes: memory that the program's parameters take.
-        fixed: of a program that was exported for a number of images, and is to take any, that number; else 0.
+        parameter_bytes: memory of the program's parameters.
+        fixed: the number of images of a program that was exported for a fixed number and shall take any; otherwise 0.
     """
 
     def __init__(self, parameter_bytes: int, fixed: int = 0) -> None:
@@ -51,7 +51,7 @@ class Builder:
     # ------------------------------------------------------------------------------------------------ leaves
 
     def input(self, name: str, shape: Sequence[Size], dtype: torch.dtype) -> Value:
-        """What the graph is given; the first dimension of the first is the number of images."""
+        """An input of the graph; the first dimension of the first input is the number of images."""
         check_shape(shape)
         node = self.graph.placeholder(name)
         if self.images is None and shape and shape[0] == BatchSize(1):
@@ -59,16 +59,16 @@ class Builder:
         return Value(shape, dtype, emit=lambda: node)
 
     def constant(self, tensor: Tensor, source: str | None = None) -> Value:
-        """A value that is the same whatever the images are."""
+        """A value that does not depend on the images."""
         return Value(
             tensor.shape, tensor.dtype, (tensor, tensor), emit=lambda: self.attribute(tensor, source), source=source
         )
 
     def computed(self, tensor: Tensor) -> Value:
-        """A constant that was made here, whose memory counts.
+        """A new constant, whose memory counts.
 
         Raises:
-            TranslationError: all together they take too much.
+            TranslationError: the constants take too much memory.
         """
         self._bytes += tensor.nbytes
         if self._bytes > self._allowed_bytes:
@@ -76,10 +76,10 @@ class Builder:
         return self.constant(tensor)
 
     def attribute(self, tensor: Tensor, source: str | None = None) -> fx.Node:
-        """A node for a tensor that the module holds. (fx writes its name into Python code, so it is not the file's.)"""
+        """A node for a tensor of the module. (fx writes its name into Python code, so it is not the file's name.)"""
         name = f"weight_{self._attributes}"
         self._attributes += 1
-        # Of what is repeated along a dimension, once is enough.
+        # Values repeated along a dimension are stored once.
         repeated = [stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)]
         least = tensor[tuple(slice(0, 1) if once else slice(None) for once in repeated)] if any(repeated) else tensor
         self.root.register_buffer(name, least.contiguous())
@@ -141,7 +141,7 @@ class Builder:
         work: int = 1,
         **kwargs: Any,
     ) -> Value:
-        """The result of an operator of PyTorch's.
+        """The result of a PyTorch operator.
 
         Args:
             target: the operator.
@@ -160,7 +160,7 @@ class Builder:
         dtypes: Sequence[torch.dtype] | torch.dtype,
         **kwargs: Any,
     ) -> list[Value]:
-        """The results of an operator that has several."""
+        """The results of an operator with several results."""
         return self._call(target, args, kwargs, shapes, dtypes, 1, unpack=True)
 
     def _call(
@@ -200,7 +200,7 @@ class Builder:
         return self.graph.call_function(target, nodes, named)
 
     def _may_fold(self, target: Callable[..., Any], operands: list[Value], elements: int, work: int, size: int) -> bool:
-        """Whether a result of so many elements of `size` bytes is computed now; if so, it is counted."""
+        """Whether to compute a result of this many elements of `size` bytes now; if so, it uses up the budget."""
         constant = all(value.constant is not None for value in operands)
         allowed = sum(at(product(value.shape), 1) for value in operands) if constant else 0
         memory = 0 if target in VIEWS else elements * size
@@ -252,7 +252,7 @@ class Builder:
     # -------------------------------------------------------------------------------------- what is needed often
 
     def unary(self, target: Callable[..., Any], x: Value, *args: Any, dtype: torch.dtype | None = None) -> Value:
-        """An operator that works on every element by itself."""
+        """An elementwise operator."""
         return self.call(target, x, *args, shape=x.shape, dtype=dtype or x.dtype)
 
     def binary(
@@ -272,16 +272,16 @@ class Builder:
         return self.call(target, x, y, shape=shape, dtype=result, **kwargs)
 
     def reshape(self, x: Value, shape: Sequence[Size]) -> Value:
-        """`x` in another shape of as many elements."""
+        """`x` in another shape with the same number of elements."""
         shape = tuple(shape)
         if shape == x.shape:
             return x
         if product(shape) != product(x.shape):
-            raise TranslationError(f"a tensor of shape {show(x.shape)} cannot be of shape {show(shape)}")
+            raise TranslationError(f"a tensor of shape {show(x.shape)} cannot have the shape {show(shape)}")
         dynamic = [index for index, size in enumerate(shape) if isinstance(size, BatchSize)]
         target: list[Size] = list(shape)
         if len(dynamic) == 1 and product(size for size in shape if isinstance(size, int)):
-            target[dynamic[0]] = -1  # no node has to compute it
+            target[dynamic[0]] = -1  # no node is necessary
         return self.call(aten.reshape.default, x, target, shape=shape, dtype=x.dtype)
 
     def permute(self, x: Value, order: Sequence[int]) -> Value:
@@ -294,7 +294,7 @@ class Builder:
         return self.call(aten.permute.default, x, axes, shape=[x.shape[axis] for axis in axes], dtype=x.dtype)
 
     def expand(self, x: Value, shape: Sequence[Size]) -> Value:
-        """`x` repeated along dimensions of size 1, and along new ones in front."""
+        """`x` repeated along dimensions of size 1, and along new leading dimensions."""
         if tuple(shape) == x.shape:
             return x
         if broadcast(x.shape, shape) != tuple(shape):
@@ -306,12 +306,12 @@ class Builder:
         return x if dtype == x.dtype else self.call(aten.to.dtype, x, dtype, shape=x.shape, dtype=dtype)
 
     def full(self, shape: Sequence[Size], number: float | int | bool, dtype: torch.dtype) -> Value:
-        """A tensor of one number, which takes the memory of one."""
+        """A tensor filled with one number, which takes the memory of one element."""
         one = self.constant(torch.full([1] * len(shape), number, dtype=dtype))
         return self.expand(one, shape)
 
     def slice(self, x: Value, axis: int, start: Size, stop: Size, step: int = 1) -> Value:
-        """Elements of `x` along one dimension; `start` and `stop` are within it."""
+        """A slice of `x` along one dimension; `start` and `stop` are within it."""
         size = x.shape[axis]
         if start == 0 and stop == size and step == 1:
             return x
@@ -320,7 +320,7 @@ class Builder:
         return self.call(aten.slice.Tensor, x, axis, start, stop, step, shape=shape, dtype=x.dtype)
 
     def concat(self, values: Sequence[Value], axis: int) -> Value:
-        """Values behind each other along a dimension."""
+        """Values concatenated along a dimension."""
         if self.fixed:
             values = self._for_all_images(values)
         first = values[0]
@@ -343,7 +343,7 @@ class Builder:
         return self.call(aten.cat.default, list(values), axis, shape=shape, dtype=dtype)
 
     def _for_all_images(self, values: Sequence[Value]) -> list[Value]:
-        """Values that are there for each of a fixed number of images, as for any number of them."""
+        """Values for each of a fixed number of images, made to fit any number of images."""
         if not any(value.ndim and value.shape[0] == BatchSize(1) for value in values):
             return [*values]
         return [

@@ -1,4 +1,4 @@
-"""Convolutions, transposed ones, and the sliding windows of unfold and fold."""
+"""Convolutions, transposed convolutions, and the sliding windows of unfold and fold."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Sides = list[tuple[int, int]]
 
 
 def positive(values: Sequence[int], count: int, what: str) -> list[int]:
-    """Numbers for `count` dimensions, which may be given as one.
+    """Numbers for `count` dimensions; a single number stands for all of them.
 
     Raises:
-        TranslationError: there are more or fewer, or one is below 1.
+        TranslationError: their count is wrong, or one is below 1.
     """
     if len(values) == 1:
         values = list(values) * count
@@ -93,7 +93,7 @@ def convolution(
     groups: int = 1,
     data_format: str = "NCHW",
 ) -> Value:
-    """Weights are (out, in / groups, height, width) in either layout of images."""
+    """Weights are (out, in / groups, height, width) in both layouts of images."""
     count = weight.ndim - 2
     if count not in _CONVOLUTION:
         raise TranslationError(f"its weight has the shape {show(weight.shape)}")
@@ -146,7 +146,7 @@ def convolution_with_more(
     fuse_alpha: float = 0.0,
     fuse_beta: float = 0.0,
 ) -> Value:
-    """A convolution, and what engines make part of it; up to Paddle 2.4 under the name of the plain one."""
+    """A convolution with the operations that engines fuse into it; up to Paddle 2.4 named like the plain one."""
     result = convolution(
         b, x, weight, bias, strides=strides, paddings=paddings, padding_algorithm=padding_algorithm,
         dilations=dilations, groups=groups, data_format=data_format,
@@ -200,7 +200,7 @@ def transposed_convolution(
         extra *= 2
     if len(extra) != 2 or not all(0 <= more < stride for more, stride in zip(extra, strides, strict=True)):
         raise TranslationError(f"its output_padding is {extra}, with strides {strides}")
-    # Uneven paddings: the least of both sides here, what is more on one side is cut off afterwards.
+    # Uneven paddings: the smaller side applies here, and the rest of the larger one is cut off afterwards.
     padding = [min(pair) for pair in sides]
     full = [
         size + sum(pair) - 2 * least + more
@@ -244,7 +244,7 @@ def unfold(b: Builder, x: Value, kernel_sizes: Ints, strides: Ints, paddings: In
 def fold(
     b: Builder, x: Value, output_sizes: Sizes, kernel_sizes: Ints, strides: Ints, paddings: Ints, dilations: Ints
 ) -> Value:
-    """The sum of windows at their places: what `unfold` takes apart, with the windows overlapping."""
+    """The sum of overlapping windows at their positions, the inverse of `unfold`."""
     kernel, strides, dilations, sides = _window(kernel_sizes, strides, paddings, dilations)
     sizes = positive([static(size, "output size") for size in output_sizes], 2, "output_sizes")
     if any(before != after for before, after in sides):

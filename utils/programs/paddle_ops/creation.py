@@ -1,4 +1,4 @@
-"""Tensors made of numbers."""
+"""Operators that create tensors from numbers."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def full(b: Builder, shape: Sizes, value: float, dtype: torch.dtype | None = Non
 
 
 def number_tensor(b: Builder, shape: list[Size], value: float, dtype: torch.dtype) -> Value:
-    """A tensor of one number, as `dtype` can hold it."""
+    """A tensor filled with one number, converted to `dtype`."""
     if not dtype.is_floating_point and not math.isfinite(value):
-        raise TranslationError(f"its value {value} is no whole number")
+        raise TranslationError(f"its value {value} is not an integer")
     if dtype == torch.bool:
         return b.full(shape, bool(value), dtype)
     if not dtype.is_floating_point:
@@ -44,7 +44,7 @@ def fill_constant(
     str_value: str = "",
     value_tensor: Value | None = None,
 ) -> Value:
-    """The number is also written as a text, which is exact for 64 bits."""
+    """The number is also stored as text, which is exact for 64 bits."""
     if value_tensor is not None:
         return b.expand(b.cast(b.reshape(value_tensor, []), dtype), shape)
     if str_value and not dtype.is_floating_point and str_value.lstrip("-").isdigit() and len(str_value) < 20:
@@ -110,7 +110,7 @@ def arange(b: Builder, start: Value, end: Value, step: Value, dtype: torch.dtype
     """Numbers from `start` on, below `end`; all three may be computed from shapes."""
     known = [value.known for value in (start, end, step)]
     if any(pair is None or pair[0].numel() != 1 for pair in known):
-        raise TranslationError("it counts to what is computed from the images")
+        raise TranslationError("it counts to a number that is computed from the images")
     results = []
     for index in range(2):
         first, last, each = (pair[index].item() for pair in known if pair is not None)

@@ -1,4 +1,4 @@
-"""Operators on two tensors, element by element, and on one with numbers."""
+"""Elementwise operators on two tensors, and on a tensor and numbers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ INT64_MIN = -(2**63)
 
 
 def aligned(b: Builder, x: Value, y: Value, axis: int) -> tuple[Value, Value]:
-    """Two tensors, with dimensions of size 1 behind those of the smaller one if `axis` asks for it.
+    """Aligns two tensors: appends dimensions of size 1 to the smaller one if `axis` asks for it.
 
-    fluid's broadcasting: the dimensions of the smaller tensor are those of the larger one from `axis` on; -1: the last
+    fluid's broadcasting: the smaller tensor's dimensions match those of the larger one from `axis` on; -1: the last
     ones, as in PyTorch.
     """
     if x.ndim < y.ndim:
@@ -76,9 +76,9 @@ for _names, _target in {
 
 
 def check_divisor(y: Value) -> None:
-    """Refuses divisions of whole numbers that a processor may refuse: by 0, and of the smallest number by -1."""
+    """Refuses integer divisions that a processor may refuse: by 0, and of the smallest number by -1."""
     if not y.dtype.is_floating_point and (y.constant is None or bool(((y.constant == 0) | (y.constant == -1)).any())):
-        raise TranslationError("whole numbers are divided by what may be 0 or -1")
+        raise TranslationError("integers are divided by a value that may be 0 or -1")
 
 
 @desc("elementwise_div", "X:x Y:y")
@@ -92,13 +92,13 @@ def divide(b: Builder, x: Value, y: Value, axis: int = -1) -> Value:
 
 
 def check_known_division(x: Value, y: Value) -> None:
-    """As `check_divisor`; where both numbers are known, only what cannot be divided is refused."""
+    """Like `check_divisor`; if both numbers are known, refuses only impossible divisions."""
     if x.known is None or y.known is None:
         check_divisor(y)
         return
     for dividend, divisor in zip(x.known, y.known, strict=True):
         if bool((divisor == 0).any()) or (bool((divisor == -1).any()) and bool((dividend == INT64_MIN).any())):
-            raise TranslationError("whole numbers are divided by 0")
+            raise TranslationError("integers are divided by 0")
 
 
 @desc("elementwise_floordiv", "X:x Y:y")
@@ -113,7 +113,7 @@ def floor_divide(b: Builder, x: Value, y: Value, axis: int = -1) -> Value:
 @desc("elementwise_mod", "X:x Y:y")
 @pir("remainder remainder_", "x y")
 def remainder(b: Builder, x: Value, y: Value, axis: int = -1) -> Value:
-    """The rest has the divisor's sign."""
+    """The remainder has the divisor's sign."""
     x, y = aligned(b, x, y, axis)
     if not x.dtype.is_floating_point:
         check_known_division(x, y)
@@ -136,17 +136,17 @@ def _check_exponent(x: Value, y: Value) -> None:
         and not y.dtype.is_floating_point
         and (y.known is None or any(bool((exponents < 0).any()) for exponents in y.known))
     ):
-        raise TranslationError("whole numbers are raised to what may be negative")
+        raise TranslationError("integers are raised to a power that may be negative")
 
 
 def whole(number: float) -> int:
-    """A number for whole numbers.
+    """A number for computing with integers.
 
     Raises:
-        TranslationError: it is none, or needs more than 53 bits.
+        TranslationError: it is not an integer, or needs more than 53 bits.
     """
     if not abs(number) < 2**53 or number != int(number):
-        raise TranslationError(f"it computes with whole numbers and {number}")
+        raise TranslationError(f"it computes with integers and {number}")
     return int(number)
 
 
@@ -159,7 +159,7 @@ def power(b: Builder, x: Value, exponent: float) -> Value:
     if not x.dtype.is_floating_point:
         exponent = whole(exponent)
         if exponent < 0:
-            raise TranslationError(f"whole numbers are raised to the power of {exponent}")
+            raise TranslationError(f"integers are raised to the power of {exponent}")
     return b.unary(aten.pow.Tensor_Scalar, x, exponent)
 
 
@@ -195,7 +195,7 @@ def increment(b: Builder, x: Value, value: float = 1.0) -> Value:
 def clip(b: Builder, x: Value, min: float = -math.inf, max: float = math.inf) -> Value:
     if not x.dtype.is_floating_point:
         if x.dtype == torch.bool:
-            raise TranslationError("it clips truth values")
+            raise TranslationError("it clips booleans")
         limits = torch.iinfo(x.dtype)
         bounds = [whole(number) if limits.min < number < limits.max else None for number in (min, max)]
         return x if bounds == [None, None] else b.unary(aten.clamp.default, x, *bounds)

@@ -1,7 +1,7 @@
-"""Several operators in one: what Paddle Inference makes of a program, and saves where it is told to.
+"""Fused operators, which Paddle Inference makes when it optimizes and saves a program.
 
-Most are oneDNN's. After the operator itself come, in this order, what is added to it, an activation, a factor, and
-another shape.
+Most are oneDNN's. After the operator itself follow, in this order, an addend, an activation, a factor, and another
+shape.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def fully_connected(
 def repeated_fully_connected(
     b: Builder, x: Value, weights: list[Value], biases: list[Value]
 ) -> tuple[list[Value], Value]:
-    """Linear layers with relu after each, of which the last one answers; weights may be padded as those of fc."""
+    """Linear layers with a ReLU after each; weights may be padded like those of fc."""
     results = []
     if len(weights) != len(biases):
         raise TranslationError(f"it has {len(weights)} weights and {len(biases)} biases")
@@ -85,7 +85,7 @@ def linear_with_activation(
 
 
 def _turned(b: Builder, x: Value, shape: Sizes | None, order: Ints | None) -> Value:
-    """An operand, with its reshape and transpose in front."""
+    """An operand after its reshape and transpose."""
     x = reshape(b, x, shape) if shape else x
     return b.permute(x, order) if order else x
 
@@ -125,7 +125,7 @@ def matmul_with_more(
 
 
 def _register(name: str, operate: Callable[[Builder, Value, Value], Value]) -> None:
-    """Registers an operator on pairs, with what may follow it."""
+    """Registers an operator on pairs with the operations that may follow it."""
 
     @desc(name, "X:x Y:y")
     @pir(name, "x y")
@@ -162,9 +162,9 @@ def transpose_with_more(
     fused_reshape2_shape: Sizes | None = None,
     output_data_type: str = "",
 ) -> Value:
-    """A transpose, after what takes dimensions out and before what adds some or reshapes."""
+    """A transpose, after removing dimensions and before adding some or reshaping."""
     if output_data_type not in ("", "fp32"):
-        raise TranslationError(f"its output_data_type is {output_data_type[:50]!r}, which is not known here")
+        raise TranslationError(f"its output_data_type is {output_data_type[:50]!r}, which is not supported")
     x = squeeze(b, x, fused_squeeze2_axes) if fused_squeeze2_axes else x
     x = b.permute(x, axis)
     x = unsqueeze(b, x, fused_unsqueeze2_axes) if fused_unsqueeze2_axes else x

@@ -1,4 +1,4 @@
-"""Operators that take elements out of tensors, and put some in."""
+"""Operators that read elements of tensors, and replace some."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from utils.programs.paddle_ops.values import Value, broadcast
 
 
 def bounds(size: Size, start: Size, stop: Size, step: int) -> tuple[Size, Size]:
-    """First and last (excluded) element of a slice, within a dimension; for steps backwards, last may be -1."""
+    """Start and (exclusive) end of a slice within a dimension; for backward steps the end may be -1."""
     if isinstance(size, BatchSize):
         return _batch_bounds(size, start, stop, step)
     first, last = static(start, "starts"), static(stop, "ends")
     if step > 0:
         first, last, _ = slice(first, last, step).indices(size)
         return first, max(first, last)
-    # An end of -1, as any before the beginning, means all that is left.
+    # An end before the beginning, such as -1, means all remaining elements.
     first, last, _ = slice(first, last if -size <= last != -1 else None, step).indices(size)
     return first, min(first, last)
 
 
 def _batch_bounds(size: BatchSize, start: Size, stop: Size, step: int) -> tuple[Size, Size]:
-    """The same for the number of images, which is at least 1 and not known."""
+    """The same for the number of images, which is unknown but at least 1."""
 
     def place(position: Size) -> Size:
         if isinstance(position, int) and position < 0:
@@ -59,7 +59,7 @@ def slice_axes(
 def strided_slice(
     b: Builder, x: Value, axes: Ints, starts: Sizes, ends: Sizes, strides: Ints, decrease_axis: Ints | None = None
 ) -> Value:
-    """Slices as Python has them; the dimensions in `decrease_axis`, of size 1, are left out of the result."""
+    """Slices as in Python; the dimensions in `decrease_axis`, of size 1, are removed from the result."""
     if not len(axes) == len(starts) == len(ends) == len(strides) or 0 in strides:
         raise TranslationError(
             f"it has {len(axes)} axes, {len(starts)} starts, {len(ends)} ends, strides {strides[:8]}"
@@ -69,7 +69,7 @@ def strided_slice(
         first, last = bounds(x.shape[axis], start, stop, step)
         if step > 0:
             x = b.slice(x, axis, first, last, step)
-        else:  # the same elements forwards, then turned round
+        else:  # the same elements forwards, then reversed
             first, last = static(first, "starts"), static(last, "ends")
             count = (first - last - step - 1) // -step
             lowest = first + (count - 1) * step
@@ -86,7 +86,7 @@ def strided_slice(
 @desc("crop crop_tensor", "X:x Shape:shape ShapeTensor:shape Offsets:offsets OffsetsTensor:offsets")
 @pir("crop", "x shape offsets")
 def crop(b: Builder, x: Value, shape: Sizes, offsets: Ints) -> Value:
-    """`shape` elements from `offsets` on; -1: all that are left."""
+    """`shape` elements from `offsets` on; -1: all remaining ones."""
     if len(shape) != x.ndim or len(offsets) != x.ndim:
         raise TranslationError(f"it crops a tensor of shape {show(x.shape)} to {show(shape)}")
     for axis, (size, offset) in enumerate(zip(shape, offsets, strict=True)):
@@ -99,13 +99,13 @@ def crop(b: Builder, x: Value, shape: Sizes, offsets: Ints) -> Value:
 
 
 def check_index(index: Value, size: Size, may_be_negative: bool = True) -> None:
-    """Refuses known indices that are out of bounds. (Those computed from images are checked when they are used.)"""
+    """Refuses constant indices that are out of bounds. (Indices computed from images are checked when used.)"""
     if index.dtype not in (torch.int32, torch.int64):
-        raise TranslationError("its index is no whole number")
+        raise TranslationError("its index is not an integer")
     limit = static(size, "indexed dimension")
     for known in index.known or ():
         if known.numel() and (int(known.max()) >= limit or int(known.min()) < (-limit if may_be_negative else 0)):
-            raise TranslationError(f"its index is out of the bounds of {limit} elements")
+            raise TranslationError(f"its index exceeds the bounds of {limit} elements")
 
 
 def select(b: Builder, x: Value, index: Value, axis: int) -> Value:
@@ -125,7 +125,7 @@ def select(b: Builder, x: Value, index: Value, axis: int) -> Value:
 @desc("gather", "X:x Index:index Axis:axis")
 @pir("gather", "x index axis")
 def gather(b: Builder, x: Value, index: Value, axis: int = 0) -> Value:
-    """The index is a list, or a column, or one number, which then leaves no dimension."""
+    """The index is a list, a column, or a single number, which removes the dimension."""
     axis = x.axis(axis)
     picked = select(b, x, index, axis)
     if index.ndim == 0:
@@ -204,7 +204,7 @@ def embedding(b: Builder, index: Value, weight: Value, padding_idx: int = -1) ->
 
 @desc("one_hot", "X:x depth_tensor:depth")
 def one_hot_column(b: Builder, x: Value, depth: int, dtype: torch.dtype | None = None) -> Value:
-    """fluid's, whose last dimension of 1 becomes that of the classes."""
+    """fluid's operator, whose last dimension of size 1 becomes the class dimension."""
     return one_hot(b, b.reshape(x, x.shape[:-1]), depth, dtype)
 
 
@@ -222,7 +222,7 @@ def one_hot(b: Builder, x: Value, depth: int, dtype: torch.dtype | None = None) 
 
 
 def put_slices(b: Builder, x: Value, values: Value, slices: Sequence[tuple[int, int, int, int]]) -> Value:
-    """`x` with a part of it, (axis, start, stop, step) in several dimensions, replaced."""
+    """`x` with one part replaced, given by (axis, start, stop, step) in several dimensions."""
     if not slices:
         return b.expand(b.cast(values, x.dtype), x.shape)
     (axis, start, stop, step), *rest = slices
@@ -269,7 +269,7 @@ def set_value(
         part[axis] = (static(last, "ends") - static(first, "starts") + step - 1) // step if step > 1 else last - first
     shape = list(values.shape)
     for axis in sorted(x_axes(x, decrease_axes or [])):
-        # A dimension that was indexed by a number is not one of the values.
+        # The values lack dimensions that were indexed by a number.
         behind = x.ndim - 1 - axis
         if len(shape) < x.ndim and len(shape) >= behind:
             shape.insert(len(shape) - behind, 1)
@@ -280,10 +280,10 @@ def set_value(
 
 
 def x_axes(x: Value, axes: Sequence[int]) -> list[int]:
-    """Dimensions, counted from the front, as they come.
+    """Dimensions counted from the front, in the given order.
 
     Raises:
-        TranslationError: one is named twice.
+        TranslationError: a dimension occurs twice.
     """
     found = [x.axis(axis) for axis in axes]
     if len(set(found)) < len(found):
@@ -315,7 +315,7 @@ def put_along_axis(
 @desc("scatter", "X:x Ids:index Updates:updates")
 @pir("scatter scatter_", "x index updates")
 def scatter(b: Builder, x: Value, index: Value, updates: Value, overwrite: bool = True) -> Value:
-    """Rows of `x` replaced; or, without overwrite, put to zero and all updates added to them."""
+    """Replaces rows of `x`; without overwrite, sets them to zero and adds all updates."""
     if x.ndim == 0 or updates.ndim == 0:
         raise TranslationError("its input is a single number")
     check_index(index, x.shape[0], may_be_negative=False)
@@ -355,7 +355,7 @@ def assign_value(
     int32_values: list[float] | None = None,
     int64_values: list[float] | None = None,
 ) -> Value:
-    """A constant that the program spells out, in the list of its type."""
+    """A constant stored in the program, in the list for its type."""
     numbers = values or fp32_values or int32_values or int64_values or bool_values or []
     if product(shape) != len(numbers):
         raise TranslationError(f"it has {len(numbers)} values for the shape {shape[:8]}")

@@ -1,4 +1,4 @@
-"""Resizing of feature maps."""
+"""Resizes feature maps."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from utils.programs.paddle_ops.values import Value
 def _target(
     x: Value, scale: list[float] | None, out_size: Ints | None, size_list: Ints | None, given: list[int]
 ) -> tuple[list[int], list[float]]:
-    """Height and width to resize to, and the scales for positions; 0 where the sizes alone decide.
+    """Height and width to resize to, and the scales for positions; 0 if the sizes alone decide.
 
-    A list of sizes counts first, then a tensor of sizes, then a scale, then the attributes out_h and out_w.
+    A list of sizes has priority, then a tensor of sizes, then a scale, then the attributes out_h and out_w.
     """
     sizes = _image_size(x)
     factors = [float(factor) for factor in scale or []]
@@ -42,7 +42,7 @@ def _target(
 
 
 def _ratios(sizes: list[int], target: list[int], factors: list[float], align_corners: bool) -> list[np.float32]:
-    """How far two neighbours of the result are apart in the input, in float32 as the originals compute it."""
+    """Distance in the input between neighbouring positions of the result, in float32 as in the originals."""
     ratios = []
     for size, wanted, factor in zip(sizes, target, factors, strict=True):
         if align_corners:
@@ -72,7 +72,7 @@ def _nearest(
 
 
 def _is_exact(sizes: list[int], target: list[int], ratios: list[np.float32]) -> bool:
-    """Whether the sizes alone decide on the positions, as they do in PyTorch where no scale is given."""
+    """Whether the sizes alone determine the positions, as in PyTorch without a scale."""
     return all(
         ratio == np.float32(size) / np.float32(wanted)
         for size, wanted, ratio in zip(sizes, target, ratios, strict=True)
@@ -82,7 +82,7 @@ def _is_exact(sizes: list[int], target: list[int], ratios: list[np.float32]) -> 
 def _linear(
     b: Builder, x: Value, target: list[int], factors: list[float], align_corners: bool, align_mode: int
 ) -> Value:
-    """Between the two neighbours along each dimension; align_mode 1: positions are those of pixels' corners."""
+    """Linear interpolation along each dimension; align_mode 1: positions are the pixels' corners."""
     sizes = _image_size(x)
     ratios = _ratios(sizes, target, factors, align_corners)
     half_pixel = not align_corners and align_mode == 0
@@ -95,7 +95,7 @@ def _linear(
 
 
 def _linear_axis(b: Builder, x: Value, axis: int, wanted: int, ratio: np.float32, half_pixel: bool) -> Value:
-    """Linear interpolation along one dimension, between the two neighbours of each place."""
+    """Linear interpolation along one dimension, between the two neighbours of each position."""
     size = static(x.shape[axis], "image size")
     places = ratio * np.arange(wanted, dtype=np.float32)
     if half_pixel:
@@ -130,7 +130,7 @@ _KINDS = "nearest_interp bilinear_interp bicubic_interp linear_interp"
 
 
 def _register(uses_scale: bool) -> Callable[..., Value]:
-    """The four resizing operators; from their second version on a scale counts for positions, not only for sizes."""
+    """The four resizing operators; from their second version on a scale determines positions, not only sizes."""
 
     def interpolate(
         b: Builder,
@@ -179,7 +179,7 @@ def grid_sample(
     padding_mode: str = "zeros",
     align_corners: bool = True,
 ) -> Value:
-    """Images read at places in -1 to 1: (N, C, H, W) and (N, h, w, 2) to (N, C, h, w)."""
+    """Samples images at positions from -1 to 1: (N, C, H, W) and (N, h, w, 2) to (N, C, h, w)."""
     modes, paddings = {"bilinear": 0, "nearest": 1}, {"zeros": 0, "border": 1, "reflection": 2}
     if mode not in modes or padding_mode not in paddings:
         raise TranslationError(f"its modes are {mode[:50]!r} and {padding_mode[:50]!r}")
@@ -194,7 +194,7 @@ def grid_sample(
 
 
 def _places(count: int, align_corners: bool) -> torch.Tensor:
-    """Where `count` pixels are between -1 and 1: from corner to corner, or in the middle of as many equal parts."""
+    """Positions of `count` pixels from -1 to 1: from corner to corner, or in the middle of equal parts."""
     if align_corners:
         return torch.linspace(-1, 1, count, dtype=torch.float64)
     return (2 * torch.arange(count, dtype=torch.float64) + 1) / count - 1
@@ -203,7 +203,7 @@ def _places(count: int, align_corners: bool) -> torch.Tensor:
 @desc("affine_grid", "Theta:theta OutputShape:output_shape", results="Output")
 @pir("affine_grid", "theta output_shape")
 def affine_grid(b: Builder, theta: Value, output_shape: Ints, align_corners: bool = True) -> Value:
-    """The places of a result's pixels in images that matrices (N, 2, 3) have moved."""
+    """The positions of a result's pixels in images transformed by matrices (N, 2, 3)."""
     if len(output_shape) != 4 or theta.ndim != 3 or theta.shape[1:] != (2, 3):
         raise TranslationError(f"matrices of shape {show(theta.shape)} for images of shape {output_shape[:8]}")
     height, width = output_shape[2:]

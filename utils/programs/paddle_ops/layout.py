@@ -1,4 +1,4 @@
-"""Images whose channels come last (NHWC)."""
+"""Handles images whose channels come last (NHWC)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ CHANNELS_LAST = ("NHWC", "NLC", "NDHWC")
 
 
 def is_channels_last(layout: str) -> bool:
-    """Whether a layout's name says so.
+    """Whether a layout's name means channels last.
 
     Raises:
-        TranslationError: it is no layout's name.
+        TranslationError: it is not a layout's name.
     """
     if layout not in (
         "NCHW",
@@ -35,7 +35,7 @@ def is_channels_last(layout: str) -> bool:
 
 
 def channels_first(b: Builder, x: Value, layout: str) -> tuple[Value, Callable[[Value], Value]]:
-    """Images with the channels in dimension 1, and what brings a result of the same rank into their layout."""
+    """Images with the channels in dimension 1, and a function that returns a result to their layout."""
     if not is_channels_last(layout) or x.ndim < 3:
         return x, lambda value: value
 

@@ -1,4 +1,4 @@
-"""Products of matrices."""
+"""Matrix products."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from utils.programs.paddle_ops.values import Value, broadcast
 
 
 def multiply_matrices(b: Builder, x: Value, y: Value) -> Value:
-    """PyTorch's matmul; by a constant matrix it is a linear layer, which a bias can join later."""
+    """PyTorch's matmul; with a constant matrix a linear layer, into which a bias can be folded later."""
     if x.ndim == 0 or y.ndim == 0:
         raise TranslationError(f"tensors of shapes {show(x.shape)} and {show(y.shape)} do not fit")
     left = x.shape if x.ndim > 1 else (1, *x.shape)
@@ -28,7 +28,7 @@ def multiply_matrices(b: Builder, x: Value, y: Value) -> Value:
 
 
 def _transposed(b: Builder, x: Value, wanted: bool) -> Value:
-    """A matrix, or each of several, transposed."""
+    """Transposes a matrix, or each of several."""
     if not wanted or x.ndim < 2:
         return x
     return b.permute(x, [*range(x.ndim - 2), x.ndim - 1, x.ndim - 2])
@@ -44,7 +44,7 @@ def matmul(b: Builder, x: Value, y: Value, transpose_x: bool = False, transpose_
 def scaled_matmul(
     b: Builder, x: Value, y: Value, transpose_x: bool = False, transpose_y: bool = False, alpha: float = 1.0
 ) -> Value:
-    """fluid's, with a factor; a vector is a matrix of one row on the left, of one column on the right."""
+    """fluid's matmul, with a factor; a vector is one row on the left side, one column on the right side."""
     result = matmul(b, x, y, transpose_x, transpose_y)
     if result.ndim == 0:
         result = b.reshape(result, [1])
@@ -83,7 +83,7 @@ def matrix_vector(b: Builder, x: Value, y: Value) -> Value:
 @desc("dot", "X:x Y:y")
 @pir("dot", "x y")
 def dot(b: Builder, x: Value, y: Value) -> Value:
-    """Of the last dimension, which fluid keeps (its variable says so)."""
+    """The dot product over the last dimension, which fluid keeps (as its variable's shape says)."""
     products = b.binary(aten.mul.Tensor, x, y)
     if products.ndim == 0:
         raise TranslationError("its inputs are single numbers")
@@ -126,7 +126,7 @@ def bilinear(b: Builder, x: Value, y: Value, weight: Value, bias: Value | None =
 @desc("einsum", "Operands:values")
 @pir("einsum", "values")
 def einsum(b: Builder, values: list[Value], equation: str) -> Value:
-    """Einstein's notation, with letters for dimensions and at most one "..." in front of an operand's."""
+    """Einstein notation, with letters for dimensions and at most one leading "..." per operand."""
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     if len(terms) != len(values) or not equation.isascii() or len(equation) > 200:
@@ -142,7 +142,7 @@ def einsum(b: Builder, values: list[Value], equation: str) -> Value:
         named = [*value.shape[: len(before)], *value.shape[value.ndim - len(after) :]]
         for letter, size in zip(before + after, named, strict=True):
             if sizes.setdefault(letter, size) not in (size, 1) and size != 1:
-                raise TranslationError(f"its equation is {equation[:50]!r}, and {letter} has two sizes")
+                raise TranslationError(f"its equation is {equation[:50]!r}, but {letter} has two sizes")
             if size != 1:
                 sizes[letter] = size
     if not arrow:
@@ -159,7 +159,7 @@ def einsum(b: Builder, values: list[Value], equation: str) -> Value:
 @desc("cross", "X:x Y:y", "dim:axis")
 @pir("cross", "x y")
 def cross(b: Builder, x: Value, y: Value, axis: int = 9) -> Value:
-    """The vector product of dimension `axis`; 9: the first of size 3."""
+    """The cross product along dimension `axis`; 9: the first dimension of size 3."""
     if axis == 9:
         axis = next((index for index, size in enumerate(x.shape) if size == 3), -1)
     axis = x.axis(axis)

@@ -31,7 +31,7 @@ def batch_norm(
     data_format: str = "NCHW",
     fuse_with_relu: bool = False,
 ) -> Value:
-    """With the running statistics, is_test or not: Paddle Inference sets that in every program."""
+    """Always uses the running statistics, as Paddle Inference sets is_test in every program."""
     x, restore = channels_first(b, x, data_format)
     if x.ndim < 2:
         raise TranslationError(f"its input has the shape {show(x.shape)}")
@@ -175,7 +175,7 @@ def data_norm(b: Builder, x: Value, count: Value, total: Value, squares: Value, 
 def spectral_norm(
     b: Builder, weight: Value, u: Value, v: Value, dim: int = 0, power_iters: int = 1, eps: float = 1e-12
 ) -> Value:
-    """A weight divided by its largest singular value, as the power method of the original finds it."""
+    """A weight divided by its largest singular value, found by the original's power method."""
     constants = [value.constant for value in (weight, u, v)]
     if any(constant is None for constant in constants) or not 0 <= power_iters <= 100 or dim not in (0, 1):
         raise TranslationError("the weight is computed from the images")

@@ -1,4 +1,4 @@
-"""What types PyTorch's operators compute with."""
+"""The operand types that PyTorch's operators support."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from utils.programs.paddle_ops.values import Value
 
 aten = torch.ops.aten
 
-# Operations that exist for a tensor and a number, which is what most constants are.
+# Operations that also take a number as the second operand; most constants are numbers.
 WITH_NUMBER: dict[Any, Any] = {
     aten.add.Tensor: aten.add.Scalar,
     aten.sub.Tensor: aten.sub.Scalar,
@@ -27,9 +27,9 @@ WITH_NUMBER: dict[Any, Any] = {
     aten.gt.Tensor: aten.gt.Scalar,
     aten.ge.Tensor: aten.ge.Scalar,
 }
-# Their results take no memory of their own.
+# Operations whose results share their operand's memory.
 VIEWS = {aten.permute.default, aten.slice.Tensor, aten.expand.default, aten.split_with_sizes.default}
-# Operations that take whole numbers and flags too; all others compute with floating-point numbers of one type.
+# Operations that also take integers and booleans; all others take floating-point numbers of one type.
 ANY_TYPE = {
     *WITH_NUMBER, *WITH_NUMBER.values(), *VIEWS, aten.reshape.default, aten.repeat.default, aten.cat.default,
     aten.flip.default, aten.roll.default, aten.pad.default, aten.to.dtype, aten.where.self, aten.full.default,
@@ -47,7 +47,7 @@ ANY_TYPE = {
     aten.linalg_cross.default, aten.ceil.default, aten.floor.default, aten.round.default, aten.trunc.default,
     aten.pixel_shuffle.default, aten.pixel_unshuffle.default, aten.matmul.default,
 }  # fmt: skip
-# Operations that have no result for flags.
+# Operations that do not support booleans.
 NO_FLAGS = {
     aten.sub.Tensor, aten.sub.Scalar, aten.abs.default, aten.sign.default, aten.square.default, aten.relu.default,
     aten.clamp.default, aten.threshold.default, aten.neg.default, aten.clamp_min.default, aten.clamp_max.default,
@@ -59,12 +59,12 @@ NO_FLAGS = {
 
 
 def check_types(target: Callable[..., Any], operands: Sequence[Value]) -> None:
-    """Refuses operands of types that an operator does not compute with."""
+    """Refuses operands of types that an operator does not support."""
     dtypes = {value.dtype for value in operands}
     if target not in ANY_TYPE and (len(dtypes) > 1 or not all(dtype.is_floating_point for dtype in dtypes)):
         raise TranslationError(f"it computes with {_named(dtypes)}")
     if target in NO_FLAGS and torch.bool in dtypes:
-        raise TranslationError("it computes with truth values")
+        raise TranslationError("it computes with booleans")
 
 
 def _named(dtypes: set[torch.dtype]) -> str:

@@ -13,7 +13,7 @@ from utils.programs.paddle_ops.registry import Ints, desc, pir
 from utils.programs.paddle_ops.sizes import TranslationError, show, static
 from utils.programs.paddle_ops.values import Value
 
-# By the number of dimensions that windows slide along.
+# By the number of dimensions in which windows slide.
 MAXIMA = {2: aten.max_pool2d.default, 3: aten.max_pool3d.default}
 AVERAGES = {2: aten.avg_pool2d.default, 3: aten.avg_pool3d.default}
 ADAPTIVE_MAXIMA = {2: aten.adaptive_max_pool2d.default, 3: aten.adaptive_max_pool3d.default}
@@ -86,7 +86,7 @@ def _adaptive_pool(b: Builder, x: Value, pooling_type: str, counts: list[int]) -
 
 
 def _exact_sides(x: Value, kernel: list[int], strides: list[int], sides: Sides, counts: list[int]) -> Sides:
-    """Paddings with which just `counts` windows fit; ceil_mode has windows that begin inside and end outside."""
+    """Paddings with which exactly `counts` windows fit; with ceil_mode windows may begin inside and end outside."""
     return [
         (before, max((count - 1) * stride + length - static(size, "image size") - before, 0))
         for size, (before, _), length, stride, count in zip(x.shape[2:], sides, kernel, strides, counts, strict=True)
@@ -96,7 +96,7 @@ def _exact_sides(x: Value, kernel: list[int], strides: list[int], sides: Sides, 
 def _torch_padding(
     x: Value, kernel: list[int], strides: list[int], sides: Sides, counts: list[int]
 ) -> tuple[list[int], bool] | None:
-    """Padding and ceil_mode with which PyTorch's pooling has the same windows, None if there are none."""
+    """Padding and ceil_mode that give PyTorch's pooling the same windows; None if impossible."""
     padding = [before for before, _ in sides]
     if any(2 * before > length for before, length in zip(padding, kernel, strict=True)):
         return None
@@ -106,7 +106,7 @@ def _torch_padding(
             room = static(size, "image size") + 2 * before - length
             count = (room + (stride - 1 if ceil_mode else 0)) // stride + 1
             if ceil_mode and (count - 1) * stride >= static(size, "image size") + before:
-                count -= 1  # PyTorch leaves out a window that is outside altogether
+                count -= 1  # PyTorch omits windows that are entirely outside
             found.append(count)
         if found == counts:
             return padding, ceil_mode
@@ -146,7 +146,7 @@ def _average_exclusive(
 def _average_inclusive(
     b: Builder, x: Value, kernel: list[int], strides: list[int], sides: Sides, counts: list[int]
 ) -> Value:
-    """The sum divided by the area of the window, wherever that is."""
+    """The sum divided by the window's area, even at the borders."""
     shape = [*x.shape[:2], *counts]
     settings = _torch_padding(x, kernel, strides, sides, counts)
     if settings is not None and not settings[1]:
@@ -168,7 +168,7 @@ def max_pool2d_with_index(
     adaptive: bool = False,
     ceil_mode: bool = False,
 ) -> Value:
-    """The maxima; their positions are for un-pooling, which no classifier does."""
+    """The maxima; their positions are only for unpooling, which classifiers do not use."""
     return pool(
         b, x, kernel_size, "max", strides, paddings,
         global_pooling=global_pooling, adaptive=adaptive, ceil_mode=ceil_mode,

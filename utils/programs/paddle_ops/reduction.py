@@ -1,4 +1,4 @@
-"""Sums, means, maxima and the like along dimensions, and sorting."""
+"""Reductions along dimensions (sums, means, maxima, ...), and sorting."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from utils.programs.paddle_ops.values import Value
 
 
 def reduced_axes(x: Value, axis: Ints | None, reduce_all: bool) -> list[int]:
-    """The dimensions to reduce; none named means all of them."""
+    """The dimensions to reduce; an empty list means all of them."""
     return list(range(x.ndim)) if reduce_all or not axis else x.axes(axis)
 
 
@@ -27,7 +27,7 @@ def reduced_shape(x: Value, axes: list[int], keepdim: bool) -> list[Size]:
 
 
 def check_not_empty(x: Value, axes: list[int]) -> None:
-    """Refuses maxima of nothing."""
+    """Refuses maxima of empty tensors."""
     if any(x.shape[axis] == 0 for axis in axes):
         raise TranslationError(f"a tensor of shape {show(x.shape)} has no elements to reduce")
 
@@ -61,7 +61,7 @@ def _register(
 
 
 def _sum_type(x: Value, target: Callable[..., Any]) -> torch.dtype:
-    """Sums of small whole numbers are of 64 bits."""
+    """Sums of small integers have 64 bits."""
     return torch.int64 if target is aten.sum.dim_IntList and not x.dtype.is_floating_point else x.dtype
 
 
@@ -86,7 +86,7 @@ def mean_all(b: Builder, x: Value) -> Value:
 def _each_axis(
     b: Builder, x: Value, axes: list[int], keepdim: bool, target: Callable[..., Any], dtype: torch.dtype
 ) -> Value:
-    """A reduction that PyTorch has for one dimension at a time."""
+    """A reduction that PyTorch supports for one dimension at a time."""
     for axis in reversed(axes):
         x = b.call(target, x, axis, keepdim, shape=reduced_shape(x, [axis], keepdim), dtype=dtype)
     return x
@@ -139,7 +139,7 @@ def p_norm(
 
 
 def vector_norm(b: Builder, x: Value, order: float, axes: list[int], keepdim: bool) -> Value:
-    """The norm of some order over dimensions; 0 counts what is not 0."""
+    """The norm of a given order over dimensions; order 0 counts the nonzero elements."""
     shape = reduced_shape(x, axes, keepdim)
     if math.isinf(order):
         check_not_empty(x, axes)
@@ -256,7 +256,7 @@ def cumulative_sum(
     exclusive: bool = False,
     reverse: bool = False,
 ) -> Value:
-    """Sums of what is up to each element; exclusive: without it; reverse: from the end."""
+    """Sums up to each element; exclusive: without the element itself; reverse: from the end."""
     if flatten:
         x, axis = b.reshape(x, [product(x.shape)]), 0
     axis = x.axis(axis)

@@ -1,16 +1,16 @@
-"""The tables of operators, and how the arguments of both dialects become those of one function.
+"""The tables of operators, and the mapping of both dialects' arguments to those of one function.
 
-An operator of PaddlePaddle's is one function, whose parameters have the names that Paddle 2 and 3 use. Its annotations
-say what a parameter is; whether a program gives it as a tensor or as an attribute does not matter:
+Each PaddlePaddle operator is one function, whose parameters are named as in Paddle 2 and 3. Its annotations give the
+kinds of the parameters; a program may pass them as tensors or as attributes:
 
     Value           a tensor
-    list[Value]     several
-    int, float, bool, str, torch.dtype    one of these, the same whatever the images are
-    Ints            several numbers that are the same for any number of images
+    list[Value]     several tensors
+    int, float, bool, str, torch.dtype    one of these, independent of the images
+    Ints            several numbers that do not depend on the number of images
     Sizes           several numbers that may depend on it
 
-`@desc` and `@pir` register a function for ProgramDesc (fluid 1.x to Paddle 2.6), where operands are in named slots, and
-for PIR (Paddle 3), where they come in order.
+`@desc` and `@pir` register a function for ProgramDesc (fluid 1.x to Paddle 2.6), which has named slots of operands, and
+for PIR (Paddle 3), whose operands have an order.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ DTYPES = {
     "float64": torch.float64,
 }  # fmt: skip
 
-# Attributes that change a result unless they have this value. All others that an operator has no parameter for do not:
-# where it came from, which library computes it, what it does in training.
+# Attributes that change a result unless they have this value. Other attributes without a parameter do not matter: they
+# give the operator's origin, its library or its behaviour in training.
 NEUTRAL: dict[str, Any] = {
     "fuse_relu": False, "fuse_with_relu": False, "fuse_brelu": False, "fuse_activation": "", "fuse_eltwise": False,
     "fuse_residual_connection": False, "fuse_relu_before_depthwise_conv": False, "with_act": False,
@@ -49,7 +49,7 @@ NEUTRAL: dict[str, Any] = {
 
 MAX_LIST = 2**16
 
-# The slot of PIR's that stands for all operands.
+# The slot that stands for all of PIR's operands.
 ALL = "*"
 
 
@@ -58,8 +58,8 @@ class Parameter(NamedTuple):
 
     Attributes:
         kind: its annotation without `| None`.
-        optional: it may be None.
-        required: it has no default.
+        optional: whether it may be None.
+        required: whether it has no default.
     """
 
     kind: Any
@@ -72,10 +72,10 @@ class Operator(NamedTuple):
 
     Attributes:
         function: takes a `Builder` and named arguments, and returns a value, a list of values, or a tuple of these.
-        operands: (slot, parameter), the first that is given counts; of PIR the slots are positions, or `ALL`.
-        attributes: parameter by name of the attribute, where they differ.
-        results: slots of what the function returns.
-        parameters: of the function.
+        operands: (slot, parameter); the first filled slot is used; PIR's slots are positions, or `ALL`.
+        attributes: attribute's name -> parameter, if they differ.
+        results: slots of the function's results.
+        parameters: the function's parameters.
     """
 
     function: Callable[..., Any]
@@ -97,10 +97,10 @@ def desc(
     """Registers a function for operators of ProgramDesc.
 
     Args:
-        names: of the operators.
-        operands: "Slot:parameter ..."; where several slots give a parameter, the first that is filled counts.
-        attributes: "attribute:parameter ...", where their names differ.
-        results: slots of what the function returns.
+        names: the operators' names.
+        operands: "Slot:parameter ..."; if several slots give a parameter, the first filled one is used.
+        attributes: "attribute:parameter ...", for attributes with another name.
+        results: slots of the function's results.
     """
 
     def register(function: Function) -> Function:
@@ -118,9 +118,9 @@ def pir(names: str, operands: str = "x", attributes: str = "") -> Callable[[Func
     """Registers a function for operators of PIR.
 
     Args:
-        names: of the operators.
-        operands: the parameters that come as operands, in order; "_" is none, "parameter*" takes all operands.
-        attributes: "attribute:parameter ...", where their names differ.
+        names: the operators' names.
+        operands: the parameters in the order of the operands; "_" skips one, "parameter*" takes all operands.
+        attributes: "attribute:parameter ...", for attributes with another name.
     """
 
     def register(function: Function) -> Function:
@@ -158,15 +158,15 @@ def _check(entry: Operator, names: str) -> None:
 
 
 def arguments(entry: Operator, operation: Operation, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that an operation gives its function.
+    """The arguments that an operation passes to its function.
 
     Args:
-        entry: of the operation's kind.
-        operation: of the program.
-        values: by name; what a name of PIR's lists stands for is a list.
+        entry: the entry for the operation's kind.
+        operation: the program's operation.
+        values: values by name; the names of PIR's lists have lists.
 
     Raises:
-        TranslationError: an argument is missing, or not what it should be.
+        TranslationError: an argument is missing or invalid.
     """
     found: dict[str, Any] = {}
     for slot, parameter in entry.operands:
@@ -187,7 +187,7 @@ def arguments(entry: Operator, operation: Operation, values: Mapping[str, Any]) 
             if parameter not in found:
                 found[parameter] = _from_attribute(given, parameter, entry)
         elif attribute in NEUTRAL and given != NEUTRAL[attribute] and given:
-            raise TranslationError(f"its attribute {attribute} is {str(given)[:50]!r}, which is not known here")
+            raise TranslationError(f"its attribute {attribute} is {str(given)[:50]!r}, which is not supported")
     for name, parameter in entry.parameters.items():
         if parameter.required and name not in found:
             raise TranslationError(f"it has no {name}")
@@ -196,12 +196,12 @@ def arguments(entry: Operator, operation: Operation, values: Mapping[str, Any]) 
 
 def _look_up(values: Mapping[str, Any], name: str) -> Any:
     if name not in values:
-        raise TranslationError(f"it uses {name[:100]!r}, which nothing in evaluation defines")
+        raise TranslationError(f"it uses {name[:100]!r}, which is defined in training only")
     return values[name]
 
 
 def _from_operands(given: list[Any], parameter: str, entry: Operator) -> Any:
-    """An argument from the tensors that a slot names."""
+    """An argument from the tensors in a slot."""
     kind = entry.parameters[parameter].kind
     flat: list[Value] = []
     for item in given:
@@ -225,7 +225,7 @@ def _from_operands(given: list[Any], parameter: str, entry: Operator) -> Any:
     if kind == Size:
         (size,) = known_sizes(value, parameter) if value.known and value.known[0].numel() == 1 else [None]
         if size is None:
-            raise TranslationError(f"its {parameter} is no number that is known beforehand")
+            raise TranslationError(f"its {parameter} is not a number that is known in advance")
         return size
     number = value.number
     if number is None:
@@ -234,15 +234,15 @@ def _from_operands(given: list[Any], parameter: str, entry: Operator) -> Any:
 
 
 def _from_attribute(given: Any, parameter: str, entry: Operator) -> Any:
-    """An argument from an attribute, which may be anything that a file can say."""
+    """An argument from an attribute, which may be anything that a file can hold."""
     kind, optional, _ = entry.parameters[parameter]
     if kind is torch.dtype:
         name = DATA_TYPES.get(given) if type(given) is int else given
-        if not isinstance(name, str) and optional:  # such as -1: that of the input
+        if not isinstance(name, str) and optional:  # such as -1: the input's type
             return None
         if not isinstance(name, str) or name not in DTYPES:
             shown = str(given if name is None else name)[:50]
-            raise TranslationError(f"its {parameter} is {shown!r}, a type that is not known here")
+            raise TranslationError(f"its {parameter} is {shown!r}, which is not a supported type")
         return DTYPES[name]
     if kind in (Ints, Sizes):
         items = given if isinstance(given, list | tuple) else [given]
@@ -262,11 +262,11 @@ def _from_attribute(given: Any, parameter: str, entry: Operator) -> Any:
             return items
     elif kind is int and isinstance(given, list | tuple) and len(given) == 1 and _is_int(given[0]):
         return int(given[0])
-    raise TranslationError(f"its {parameter} is {str(given)[:50]!r}, which cannot be")
+    raise TranslationError(f"its {parameter} is {str(given)[:50]!r}, which is invalid")
 
 
 def _is_int(given: Any) -> bool:
-    """Whether it is a whole number that fits 64 bits."""
+    """Whether it is an integer of at most 64 bits."""
     if isinstance(given, float):
         return given.is_integer() and abs(given) < 2**53
     return isinstance(given, int) and -(2**63) <= given < 2**63

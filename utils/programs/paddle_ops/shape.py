@@ -1,4 +1,4 @@
-"""Operators that change shapes, join and take apart."""
+"""Operators that change shapes, join tensors and split them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def number_of_elements(b: Builder, x: Value) -> Value:
 @desc("reshape reshape2", "X:x ShapeTensor:shape Shape:shape")
 @pir("reshape reshape_", "x shape")
 def reshape(b: Builder, x: Value, shape: Sizes) -> Value:
-    """0 stands for the size that was there, -1 for what is left over."""
+    """0 stands for the input's size, -1 for the remaining elements."""
     sizes = [
         x.shape[index] if size == 0 and index < x.ndim and product(x.shape) != 0 else size
         for index, size in enumerate(shape)
@@ -76,7 +76,7 @@ def flatten(b: Builder, x: Value, start_axis: int = 1, stop_axis: int = 1) -> Va
 @desc("squeeze squeeze2", "X:x", "axes:axis")
 @pir("squeeze squeeze_", "x axis")
 def squeeze(b: Builder, x: Value, axis: Ints | None = None) -> Value:
-    """Dimensions of another size than 1 stay."""
+    """Dimensions of other sizes than 1 stay."""
     axes = x.axes(axis) if axis else range(x.ndim)
     return b.reshape(x, [size for index, size in enumerate(x.shape) if index not in axes or size != 1])
 
@@ -84,7 +84,7 @@ def squeeze(b: Builder, x: Value, axis: Ints | None = None) -> Value:
 @desc("unsqueeze unsqueeze2", "X:x AxesTensorList:axis AxesTensor:axis", "axes:axis")
 @pir("unsqueeze unsqueeze_", "x axis")
 def unsqueeze(b: Builder, x: Value, axis: Ints) -> Value:
-    """One dimension after the other is put in."""
+    """Dimensions are inserted one after the other."""
     shape = list(x.shape)
     for position in axis:
         if not -len(shape) - 1 <= position <= len(shape):
@@ -144,7 +144,7 @@ def split_evenly(b: Builder, x: Value, num: int, axis: int = 0) -> Parts:
 
 @desc("split", "X:x AxisTensor:axis SectionsTensorList:sections")
 def split(b: Builder, x: Value, sections: Ints | None = None, axis: int = 0, num: int = 0) -> Parts:
-    """One of the sections may be -1: what the others leave."""
+    """One of the sections may be -1: the rest."""
     if not sections:
         return split_evenly(b, x, num, axis)
     axis = x.axis(axis)
@@ -166,14 +166,14 @@ def combine(b: Builder, values: list[Value]) -> Parts:
 def split_or_separate(
     b: Builder, values: list[Value], sections: Ints | None = None, axis: int = 0
 ) -> Parts | tuple[Value, ...]:
-    """Two operators of one name: the second takes a list apart, and has no sections."""
+    """Two operators with the same name: the second splits a list, and has no sections."""
     return tuple(values) if sections is None else split(b, values[0], sections, axis)
 
 
 @desc("expand_v2", "X:x expand_shapes_tensor:shape Shape:shape")
 @pir("expand", "x shape")
 def expand(b: Builder, x: Value, shape: Sizes) -> Value:
-    """-1, and in front 0 too, keep the size that is there."""
+    """-1, and for leading dimensions 0, keep the input's size."""
     offset = len(shape) - x.ndim
     if offset < 0:
         raise TranslationError(f"a tensor of shape {show(x.shape)} cannot be expanded to {show(shape)}")
@@ -187,7 +187,7 @@ def expand(b: Builder, x: Value, shape: Sizes) -> Value:
 @desc("tile", "X:x repeat_times_tensor:times RepeatTimes:times", "repeat_times:times")
 @pir("tile", "x times")
 def tile(b: Builder, x: Value, times: Sizes) -> Value:
-    """Every dimension repeated so many times."""
+    """Repeats every dimension the given number of times."""
     count = max(len(times), x.ndim)
     shape = [1] * (count - x.ndim) + list(x.shape)
     repeats: list[Size] = [1] * (count - len(times)) + list(times)
@@ -200,7 +200,7 @@ def tile(b: Builder, x: Value, times: Sizes) -> Value:
 
 @desc("expand_as", "X:x target_tensor:target")
 def expand_as_multiple(b: Builder, x: Value, target: Value) -> Value:
-    """fluid's: every dimension repeated until it is as long as the target's."""
+    """fluid's operator: repeats every dimension until it is as long as the target's."""
     if x.ndim != target.ndim:
         raise TranslationError(f"a tensor of shape {show(x.shape)} cannot be expanded to {show(target.shape)}")
     return tile(b, x, [ratio(wanted, have) for wanted, have in zip(target.shape, x.shape, strict=True)])
@@ -242,7 +242,7 @@ def flip(b: Builder, x: Value, axis: Ints) -> Value:
 @desc("roll", "X:x ShiftsTensor:shifts")
 @pir("roll", "x shifts")
 def roll(b: Builder, x: Value, shifts: Ints, axis: Ints | None = None) -> Value:
-    """Without axes the tensor is rolled as one row."""
+    """Without axes the flattened tensor is rolled."""
     if not axis:
         row = b.reshape(x, [product(x.shape)])
         return b.reshape(b.unary(aten.roll.default, row, shifts, [0]), x.shape)
@@ -280,7 +280,7 @@ def pixel_unshuffle(b: Builder, x: Value, downscale_factor: int = 1, data_format
 @pir("shuffle_channel", "x", "group:groups")
 @pir("channel_shuffle", "x")
 def channel_shuffle(b: Builder, x: Value, groups: int = 1, data_format: str = "NCHW") -> Value:
-    """Channels in `groups` rows are read by columns."""
+    """Arranges the channels in `groups` rows and reads them by columns."""
     axis = x.ndim - 1 if is_channels_last(data_format) else 1
     channels = static(_image(x)[axis], "number of channels")
     if groups < 1 or channels % groups:
@@ -292,7 +292,7 @@ def channel_shuffle(b: Builder, x: Value, groups: int = 1, data_format: str = "N
 
 @desc("space_to_depth", "X:x")
 def space_to_depth(b: Builder, x: Value, blocksize: int) -> Value:
-    """fluid's, which mixes channels and positions; see the order of dimensions."""
+    """fluid's operator, which mixes channels and positions; see the order of dimensions."""
     images, channels, height, width = _image(x)
     block = blocksize
     if block < 1 or any(static(size, "image size") % block for size in (height, width)):
@@ -307,7 +307,7 @@ def space_to_depth(b: Builder, x: Value, blocksize: int) -> Value:
 @desc("repeat_interleave", "X:x", "Repeats:repeats dim:axis")
 @pir("repeat_interleave", "x")
 def repeat_interleave(b: Builder, x: Value, repeats: int, axis: int = 0) -> Value:
-    """Every slice along a dimension `repeats` times, the copies next to each other."""
+    """Repeats every slice along a dimension `repeats` times, with the copies next to each other."""
     axis = x.axis(axis)
     if not 0 < repeats < 2**20:
         raise TranslationError(f"it repeats {repeats} times")
@@ -334,7 +334,7 @@ MODES = {
 
 
 def padded(b: Builder, x: Value, sides: Sequence[int], mode: str, number: float) -> Value:
-    """`x` with a border, or with a negative one cut off; `sides` as of torch.nn.functional.pad."""
+    """`x` with a border; a negative one is cut off; `sides` as in torch.nn.functional.pad."""
     if mode not in MODES:
         raise TranslationError(f"its mode is {mode[:50]!r}")
     if len(sides) > 2 * x.ndim or len(sides) % 2:
@@ -356,7 +356,7 @@ def padded(b: Builder, x: Value, sides: Sequence[int], mode: str, number: float)
 @desc("pad", "X:x")
 @pir("pad", "x pad_value")
 def pad(b: Builder, x: Value, paddings: Ints, pad_value: float = 0.0) -> Value:
-    """Before and after every dimension, the first one first."""
+    """Paddings before and after every dimension, beginning with the first dimension."""
     if len(paddings) != 2 * x.ndim:
         raise TranslationError(f"it has {len(paddings)} paddings for a tensor of shape {show(x.shape)}")
     pairs = [paddings[index : index + 2] for index in range(0, len(paddings), 2)]
@@ -389,7 +389,7 @@ def pad3d(
 
 @desc("pad_constant_like", "X:x Y:y")
 def pad_like(b: Builder, x: Value, y: Value, pad_value: float = 0.0) -> Value:
-    """`y`, padded behind to the shape of `x`."""
+    """`y`, padded at the ends to the shape of `x`."""
     if x.ndim != y.ndim:
         raise TranslationError(f"a tensor of shape {show(y.shape)} padded to {show(x.shape)}")
     more = [static(wanted - have, "padding") for wanted, have in zip(x.shape, y.shape, strict=True)]

@@ -1,7 +1,7 @@
 """Sizes that may depend on the number of images.
 
-Programs compute shapes from shapes: they read the batch size out of one tensor to reshape another. Of every size it is
-therefore known how it grows with the number of images N, which is always as `per_image * N + constant`.
+Programs compute shapes from shapes: they read the batch size from one tensor to reshape another. Every size therefore
+records how it grows with the number of images N, always in the form `per_image * N + constant`.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from dataclasses import dataclass
 
 from utils.errors import FormatError
 
-# Two numbers of images for which values that depend on it are computed. What is not linear in N (a rounded division,
-# a minimum) shows: its difference would have to be a multiple of 1009, a prime, or nothing.
+# Two numbers of images for which dependent values are computed. Values that are not linear in N (a rounded division, a
+# minimum) are detected, as the difference must be a multiple of 1009, a prime, or 0.
 BATCHES = (2, 1011)
 
 
 class TranslationError(FormatError):
-    """A program that cannot be translated. The message says why, without the file's name."""
+    """A program cannot be translated. The message says why, without the file's name."""
 
 
 @dataclass(frozen=True)
 class BatchSize:
-    """`per_image * N + constant`, N images."""
+    """`per_image * N + constant` for N images."""
 
     per_image: int
     constant: int = 0
@@ -67,20 +67,20 @@ def linear(per_image: int, constant: int) -> Size:
 
 
 def ratio(numerator: Size, denominator: Size) -> Size:
-    """How often `denominator` goes into `numerator`, which has to be the same for every number of images.
+    """`numerator` / `denominator`, which must be an integer for every number of images.
 
     Raises:
-        TranslationError: it does not go into it, or not always as often.
+        TranslationError: it is not.
     """
     if isinstance(denominator, int):
         if denominator == 0 or at(numerator, 0) % denominator or at(numerator, 1) % denominator:
-            raise TranslationError(f"{show([numerator])} is no multiple of {denominator}")
+            raise TranslationError(f"{show([numerator])} is not a multiple of {denominator}")
         return numerator // denominator
     if isinstance(numerator, BatchSize) and numerator.per_image % denominator.per_image == 0:
         times = numerator.per_image // denominator.per_image
         if times * denominator.constant == numerator.constant:
             return times
-    raise TranslationError(f"{show([numerator])} is no multiple of {show([denominator])}")
+    raise TranslationError(f"{show([numerator])} is not a multiple of {show([denominator])}")
 
 
 def at(size: Size, batch: int) -> int:
@@ -92,12 +92,12 @@ def from_values(values: Sequence[int]) -> Size:
     """The size that has these values for `BATCHES` images.
 
     Raises:
-        TranslationError: no linear one has.
+        TranslationError: no linear size has these values.
     """
     first, second = values
     per_image, rest = divmod(second - first, BATCHES[1] - BATCHES[0])
     if rest:
-        raise TranslationError("a size depends on the number of images, and is no multiple of it")
+        raise TranslationError("a size depends on the number of images, but is not linear in it")
     return linear(per_image, first - per_image * BATCHES[0])
 
 
@@ -114,7 +114,7 @@ def product(sizes: Iterable[Size]) -> Size:
 
 
 def static(size: Size, what: str) -> int:
-    """A size that may not depend on the number of images.
+    """A size that must not depend on the number of images.
 
     Raises:
         TranslationError: it does.
