@@ -1,4 +1,4 @@
-"""Compiled programs: their answers are compared with the programs' own, and processors do not share code."""
+"""Compiled programs: their logits are checked against the uncompiled program, and caches are separate per processor."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ EPS = torch.finfo(torch.float32).eps
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty folder for compiled code."""
+    """An empty cache folder for compiled code."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def compiler(monkeypatch):
-    """Compilers, each of which is used once: factors by which what they make is off, for one image and for several."""
+    """Makes each compilation wrong by a factor, taken from these pairs (for one image, for several) in turn."""
     factors: list[tuple[float, float]] = []
     folders = []
 
@@ -61,7 +61,7 @@ def test_answers_that_agree_are_taken(cache, compiler, warnings):
 
 @pytest.mark.parametrize("wrong", [(1.0, 1.01), (1.01, 1.0), (1.0, float("nan"))])
 def test_wrong_code_is_compiled_anew_apart(cache, compiler, warnings, wrong):
-    """Code for one image, and for several: each is found before it answers. The folder it came from is left alone."""
+    """Wrong code for one image, and for several: both are found before they answer. Its folder is left alone."""
     factors, folders = compiler
     factors += [wrong, (1.0, 1.0)]
     network = CompiledProgram(nn.Flatten(), "Flat", EPS)

@@ -1,4 +1,4 @@
-"""Descriptions of exported networks that are none, and outputs that are none."""
+"""Invalid descriptions of exported networks, and invalid outputs."""
 
 import json
 

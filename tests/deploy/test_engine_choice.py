@@ -1,4 +1,4 @@
-"""Which engine runs a program: what was measured counts, and no engine is taken that answers otherwise."""
+"""The choice of an engine for a program: it follows the measurements, and engines with other logits are not used."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ for package in ("onnx", "onnxscript", "onnxruntime"):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """An export, and the ONNX model that is made of it in a cache: it takes a second."""
+    """An export, and its ONNX model in a cache, which takes a second to make."""
     folder, cache = tmp_path_factory.mktemp("smallest"), tmp_path_factory.mktemp("cache")
     save_inference(smallest_network(), describe("smallest", 16), folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -49,7 +49,7 @@ def model(made):
 
 @pytest.fixture
 def cache(made, monkeypatch, tmp_path):
-    """The folder of what is kept; the engines' speeds are given, and OpenVINO is not installed."""
+    """The cache folder; the engines' speeds are given, and OpenVINO is not installed."""
     found = engine_choice.importlib.util.find_spec
     installed = SimpleNamespace(find_spec=lambda name: None if name == "openvino" else found(name))
     metadata = engine_choice.importlib.metadata
@@ -61,7 +61,7 @@ def cache(made, monkeypatch, tmp_path):
 
 
 def measured(monkeypatch, is_busy: bool = False, **seconds: float) -> None:
-    """Has a measurement say that engines take so long for a batch, and whether the machine is busy."""
+    """Makes a measurement return these seconds per batch, and whether the machine is busy."""
 
     def race(networks, batch_size):
         return {name: seconds[name] for name in networks}, is_busy
@@ -83,10 +83,10 @@ def test_what_was_measured_is_kept(model, cache, capsys, monkeypatch):
     assert "smallest: timing the engines once, to choose the fastest: pytorch, onnxruntime" in lines.err
     assert "smallest: run by onnxruntime, 2.00 times as fast here as pytorch" in lines.err
 
-    measured(monkeypatch)  # from here on, whoever measures fails: no engine has a time
+    measured(monkeypatch)  # from here on a measurement fails, as no engine has a time
     assert load(model, measure=False).engine == "onnxruntime"
     assert load(model, measure=None).engine == "onnxruntime"
-    assert load(model, measure=False, batch_size=3).engine == "pytorch"  # not known for such batches
+    assert load(model, measure=False, batch_size=3).engine == "pytorch"  # unknown for this batch size
     assert load(model, images=0).engine == "pytorch"
     monkeypatch.setattr(engine_choice, "processor", lambda: "another one")
     assert load(model, measure=False).engine == "pytorch"
@@ -129,7 +129,7 @@ def test_what_is_not_installed(model, cache, capsys, monkeypatch):
     monkeypatch.setattr(engine_choice._Kept, "_write", WRITE)
     assert refusal(model, engine="onnxruntime").startswith("writing ONNX models needs no_such_package")
     assert load(model, measure=None).engine == "pytorch" and capsys.readouterr().err == ""
-    assert load(model).engine == "pytorch" and "no_such_package is not installed" in capsys.readouterr().err
+    assert load(model).engine == "pytorch" and "writing ONNX models needs no_such_package" in capsys.readouterr().err
     monkeypatch.setattr(engine_choice, "OTHERS", {})
     assert load(model).engine == "pytorch" and capsys.readouterr().err == ""
 
@@ -184,7 +184,7 @@ def test_networks_race_in_turns(model, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     networks = dict.fromkeys(("pytorch", "other"), load_exported(str(model)))
     best, is_busy = engine_choice._race(networks, 2)
-    assert not is_busy  # of one thread the processor's time counts
+    assert not is_busy  # with one thread processor time is measured
     assert all(0 < seconds < 10 for seconds in best.values()) and best.keys() == networks.keys()
 
 

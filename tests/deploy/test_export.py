@@ -1,4 +1,4 @@
-"""Exported networks: the same logits as the network, the files' form, and what is folded."""
+"""Exported networks: their logits equal the network's; the form of the files; folding."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from utils.errors import UserError
 REPOSITORY = Path(__file__).parents[2]
 BAR = 1e-4
 
-# Of each family the first network is exported, or the one named here where that is quicker, at a size that is quick.
+# Each family's first network is exported, or the faster one named here, at a small size.
 MEMBERS = {
     "mobilenet_v1": "MobileNetV1_x0_25",
     "mobilenet_v3": "MobileNetV3_small_x0_35",
@@ -33,7 +33,7 @@ MEMBERS = {
     "squeezenet": "SqueezeNet1_1",
     "foundation_vit": "MOCOV3_vit_small",
 }
-# Modules that compute nothing themselves: their networks are arguments of the others' classes.
+# Modules without classes of their own: their networks use other modules' classes.
 WITHOUT_CODE = {
     "fast_imagenet",
     "res2net_vd",
@@ -52,9 +52,9 @@ SIZES = {
     "InceptionV3": 139,
     "alt_gvt_small": 224,
 }
-# Their smallest members are too large for every run of the suite.
+# Families whose smallest networks are too large for every run of the suite.
 HUGE_FAMILIES = {"resnext_wsl", "senet_vd"}
-# Plain convolutional networks whose operators others export as well: every network of theirs is exported with --all.
+# Families of plain convolutional networks whose operators others cover: exported only with --all.
 LIKE_OTHERS = {
     "alexnet",
     "darknet",
@@ -76,7 +76,7 @@ LIKE_OTHERS = {
     "vgg",
     "xception_deeplab",
 }
-# Fewer layers than the smallest that is published, of which each sees all others: arguments of the class.
+# Constructor arguments for fewer layers than the smallest published network, whose layers are densely connected.
 FEWER_LAYERS = {"DenseNet121": (32, (2, 2, 2, 2), 64)}
 
 
@@ -89,7 +89,7 @@ def tiny(tmp_path_factory):
 
 # ------------------------------------------------------------------------------------------------- same logits
 
-# Runs where there is no models/: exported networks are read and run in one process, which takes a while to start.
+# Runs without models/: exported networks are read and run in one process, which is slow to start.
 RELOAD = """
 import sys, torch
 from utils.deploy.exported import load_exported
@@ -125,7 +125,7 @@ def check_in_a_fresh_process(
 
 
 def build_short(network: str, size: int) -> nn.Module:
-    """A network with as few layers as show all that it does."""
+    """A network with the fewest layers that contain everything it does."""
     if network in FEWER_LAYERS:
         constructor = getattr(models, network).func
         return with_fitting_statistics(constructor(*FEWER_LAYERS[network], class_dim=10), size)
@@ -133,14 +133,14 @@ def build_short(network: str, size: int) -> nn.Module:
 
 
 def size_of(network: str) -> int:
-    """A size that is quick, or the network's own if it takes no other."""
+    """A small image size, or the network's own if it takes no other."""
     if "image_size" in inspect.signature(getattr(models, network)).parameters:
         return models.input_config(network).image_size
     return SIZES.get(network, 64)
 
 
 def in_groups(networks: list[str], size: int = 12) -> pytest.MarkDecorator:
-    """Runs a test on so many networks at a time: each alone would pay for an import of PyTorch in a new process."""
+    """Runs a test on several networks at a time, as each alone would need an import of PyTorch in a new process."""
     groups = [networks[n : n + size] for n in range(0, len(networks), size)]
     return pytest.mark.parametrize("networks", groups, ids=[f"{group[0]}-{group[-1]}" for group in groups])
 
@@ -252,7 +252,7 @@ def test_acnet_is_exported_in_its_deploy_form():
 
 
 class Unfoldable(nn.Module):
-    """Batch-norms that must not be folded: of a result that is used elsewhere, and of a convolution used twice."""
+    """Batch-norms that must not be folded: the convolution's result is used elsewhere, or the convolution twice."""
 
     def __init__(self):
         super().__init__()

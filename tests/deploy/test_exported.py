@@ -1,4 +1,4 @@
-"""Exported networks read back: any batch, any precision; damaged files and those of others are refused."""
+"""Exported networks, loaded: any batch size, any precision; damaged and foreign files are refused."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_description_comes_back(tiny):
 
 
 def test_a_description_from_before_the_flags_on_pixels():
-    """It means what was done then: everything with OpenCV."""
+    """An old description keeps its old meaning: everything with OpenCV."""
     description = replace(describe("DeiT_tiny_patch16_224", 64), resize_mode="pad", channel_order="bgr")
     assert Description.from_json(description.to_json(), "x") == description
     values = json.loads(description.to_json())

@@ -1,4 +1,4 @@
-"""Convolutions fused with what follows them: where they may be, with the same logits."""
+"""Convolutions fused with the operations after them, only where allowed, with the same logits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from utils.formats.torch_program import read_program
 
 
 class Residuals(nn.Module):
-    """Sums that may, and sums that must not, be put into the memory of what is added."""
+    """Sums that may, and sums that must not, overwrite an operand."""
 
     def __init__(self):
         super().__init__()
@@ -30,7 +30,7 @@ class Residuals(nn.Module):
         x = F.relu(self.stem(x))
         a = F.relu(conv[0](x) + x)  # x is not used again
         b = conv[1](a) + a  # a is
-        c = F.relu_(conv[2](b)) + a.flatten(1).view_as(b)  # this convolution has an activation of its own
+        c = F.relu_(conv[2](b)) + a.flatten(1).view_as(b)  # this convolution has its own activation
         view = c.permute(0, 1, 3, 2)
         d = conv[3](c) + c  # c lives on in a view
         e = F.silu(conv[4](d) + d) + view
@@ -42,7 +42,7 @@ class Residuals(nn.Module):
 
 
 def operators_once_fused(model: nn.Module) -> list[str]:
-    """What a network's graph calls after fusion, which is checked not to change the logits."""
+    """The operators in a network's graph after fusion, which must not change the logits."""
     from utils.deploy.export import _take_weights
 
     model.eval().requires_grad_(False)
@@ -76,7 +76,7 @@ def test_fused_sums_do_not_overwrite_what_is_still_needed():
 
 
 class Padded(nn.Module):
-    """Padding, given as F.pad's arguments, before a convolution without."""
+    """Padding, given as F.pad's arguments, before a convolution without padding."""
 
     def __init__(self, groups: int, *padding):
         super().__init__()
@@ -108,7 +108,7 @@ def test_padding_goes_into_depthwise_convolutions(groups, padding, is_absorbed):
 
 
 def test_weights_are_aligned():
-    """oneDNN's kernels for processors without AVX crash on a bias at an address that a mapped file may have."""
+    """oneDNN's kernels for processors without AVX crash on an unaligned bias, which a mapped file may have."""
     root, graph = nn.Module(), fx.Graph()
     bias = torch.arange(9.0)[1:]
     assert bias.data_ptr() % 16

@@ -1,4 +1,4 @@
-"""Which engine runs an ONNX model and on what, how its errors are told, and what is read from the model's file."""
+"""The engine and device for an ONNX model, its error messages, and what is read from the model's file."""
 
 from __future__ import annotations
 
@@ -52,8 +52,7 @@ def test_engines_that_cannot_do_it():
 
 @pytest.fixture
 def providers(monkeypatch, tmp_path):
-    """Execution providers by device, type, --use_tensorrt and bytes, with an ONNX Runtime that has all but those
-    named."""
+    """Execution providers by device, type, --use_tensorrt and memory, with an ONNX Runtime that lacks those named."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def choose(device, dtype, use_tensorrt, gpu_mem=None, without=(), model=b"model"):
@@ -80,7 +79,7 @@ def test_execution_providers(providers):
 
 
 def test_tensorrt(providers, tmp_path):
-    """One engine for every batch, kept for the next run of the same weights; CUDA is for what it does not take."""
+    """One engine for every batch, cached for the next run with the same weights; CUDA runs what TensorRT cannot."""
     (name, options), cuda = providers(GPU, torch.float16, True, 5)
     assert (name, cuda) == (
         "TensorrtExecutionProvider",
@@ -111,7 +110,7 @@ def test_a_folder_for_engines_that_cannot_be_made(providers, tmp_path):
 
 
 def model_of(texts: dict[str, str]) -> bytes:
-    """An ONNX model of nothing but a version and metadata."""
+    """An ONNX model with only a version and metadata."""
     entries = [field(1, key.encode()) + field(2, value.encode()) for key, value in texts.items()]
     return field(1, 8) + b"".join(field(14, entry) for entry in entries)
 
@@ -161,7 +160,7 @@ def exported(tmp_path_factory):
 
 @pytest.fixture
 def gpu_build(exported, monkeypatch):
-    """The ONNX Runtime for CPUs looks like one for GPUs whose libraries do not load: it goes on without a word."""
+    """ONNX Runtime for CPUs behaves like one for GPUs whose libraries do not load: it silently uses the CPU."""
     import onnxruntime
 
     if onnx_engines.CUDA in onnxruntime.get_available_providers():
@@ -208,7 +207,7 @@ def test_tensorrt_is_for_gpus_and_onnxruntime(exported):
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_no_other_file_is_read(exported, tmp_path, engine):
-    """The checksum is that of the weights beside the model, and of nothing else in the folder."""
+    """The checksum belongs to the weights next to the model, not to other files in the folder."""
     import onnx
 
     pytest.importorskip(engine)
@@ -248,7 +247,7 @@ def test_external_files_are_found_wherever_tensors_are():
 
 
 def test_the_numbers_of_the_fields_are_those_of_onnx():
-    """And no message that leads to tensors is missing."""
+    """No message on the way to tensors is missing."""
     onnx = pytest.importorskip("onnx")
     for kind, ours in onnx_engines.MESSAGES.items():
         fields = getattr(onnx, kind).DESCRIPTOR.fields

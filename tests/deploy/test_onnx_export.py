@@ -1,4 +1,4 @@
-"""ONNX models in one file or two, and in the opset that is asked for."""
+"""ONNX models in one file or two, and in the requested opset."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAME, SIZE = "MobileNetV1_x0_25", 32
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A network, and the folder with its export, of opset 18."""
+    """A network, and the folder with its export in opset 18."""
     folder = tmp_path_factory.mktemp("exported")
     model = build(NAME, SIZE)
     (folder / "model.onnx.data").write_text("of an older export")

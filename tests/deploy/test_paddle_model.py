@@ -1,4 +1,4 @@
-"""Models that PaddlePaddle exported, run as exports of our own are."""
+"""Models that PaddlePaddle exported, run like our own exports."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FIRST_OF_WIDE = "save_infer_model/scale_0.tmp_0"
 
 
 def recorded(name: str, folder: Path) -> dict[str, np.ndarray]:
-    """What the original answered."""
+    """The original's output."""
     path = folder / "expected.npz"
     path.write_bytes(example_files()[name])
     with np.load(path) as file:
@@ -249,7 +249,7 @@ def test_what_is_made_of_a_sigmoid():
 def test_a_program_for_a_fixed_number_of_images(number, tmp_path):
     folder = write_example(PPLCNET[0], tmp_path / "model")
     text = (folder / "inference.json").read_text()
-    # What an export for so many images has; the shape that pooled features are brought to has it, too.
+    # The fixed number of images, which is also in the shape of the pooled features.
     (folder / "inference.json").write_text(text.replace("[-1,", f"[{number},"))
     assert read_paddle(str(folder)).images is None
     expected = recorded("PPLCNet_x0_25/expected.npz", tmp_path)["output"]
@@ -271,7 +271,7 @@ def test_what_computes_for_two_images_only():
 
 
 def test_a_program_that_mixes_its_images_keeps_their_number():
-    # It takes the average of all of its images out of each: another number of them would change the answers.
+    # It subtracts the average over all images, so another number of images would change the results.
     operations = (
         Operation("reduce_mean", {"X": ("x",)}, {"Out": ("mean",)}, {"dim": [0], "keep_dim": True}),
         Operation("elementwise_sub", {"X": ("x",), "Y": ("mean",)}, {"Out": ("rest",)}, {"axis": -1}),

@@ -1,4 +1,4 @@
-"""int8 models: close to the network they were made of, also where the ranges of channels differ much."""
+"""int8 models: close to their network, even if the channels' ranges differ much."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIZE = 32
 
 
 def images(count: int) -> Tensor:
-    """Patches of colour, which differ from image to image as photographs do."""
+    """Patches of colour, which differ between images as photographs do."""
     random = torch.Generator().manual_seed(count)
     patches = torch.randn(count, 3, 4, 4, generator=random) + 2 * torch.randn(count, 3, 1, 1, generator=random)
     return F.interpolate(patches, (SIZE, SIZE), mode="bilinear")
@@ -37,8 +37,8 @@ class Separable(nn.Module):
     """Ordinary and depthwise convolutions with ReLUs between them.
 
     Args:
-        spread: the ranges of channels differ by up to this factor, which the convolution that follows undoes: the
-            answers do not depend on it.
+        spread: factor by which the channels' ranges differ at most; the next convolution undoes it, so the logits do
+            not depend on it.
     """
 
     def __init__(self, spread: float) -> None:
@@ -82,7 +82,7 @@ def exported(tmp_path_factory):
 
 
 def error(model: nn.Module, model_file) -> float:
-    """Typical difference of the logits, as a share of how they differ from image to image."""
+    """Typical difference of the logits, relative to their variation between images."""
     with torch.inference_mode():
         expected = model(images(64))
     found = load_exported(str(model_file), engine="onnxruntime")(images(64))

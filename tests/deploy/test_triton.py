@@ -1,4 +1,4 @@
-"""--inference_format=triton: the ONNX model, what Triton is told of it, and KServe's manifest."""
+"""--inference_format=triton: the ONNX model, its Triton configuration, and KServe's manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Archives are read in memory, and refused where they are damaged, hostile or too large."""
+"""Archives are read into memory, and refused if they are damaged, hostile or too large."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_zip_members_out_of_place_are_refused(name, mode, reason, tmp_path):
 @pytest.mark.parametrize(
     ("place", "value", "reason"),
     [
-        (20, b"\xff\xff\xff\x7f", "cut short"),  # the compressed size: zipfile would set that much memory aside
+        (20, b"\xff\xff\xff\x7f", "cut short"),  # the compressed size: zipfile would allocate that much memory
         (24, b"\xff\xff\xff\x7f", "unpack to more"),  # the size
         (6, b"\xff", "version 25.5"),  # the version needed
         (8, b"\1", "password"),  # encrypted
@@ -107,7 +107,7 @@ def test_damaged_header_within_a_tar(variables, tmp_path):
 
 
 def test_tar_with_a_negative_size(variables, tmp_path):
-    """Python's tarfile would go round in circles."""
+    """Python's tarfile would loop for ever."""
     member = tarfile.TarInfo("x/conv1_weights")
     header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
     header[124:136] = tarfile.itn(-512, 12, tarfile.GNU_FORMAT)

@@ -1,4 +1,4 @@
-""".caffemodel files of every kind, right and wrong ones."""
+""".caffemodel files of every kind, valid and invalid."""
 
 from __future__ import annotations
 
@@ -162,4 +162,4 @@ def test_reading_makes_no_copies():
     finally:
         tracemalloc.stop()
     assert sys.getsizeof(content) > 4 << 20
-    assert blob_message(array)  # what was read is what the writer writes
+    assert blob_message(array)  # the writer reproduces what was read

@@ -1,4 +1,4 @@
-"""Mutated programs of PaddlePaddle, parameters and what is beside them: whatever is in them, one line comes out.
+"""Mutated PaddlePaddle programs, parameters and companion files: each is read, or refused in one line.
 
 python -m pytest --all tests/formats/test_fuzz_programs.py      100,000 cases
 python tests/formats/test_fuzz_programs.py --cases=CASES --start=FIRST --jobs=PROCESSES      any
@@ -42,7 +42,7 @@ def whole_program(content: bytes) -> Program:
 
 
 def read_case(case: int) -> None:
-    """Makes a case, and reads it. All that it does follows from the number."""
+    """Makes a case and reads it. The number determines everything."""
     rng = random.Random(case)
     program, parameters = whole()[rng.choice(sorted(whole()))]
     share = rng.random()
@@ -61,7 +61,7 @@ def read_case(case: int) -> None:
 
 
 def check(case: int) -> str:
-    """What came of a case: "read" or "refused"."""
+    """The outcome of a case: "read" or "refused"."""
     try:
         read_case(case)
     except FormatError as error:
@@ -83,7 +83,7 @@ def test_mutated_programs(count, jobs):
 
 
 def test_the_harness_notices():
-    """What a case may not do is found, with its number."""
+    """Forbidden behaviour of a case is detected, and its number reported."""
 
     def bad(case: int) -> str:
         if case == 1:

@@ -1,4 +1,4 @@
-"""Exported models of PaddlePaddle in every form of storage, and what does not belong together."""
+"""PaddlePaddle's exported models in every form of storage, and files that do not belong together."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_parameters(small):
     [
         ([np.ones((3, 2), np.float32), np.arange(4)], 0, r"'a' is float32 \[3, 2\] in the file, but float32 \[2, 3\]"),
         ([np.ones((2, 3), np.float32), np.arange(4.0)], 0, r"'b' is float64 \[4\] in the file, but int64 \[4\]"),
-        ([np.ones((2, 3), np.float32), np.arange(4)], 1, "'b': shape .4. takes 32 bytes, 31 are there"),
+        ([np.ones((2, 3), np.float32), np.arange(4)], 1, "'b': shape .4. takes 32 bytes, but 31 follow"),
         ([np.ones((2, 3), np.float32)], 0, "'b': the header is cut short"),
         ([np.ones((2, 3), np.float32), np.arange(4), np.arange(4)], 0, "take 106 bytes, the file has 162: they do not"),
         ([], 0, "'a': the header is cut short"),

@@ -1,4 +1,4 @@
-"""inference.yml: what PaddleClas writes is understood, and nothing else is guessed."""
+"""inference.yml: everything that PaddleClas writes is understood, and nothing is guessed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small files that ask for much: they are refused before anything is made of them."""
+"""Small files that demand huge memory or time: they are refused before anything is built from them."""
 
 import io
 import pickle
@@ -16,7 +16,7 @@ from utils.formats.pickles import read_pickle
 from utils.formats.torch_archive import check_torch_file
 from utils.weights.torch_files import read_torch
 
-# "a", then forty times over a tuple of twice what came before: 2 ** 40 letters, if it is ever compared or printed.
+# "a", then forty tuples that each hold the previous value twice: 2 ** 40 letters if it is ever compared or printed.
 DOUBLED = b"X\1\0\0\0aq\0h\0" + b"\x86q\0h\0h\0" * 40 + b"\x86"
 
 
@@ -46,7 +46,7 @@ def test_what_a_pickle_made_is_neither_compared_nor_printed(content):
 
 
 def array_of(shape, values):
-    """The pickled array of a shape, of values that are on the stack."""
+    """A pickled array with a shape, whose values are on the stack."""
     start = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\0\x85C\1btR(K\1" + shape
     return start + b"cnumpy\ndtype\n(X\2\0\0\0u1\x89\x88tR\x89" + values + b"tb"
 
@@ -98,7 +98,7 @@ def torch_file(path, pickled, compression=zipfile.ZIP_STORED):
         (b"\x80\x02" + b"".join(b"]q" + bytes([n]) for n in range(60))
          + b"".join(b"h%c(h%ch%ce" % (n, n + 1, n + 1) for n in range(59)) + b".", "repeats parts of itself"),
         (b"\x80\x02]q\0h\0a.", "holds itself"),
-        # No container is large, and yet a thousand of them are given a key of a thousand values.
+        # No container is large, but a thousand of them get a key with a thousand values.
         (b"\x80\x02(" + b"K\1" * 3000 + b"tq\0" + b"}h\0K\1s" * 1000 + b".", "repeats parts of itself"),
         (b"\x80\x02\x86.", "damaged"),
         (b"\x80\x02t.", "damaged"),
@@ -140,7 +140,7 @@ def test_two_files_of_one_name(tmp_path):
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_what_trainings_save_passes(legacy, tmp_path):
-    """With all that repeats in it: settings that groups of parameters share, storages that tensors share."""
+    """With its shared parts: settings shared by parameter groups, storages shared by tensors."""
     shared = {"betas": (0.9, 0.999), "text": "x" * 100}
     weight = torch.zeros(4, 4)
     groups = [{"params": [number], "settings": shared, "betas": shared["betas"]} for number in range(3000)]

@@ -1,4 +1,4 @@
-"""Programs that torch.export wrote are read as data: nothing in them is run but operators."""
+"""torch.export programs are read as data: nothing in them runs except operators."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_a_program_cannot_write_outside_of_its_tensors(tiny, tmp_path):
 
 
 def test_attention_to_more_values_than_keys_is_refused():
-    """PyTorch's own operator reads beyond the keys then."""
+    """Otherwise PyTorch's operator would read beyond the keys."""
     query, values = torch.ones(1, 1, 4, 16), torch.ones(1, 1, 8, 16)
     with pytest.raises(UserError, match="2 keys but 8 values"):
         attention(query, torch.ones(1, 1, 2, 16), values)

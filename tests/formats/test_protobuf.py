@@ -1,4 +1,4 @@
-"""Protocol-buffer messages: the examples of the format's own documentation, and messages that are no such thing."""
+"""Protocol-buffer messages: examples from the format's documentation, and invalid messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks at another image size than published: how they are built, and what becomes of a file's positions."""
+"""Networks for other image sizes than published: how they are built, and how a file's positions are resized."""
 
 import importlib
 import pickle
@@ -55,7 +55,7 @@ def loaded(model, source, tmp_path):
 
 
 def randomize(model, pattern):
-    """Gives the tensors whose names match values of some size: some are 0 at first."""
+    """Fills the tensors whose names match with larger values, as some are initialized to 0."""
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if re.search(pattern, key):
@@ -109,7 +109,7 @@ def test_tables_of_swin_are_of_windows(tmp_path):
     assert f"interpolated {key} and 3 others from another image size" in str(report)
     before, after = (network.state_dict()[key].numpy() for network in (source, wider))
     np.testing.assert_allclose(after.reshape(23, 23, 1), bicubic(before.reshape(13, 13, 1), 23), atol=1e-6)
-    # No offset, the table's middle, stays no offset.
+    # Offset 0, the table's centre, stays offset 0.
     middles = [relative_positions(window)[0, 0] for window in (7, 12)]
     np.testing.assert_allclose(after[middles[1]], before[middles[0]], atol=1e-6)
 
@@ -156,7 +156,7 @@ def message(model, source, tmp_path, **options):
 
 def test_what_cannot_be_fitted(tmp_path):
     tiny = build("DeiT_tiny_patch16_224", 32)
-    # A token more is no other image size.
+    # One more token does not mean another image size.
     assert "pos_embed is [1, 5, 192] in the file, [1, 6, 192]" in message(
         build("DeiT_tiny_distilled_patch16_224", 32), tiny, tmp_path
     )

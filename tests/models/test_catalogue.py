@@ -24,7 +24,7 @@ def test_every_network_is_listed():
     assert sorted(set(rows) - {"network", "series"}) == models.list_models(), STALE
 
 
-# Parameters and multiply-adds as torchvision documents them, but for the bias that VGG has not here.
+# Parameters and multiply-adds as torchvision documents them, except the bias that VGG lacks here.
 @pytest.mark.parametrize(
     ("name", "parameters", "multiply_adds"),
     [

@@ -11,11 +11,11 @@ from models import catalogue
 from models.network import main_output
 
 CLASSES = 7
-# Where no other size will do, or a larger one has to.
+# Networks that need a particular size, or a larger one.
 SIZES = {"alt_gvt": 224, "CSWinTransformer": 112, "AlexNet": 224, "GoogLeNet": 224, "Inception": 139}
 
 
-# Their smallest members are too large for every run of the suite: they have their turn with the networks of --all.
+# Families whose smallest networks are too large for every run of the suite: only --all tests them.
 HUGE_FAMILIES = {"resnext_wsl", "senet_vd", "vgg"}
 
 
@@ -44,7 +44,7 @@ def check(name, size):
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)  # GoogLeNet has three classifiers in training
     assert {tuple(logits.shape) for logits in outputs} == {(2, CLASSES)}
     sum(F.cross_entropy(logits, labels) for logits in outputs).backward()
-    # Everything that is there is used, and learns.
+    # All parameters are used and learn.
     gradients = {key: parameter.grad for key, parameter in model.named_parameters() if parameter.requires_grad}
     assert [key for key, gradient in gradients.items() if gradient is None] == []
     assert [key for key, gradient in gradients.items() if not gradient.isfinite().all()] == []
@@ -65,7 +65,7 @@ def test_a_member_of_each_family(name):
 @pytest.mark.full
 @pytest.mark.parametrize("name", smallest_of_each_family())
 def test_a_member_of_each_family_is_one_graph(name):
-    """What --use_compile=True traces, in mixed precision and channels_last; without the minute of compiling it."""
+    """Traces what --use_compile=True compiles, in mixed precision and channels_last, without the slow compilation."""
     torch._dynamo.reset()
     size = quick_size(name)
     model = build(name, size).to(memory_format=torch.channels_last)

@@ -19,7 +19,7 @@ def small(**options):
 
 
 def published(model, tmp_path):
-    """A file of `model` as the foundation models are published: without a classifier."""
+    """A file of `model` without a classifier, as foundation models are published."""
     torch.save(
         {key: value for key, value in model.state_dict().items() if not key.startswith("head.")}, tmp_path / "x.pth"
     )
@@ -54,7 +54,7 @@ def test_position_tables_of_another_image_size(tmp_path):
     report = load_pretrained(model, published(source, tmp_path))
     assert report.resized == [f"blocks.{i}.attn.relative_position_bias_table" for i in range(2)]
     own = model.blocks[0].attn.relative_position_bias_table
-    assert torch.equal(own[-3:], table[-3:])  # those of the class token have no place
+    assert torch.equal(own[-3:], table[-3:])  # entries of the class token have no position
     assert torch.equal(own[:-3], resize_position_table(table[:-3], 7 * 7))
 
 
@@ -69,7 +69,7 @@ def test_which_token_is_classified(classify_by, token):
 
 
 def test_networks_without_a_reference():
-    """Parameters by the papers' tables: in PaddleClas, two of them do not run as they stand."""
+    """Parameters as in the papers' tables, as two of the networks do not run in PaddleClas."""
     with torch.device("meta"):
         huge, giant = models.MAE_vit_huge_patch14(), models.EVA_vit_giant_patch14()
         wide = models.SE_ResNeXt152_64x4d()

@@ -1,4 +1,4 @@
-"""Networks that are trained in several branches: deployed in fewer layers, they answer the same."""
+"""Networks trained with several branches: their deployed form with fewer layers gives the same logits."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_fused_network_has_one_convolution_for_all_branches_and_the_same_logits(
     fused = fuse(model)
     assert sum(isinstance(layer, nn.Conv2d) for layer in fused.modules()) == NETWORKS[name][1]
     assert_same_logits(model, fused)
-    # The network is as it was, and the copy has nothing of it.
+    # The network is unchanged, and the copy shares nothing with it.
     assert model.state_dict().keys() == before.keys()
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not {id(parameter) for parameter in model.parameters()} & {id(parameter) for parameter in fused.parameters()}

@@ -225,7 +225,7 @@ def test_weights_of_tinynets_recipe_name_it(tmp_path):
 
 
 def test_only_the_first_mobilevit_takes_bgr():
-    """And by its input alone: no network turns channels round."""
+    """Only the input determines the order: no network swaps channels."""
     for name, order in (("MobileViT_XXS", "bgr"), ("MobileViTV3_XXS", "rgb"), ("MobileViTV2_x0_5", "rgb")):
         assert models.input_config(name).channel_order == order
     images = torch.rand(1, 3, 64, 64)
@@ -239,7 +239,7 @@ def test_only_the_first_mobilevit_takes_bgr():
 
 @pytest.mark.parametrize(("third", "expected"), [(True, "bilinear"), (False, "nearest")])
 def test_mobilevit_resizes_maps_of_half_patches(third, expected, monkeypatch):
-    """As PaddleClas, which MobileViT V3 is trained in at 160, 224 and 288; its logits there are ours to 1e-5."""
+    """As in PaddleClas, which trains MobileViT V3 at 160, 224 and 288; its logits there equal ours to 1e-5."""
     resized = []
     whole = F.interpolate
 

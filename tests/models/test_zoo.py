@@ -1,4 +1,4 @@
-"""Every published network, against facts of the originals: names, shapes, initializers, layers' settings, logits."""
+"""Every published network, compared with the originals: names, shapes, initializers, layers' settings, logits."""
 
 import collections
 import functools
@@ -34,11 +34,11 @@ FILLS = {
 
 
 class Initializers(TorchDispatchMode):
-    """Notes how each tensor was last filled. Meta tensors are enough: nothing is computed."""
+    """Records how each tensor was last filled. Meta tensors are enough, as nothing is computed."""
 
     def __init__(self):
         super().__init__()
-        # The tensors are kept: the id of one that is gone could be another's.
+        # Keeps tensors alive: a freed tensor's id can be reused.
         self.tensors, self.fills = {}, {}
 
     def __torch_dispatch__(self, operator, types, arguments=(), keywords=None):
@@ -127,7 +127,7 @@ def smallest_of_each_family(entries):
     return list(smallest.values())
 
 
-# Of every family of the zoo and of the later ones, of the zoo's in PaddleClas's form too, the one that is quick.
+# The fastest network of every family, old and new, and of PaddleClas's forms.
 QUICK = [entry for entry in smallest_of_each_family(FLUID) if parameters(entry) < 80e6]
 QUICK += smallest_of_each_family(zoo.entries("paddleclas_extended"))
 QUICK += [entry for entry in smallest_of_each_family(zoo.entries("paddleclas_rest")) if parameters(entry) < 30e6]

@@ -1,4 +1,4 @@
-"""The Caffe zoo: every network's names, shapes and logits, and files that are not theirs."""
+"""The Caffe zoo: every network's names, shapes and logits, and files that do not fit."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""State dicts as other trainers keep them: under keys, behind prefixes, beside an average or another network."""
+"""State dicts in other trainers' forms: under keys, with prefixes, together with an average or another network."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def other():
 
 
 def behind(prefix, model, but=()):
-    """A state dict with a prefix before its names, save for some parts of the network."""
+    """A state dict with a prefix before its names, except for some parts of the network."""
     state = model.state_dict()
     return OrderedDict((prefix + k, v) for k, v in state.items() if k.split(".")[0] not in but)
 
@@ -163,7 +163,7 @@ def test_a_key_that_is_not_there(trained, tmp_path):
 
 
 def test_nothing_is_partial(trained, tmp_path):
-    """What is missing in the network's part is missing, whatever else is in the file."""
+    """A tensor missing under the network's key is missing, even if the file has it elsewhere."""
     content = {"state_dict": behind("backbone.", trained, ["fc"])}
     with pytest.raises(UserError, match=r"2 missing in the file: fc.weight \[3, 256\]; fc.bias \[3\]"):
         load(content, tmp_path / "x.pth", remedies=TO_TRAIN)

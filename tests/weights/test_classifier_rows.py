@@ -1,4 +1,4 @@
-"""Rows of a classifier that are kept by the names of the classes."""
+"""Rows of a classifier that are kept by class name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OLD = ["cat", "dog", "owl"]
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A network of three classes whose names are noted."""
+    """A network with three classes whose names are noted."""
     path = tmp_path_factory.mktemp("weights") / "old.safetensors"
     torch.manual_seed(0)
     save_weights(models.build("MobileNetV1_x0_25", class_dim=3), path, {CLASS_NAMES: OLD})
@@ -34,7 +34,7 @@ def fresh(classes):
     [
         (["ant", "owl", "bee", "cat"], {1: 2, 3: 0}),  # others, more of them
         (["owl", "cat"], {0: 2, 1: 0}),
-        (["owl", "dog", "Cat"], {0: 2, 1: 1}),  # as many; a name has to be the same exactly
+        (["owl", "dog", "Cat"], {0: 2, 1: 1}),  # the same number of classes; names must match exactly
         (["owl", "owl", None], {}),
     ],
 )
@@ -42,7 +42,7 @@ def test_rows(weights, new, kept):
     model, before, there = fresh(len(new)), fresh(len(new)), load_file(weights)
     if not kept:
         assert load_pretrained(model, weights, class_names=new).kept is None
-        assert torch.equal(model.fc.weight, there["fc.weight"])  # nothing tells that they are others
+        assert torch.equal(model.fc.weight, there["fc.weight"])  # nothing says that they differ
         return
     report = load_pretrained(model, weights, class_names=new)
     assert f"kept the classifier's rows of {len(kept)} of {len(new)} classes, matched by name" in str(report)
@@ -55,7 +55,7 @@ def test_rows(weights, new, kept):
 
 
 def test_where_nothing_is_kept(weights, tmp_path):
-    """The same names, none of them, an excluded classifier, weights that note none."""
+    """All names the same, no names the same, an excluded classifier, and weights without noted names."""
     assert load_pretrained(fresh(3), weights, class_names=OLD).kept is None
     with pytest.raises(UserError, match=r"its classifier .* has 3 classes, but the network has 2"):
         load_pretrained(fresh(2), weights, class_names=["ant", "bee"])
@@ -67,7 +67,7 @@ def test_where_nothing_is_kept(weights, tmp_path):
 
 
 def test_training_goes_on_from_them(train_here, data, tmp_path):
-    """Two of the classes are kept in a run on data with two others, in another order."""
+    """A run on data with two old classes, in another order, and two new ones keeps the old ones' rows."""
     first = train_here(data, tmp_path / "first", validate=False)
     assert first.code == 0
     weights = next((tmp_path / "first").glob("*/latest/weights.safetensors"))

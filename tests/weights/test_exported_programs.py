@@ -1,4 +1,4 @@
-"""Weights out of models that PaddlePaddle exported."""
+"""Weights from models that PaddlePaddle exported."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAME = "PPLCNet_x0_25"
 
 @pytest.fixture
 def logits(tmp_path) -> np.ndarray:
-    """What the original answers to `zoo.images`."""
+    """The original's output for `zoo.images`."""
     path = tmp_path / "expected.npz"
     path.write_bytes(example_files()[f"{NAME}/expected.npz"])
     with np.load(path) as file:
@@ -81,7 +81,7 @@ def test_another_network_is_refused(tmp_path):
 
 
 def program_of(operations: list[Operation], shapes: dict[str, tuple[int, ...]], classes: int) -> Program:
-    """A program from images "x", of 8 x 8 pixels, to "y"; `shapes` are those of the parameters."""
+    """A program from images "x", of 8 x 8 pixels, to "y"; `shapes` are the parameters' shapes."""
     variables = {name: Variable(name, shape, "float32", True) for name, shape in shapes.items()}
     channels = next(iter(shapes.values()))[0]
     variables |= {name: Variable(name, (-1, channels, 8, 8), "float32") for name in "ab"}
@@ -112,7 +112,7 @@ def random_parameters(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Ten
 
 
 class Parallel(Network):
-    """Two layers that could change places but for where their results go."""
+    """Two layers that differ only in where their results go."""
 
     def __init__(self, activation: bool = True) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class Parallel(Network):
         self.activation = activation
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        # The other one is first in use, and second in place.
+        # The other layer is used first, but comes second.
         other = self.other(images)
         x = torch.cat([self.one(images), other], 1)
         return (x.relu() if self.activation else x.abs()).mean((2, 3))
@@ -137,13 +137,13 @@ def test_what_could_change_places_is_told_by_where_it_goes():
     assert torch.equal(weights["one.weight"], parameters["conv2d_0.w_0"])
     assert torch.equal(weights["other.weight"], parameters["conv2d_1.w_0"])
     assert not absent
-    # The same uses, and yet another network.
+    # The same uses, but another network.
     with pytest.raises(FormatError, match="the network answers otherwise than it"):
         weights_from_program(Parallel(activation=False), program, parameters)
 
 
 def folded(program: Program, parameters: dict[str, torch.Tensor]) -> tuple[Program, dict[str, torch.Tensor]]:
-    """A program with its batch-norms folded as PaddlePaddle's passes do it: not into depthwise convolutions."""
+    """A program with batch norms folded as by PaddlePaddle's passes, which skip depthwise convolutions."""
     parameters, operations, made = dict(parameters), [], {}
     for operation in program.operations:
         made |= {name: operation for names in operation.outputs.values() for name in names}
@@ -191,7 +191,7 @@ class Summed(Network):
 
 @pytest.mark.parametrize("name", ["residuals", "padded", "attention", "shuffled"])
 def test_what_engines_make_part_of_layers_is_spelled_out(name):
-    """oneDNN's operators, with an addend and an activation in them, use parameters as the plain ones do."""
+    """oneDNN's operators with a fused addend and activation use parameters like the plain operators."""
     programs = {case.name: case.program for case in cases("optimized_2.6")}
     plain, fused = (uses_of_program(programs[f"{name}:{engine}"]) for engine in ("plain", "onednn"))
     ways = [

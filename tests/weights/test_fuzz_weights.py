@@ -1,4 +1,4 @@
-"""Damaged weight files: whatever is in them, they load or give a `UserError`, in bounded memory, and write nothing."""
+"""Damaged weight files: each loads or raises a `UserError`, in bounded memory, and nothing is written."""
 
 import gzip
 import io
@@ -22,7 +22,7 @@ from utils.formats.paddle import program_variables, read_variables, variable_hea
 from utils.formats.pickles import read_pickle
 from utils.weights import read_weights
 
-# PyTorch's, of what a damaged pickle says of its protocol.
+# PyTorch's warning about the protocol of a damaged pickle.
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 
 # The same examples in every run: a failure is the code's, and can be repeated.
@@ -33,7 +33,7 @@ fuzz = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
-# More than any of these files of some kilobytes has to do with, less than what their lengths could be made to say.
+# More than any of these small files needs, but less than their damaged lengths may claim.
 MEMORY = 1 << 30
 
 ARRAYS = {
@@ -45,7 +45,7 @@ ARRAYS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def bounded_memory():
-    """Lets this process have `MEMORY` more than it has now."""
+    """Limits this process to `MEMORY` more than it has now."""
     statistics = Path("/proc/self/statm")
     if not statistics.exists():  # not Linux
         yield
@@ -108,7 +108,7 @@ def damaged(draw, content):
         if kind == "flip":
             content[place] ^= 1 << draw(st.integers(0, 7))
         elif kind == "replace":
-            # The values that lengths and counts are most harmful with.
+            # The most harmful values of lengths and counts.
             new = draw(st.sampled_from((b"\0", b"\xff", b"\x7f", b"\xff" * 4, b"\xff\xff\xff\x7f", b"\xff" * 8)))
             content[place : place + len(new)] = new
         elif kind == "insert":
@@ -133,7 +133,7 @@ def check(path, content):
         assert len(str(error)) < 1000
     else:
         for tensor in (*weights.tensors.values(), *weights.unnamed):
-            # A view of memory that is there, and not more of it than the file can have unpacked to.
+            # A view of existing memory, no larger than the file can have unpacked to.
             assert tensor.numel() * tensor.element_size() <= max(len(content) * 2000, 1 << 20)
             tensor.double().sum()
     assert sorted(os.listdir(path.parent)) == before
@@ -179,7 +179,7 @@ def tolerant(parser, content):
 
 
 def test_damaged_members_beneath_intact_checksums(tmp_path):
-    """A checksum would hide the parsers of what is within from most damage."""
+    """A checksum would shield the inner parsers from most damage."""
 
     @fuzz
     @given(damaged(tar()), st.sampled_from(("gz", "zip")))

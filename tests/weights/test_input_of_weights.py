@@ -1,4 +1,4 @@
-"""What a network's weights say of the images that they are right with."""
+"""What a network's weights say about their input."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_weights_of_paddleclas_bring_its_pixels(files, capsys):
 
 
 def test_they_are_looked_at_only_where_it_matters(tmp_path):
-    """A network with one input has that, whatever its file; and one that cannot be read is for its reader to refuse."""
+    """A network with a single input always has that; an unreadable file is left to the function that loads it."""
     assert paddleclas_input("no such file", "ResNet50") == {}
     (tmp_path / "x.pdparams").write_bytes(b"no pickle")
     assert paddleclas_input(str(tmp_path / "x.pdparams"), NAME) == {}
@@ -72,7 +72,7 @@ def test_a_conversion_keeps_them(files, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("name", "order"), [("DeiT_tiny_patch16_224", "rgb"), ("MobileViT_XXS", "bgr")])
 def test_notes_from_before_the_flags(tmp_path, name, order):
-    """They mean what was done then: everything with OpenCV, in RGB, which MobileViT itself turned to BGR."""
+    """Old notes keep their old meaning: everything with OpenCV, in RGB, which MobileViT itself turned into BGR."""
     notes = {key: value for key, value in usual_input(name).items() if key not in UNNOTED}
     path = tmp_path / "weights.safetensors"
     save_file({"x": torch.zeros(1)}, path, {key: json.dumps(value) for key, value in notes.items()})

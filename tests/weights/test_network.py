@@ -1,4 +1,4 @@
-"""Networks by flags: what a network says of options and images becomes a line on the flag."""
+"""Networks built from flags: a network's errors about options and images become one line that names the flag."""
 
 import pytest
 import torch
@@ -86,7 +86,7 @@ def test_notes_of_a_network_that_make_no_sense(name, value, tmp_path):
 def test_an_input_that_nobody_has_told_is_said(path, words, said, capsys):
     args = parse("eval", [f"--pretrained_model={path}", *words])
     note_unknown_input(args, {})
-    told = "x.tar does not say what input it was trained with: assuming the input of ResNet50's published weights, --image_"
+    told = "x.tar does not say what input it was trained with: assuming the input of ResNet50's published weights, "
     assert capsys.readouterr().out.startswith(told) == said
     note_unknown_input(args, {"image_shape": [3, 32, 32]})
     assert capsys.readouterr().out == ""

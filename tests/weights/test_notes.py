@@ -1,4 +1,4 @@
-"""Notes in a .safetensors file that make no sense: they are passed over, and the weights are read all the same."""
+"""Invalid notes in a .safetensors file: they are ignored, and the weights are read nevertheless."""
 
 import json
 
@@ -29,7 +29,7 @@ def test_hostile_notes(name, note, tmp_path):
     save_file({"w": torch.ones(2)}, path, metadata=notes | {name: note})
     assert list(read_weights(path).tensors) == ["w"]
     kept = read_input_notes(path)
-    # Only a single number can be a short side, null is the interpolation's default, and 5 is no interpolation.
+    # A short side must be a single number, null is the interpolation's default, and 5 is not an interpolation.
     may_be_right = {"resize_short_size": ("5",), "interpolation": ("null",)}
     assert (kept == {}) == (name in INPUT and note not in may_be_right.get(name, ()))
     assert read_class_notes(path) == []

@@ -159,7 +159,7 @@ def test_checkpoint_of_ours(trained, tmp_path):
 
 @pytest.mark.parametrize("start", [b"\x80", b"PK"], ids=["pickle", "zip"])
 def test_a_safetensors_file_that_starts_as_another(trained, tmp_path, start):
-    """With the length of its header, a multiple of 8: one file in 32 starts as a pickle does."""
+    """Its header's length, a multiple of 8, makes one file in 32 start like a pickle."""
     path = tmp_path / "x.safetensors"
     save_file(trained.state_dict(), path, {"padding": ""})
     length = int.from_bytes(path.read_bytes()[:8], "little")
@@ -333,7 +333,7 @@ def test_combined_file_of_another_network(variables, tmp_path):
 
 
 class Touch:
-    """Makes a file when it is unpickled as usual."""
+    """Writes a file when it is unpickled normally."""
 
     def __init__(self, path):
         self.path = path
@@ -366,7 +366,7 @@ def test_objects_beside_the_tensors_are_named(trained, tmp_path):
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_flags_and_figures_beside_the_tensors_are_passed_over(trained, tmp_path, legacy):
-    """As timm's and torchvision's scripts save them. What would make them is never called, whatever it is given."""
+    """Flags and figures as timm's and torchvision's scripts save them. Their constructors are never called."""
     trap = tmp_path / "trap"
     beside = {
         "args": argparse.Namespace(lr=0.1, output=tmp_path),
@@ -472,7 +472,7 @@ def test_large_tar_is_quick_and_lean(tmp_path):
 
 
 def test_notes_on_the_input(tmp_path, capsys):
-    """What train.py notes beside weights; nothing from other files, whatever they are."""
+    """train.py's notes next to weights; other files give nothing."""
     path = tmp_path / "weights.safetensors"
     values = (
         [3, 32, 48],
@@ -506,7 +506,7 @@ def test_notes_on_the_input(tmp_path, capsys):
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])
 def test_a_file_cut_short_while_it_is_in_use(tmp_path, ending):
-    """It was read: of a mapped one the process would end by SIGBUS."""
+    """The file was read, not mapped: with a mapped one SIGBUS would end the process."""
     path, tensors = tmp_path / f"x{ending}", {"a": torch.ones(100_000)}
     (torch.save if ending == ".pth" else save_file)(tensors, path)
     weights = read_weights(path)

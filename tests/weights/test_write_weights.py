@@ -1,4 +1,4 @@
-"""Weights written in every form that is read."""
+"""Weights written in every form that can be read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_names_with_slashes(tmp_path):
 
 @pytest.mark.parametrize("ending", [".pth", ".pt", ".PTH", ".safetensors", ".pdparams", ".Tar", ".v2", ""])
 def test_what_is_written_is_read_again(ending, tmp_path):
-    """With linear weights the right way round; nothing is left beside the file."""
+    """Linear weights have the right orientation; no other file is left behind."""
     ours, path = fresh(), tmp_path / f"x{ending}"
     write_weights(ours, path, NAME, 1000)
     model = models.build(NAME)
