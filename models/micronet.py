@@ -248,7 +248,7 @@ class MicroNet(Network):
     Args:
         stem: channels inside and after the first convolution.
         rows: the blocks.
-        features: width of the second last layer.
+        features: width of the penultimate layer.
         class_dim: number of classes.
         activations: the blocks' activations.
         dropout: probability before the last layer.
