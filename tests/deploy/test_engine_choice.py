@@ -144,7 +144,7 @@ def test_a_cache_that_cannot_be(model, cache, capsys, monkeypatch, tmp_path):
 
 def test_what_an_engine_cannot(model, cache):
     message = refusal(model, engine="onnxruntime", dtype=torch.bfloat16)
-    assert message.startswith("ONNX Runtime has no bfloat16 on a CPU")
+    assert message.startswith("ONNX Runtime cannot compute in bfloat16 on a CPU")
     source = SimpleNamespace(description=replace(describe("any", 16), class_names=[], class_dim=0))
     with pytest.raises(FlagError, match="--engine=onnxruntime gives classes"):
         engine_choice.load_by_engine(source, Settings(torch.device("cpu"), engine="onnxruntime"))

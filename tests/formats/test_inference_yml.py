@@ -101,7 +101,7 @@ def test_folder_of_predicted_classes():
         ("a: !!python/object/apply:os.system [ls]", "it is not valid YAML: could not determine a constructor"),
         ("a: 2001-99-99", "it is not valid YAML: month must be in"),
         ("a: &a [x]\nb: *a", r"refers to a part of itself \(\*a\)"),
-        ("[" * 100, "nested more than 32 deep"),
+        ("[" * 100, "nested more than 32 levels deep"),
         ("a: '" + "x" * 1001 + "'", "more than 1000 characters"),
         ("- a\n" * 70_000, "more than 60000 parts"),
         ("# " * 2_200_000, "more than 4 MB"),

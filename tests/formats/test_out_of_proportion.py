@@ -97,7 +97,7 @@ def torch_file(path, pickled, compression=zipfile.ZIP_STORED):
         # A list is filled last.
         (b"\x80\x02" + b"".join(b"]q" + bytes([n]) for n in range(60))
          + b"".join(b"h%c(h%ch%ce" % (n, n + 1, n + 1) for n in range(59)) + b".", "repeats parts of itself"),
-        (b"\x80\x02]q\0h\0a.", "holds itself"),
+        (b"\x80\x02]q\0h\0a.", "contains itself"),
         # No container is large, but a thousand of them get a key with a thousand values.
         (b"\x80\x02(" + b"K\1" * 3000 + b"tq\0" + b"}h\0K\1s" * 1000 + b".", "repeats parts of itself"),
         (b"\x80\x02\x86.", "damaged"),

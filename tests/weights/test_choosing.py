@@ -140,7 +140,7 @@ def test_of_a_network_and_its_average_the_network_is_taken_and_said(pair, traine
 
 def test_two_networks_that_nothing_tells_apart(trained, other, tmp_path):
     content = {"net1": trained.state_dict(), "net2": other.state_dict()}
-    with pytest.raises(UserError, match="holds several networks that fit: net1, net2: --pretrained_key chooses"):
+    with pytest.raises(UserError, match="holds several networks that fit: net1, net2: choose with --pretrained_key"):
         load(content, tmp_path / "x.pth")
     with pytest.raises(UserError, match="save the state dict of one of them"):
         load(content, tmp_path / "x.pth", remedies=OF_TEACHER)
@@ -153,7 +153,7 @@ def test_two_networks_that_nothing_tells_apart(trained, other, tmp_path):
 
 
 def test_a_key_that_is_not_there(trained, tmp_path):
-    with pytest.raises(UserError, match="has nothing under 'ema', but model, epoch_figures"):
+    with pytest.raises(UserError, match="has nothing under 'ema'; its keys: model, epoch_figures"):
         load({"model": trained.state_dict(), "epoch_figures": {"a": torch.ones(1)}}, tmp_path / "x.pth", key="ema")
     with pytest.raises(UserError, match="137 missing in the file"):
         load({"model": trained.state_dict(), "x": {"y": torch.ones(1)}}, tmp_path / "x.pth", key="x")
@@ -181,7 +181,7 @@ def test_remedies_are_those_of_the_caller(trained, tmp_path):
         (TO_USE, "has 3 classes, but the network has 5: give --class_dim=3"),
         (
             TO_TRAIN,
-            "--class_dim=3, or --finetune_exclude_pretrained_params=fc.weight,fc.bias to train a new classifier",
+            "--class_dim=3 or, to train a new classifier, --finetune_exclude_pretrained_params=fc.weight,fc.bias",
         ),
         (OF_TEACHER, "has 3 classes, but the network has 5: both must have the same number"),
     ):

@@ -399,7 +399,7 @@ def test_flags_and_figures_beside_the_tensors_are_passed_over(trained, tmp_path,
         (b"\xff" * 8 + b"{", "safetensors"),
         (b"\x02" + b"\0" * 7 + b"{}", "holds|missing"),
         (b"\x80\x02}", "the pickle is damaged"),
-        (b"\0" * 40, "data type|cut short|should be"),
+        (b"\0" * 40, "data type|cut short|should have"),
     ],
 )
 def test_what_is_no_weight_file(content, reason, tmp_path):

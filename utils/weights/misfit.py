@@ -68,9 +68,9 @@ def describe_misfit(
     if classes := class_counts(state, fit):
         names = ",".join(fit.names[key] for key in fit.misshaped)
         ways = [f"{remedies.class_dim}={classes[0]}"] if remedies.class_dim else []
-        ways += [f"{remedies.exclude}={names} to train a new classifier"] if remedies.exclude else []
+        ways += [f"to train a new classifier, {remedies.exclude}={names}"] if remedies.exclude else []
         found = f"its classifier ({names}) has {classes[0]} classes, but the network has {classes[1]}"
-        return f"{found}: give {', or '.join(ways)}" if ways else f"{found}: both must have the same number"
+        return f"{found}: give {' or, '.join(ways)}" if ways else f"{found}: both must have the same number"
 
     def shown(key: str) -> str:
         name = fit.names.get(key, key)
