@@ -146,7 +146,7 @@ def test_what_an_engine_cannot(model, cache):
     message = refusal(model, engine="onnxruntime", dtype=torch.bfloat16)
     assert message.startswith("ONNX Runtime cannot compute in bfloat16 on a CPU")
     source = SimpleNamespace(description=replace(describe("any", 16), class_names=[], class_dim=0))
-    with pytest.raises(FlagError, match="--engine=onnxruntime gives classes"):
+    with pytest.raises(FlagError, match="--engine=onnxruntime works for class scores only"):
         engine_choice.load_by_engine(source, Settings(torch.device("cpu"), engine="onnxruntime"))
     assert not cache.exists()
 

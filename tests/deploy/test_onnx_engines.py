@@ -39,14 +39,14 @@ def test_the_faster_engine_is_chosen(monkeypatch, device, dtype, precision, with
     if without:
         assert choose_engine("auto", device, dtype, precision) == without
     else:
-        with pytest.raises(FlagError, match="no bfloat16 on a CPU: install openvino, or export"):
+        with pytest.raises(FlagError, match="cannot compute in bfloat16 on a CPU: install openvino, or export"):
             choose_engine("auto", device, dtype, precision)
 
 
 def test_engines_that_cannot_do_it():
     with pytest.raises(NoGpuError, match="--engine=openvino does not use NVIDIA GPUs"):
         choose_engine("openvino", GPU, torch.float32, "float32")
-    with pytest.raises(FlagError, match="no float16 on a CPU"):
+    with pytest.raises(FlagError, match="cannot compute in float16 on a CPU"):
         choose_engine("onnxruntime", CPU, torch.float16, "float32")
 
 
@@ -174,7 +174,7 @@ def test_a_gpu_that_is_not_used_is_never_silent(exported, gpu_build, capsys, tmp
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     model = exported / "model.onnx"
     message = refusal(model, device="cuda", cpu_flag="--gpu_id=-1")
-    assert "CUDAExecutionProvider does not load" in message and message.endswith("; for the CPU give --gpu_id=-1")
+    assert "CUDAExecutionProvider does not load" in message and message.endswith("; to use the CPU, give --gpu_id=-1")
     assert "TensorrtExecutionProvider does not load" in refusal(
         model, device="cuda", use_tensorrt=True, may_use_cpu=True
     )

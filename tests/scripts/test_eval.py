@@ -162,7 +162,7 @@ def test_an_exported_network_that_does_not_use_the_gpu(evaluate, network, tmp_pa
     expected = evaluate(model_file=model_file, class_dim=None)
     monkeypatch.setattr("eval.choose_device", lambda args: torch.device("cuda", 0))
     assert evaluate(model_file=model_file, class_dim=None, use_gpu=None) == expected
-    with pytest.raises(UserError, match=r"CUDAExecutionProvider.*; for the CPU give --use_gpu=False"):
+    with pytest.raises(UserError, match=r"CUDAExecutionProvider.*; to use the CPU, give --use_gpu=False"):
         evaluate(model_file=model_file, class_dim=None, use_gpu=True)
 
 

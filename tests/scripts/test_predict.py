@@ -440,5 +440,5 @@ def test_a_gpu_that_the_engine_does_not_use(run, exported, tiny_dataset, monkeyp
     monkeypatch.setattr("utils.deploy.onnx_engines.warn", warnings.append)
     assert_same(run(*flags, model="model.onnx", gpu_id=None), answers((exported / "infer.txt").read_text()))
     assert len(warnings) == 1 and warnings[0].startswith("running on the CPU: ")
-    with pytest.raises(UserError, match="; for the CPU give --gpu_id=-1"):
+    with pytest.raises(UserError, match="; to use the CPU, give --gpu_id=-1"):
         run(*flags, model="model.onnx", gpu_id=0)

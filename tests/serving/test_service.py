@@ -125,7 +125,7 @@ def test_a_worker_that_ends_costs_the_image_that_it_had(monkeypatch, tmp_path):
                 await asyncio.sleep(0.01)
             waiting = asyncio.ensure_future(workers(jpeg(0), transform))
             os.kill(workers.processes[0], 9)  # with an image
-            with pytest.raises(Refusal, match="has ended"):
+            with pytest.raises(Refusal, match="crashed: send it again"):
                 await task
             np.testing.assert_array_equal(await waiting, expected)
             monkeypatch.setattr(decoders, "PATIENCE", 0.05)

@@ -71,7 +71,7 @@ def save_inference(
 
 
 def folded_program(model: Network, images: Tensor) -> ExportedProgram:
-    """Exports a network, after putting it into evaluation mode, for any batch size and images of the size of `images`."""
+    """Exports a network, put into evaluation mode, for any batch size and images of the size of `images`."""
     model.eval().requires_grad_(False)
     return export_program(fold_batch_norms(model, images), images)
 
