@@ -1,7 +1,7 @@
-"""Programs of ExecuTorch, .pte, run by its Python runtime. It is optional: requirements-mobile.txt has it.
+"""Runs ExecuTorch programs, .pte, in its Python runtime. It is optional: requirements-mobile.txt lists it.
 
-The description of a network is the text that the program's method get_description gives, which any ExecuTorch runtime
-may ask for. Here it is read from the file itself, with the checksum in it, before the runtime is given anything.
+The program's method get_description returns the network's description, which any ExecuTorch runtime can call. Here the
+description, with its checksum, is read from the file itself before the runtime gets the program.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from utils.deploy.comparing import quiet
 from utils.deploy.network import Description, ExportedNetwork, Run, Settings
 from utils.errors import FlagError, UserError, cut, of_the_machine, one_line
 
-# Four bytes are before the identifier of a FlatBuffer, which has a version of the format.
+# Four bytes precede the identifier of a FlatBuffer, which includes the version of the format.
 HEAD_BYTES = 8
 _IDENTIFIER = b"ET"
-# What the text of a description begins with.
+# How the text of a description begins.
 _OPENING = b'{\n "network": '
-# Stands for a program's checksum in the program that it is of.
+# Placeholder for the checksum while a program's checksum is computed.
 BLANK = "0" * 64
 
 
 def is_executorch(head: bytes) -> bool:
-    """Whether a file that begins with these `HEAD_BYTES` bytes is a program of ExecuTorch."""
+    """Whether a file that begins with these `HEAD_BYTES` bytes is an ExecuTorch program."""
     return head[4:6] == _IDENTIFIER and head[6:HEAD_BYTES].isdigit()
 
 
 def load_executorch(model_file: str, params_file: str | None, settings: Settings) -> ExportedNetwork:
-    """Loads NAME/model.pte; arguments and errors are those of `utils.deploy.exported.load_exported`."""
+    """Loads NAME/model.pte; takes and raises what `utils.deploy.exported.load_exported` does."""
     _check_settings(model_file, params_file, settings)
     with open(model_file, "rb") as file:
         program = file.read()
@@ -46,7 +46,7 @@ def load_executorch(model_file: str, params_file: str | None, settings: Settings
 
 
 def _check_settings(model_file: str, params_file: str | None, settings: Settings) -> None:
-    """Raises `UserError` if a program is to be run in a way that it cannot be."""
+    """Raises `UserError` if ExecuTorch cannot run the program as the settings ask."""
     if params_file is not None:
         raise FlagError(
             f"--params_file {params_file}: the weights are in --model_file {model_file}: leave the flag out"
@@ -67,7 +67,7 @@ def _check_settings(model_file: str, params_file: str | None, settings: Settings
 
 
 def _load_program(program: bytes, model_file: str) -> Run:
-    """The method forward of a program, which takes one image at a time, on as many threads as PyTorch has.
+    """A program's method forward, which takes one image at a time and uses as many threads as PyTorch.
 
     Raises:
         UserError: the runtime is not installed, or cannot run the program.
@@ -84,7 +84,7 @@ def _load_program(program: bytes, model_file: str) -> Run:
                 library._unsafe_reset_threadpool(torch.get_num_threads())
         loaded = runtime.Runtime.get().load_program(program, verification=library.Verification.InternalConsistency)
         method = loaded.load_method("forward")
-    except Exception as error:  # the runtime has RuntimeError for everything
+    except Exception as error:  # the runtime raises RuntimeError for everything
         if of_the_machine(error) is not None:
             raise
         raise UserError(
@@ -92,7 +92,7 @@ def _load_program(program: bytes, model_file: str) -> Run:
             "again"
         ) from None
 
-    def run(images: Tensor, _kept: object = (loaded, program)) -> Tensor:  # the method points into them
+    def run(images: Tensor, _kept: object = (loaded, program)) -> Tensor:  # the method refers to them
         return torch.cat([method.execute([image])[0] for image in images.split(1)])
 
     return run
@@ -100,7 +100,7 @@ def _load_program(program: bytes, model_file: str) -> Run:
 
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Without what libraries in C++ print: when the runtime starts its threads, it tells of /sys, where it looks."""
+    """Silences C++ libraries: when the runtime starts its threads, it prints messages about /sys."""
     kept = os.dup(2)
     try:
         with open(os.devnull, "wb") as nowhere:
@@ -115,19 +115,19 @@ def _silent_stderr() -> Iterator[None]:
 
 
 def read_description(program: bytes, path: str) -> Description:
-    """The description in a program, which is checked to be as it was written.
+    """Reads a program's description, and checks that the program is unchanged.
 
     Args:
-        program: the file.
+        program: the file's bytes.
         path: its name, for errors.
 
     Raises:
-        UserError: it is damaged, or not one of infer.py's.
+        UserError: it is damaged, or infer.py did not write it.
     """
     start = program.find(_OPENING)
     if start < 4:
         raise UserError(f"--model_file {path} has no description: it was not written by infer.py --save_inference=True")
-    end = start + int.from_bytes(program[start - 4 : start], "little")  # of a text the length comes first
+    end = start + int.from_bytes(program[start - 4 : start], "little")  # a text's length comes first
     description = Description.from_json(program[start:end].decode("utf-8", "replace"), path)
     checksum = description.params_sha256
     at = program.find(checksum.encode(), start, end)
@@ -137,11 +137,11 @@ def read_description(program: bytes, path: str) -> Description:
 
 
 def seal(program: bytes, description: Description) -> bytes:
-    """Puts a program's checksum into it.
+    """Stores a program's checksum in it.
 
     Args:
-        program: it has `description` in it.
-        description: `BLANK` stands in it for the checksum.
+        program: the program, which contains `description`.
+        description: its text, with `BLANK` in the place of the checksum.
     """
     start = program.index(description.to_json().encode())
     at = program.index(BLANK.encode(), start)
@@ -149,7 +149,7 @@ def seal(program: bytes, description: Description) -> bytes:
 
 
 def _digest(program: bytes, at: int) -> str:
-    """The checksum of a program that has `BLANK` at a place, where it may have the checksum."""
+    """The checksum of a program with `BLANK` in the place of its checksum."""
     view = memoryview(program)
     digest = hashlib.sha256(view[:at])
     digest.update(BLANK.encode())

@@ -1,11 +1,11 @@
-"""Programs of ExecuTorch, for phones and small machines: one image at a time, on XNNPACK.
+"""Writes ExecuTorch programs, for phones and small machines: one image at a time, on XNNPACK.
 
     NAME/model.pte         the program, in float32
-    NAME/model_int8.pte    the same in int8, by images to calibrate with
-    NAME/labels.txt        names of the classes, a line each
+    NAME/model_int8.pte    the same in int8, calibrated with images
+    NAME/labels.txt        class names, one a line
 
-Beside `forward`, a program has methods without arguments, as ExecuTorch's users know them: get_description gives the
-JSON text of a `Description`, get_image_mean and get_image_std three numbers each, for pixels of 0 to 1.
+In addition to `forward`, a program has methods without arguments, as is usual in ExecuTorch: get_description returns
+the JSON text of a `Description`, get_image_mean and get_image_std return three numbers each, for pixels from 0 to 1.
 
 https://docs.pytorch.org/executorch
 """
@@ -43,7 +43,7 @@ def require_executorch() -> None:
 
 
 def write_executorch(program: ExportedProgram, description: Description, folder: Path) -> Path:
-    """Writes a program of torch.export, with its weights, to `folder`/model.pte, and the names of its classes.
+    """Writes a torch.export program, with its weights, to `folder`/model.pte, and its class names.
 
     Raises:
         UserError: ExecuTorch cannot express it.
@@ -64,7 +64,7 @@ def _write(module: nn.Module, description: Description, file: Path) -> Path:
                 program, partitioner=[xnnpack.XnnpackPartitioner()], constant_methods=constant_methods(about)
             )
             content = lowered.to_executorch().buffer
-    except Exception as error:  # whatever its passes make of an operator that they do not know
+    except Exception as error:  # its passes raise anything at an operator they do not know
         if of_the_machine(error) is not None:
             raise
         raise UserError(
@@ -76,7 +76,7 @@ def _write(module: nn.Module, description: Description, file: Path) -> Path:
 
 
 def constant_methods(description: Description) -> dict[str, Any]:
-    """What a program's methods without arguments give, by their names."""
+    """The results of a program's methods without arguments, by name."""
     return {
         "get_description": description.to_json(),
         "get_image_mean": torch.tensor(description.image_mean),
@@ -87,14 +87,14 @@ def constant_methods(description: Description) -> dict[str, Any]:
 def quantize_executorch(
     program: ExportedProgram, description: Description, folder: Path, batches: Iterable[Tensor], flag: str
 ) -> Path:
-    """Writes the int8 form of a network to `folder`/model_int8.pte: weights with a scale per channel, activations with
-    one each, which the images tell.
+    """Writes the int8 form of a network to `folder`/model_int8.pte: weights have a scale per channel, activations one
+    scale each, found by calibration.
 
     Args:
-        program: of the network, for any number of images.
-        description, folder: as `write_executorch` was given them.
-        batches: images to find the activations' ranges with, normalized, float32 (N, 3, H, W).
-        flag: for errors.
+        program: the network's program, for any number of images.
+        description, folder: as for `write_executorch`.
+        batches: calibration images, normalized, float32 (N, 3, H, W).
+        flag: the flag to name in errors.
 
     Raises:
         UserError: there are no images, ExecuTorch cannot express the result, or it cannot be written.
@@ -116,5 +116,5 @@ def quantize_executorch(
         module = torchao.convert_pt2e(observed)
     with written_together(folder, flag) as temporary:
         file = _write(module, replace(description, precision="int8"), temporary / QUANTIZED_MODEL)
-        load_exported(str(file))(test_images(description.image_shape))  # that the runtime takes it
+        load_exported(str(file))(test_images(description.image_shape))  # checks that the runtime accepts it
     return folder / QUANTIZED_MODEL

@@ -1,4 +1,4 @@
-"""labels.txt, in which phones and servers look up what a class is called."""
+"""labels.txt, from which phones and servers read class names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LABELS = "labels.txt"
 
 
 def labels_text(description: Description) -> str:
-    """A line per class, in their order: its name, or its number where it has none."""
+    """One line per class, in order: its name, or its number if it has none."""
     names = [name_of(description.class_names, number) for number in range(description.class_dim)]
     lines = [" ".join((name or str(number)).split()) for number, name in enumerate(names)]
     return "".join(f"{line}\n" for line in lines)
