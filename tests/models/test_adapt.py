@@ -170,7 +170,7 @@ def test_another_number_of_classes_at_another_size(tmp_path):
     source = build("DeiT_tiny_distilled_patch16_224", 32)
     model = models.build("DeiT_tiny_distilled_patch16_224", image_size=64, class_dim=3)
     text = message(model, source, tmp_path)
-    assert "has 7 classes, the network 3: give class_dim=7" in text
+    assert "has 7 classes, but the network has 3: give class_dim=7" in text
     names = text.rpartition("exclude=")[2]
     assert names.split(",") == ["head.weight", "head.bias", "head_dist.weight", "head_dist.bias"]
     assert load_pretrained(model, tmp_path / "weights.pth", exclude=names.split(",")).resized == ["pos_embed"]

@@ -216,9 +216,7 @@ def test_a_folder_of_epochs(states):
 
 @pytest.mark.parametrize("case", ["momentum", "momentum_average"])
 def test_of_other_classes(states, case):
-    assert "has 6 classes, but the network has 9: give --class_dim=6" in refused(
-        path_of(states, case), case, class_dim=9
-    )
+    assert "has 6 classes, the network 9: give --class_dim=6" in refused(path_of(states, case), case, class_dim=9)
 
 
 def test_of_another_network(states):
