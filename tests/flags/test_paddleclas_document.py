@@ -112,9 +112,9 @@ def test_an_override_never_runs_code(document, tmp_path):
         ("- 1\n- 2\n", "it must be a mapping"),
         ("1: 2\n", "it must be a mapping"),
         ("", "it must be a mapping"),
-        ("a: [1\nb: 2\n", "it is no YAML: .* in line 2"),
-        ("a: !!python/object:os.system x\n", "it is no YAML"),
-        ("a: &x [*x]\n", "line 1 refers to the part that it is in"),
+        ("a: [1\nb: 2\n", "it is not valid YAML: .* in line 2"),
+        ("a: !!python/object:os.system x\n", "it is not valid YAML"),
+        ("a: &x [*x]\n", "line 1 refers to a part that contains it"),
     ],
 )
 def test_no_configuration(document, text, message):

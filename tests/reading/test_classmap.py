@@ -91,7 +91,7 @@ def test_names_in_json_and_yaml(name, text, tmp_path):
         ("{1: fox, 2: owl}", "its numbers must be 0 to 1, each once"),
         ("[fox, no]", "False is not text: put names in quotes"),
         ("fox", "it contains neither a list of names"),
-        ("[fox", "it is no YAML"),
+        ("[fox", "it is not valid YAML"),
         ("[a, b, c]", "names 3 classes, 1 more than the network's 2"),
     ],
 )

@@ -354,7 +354,7 @@ def test_the_figures_are_said_before_a_report_fails(evaluate, tmp_path, monkeypa
         ({"crop_num": 12, "base_size": 16}, "smaller than the crop"),
         ({"crop_num": 12, "use_dali": True}, "leave out --use_dali"),
         ({"crop_num": 12, "crop_size": None, "image_shape": "3,32,48"}, "needs a square --image_shape, not 32 x 48"),
-        ({"image_shape": "3,64,64"}, "--image_shape says another size"),
+        ({"image_shape": "3,64,64"}, "--image_shape gives another size"),
         ({"crop_sweep": "32:64:32"}, "--crop_size does not work with --crop_sweep"),
         ({"crop_sweep": "32:64:32", "crop_size": None, "base_size": 50}, "50 is smaller than the crop"),
         ({"confusion_path": "/dev/null/x.png"}, "--confusion_path: cannot write"),
