@@ -152,6 +152,14 @@ def test_no_tracked_file_is_large():
     assert [path.name for path in files if path.is_file() and path.stat().st_size > MAX_TRACKED] == []
 
 
+def test_no_document_has_marks_of_a_merge():
+    """Python's files would not compile with them; a document shows them to its readers."""
+    marks = re.compile(r"^(<{7}|>{7}|\|{7})( |$)|^={7}$", re.MULTILINE)
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*.txt"), *ROOT.glob("scripts/**/*.*")]
+    assert len(documents) > 30
+    assert [path.name for path in documents if marks.search(path.read_text(encoding="utf-8"))] == []
+
+
 def test_no_function_is_long():
     lengths = {name: length for path in sources() for name, length in functions(path).items()}
     assert {name: length for name, length in lengths.items() if length > MAX_FUNCTION} == {}
