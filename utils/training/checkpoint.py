@@ -348,7 +348,7 @@ def find_checkpoint(checkpoint: str, run_folder: Path) -> Path | None:
         raise UserError(f"--checkpoint: {checkpoint} does not exist; give a folder that train.py saved, or auto")
     near = [folder.parent / MANIFEST, *sorted(folder.glob(f"*/*/{MANIFEST}"))]  # one of its files; the folder of runs
     hint = next((f"give {manifest.parent}" for manifest in near if manifest.exists()), "")
-    hint = hint or "to start from weights alone give --pretrained_model"
+    hint = hint or "to start from weights alone, train.py takes --pretrained_model"
     raise UserError(f"--checkpoint: {checkpoint} contains no complete training state; {hint}")
 
 
