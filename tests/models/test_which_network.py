@@ -105,7 +105,7 @@ def test_what_is_printed(tmp_path, capsys, monkeypatch):
         (["--recommend", "--measure=1", "--cost=macs"], 2, "--cost=time needs --measure"),
         (["--recommend=front.txt"], 2, "--recommend front.txt: give a file name ending in .png"),
         (["--recommend=/dev/null/front.png"], 1, "--recommend: cannot write /dev/null/front.png"),
-        (["--list_models", "--max_params=0.01"], 2, "no network is within --max_params=0.01; the least"),
+        (["--list_models", "--max_params=0.01"], 2, "no network is within --max_params=0.01; the lowest"),
         (["--recommend", "--list_models=VGG*", "--max_latency=1"], 2, "no network is within --max_latency=1"),
         (["--list_models", "--measure=0"], 2, "--measure: 0 is not allowed"),
     ],
