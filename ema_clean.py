@@ -54,7 +54,7 @@ def main() -> None:
         raise UserError(
             f"--ema_model_dir: {source} has no averaged parameters (NAME{SUFFIX}): give a folder saved with an average"
         )
-    # Variables without an average, such as batch-norm statistics in some trainings, keep their value.
+    # Variables without an average, such as batch norm statistics in some trainings, keep their value.
     others = {
         name: tensor for name, tensor in variables.items() if name not in averages and not BYPRODUCTS.fullmatch(name)
     }

@@ -6,7 +6,7 @@
     python benchmarks/inference.py --threads=1 --cpu_time        even on a busy machine
 
 From images in memory to logits, without reading files: latency at batch size 1, throughput at larger ones. The weights
-are random, but batch-norms get the statistics of their inputs: otherwise activations fade to denormal numbers, which
+are random, but batch norms get the statistics of their inputs: otherwise activations fade to denormal numbers, which
 are slow to process. Every contestant has its own process, and all are stopped except the one whose turn it is; each
 one's best time counts. Contestants that are not installed are left out.
 

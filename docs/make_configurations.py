@@ -56,7 +56,7 @@ in the file and, if there is one, the closest valid key. Keys without a meaning 
   PaddleClas has left in ~/.paddleclas/weights, or names the file to pass to `--pretrained_model`. A classifier with
   another number of classes is initialised anew, as in PaddleClas (`--skip_misfits`).
 - **Batch sizes** in the file are per process; in the flags they are the total of all processes.
-- **Frozen teachers** run in evaluation mode. PaddleClas leaves them in training mode, where batch-norm uses the
+- **Frozen teachers** run in evaluation mode. PaddleClas leaves them in training mode, where batch norm uses the
   statistics of the batch.
 - **`image_channel: 4`** adds a fourth channel that is always zero. It is left out here, together with its weights.
 - **Configurations of deploy/** belong to predict.py. It supports Topk, ThreshOutput, MultiLabelThreshOutput,

@@ -19,7 +19,7 @@ def leaky_relu() -> nn.LeakyReLU:
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> ConvBNAct:
-    """A convolution, batch-norm and leaky ReLU."""
+    """A convolution, batch norm and leaky ReLU."""
     return ConvBNAct(in_channels, out_channels, kernel_size, stride, activation=leaky_relu)
 
 

@@ -61,7 +61,7 @@ class StripeAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention within stripes, then an MLP, each with a layer-norm before it and a shortcut around it."""
+    """Attention within stripes, then an MLP, each with a layer norm before it and a shortcut around it."""
 
     def __init__(self, channels: int, heads: int, stripe: int | None, drop_path: float) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Block(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """A 7x7 convolution of stride 4 and a layer-norm."""
+    """A 7x7 convolution of stride 4 and a layer norm."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class PatchEmbedding(nn.Module):
 
 
 class Merge(nn.Module):
-    """Halves a map and doubles its channels with a 3x3 convolution, then a layer-norm; (N, H, W, C)."""
+    """Halves a map and doubles its channels with a 3x3 convolution, then a layer norm; (N, H, W, C)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

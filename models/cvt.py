@@ -63,7 +63,7 @@ class ConvAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each with a layer-norm before it and a shortcut around it."""
+    """Attention, then an MLP, each with a layer norm before it and a shortcut around it."""
 
     def __init__(self, channels: int, heads: int, drop_path: float) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Block(nn.Module):
 
 
 class ConvEmbed(nn.Module):
-    """A strided convolution and a layer-norm: (N, C, H, W) -> (N, H, W, C)."""
+    """A strided convolution and a layer norm: (N, C, H, W) -> (N, H, W, C)."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ DEPTHS = (1, 2, 8, 8, 4)
 
 
 def conv_bn(in_channels: int, out_channels: int, kernel_size: int, stride: int, name: str) -> ConvBNAct:
-    """A convolution with its batch-norm and ReLU, published as NAME.conv.weights, NAME.bn.scale, ..."""
+    """A convolution with its batch norm and ReLU, published as NAME.conv.weights, NAME.bn.scale, ..."""
     layer = ConvBNAct(in_channels, out_channels, kernel_size, stride, activation=relu)
     publish(layer.conv, weight=f"{name}.conv.weights")
     publish(

@@ -96,7 +96,7 @@ class Operation(nn.Module):
 
 
 def separable(channels: int, kernel_size: int, stride: int, dilation: int = 1) -> tuple[nn.Module, ...]:
-    """A depthwise convolution, a 1x1 convolution and a batch-norm."""
+    """A depthwise convolution, a 1x1 convolution and a batch norm."""
     depthwise = conv2d(channels, channels, kernel_size, stride, groups=channels, dilation=dilation)
     notes(depthwise).fluid_type = "depthwise_conv2d"
     return depthwise, conv2d(channels, channels, 1), batch_norm(channels)
@@ -118,7 +118,7 @@ def operation(name: str, channels: int, stride: int) -> nn.Module:
 
 
 def pointwise(in_channels: int, out_channels: int) -> Operation:
-    """Brings a state to the cell's width: ReLU, 1x1 convolution, batch-norm."""
+    """Brings a state to the cell's width: ReLU, 1x1 convolution, batch norm."""
     return Operation(nn.ReLU(), conv2d(in_channels, out_channels, 1), batch_norm(out_channels))
 
 

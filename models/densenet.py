@@ -14,7 +14,7 @@ from models.network import Layer, Network
 
 
 class DenseLayer(nn.Module):
-    """A 1x1 and a 3x3 convolution, each after its batch-norm and ReLU; the result is appended to the input."""
+    """A 1x1 and a 3x3 convolution, each after its batch norm and ReLU; the result is appended to the input."""
 
     def __init__(self, in_channels: int, growth_rate: int, name: str) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class DenseNet(Network):
         if module.startswith("denseblock"):
             layer, part = rest.split(".")
             name = f"dense{before + int(layer.removeprefix('denselayer'))}"
-            # In Caffe the second batch-norm is named after the convolution before it.
+            # In Caffe the second batch norm is named after the convolution before it.
             return name if part == "norm1" else f"{name}_{'conv2' if part == 'conv2' else 'conv1'}"
         if module.startswith("transition"):
             return f"dense{before + self.depths[block - 1]}_concat" if rest == "norm" else f"conv{block + 1}"

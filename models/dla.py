@@ -15,7 +15,7 @@ from models.network import Layer, Network
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
-    """A convolution, batch-norm and ReLU."""
+    """A convolution, batch norm and ReLU."""
     conv = conv2d(in_channels, out_channels, kernel_size, stride, init=fan_out_normal_)
     return nn.Sequential(conv, batch_norm(out_channels), relu())
 

@@ -13,7 +13,7 @@ from models.network import Layer, Network
 
 
 class BNActConv(nn.Sequential):
-    """Batch-norm, ReLU, convolution; published as NAME_bn and NAME."""
+    """Batch norm, ReLU, convolution; published as NAME_bn and NAME."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, stride: int, name: str, groups: int = 1

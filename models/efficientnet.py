@@ -70,7 +70,7 @@ def conv_bn(
     same: bool = True,
     activation: bool = True,
 ) -> nn.Sequential:
-    """A convolution and its batch-norm, published under `names`, and a swish.
+    """A convolution and its batch norm, published under `names`, and a swish.
 
     Args:
         same: whether to pad a strided convolution as TensorFlow does, rather than evenly.
@@ -139,7 +139,7 @@ class MBConv(nn.Module):
 class EfficientNetNet(Network):
     """EfficientNet; the module paths are torchvision's.
 
-    torchvision's networks have padding_type DYNAMIC and, in B0 to B4, an epsilon of 1e-5 in the batch-norms, not 1e-3.
+    torchvision's networks have padding_type DYNAMIC and, in B0 to B4, an epsilon of 1e-5 in the batch norms, not 1e-3.
 
     Args:
         width, depth: factors of B0's channels and blocks.

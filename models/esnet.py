@@ -22,12 +22,12 @@ STAGES = ((116, 3), (232, 7), (464, 3))
 
 
 def conv(in_channels: int, out_channels: int) -> ConvBNAct:
-    """A 1x1 convolution, batch-norm and hard swish."""
+    """A 1x1 convolution, batch norm and hard swish."""
     return ConvBNAct(in_channels, out_channels, 1, activation=hard_swish, init=nn.init.kaiming_normal_)
 
 
 def depthwise(channels: int, stride: int, *, activation: Callable[[], nn.Module] | None = None) -> ConvBNAct:
-    """A 3x3 depthwise convolution and batch-norm, and an optional activation."""
+    """A 3x3 depthwise convolution and batch norm, and an optional activation."""
     options = {"activation": activation, "init": nn.init.kaiming_normal_}
     return ConvBNAct(channels, channels, 3, stride, groups=channels, **options)
 

@@ -1,6 +1,6 @@
 """FastImageNet: ResNet50, initialized and regularized for training in few epochs with growing image sizes.
 
-After fast.ai's entry to DAWNBench (https://www.fast.ai/posts/2018-08-10-fastai-diu-imagenet.html): the last batch-norm
+After fast.ai's entry to DAWNBench (https://www.fast.ai/posts/2018-08-10-fastai-diu-imagenet.html): the last batch norm
 of a block starts at 0, so that blocks start as their shortcuts (Goyal et al., arXiv:1706.02677).
 """
 

@@ -57,7 +57,7 @@ class Stage(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """A convolution whose kernel is as large as its stride, and batch-norm."""
+    """A convolution whose kernel is as large as its stride, and batch norm."""
 
     def __init__(self, in_channels: int, out_channels: int, size: int) -> None:
         super().__init__()

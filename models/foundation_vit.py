@@ -76,11 +76,11 @@ class FoundationTransformer(VisionTransformer):
 
     Args:
         class_dim: number of classes.
-        normalize_tokens: whether a layer-norm comes before the first block (CLIP).
+        normalize_tokens: whether a layer norm comes before the first block (CLIP).
         layer_scale: initial scale of `RelativeBlock`s (BEiT V2, CAE); None: plain blocks.
         absolute_positions: whether there is a position embedding.
         classify_by: number of the token that is classified, 0 being the class token; None: the mean of all patches,
-            with its own layer-norm.
+            with its own layer norm.
         options: as in `VisionTransformer`.
     """
 

@@ -43,7 +43,7 @@ def sum_branches_(conv: nn.Conv2d, branches: Sequence[tuple[nn.Conv2d | None, nn
 
     Args:
         conv: a convolution with bias, of the stride and groups of the branches.
-        branches: convolutions of its size or smaller (None: the identity), each with its batch-norm.
+        branches: convolutions of its size or smaller (None: the identity), each with its batch norm.
     """
     # In double precision, so that only the last step rounds.
     weight = torch.zeros_like(conv.weight, dtype=torch.float64, device=branches[0][1].weight.device)
@@ -68,7 +68,7 @@ def take_sum_(conv: nn.Conv2d, branches: Sequence[nn.BatchNorm2d], weight: Tenso
 
     Args:
         conv: a convolution with bias.
-        branches: their batch-norms. The first branch computes everything, the others add nothing.
+        branches: their batch norms. The first branch computes everything, the others add nothing.
         weight: of the first branch's convolution, as large as `conv`.
     """
     assert conv.bias is not None

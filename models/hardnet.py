@@ -29,12 +29,12 @@ class Stage(NamedTuple):
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> ConvBNAct:
-    """A convolution, batch-norm and ReLU6."""
+    """A convolution, batch norm and ReLU6."""
     return ConvBNAct(in_channels, out_channels, kernel_size, stride, activation=relu6)
 
 
 def depthwise(channels: int, stride: int = 1) -> ConvBNAct:
-    """A 3x3 depthwise convolution and batch-norm."""
+    """A 3x3 depthwise convolution and batch norm."""
     return ConvBNAct(channels, channels, 3, stride, groups=channels)
 
 

@@ -22,7 +22,7 @@ from models.network import Network
 def conv(
     in_channels: int, out_channels: int, kernel_size: int, name: str, *, stride: int = 1, rectify: bool = True
 ) -> ConvBNAct:
-    """A convolution, batch-norm and, if `rectify`, ReLU; published as NAME and NAME_bn."""
+    """A convolution, batch norm and, if `rectify`, ReLU; published as NAME and NAME_bn."""
     activation = relu if rectify else None
     return ConvBNAct(in_channels, out_channels, kernel_size, stride, name=name, activation=activation, init=he_uniform_)
 

@@ -18,7 +18,7 @@ from models.network import Layer, Network
 def conv(
     in_channels: int, out_channels: int, kernel_size: int | tuple[int, int], stride: int = 1, **options
 ) -> ConvBNAct:
-    """A convolution with its batch-norm and ReLU."""
+    """A convolution with its batch norm and ReLU."""
     return ConvBNAct(in_channels, out_channels, kernel_size, stride, activation=relu, epsilon=1e-3, **options)
 
 

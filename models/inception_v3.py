@@ -17,7 +17,7 @@ from models.network import Layer, Network
 def conv(
     in_channels: int, out_channels: int, kernel_size: int | tuple[int, int], stride: int = 1, **options
 ) -> ConvBNAct:
-    """A convolution with its batch-norm and ReLU."""
+    """A convolution with its batch norm and ReLU."""
     return ConvBNAct(in_channels, out_channels, kernel_size, stride, activation=relu, **options)
 
 
@@ -185,7 +185,7 @@ class InceptionV3(Network):
 
     Args:
         class_dim: number of classes.
-        epsilon: of the batch-norms.
+        epsilon: of the batch norms.
         max_pool: whether the last module's pooling branch takes maxima.
     """
 

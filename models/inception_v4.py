@@ -16,7 +16,7 @@ from models.network import Layer, Network
 def conv(
     in_channels: int, out_channels: int, kernel_size: int | tuple[int, int], name: str, *, stride: int = 1, **options
 ) -> ConvBNAct:
-    """A convolution with its batch-norm and ReLU, published as NAME and NAME_bn."""
+    """A convolution with its batch norm and ReLU, published as NAME and NAME_bn."""
     return ConvBNAct(in_channels, out_channels, kernel_size, stride, name=name, activation=relu, **options)
 
 
@@ -198,7 +198,7 @@ class InceptionV4(Network):
         fluid: whether it has the form of fluid's zoo, which departs from the authors' network: consecutive 1 x n and
             n x 1 kernels in the stem and in the longest branches are swapped; the pooling branches come first; and
             their averages do not count positions outside the map.
-        epsilon: of the batch-norms.
+        epsilon: of the batch norms.
     """
 
     def __init__(self, class_dim: int = 1000, *, fluid: bool = True, epsilon: float = 1e-5) -> None:

@@ -1,4 +1,4 @@
-"""Layers that the networks share: convolutions, batch-norms and linear layers that know their published names,
+"""Layers that the networks share: convolutions, batch norms and linear layers that know their published names,
 dropout, squeeze-and-excitation, drop path, activations, pooling."""
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def conv2d(
 def batch_norm(
     channels: int, name: str | None = None, *, momentum: float = 0.9, epsilon: float = 1e-5
 ) -> nn.BatchNorm2d:
-    """A batch-norm with its published name.
+    """A batch norm with its published name.
 
     Args:
         name: published as NAME_scale, NAME_offset, NAME_mean, NAME_variance; None: named automatically.
@@ -105,13 +105,13 @@ def linear(
 
 
 class ConvBNAct(nn.Sequential):
-    """Convolution, batch-norm and optional activation, in a `Sequential` of `conv`, `bn` and `act`.
+    """Convolution, batch norm and optional activation, in a `Sequential` of `conv`, `bn` and `act`.
 
     Args:
         name: published name of the convolution.
-        bn_name: published name of the batch-norm; None: NAME_bn.
+        bn_name: published name of the batch norm; None: NAME_bn.
         activation: builds the activation; None: no activation.
-        momentum, epsilon: of the batch-norm, as in `batch_norm`.
+        momentum, epsilon: of the batch norm, as in `batch_norm`.
         conv_options: passed on to `conv2d`.
     """
 
@@ -139,7 +139,7 @@ class ConvBNAct(nn.Sequential):
 
 
 def relu() -> nn.ReLU:
-    """The in-place ReLU that follows nearly every batch-norm of the zoo."""
+    """The in-place ReLU that follows nearly every batch norm of the zoo."""
     return nn.ReLU(inplace=True)
 
 

@@ -1,4 +1,4 @@
-"""LeViT: a fast transformer after a convolutional stem, with batch-norms (Graham et al., arXiv:2104.01136).
+"""LeViT: a fast transformer after a convolutional stem, with batch norms (Graham et al., arXiv:2104.01136).
 
 The module paths are the authors', which PaddleClas has too.
 """
@@ -20,7 +20,7 @@ from models.transformer import check_image_size, check_images, dense, resize_pos
 
 
 class ConvBN(nn.Sequential):
-    """A 3x3 convolution of stride 2 and a batch-norm."""
+    """A 3x3 convolution of stride 2 and a batch norm."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class ConvBN(nn.Sequential):
 
 
 class LinearBN(nn.Module):
-    """A linear layer without bias, and a batch-norm over the tokens (N, L, C)."""
+    """A linear layer without bias, and a batch norm over the tokens (N, L, C)."""
 
     def __init__(self, in_features: int, out_features: int, *, scale: float = 1.0) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class Attention(nn.Module):
 
 
 class Classifier(nn.Sequential):
-    """A batch-norm and a linear layer."""
+    """A batch norm and a linear layer."""
 
     def __init__(self, channels: int, class_dim: int) -> None:
         super().__init__()

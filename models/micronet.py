@@ -78,7 +78,7 @@ MIDDLE_ONLY = Activations(False, (1.0, 0.5), (0.0, 0.5))
 
 
 class GroupConv(nn.Module):
-    """A 1x1 convolution and batch-norm."""
+    """A 1x1 convolution and batch norm."""
 
     def __init__(self, in_channels: int, out_channels: int, groups: int) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class GroupConv(nn.Module):
 
 
 class FactorizedConv(nn.Module):
-    """A k x 1 and a 1 x k convolution, each with batch-norm; the second one is depthwise.
+    """A k x 1 and a 1 x k convolution, each with batch norm; the second one is depthwise.
 
     Args:
         middle_channels: channels between the two.
@@ -230,7 +230,7 @@ class Stem(nn.Module):
 
 
 class LinearSwish(nn.Module):
-    """A linear layer, batch-norm and hard swish."""
+    """A linear layer, batch norm and hard swish."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -243,7 +243,7 @@ class LinearSwish(nn.Module):
 
 
 class MicroNet(Network):
-    """MicroNet; the module paths are those of the paper's authors. The logits also pass a batch-norm and a hard swish.
+    """MicroNet; the module paths are those of the paper's authors. The logits also pass a batch norm and a hard swish.
 
     Args:
         stem: channels inside and after the first convolution.

@@ -166,7 +166,7 @@ def group_fan_out_normal_(weight: Tensor) -> Tensor:
 
 
 def conv_bn(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, **options) -> ConvBNAct:
-    """A convolution and batch-norm; `options` are those of `ConvBNAct`."""
+    """A convolution and batch norm; `options` are those of `ConvBNAct`."""
     return ConvBNAct(in_channels, out_channels, kernel_size, stride, init=group_fan_out_normal_, **options)
 
 

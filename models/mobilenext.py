@@ -38,7 +38,7 @@ STAGES = (
 def conv_bn(
     in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, *, groups: int = 1, clip: bool = True
 ) -> list[nn.Module]:
-    """A convolution, batch-norm and, if `clip`, ReLU6."""
+    """A convolution, batch norm and, if `clip`, ReLU6."""
     conv = conv2d(in_channels, out_channels, kernel_size, stride, groups=groups, init=fan_out_normal_)
     return [conv, batch_norm(out_channels), *([nn.ReLU6(inplace=True)] if clip else [])]
 

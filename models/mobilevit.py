@@ -35,7 +35,7 @@ class Residual(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, then an MLP, each with a layer-norm before it and a shortcut around it."""
+    """Self-attention, then an MLP, each with a layer norm before it and a shortcut around it."""
 
     def __init__(self, channels: int, heads: int, dropout: float) -> None:
         super().__init__()

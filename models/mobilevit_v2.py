@@ -1,6 +1,6 @@
 """MobileViT V2: attention that is linear in the number of pixels (Mehta and Rastegari, arXiv:2206.02680).
 
-The module paths are the authors', except those of the batch-norms.
+The module paths are the authors', except those of the batch norms.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class SeparableAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each with a group-norm before it and a shortcut around it."""
+    """Attention, then an MLP, each with a group norm before it and a shortcut around it."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class MobileViTV2(Network):
         init_convolutions(self)
 
     def paddleclas_path(self, path: str) -> str:
-        """PaddleClas's path: the batch-norms are called norm; local_rep.1, without one, is in a layer too."""
+        """PaddleClas's path: the batch norms are called norm; local_rep.1, without one, is in a layer too."""
         return re.sub(r"local_rep\.1$", "local_rep.1.conv", re.sub(r"\.bn$", ".norm", path))
 
     def trunk(self) -> list[Layer]:

@@ -59,7 +59,7 @@ def publish_conv(conv: nn.Module, name: str) -> None:
 
 
 def publish_batch_norm(bn: nn.Module, name: str) -> None:
-    """Names a batch-norm the usual way: NAME_scale, NAME_offset, NAME_mean, NAME_variance."""
+    """Names a batch norm the usual way: NAME_scale, NAME_offset, NAME_mean, NAME_variance."""
     publish(
         bn,
         weight=f"{name}_scale",
@@ -119,7 +119,7 @@ def paddleclas_names(model: Network) -> dict[str, str]:
 def caffe_names(model: Network) -> dict[str, str]:
     """State-dict key -> name in a .caffemodel, LAYER/BLOB, for every tensor of `model`.
 
-    Caffe splits a batch-norm into two layers: LAYER_bn has the running statistics, LAYER_scale the weight and bias.
+    Caffe splits a batch norm into two layers: LAYER_bn has the running statistics, LAYER_scale the weight and bias.
 
     Raises:
         ValueError: the network was never published for Caffe.
@@ -169,7 +169,7 @@ def lr_shares(model: nn.Module) -> dict[str, float]:
 
 
 def override_batch_norm_decay(model: nn.Module) -> None:
-    """Sets the L2 decay of all batch-norms of `model` to 0, as published."""
+    """Sets the L2 decay of all batch norms of `model` to 0, as published."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             override_l2_decay(module, weight=0.0, bias=0.0)

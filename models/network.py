@@ -162,7 +162,7 @@ class Network(nn.Module):
         return path
 
     def caffe_layer(self, path: str) -> str:
-        """Caffe's layer at `path`: a convolution, a batch-norm or a linear layer.
+        """Caffe's layer at `path`: a convolution, a batch norm or a linear layer.
 
         Raises:
             ValueError: the network was never published for Caffe.

@@ -23,7 +23,7 @@ conv = partial(conv2d, init=trunc_normal_)
 
 
 class ConvBNReLU(nn.Sequential):
-    """A 3x3 convolution, a batch-norm and a ReLU."""
+    """A 3x3 convolution, a batch norm and a ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class ConvBNReLU(nn.Sequential):
 
 
 def patch_embed(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
-    """Halves a map by pooling if `stride` is 2, and changes its channels by a 1x1 convolution with batch-norm.
+    """Halves a map by pooling if `stride` is 2, and changes its channels by a 1x1 convolution with batch norm.
 
     If neither is necessary, it is the identity.
     """

@@ -15,7 +15,7 @@ GROWTH = 32
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> ConvBNAct:
-    """A convolution, batch-norm and ReLU."""
+    """A convolution, batch norm and ReLU."""
     return ConvBNAct(in_channels, out_channels, kernel_size, stride, activation=relu)
 
 
@@ -79,7 +79,7 @@ class Pelee(Network):
         self.classifier = linear(channels, class_dim)
 
     def paddleclas_path(self, path: str) -> str:
-        """PaddleClas's path: the batch-norms are called norm."""
+        """PaddleClas's path: the batch norms are called norm."""
         return path.replace(".bn", ".norm")
 
     def trunk(self) -> list[Layer]:

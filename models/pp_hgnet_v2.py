@@ -47,7 +47,7 @@ class LearnableAffine(nn.Module):
 def conv_bn_relu(
     in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, *, affine: bool, **options
 ) -> ConvBNAct:
-    """A convolution, batch-norm, ReLU and, if `affine`, a `LearnableAffine`."""
+    """A convolution, batch norm, ReLU and, if `affine`, a `LearnableAffine`."""
     layers = ConvBNAct(in_channels, out_channels, kernel_size, stride, activation=relu, **options)
     if affine:
         layers.lab = LearnableAffine()

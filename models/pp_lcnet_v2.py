@@ -42,12 +42,12 @@ STAGES = (
 
 
 def conv_bn(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, **options) -> ConvBNAct:
-    """A convolution and batch-norm; `options` are those of `ConvBNAct`."""
+    """A convolution and batch norm; `options` are those of `ConvBNAct`."""
     return ConvBNAct(in_channels, out_channels, kernel_size, stride, init=nn.init.kaiming_normal_, **options)
 
 
 class ParallelDepthwise(Fusable, nn.ModuleList):
-    """The sum of depthwise convolutions of all odd sizes up to `kernel_size`, each with its batch-norm.
+    """The sum of depthwise convolutions of all odd sizes up to `kernel_size`, each with its batch norm.
 
     At stride 2 there is none of size 1.
     """

@@ -90,7 +90,7 @@ class ConvMlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each with a layer-norm before it and a shortcut around it; (N, H, W, C)."""
+    """Attention, then an MLP, each with a layer norm before it and a shortcut around it; (N, H, W, C)."""
 
     def __init__(self, channels: int, attention: nn.Module, mlp: nn.Module, drop_path: float) -> None:
         super().__init__()

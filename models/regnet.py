@@ -20,7 +20,7 @@ from models.network import Layer, Network
 def conv_bn(
     in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, *, groups: int = 1, rectify: bool = True
 ) -> nn.Sequential:
-    """A convolution, batch-norm and, if `rectify`, ReLU."""
+    """A convolution, batch norm and, if `rectify`, ReLU."""
     conv = conv2d(in_channels, out_channels, kernel_size, stride, groups=groups)
     return nn.Sequential(conv, batch_norm(out_channels), *([relu()] if rectify else []))
 

@@ -16,7 +16,7 @@ from models.network import Layer, Network
 
 
 class RepVGGBlock(Fusable):
-    """The sum of a 3x3 convolution, a 1x1 one and, if the shape allows it, the identity, each with its batch-norm.
+    """The sum of a 3x3 convolution, a 1x1 one and, if the shape allows it, the identity, each with its batch norm.
 
     Args:
         has_se: whether squeeze-and-excitation, to a sixteenth, comes before the ReLU.

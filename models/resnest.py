@@ -117,7 +117,7 @@ class ResNeSt(Network):
         self.fc = linear(channels, class_dim)
 
     def paddleclas_path(self, path: str) -> str:
-        """PaddleClas's path: a block's name has its stage; the shortcut's convolution and batch-norm are separate."""
+        """PaddleClas's path: a block's name has its stage; the shortcut's convolution and batch norm are separate."""
         if path == "fc":
             return "out"
         path = re.sub(r"^stem\.(\d)", lambda match: f"stem.conv{int(match[1]) + 1}", path)

@@ -229,7 +229,7 @@ class ResNet(Network):
         return (("conv1.", "bn1."), *((f"layer{stage + 1}.",) for stage in range(len(self.depths))))
 
     def places(self) -> Iterator[tuple[Place, str, str]]:
-        """The place and the two module paths of every convolution and its batch-norm, in order."""
+        """The place and the two module paths of every convolution and its batch norm, in order."""
         if isinstance(self.conv1, nn.Sequential):
             yield Place(0, 0, 0), "conv1.0", "conv1.1"
             yield Place(0, 0, 1), "conv1.3", "conv1.4"
@@ -255,7 +255,7 @@ class ResNet(Network):
             publish_conv(self.fc, self.fluid_classifier)
 
     def fluid_names(self, place: Place) -> tuple[str, str]:
-        """Published names of a convolution and its batch-norm: res2a_branch2a and bn2a_branch2a, ..."""
+        """Published names of a convolution and its batch norm: res2a_branch2a and bn2a_branch2a, ..."""
         if place.stage == 0:
             if isinstance(self.conv1, nn.Sequential):
                 return f"conv1_{place.part + 1}", f"bnv1_{place.part + 1}"
@@ -273,7 +273,7 @@ class ResNet(Network):
     paddleclas_leaves = ("conv", "bn")
 
     def paddleclas_block(self, place: Place) -> str:
-        """PaddleClas's path of a convolution with its batch-norm; it numbers the blocks through all stages."""
+        """PaddleClas's path of a convolution with its batch norm; it numbers the blocks through all stages."""
         if place.stage == 0:
             return f"stem.{place.part}"
         block = sum(self.depths[: place.stage - 1]) + place.index

@@ -1,6 +1,6 @@
 """ACNet: a ResNet trained with asymmetric convolutions, deployed without them (Ding et al., arXiv:1908.03930).
 
-In training, a k x k convolution is the sum of k x k, k x 1 and 1 x k ones, each with its batch-norm. All of this is
+In training, a k x k convolution is the sum of k x k, k x 1 and 1 x k ones, each with its batch norm. All of this is
 linear in evaluation, so `models.fusion.fuse` turns it into a single k x k convolution with bias, the form that
 `deploy=True` builds.
 """
@@ -27,11 +27,11 @@ def deployed_conv(in_channels: int, out_channels: int, kernel_size: int, stride:
 
 
 class AsymmetricConv(Fusable):
-    """The sum of a square, a vertical and a horizontal convolution, each with its batch-norm.
+    """The sum of a square, a vertical and a horizontal convolution, each with its batch norm.
 
     Args:
         name: the convolutions are published as NAME_acsquare, NAME_acver and NAME_achor.
-        bn_name: the same for the batch-norms.
+        bn_name: the same for the batch norms.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class AsymmetricConv(Fusable):
 
 
 class ResNetACNet(ResNet):
-    """`ResNet` whose 3x3 and 7x7 convolutions, with their batch-norms, are `AsymmetricConv`s.
+    """`ResNet` whose 3x3 and 7x7 convolutions, with their batch norms, are `AsymmetricConv`s.
 
     Args:
         deploy: whether to use single convolutions with bias instead of `AsymmetricConv`s.

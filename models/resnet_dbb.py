@@ -16,7 +16,7 @@ from models.resnet import BasicBlock, ResNet
 
 
 class PaddingBatchNorm(nn.Module):
-    """A batch-norm that pads each side by one position with its output for 0 in evaluation, so that it can be fused
+    """A batch norm that pads each side by one position with its output for 0 in evaluation, so that it can be fused
     with a 1x1 convolution before it and a larger one after it."""
 
     def __init__(self, channels: int) -> None:
@@ -48,7 +48,7 @@ class IdentityConv(nn.Conv2d):
 
 
 class AveragingBranch(nn.Module):
-    """A 1x1 convolution and a 3x3 average pool, each with a batch-norm."""
+    """A 1x1 convolution and a 3x3 average pool, each with a batch norm."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class AveragingBranch(nn.Module):
 
 
 class SequenceBranch(nn.Module):
-    """A 1x1 convolution and a 3x3 one, each with a batch-norm."""
+    """A 1x1 convolution and a 3x3 one, each with a batch norm."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class SequenceBranch(nn.Module):
 
 class DiverseBranchBlock(Fusable):
     """The sum of a 3x3 convolution, a 1x1 one, a 1x1 before a 3x3 one, and a 1x1 one before an average pool; each has
-    its batch-norm."""
+    its batch norm."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -122,14 +122,14 @@ class DiverseBranchBlock(Fusable):
 
 
 def _with_norm(kernel: Tensor, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weights and bias, in double precision, of a convolution fused with the batch-norm after it."""
+    """Weights and bias, in double precision, of a convolution fused with the batch norm after it."""
     mean, variance = cast(Tensor, bn.running_mean).double(), cast(Tensor, bn.running_var).double()
     scale = bn.weight.double() / (variance + bn.eps).sqrt()
     return kernel.double() * scale[:, None, None, None], bn.bias.double() - mean * scale
 
 
 class ResNetDBB(ResNet):
-    """`ResNet` with its 3x3 convolutions and their batch-norms replaced; the first block has no projection.
+    """`ResNet` with its 3x3 convolutions and their batch norms replaced; the first block has no projection.
 
     The paths inside a block are PaddleClas's.
     """

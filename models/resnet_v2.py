@@ -1,6 +1,6 @@
-"""ResNet v2 (He et al., arXiv:1603.05027): batch-norm and ReLU come before every convolution, not after it.
+"""ResNet v2 (He et al., arXiv:1603.05027): batch norm and ReLU come before every convolution, not after it.
 
-The stem keeps its batch-norm and ReLU, so that the first block begins with its convolution.
+The stem keeps its batch norm and ReLU, so that the first block begins with its convolution.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class PreActBottleneck(nn.Module):
     Args:
         planes: a quarter of the output channels.
         project: the shortcut is a projection.
-        activate: whether the block begins with batch-norm and ReLU; if not, its input is already activated.
+        activate: whether the block begins with batch norm and ReLU; if not, its input is already activated.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class ResNetV2(Network):
             return "conv1"
         index, part = rest
         name = f"res{sum(self.depths[: int(stage.removeprefix('layer')) - 1]) + int(index) + 1}"
-        # Caffe names a batch-norm after the layer whose output it takes; for the first that is the block's input.
+        # Caffe names a batch norm after the layer whose output it takes; for the first that is the block's input.
         suffixes = {"bn1": "", "bn2": "_conv1", "bn3": "_conv2", "downsample": "_match_conv"}
         return name + suffixes.get(part, f"_{part}")
 

@@ -17,7 +17,7 @@ FIRST, ADDED = 16, 180
 
 
 class SqueezeExcitation(nn.Module):
-    """Channel attention (arXiv:1709.01507) to a twelfth, with a batch-norm between the layers."""
+    """Channel attention (arXiv:1709.01507) to a twelfth, with a batch norm between the layers."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

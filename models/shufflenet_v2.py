@@ -30,7 +30,7 @@ PADDLECLAS_PARTS = {
 def conv_bn(
     in_channels: int, out_channels: int, kernel_size: int, stride: int, name: str, *, depthwise: bool = False
 ) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
-    """A convolution with its batch-norm, published as NAME and NAME_bn."""
+    """A convolution with its batch norm, published as NAME and NAME_bn."""
     groups = in_channels if depthwise else 1
     conv = conv2d(in_channels, out_channels, kernel_size, stride, groups=groups, name=name, init=he_uniform_)
     return conv, batch_norm(out_channels, f"{name}_bn")

@@ -14,7 +14,7 @@ from models.network import Layer, Network
 
 
 class ConvBN(nn.Sequential):
-    """A convolution with bias and, if `norm`, batch-norm."""
+    """A convolution with bias and, if `norm`, batch norm."""
 
     def __init__(
         self,

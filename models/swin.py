@@ -116,7 +116,7 @@ class WindowAttention(ShiftedWindows, SelfAttention):
 
 
 class Block(nn.Module):
-    """Attention within windows, then an MLP, each with a layer-norm before it and a shortcut around it."""
+    """Attention within windows, then an MLP, each with a layer norm before it and a shortcut around it."""
 
     def __init__(self, channels: int, attention: WindowAttention, drop_path: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Swin V2: cosine attention, positions by a network, layer-norms after the branches (Liu et al., arXiv:2111.09883).
+"""Swin V2: cosine attention, positions by a network, layer norms after the branches (Liu et al., arXiv:2111.09883).
 
 The module paths are the authors', which PaddleClas has too.
 """
@@ -66,7 +66,7 @@ class WindowAttention(ShiftedWindows):
 
 
 class Block(nn.Module):
-    """Attention within windows, then an MLP, each with a layer-norm after it and a shortcut around both."""
+    """Attention within windows, then an MLP, each with a layer norm after it and a shortcut around both."""
 
     def __init__(self, channels: int, attention: WindowAttention, drop_path: float) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Block(nn.Module):
 
 
 class MergeThenNorm(PatchMerging):
-    """`PatchMerging` with the layer-norm at the end."""
+    """`PatchMerging` with the layer norm at the end."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)

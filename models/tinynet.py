@@ -36,7 +36,7 @@ class TinyNet(EfficientNetNet):
 
 
 class RecipeTinyNet(TinyNet):
-    """TinyNet with the authors' depth and batch-norms."""
+    """TinyNet with the authors' depth and batch norms."""
 
     round_depth = staticmethod(lambda blocks: max(1, round(blocks)))
 

@@ -1,4 +1,4 @@
-"""Parts that transformers share: initializers, layer-norm, self-attention, MLP, patches, tables of relative positions.
+"""Parts that transformers share: initializers, layer norm, self-attention, MLP, patches, tables of relative positions.
 
 The module paths `attn.qkv`, `attn.proj`, `mlp.fc1`, `mlp.fc2`, `patch_embed.proj` are timm's and PaddleClas's.
 Tokens are (N, L, C); those of a pyramid keep their positions in the image, (N, H, W, C).
@@ -86,7 +86,7 @@ def to_grid(tokens: Tensor, height: int) -> Tensor:
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """Layer-norm over the channels of a feature map, (N, C, H, W)."""
+    """Layer norm over the channels of a feature map, (N, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return to_channels_first(super().forward(to_channels_last(x)))
@@ -144,7 +144,7 @@ class PatchEmbed(nn.Module):
     Args:
         kernel_size: height and width of a patch.
         stride: distance of patches; None: `kernel_size`. If it is smaller, patches overlap and the map is padded.
-        epsilon: epsilon of the layer-norm at the end; None: no layer-norm.
+        epsilon: epsilon of the layer norm at the end; None: no layer norm.
     """
 
     def __init__(

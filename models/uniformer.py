@@ -93,7 +93,7 @@ class AttentionBlock(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Cuts a map into patches with a convolution, then applies a layer-norm."""
+    """Cuts a map into patches with a convolution, then applies a layer norm."""
 
     def __init__(self, in_channels: int, out_channels: int, size: int) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class PatchEmbed(nn.Module):
 
 
 class OverlapPatchEmbed(nn.Module):
-    """Overlapping patches: 3x3 convolutions of stride 2, each with a batch-norm, and GELUs between them."""
+    """Overlapping patches: 3x3 convolutions of stride 2, each with a batch norm, and GELUs between them."""
 
     def __init__(self, *channels: int) -> None:
         super().__init__()

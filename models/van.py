@@ -59,7 +59,7 @@ class ConvMlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each with a batch-norm before it, a scale per channel, and a shortcut around it."""
+    """Attention, then an MLP, each with a batch norm before it, a scale per channel, and a shortcut around it."""
 
     def __init__(self, channels: int, mlp_ratio: int, drop_path: float) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Block(nn.Module):
 
 
 class OverlapPatchEmbed(nn.Module):
-    """A strided convolution and a batch-norm."""
+    """A strided convolution and a batch norm."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int) -> None:
         super().__init__()

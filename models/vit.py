@@ -29,7 +29,7 @@ from models.transformer import (
 
 
 class Block(nn.Module):
-    """Self-attention, then an MLP, each with a layer-norm before it and a shortcut around it."""
+    """Self-attention, then an MLP, each with a layer norm before it and a shortcut around it."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class VisionTransformer(Network):
         channels, depth, heads: width of the tokens, number of blocks, attention heads of a block.
         mlp_ratio: hidden width of the MLPs over `channels`.
         qkv_bias, attention_scale: as in `SelfAttention`.
-        epsilon: of the layer-norms.
+        epsilon: of the layer norms.
         drop_path_rate: probability to drop a branch of the last block; it grows linearly from 0 at the first.
 
     Raises:

@@ -1,6 +1,6 @@
 """Xception (Chollet, arXiv:1610.02357) in the depths 41, 65 and 71.
 
-As published here, a separable convolution is first pointwise, then depthwise, both with batch-norm.
+As published here, a separable convolution is first pointwise, then depthwise, both with batch norm.
 """
 
 from __future__ import annotations

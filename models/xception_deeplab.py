@@ -1,6 +1,6 @@
 """Xception as DeepLab's backbone (Chen et al., arXiv:1802.02611): strided convolutions instead of max-pools.
 
-The published names and the settings of the batch-norms are TensorFlow's; their scales and offsets have no L2 decay.
+The published names and the settings of the batch norms are TensorFlow's; their scales and offsets have no L2 decay.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from models.xception import ENTRY_3, ENTRY_5
 def conv_bn(
     in_channels: int, out_channels: int, kernel_size: int, stride: int, name: str, *, rectify: bool = False, **options
 ) -> ConvBNAct:
-    """A convolution, batch-norm and, if `rectify`, ReLU; published as NAME/weights, NAME/BatchNorm/gamma, ..."""
+    """A convolution, batch norm and, if `rectify`, ReLU; published as NAME/weights, NAME/BatchNorm/gamma, ..."""
     options |= {"activation": relu if rectify else None, "momentum": 0.99, "epsilon": 1e-3}
     layer = ConvBNAct(in_channels, out_channels, kernel_size, stride, **options)
     publish(layer.conv, weight=f"{name}/weights")

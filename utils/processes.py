@@ -186,7 +186,7 @@ def check_agreement(values: dict[str, Any]) -> None:
 
 @torch.no_grad()
 def broadcast_buffers(model: nn.Module) -> None:
-    """Gives every process rank 0's buffers (batch-norm statistics)."""
+    """Gives every process rank 0's buffers (batch norm statistics)."""
     if dist.is_initialized():
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)

@@ -34,7 +34,7 @@ IMAGES = 4
 
 
 def write_random(name: str, folder: Path) -> None:
-    """A network with random weights, whose batch-norms fit what they see.
+    """A network with random weights, whose batch norms fit what they see.
 
     Their scales are below 1 on average, as after training: otherwise deep networks would be chaotic, and float rounding
     would be seen in the first digits of the logits.

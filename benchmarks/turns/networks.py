@@ -67,7 +67,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def with_statistics(model: Model, images: Tensor) -> Model:
-    """A network whose batch-norms keep activations in range."""
+    """A network whose batch norms keep activations in range."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 0.5

@@ -252,7 +252,7 @@ def test_acnet_is_exported_in_its_deploy_form():
 
 
 class Unfoldable(nn.Module):
-    """Batch-norms that must not be folded: the convolution's result is used elsewhere, or the convolution twice."""
+    """Batch norms that must not be folded: the convolution's result is used elsewhere, or the convolution twice."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Training on a GPU: loss scaling, what must not wait, compiled steps, batch-norm over processes, whole runs."""
+"""Training on a GPU: loss scaling, what must not wait, compiled steps, batch norm over processes, whole runs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def on(device: str, count: int = 8) -> tuple[torch.Tensor, Targets]:
 @pytest.mark.parametrize("device", WITH_ALL)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_a_step_is_that_of_float64_on_the_cpu(device, memory_format):
-    """Gradients, batch-norm statistics and the optimizer's arithmetic."""
+    """Gradients, batch norm statistics and the optimizer's arithmetic."""
     reference = network("MobileNetV1_x0_25").double()
     model = place(copy.deepcopy(reference).float(), torch.device(device), memory_format)
     images, targets = on("cpu")

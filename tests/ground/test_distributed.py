@@ -1,4 +1,4 @@
-"""Several processes: meeting, ending together, agreeing, stopping; batch-norm over all of them."""
+"""Several processes: meeting, ending together, agreeing, stopping; batch norm over all of them."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_batch_norm_of_half_precision_adds_up_in_float32(group_of_one):
     [("PPLCNet_x0_25", published_names), ("MobileNetV1_x0_25", published_names), ("LeViT_128S", paddleclas_names)],
 )
 def test_a_network_with_synchronized_batch_norm_trains_as_before(name, names, device):
-    """The same groups of parameters for the optimizer, published names and logits; every batch-norm takes part."""
+    """The same groups of parameters for the optimizer, published names and logits; every batch norm takes part."""
     model = models.build(name, class_dim=5).eval()
     images = torch.randn(2, 3, *[models.input_config(name).image_size] * 2)
 

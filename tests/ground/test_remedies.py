@@ -92,7 +92,7 @@ NEVER_PRINTED = (
     # Only train.py has teachers, and only infer.py and predict.py print names of classes.
     ("eval infer predict reader", "utils/flags/paddleclas/arch.py", "teacher_pretrained_model"),
     ("train eval reader", "utils/flags/paddleclas/use.py", "class_map_path"),
-    # A batch-norm counts the images in training only, and only train.py can do without validation images.
+    # A batch norm counts the images in training only, and only train.py can do without validation images.
     ("eval infer", "utils/weights/network.py", "accumulate_steps"),
     ("eval reader", "utils/reading/build.py", "validate"),
     # For scripts that have the flag.

@@ -76,7 +76,7 @@ def test_networks_without_a_reference():
         assert huge(torch.empty(1, 3, 224, 224)).shape == giant(torch.empty(1, 3, 224, 224)).shape == (1, 1000)
         assert wide(torch.empty(2, 3, 64, 64)).shape == (2, 1000)
     sizes = {name: sum(p.numel() for p in model.parameters()) for name, model in (("huge", huge), ("giant", giant))}
-    # ViT-H has 630.8 million without the embedding, the second layer-norm and a classifier; EVA's trunk 1,011 million.
+    # ViT-H has 630.8 million without the embedding, the second layer norm and a classifier; EVA's trunk 1,011 million.
     extra = 1280 * 512 + 2 * 1280 + 1280 * 1000 + 1000
     assert sizes["huge"] - extra == pytest.approx(630.8e6, rel=1e-3)
     assert sizes["giant"] - (1408 * 512 + 1408 * 1000 + 1000) == pytest.approx(1011e6, rel=2e-3)

@@ -38,7 +38,7 @@ def test_same_padding_follows_each_side_of_the_image():
 
 
 def efficientnet(**options):
-    """B0 whose activations keep their size: with the published initializer they vanish until batch-norm has learned."""
+    """B0 whose activations keep their size: with the published initializer they vanish until batch norm has learned."""
     torch.manual_seed(0)
     network = models.EfficientNetB0(class_dim=7, **options).eval()
     for layer in network.modules():

@@ -102,7 +102,7 @@ def check_initializers(entry, model, initializers):
 
 
 def check_settings(entry, model):
-    """Batch-norm's momentum and epsilon, dropout's rate and convention, L2 decays that depart from the global one."""
+    """Batch norm's momentum and epsilon, dropout's rate and convention, L2 decays that depart from the global one."""
     batch_norms = collections.Counter(
         (round(1 - layer.momentum, 6), layer.eps) for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)
     )

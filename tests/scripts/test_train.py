@@ -80,7 +80,7 @@ def test_kpis_of_enable_ce_repeat(train_here, tiny_dataset, tmp_path):
 
 
 def test_same_feed_feeds_one_image(train_here, tiny_dataset, tmp_path):
-    """Batch-norm of equal images leaves its offsets, and so the same logits for each: all right or all wrong."""
+    """Batch norm of equal images leaves its offsets, and so the same logits for each: all right or all wrong."""
     result = train_here(tiny_dataset, tmp_path, same_feed=8, num_epochs=1, validate=False)
     assert result.code == 0
     assert set(re.findall(r"train batch \d\]  loss [\d.]+, acc1 ([\d.]+)", result.out)) <= {"0.00000", "1.00000"}

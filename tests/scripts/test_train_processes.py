@@ -24,7 +24,7 @@ def trained(launch: Launcher, processes: int, data_dir: Path, out: Path, **flags
 
 
 def test_two_processes_are_one(launch, tiny_dataset, tmp_path):
-    """With batch-norm over all processes, and a rate so small that rounding is not amplified from step to step.
+    """With batch norm over all processes, and a rate so small that rounding is not amplified from step to step.
 
     (At --lr=1e-4 a difference of 3e-5 after the first step has become 3e-4 after the fifth; in float64, below, it is
     none. Mixing differs, too: a process pairs the images of its own part of the batch.)

@@ -24,13 +24,13 @@ def describe(network: str, size: int, classes: int = 10) -> Description:
 
 
 def build(network: str, size: int = 64, classes: int = 10) -> nn.Module:
-    """A network whose batch-norms do something."""
+    """A network whose batch norms do something."""
     torch.manual_seed(0)
     return with_fitting_statistics(models.build(network, class_dim=classes), size)
 
 
 def with_fitting_statistics(model: nn.Module, size: int) -> nn.Module:
-    """The network for inference; its batch-norms' statistics fit its activations, as after training.
+    """The network for inference; its batch norms' statistics fit its activations, as after training.
 
     Their scales are below 1 on average, or deep networks would be chaotic: ResNeSt200 with scales around 1 makes of
     a change of 1e-7 in an image one of a third in the logits.

@@ -53,7 +53,7 @@ class Network(nn.Layer):
 
 
 def normalized(channels):
-    """A batch-norm with statistics, as after a training."""
+    """A batch norm with statistics, as after a training."""
     random = np.random.RandomState(channels)
     layer = nn.BatchNorm2D(channels)
     for parameter, low, high in (

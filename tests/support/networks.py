@@ -14,7 +14,7 @@ IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 def with_statistics(model: nn.Module) -> nn.Module:
-    """The network for inference; its batch-norms get statistics, scales and offsets of their own."""
+    """The network for inference; its batch norms get statistics, scales and offsets of their own."""
     for layer in model.eval().requires_grad_(False).modules():
         if isinstance(layer, nn.BatchNorm2d):
             for tensor in (layer.weight, layer.running_var):

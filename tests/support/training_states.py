@@ -33,7 +33,7 @@ LR, DECAY, EMA = 0.01, 0.1, 0.9
 
 
 class Tiny(Network):
-    """Convolution, batch-norm, classifier of six classes."""
+    """Convolution, batch norm, classifier of six classes."""
 
     image_size = 8
 

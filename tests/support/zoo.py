@@ -2,7 +2,7 @@
 
 The files were measured on PaddlePaddle 1.8.5 (the fluid zoo) and PaddleClas 2.6.0 (the same networks in "paddleclas",
 its later families in "paddleclas_extended" and "paddleclas_rest"). An entry has the names, shapes and roles of a
-network's tensors in the original; those of the fluid zoo also the initializers, batch-norms, dropouts and L2 decays.
+network's tensors in the original; those of the fluid zoo also the initializers, batch norms, dropouts and L2 decays.
 The logits are the original's, for `images` and for weights that `weight` makes from a tensor's name alone.
 """
 

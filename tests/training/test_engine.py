@@ -34,7 +34,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 @pytest.mark.parametrize("steps", [2, 3])  # 8 images in parts of 4, and in parts of 3, 3 and 2
 def test_accumulation_is_the_whole_batch(steps):
-    """With batch-norm in evaluation mode, whose statistics a part of a batch cannot know."""
+    """With batch norm in evaluation mode, whose statistics a part of a batch cannot know."""
     whole = network().double().eval()
     parts = copy.deepcopy(whole)
     images, labels = batch()

@@ -217,7 +217,7 @@ def test_what_other_optimizers_do_not_decay(optimizer):
         built = build_optimizer(model, "constant", 0.1, 0.25, optimizer=optimizer, **options)
         return {names[p]: group["weight_decay"] for group in built.param_groups for p in group["params"]}
 
-    # Batch-norms have a decay of their own, 0.
+    # Batch norms have a decay of their own, 0.
     assert {key for key, decay in decays().items() if not decay} == {key for key in names.values() if ".bn." in key}
     spared = decays(no_decay_names=["blocks6.0.se.conv1", "fc.bias"])
     assert {key for key in spared if spared[key] != decays()[key]} == {

@@ -136,7 +136,7 @@ def test_a_loss_scale_that_comes_down(train_here, tiny_dataset, tmp_path):
         ({"lr": 1e30, "l2_decay": 0}, r"test_loss of epoch 0 is not finite \(learning rate 1e\+30\): lower --lr"),
         (
             {"lr": 1e300, "l2_decay": 0, "validate": False},
-            r"parameters or batch-norm statistics are not finite after step 0 \(learning rate 1e\+300\)",
+            r"parameters or batch norm statistics are not finite after step 0 \(learning rate 1e\+300\)",
         ),
     ],
     ids=["validation", "parameters"],

@@ -15,7 +15,7 @@ from utils.training.sync_batch_norm import CPUSyncBatchNorm2d
 
 
 def pair(norm: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """A batch-norm, and the same with PaddlePaddle's variance."""
+    """A batch norm, and the same with PaddlePaddle's variance."""
     biased = copy.deepcopy(norm)
     average_biased_variance(biased)
     assert (running_variance(norm), running_variance(biased)) == ("unbiased", "biased")

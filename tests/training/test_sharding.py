@@ -24,7 +24,7 @@ tiny = deit.DeiT_tiny_patch16_224
 deit.DeiT_tiny_patch16_224 = functools.partial(tiny.func, **tiny.keywords | {{"depth": 2}})
 runpy.run_path({train!r}, run_name="__main__")
 """
-# Without batch-norm, whose statistics are of each process's images, and drop path, which each draws for itself.
+# Without batch norm, whose statistics are of each process's images, and drop path, which each draws for itself.
 FLAGS = {
     "model": NETWORK,
     "drop_path": 0,

@@ -105,7 +105,7 @@ def biased_variances(model: torch.nn.Module, updates: list[torch.Tensor], initia
 
     Args:
         model: with running variances by PyTorch.
-        updates: for each batch-norm, in order, n: values per channel of a batch.
+        updates: for each batch norm, in order, n: values per channel of a batch.
         initial: "kept", the share of the initial variance that is left, and the initial variances by key.
     """
     norms = [(name, m) for name, m in model.named_modules() if isinstance(m, torch.nn.BatchNorm2d)]
@@ -115,7 +115,7 @@ def biased_variances(model: torch.nn.Module, updates: list[torch.Tensor], initia
 
 
 def values_per_channel(model: torch.nn.Module, images: torch.Tensor) -> list[int]:
-    """For each batch-norm of the model, how many values of a batch a channel has."""
+    """For each batch norm of the model, how many values of a batch a channel has."""
     counts: dict[torch.nn.Module, int] = {}
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     hooks = [

@@ -215,7 +215,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "Cosine strategies, linear: learning rate at the end of the run. reduce_on_plateau: its lower limit."),
         Flag("optimizer", str, None, T, "Optimizer. If omitted, --lr_strategy chooses it.", choices=OPTIMIZERS),
         Flag("l2_decay", non_negative, 1e-4, T,
-             "L2 penalty added to the gradient of every parameter, including batch-norm and bias, unless the network "
+             "L2 penalty added to the gradient of every parameter, including batch norm and bias, unless the network "
              "overrides it. Not with --optimizer=adamw."),
         Flag("l1_decay", non_negative, 0.0, T,
              "L1 penalty: this factor times the sign of each parameter is added to its gradient, unless the network "
@@ -243,7 +243,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "PP-LCNet, ResNet: factors on the learning rate of the stem and of each stage, such as 0 0.4 0.4 0.8 0.8 "
              "1.", length="+"),
         Flag("freeze", frozen_part, 0, T,
-             "Freeze part of the network, batch-norm statistics included: the stem and this many stages, such as 2, or "
+             "Freeze part of the network, batch norm statistics included: the stem and this many stages, such as 2, or "
              "backbone for everything but the classifier. 0: nothing."),
         Flag("clip_norm", non_negative, 0.0, T,
              "Maximum norm of all gradients together; longer gradients are scaled down to it. 0: no limit."),
@@ -455,7 +455,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("fsdp", boolean, False, T,
              "Shard parameters, gradients and optimizer state over the processes, for a network, or a classifier of "
              "100,000 classes, that is too large for one GPU."),
-        Flag("sync_bn", boolean, False, T, "Compute batch-norm statistics over the batches of all processes."),
+        Flag("sync_bn", boolean, False, T, "Compute batch norm statistics over the batches of all processes."),
         Flag("multi_label", boolean, False, (*TEIR, "predict"),
              "Images have several labels: list lines `path 0,1,0,...` with a 0 or 1 for each class, and a sigmoid "
              "instead of the softmax. If omitted: eval, infer: what train.py saved with the weights; predict: what the "
@@ -470,7 +470,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("sum_over_labels", boolean, False, T,
              "--multi_label: sum the loss over an image's labels instead of averaging it."),
         Flag("running_variance", str, None, T,
-             "Variance that batch-norm layers accumulate: unbiased (PyTorch) or biased (PaddlePaddle). If omitted: as "
+             "Variance that batch norm layers accumulate: unbiased (PyTorch) or biased (PaddlePaddle). If omitted: as "
              "in --checkpoint, else unbiased.", choices=("biased", "unbiased")),
         Flag("use_label_smoothing", boolean, False, T, "Label smoothing."),
         Flag("label_smoothing_epsilon", part, 0.1, T, "Label smoothing: share spread over all classes."),

@@ -158,7 +158,7 @@ class _Simplifier:
     # --------------------------------------------------------------------------------------------------- rules
 
     def batch_norm(self, node: fx.Node) -> None:
-        """conv or linear, batch-norm -> one; a (x - mean) / sqrt(variance + epsilon) + b"""
+        """conv or linear, batch norm -> one; a (x - mean) / sqrt(variance + epsilon) + b"""
         layer = self.layer(operands(node)[0])
         mean, variance = self.tensor(operands(node)[3]), self.tensor(operands(node)[4])
         if layer is None or mean is None or variance is None or LAYERS[layer.target][1] not in (1, -1):

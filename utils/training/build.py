@@ -303,7 +303,7 @@ def build_criterion(
 
 
 def _settle_batch_norm(module: nn.Module, args: argparse.Namespace, device: torch.device) -> None:
-    """Sets up batch-norm for --sync_bn and --running_variance."""
+    """Sets up batch norm for --sync_bn and --running_variance."""
     if args.sync_bn and world_size() > 1:
         synchronize_batch_norm(module, device)
     if args.running_variance == BIASED:

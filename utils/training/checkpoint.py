@@ -6,7 +6,7 @@
     output/<model>/best_model_ema/  the averaged parameters of the epoch where they were best, and nothing else
     output/<model>/latest/        the newest of them all
 
-Each holds `weights.safetensors` (parameters and batch-norm statistics, loadable anywhere), `ema_weights.safetensors`
+Each holds `weights.safetensors` (parameters and batch norm statistics, loadable anywhere), `ema_weights.safetensors`
 when an average is kept, `teacher_weights.safetensors` of a teacher that learns, `state.pt` (optimizer, schedule,
 scaler, random states, position) and `manifest.json`, which is written last and has the checksums of the others, and the
 number of the save: every save in a folder has a higher one than those before, whichever run it is of and whatever the

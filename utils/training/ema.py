@@ -1,4 +1,4 @@
-"""Exponential moving average of a network's parameters and batch-norm statistics."""
+"""Exponential moving average of a network's parameters and batch norm statistics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models.network import Network
 class ExponentialMovingAverage:
     """An averaged copy of a network, `model`, which is evaluated and saved in its place.
 
-    As in the original, the average starts at zero without bias correction, includes the batch-norm running statistics,
+    As in the original, the average starts at zero without bias correction, includes the batch norm running statistics,
     and after step t (from 0) decays by min(decay, (1 + t) / (10 + t)), so that the start is soon forgotten. Or, as in
     PaddleClas, it starts as a copy of the network and always decays by `decay`.
 

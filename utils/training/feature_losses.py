@@ -112,7 +112,7 @@ class ProjectorEnsemble(nn.Module):
 
 
 class _Projection(nn.Module):
-    """A linear layer and a batch-norm."""
+    """A linear layer and a batch norm."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()

@@ -42,7 +42,7 @@ def freeze(model: Network, args: Namespace) -> None:
 
 
 def train_mode(model: nn.Module) -> None:
-    """Puts a network into training mode and its frozen parts into evaluation mode, which fixes their batch-norm
+    """Puts a network into training mode and its frozen parts into evaluation mode, which fixes their batch norm
     statistics and disables dropout.
     """
     model.train()

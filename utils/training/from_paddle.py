@@ -59,7 +59,7 @@ class Place:
 
 
 def take_up(step: TrainStep, state: TrainingState, steps_per_epoch: int, start_epoch: int | None = None) -> Place:
-    """Continues a PaddlePaddle training. (Set up its batch-norm before: `average_biased_variance`.)
+    """Continues a PaddlePaddle training. (Set up its batch norm before: `average_biased_variance`.)
 
     Args:
         step: our training step, with the optimizer, the schedule and, if wanted, the average.
@@ -102,7 +102,7 @@ def _restore_networks(step: TrainStep, state: TrainingState) -> dict[str, str]:
             raise UserError(
                 f"--use_ema: {state.path} was saved without an average: leave the flag out, or start a new run"
             )
-        # Variables without an average, such as batch-norm statistics in some trainings, keep their value.
+        # Variables without an average, such as batch norm statistics in some trainings, keep their value.
         pairs.append((step.ema.model, {**state.tensors, **state.averages}))
     elif state.averages:
         warn(f"{state.path} has averaged parameters, which are ignored: --use_ema=True continues them")

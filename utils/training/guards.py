@@ -98,14 +98,14 @@ class Guards:
                 )
 
     def check_network(self) -> None:
-        """Raises if a parameter, or a batch-norm statistic to be saved, is not finite."""
+        """Raises if a parameter, or a batch norm statistic to be saved, is not finite."""
         tensors: list[Tensor] = [local(parameter) for _, parameter in self._step.named_parameters()]
         if is_main_process():  # whose statistics are saved
             tensors += [buffer for buffer in self._step.model.buffers() if buffer.is_floating_point()]
         finite = bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
         if not all(gather_objects(finite)):
             raise UserError(
-                f"parameters or batch-norm statistics are not finite after step {self._step.step - 1} "
+                f"parameters or batch norm statistics are not finite after step {self._step.step - 1} "
                 f"({self._circumstances()}): lower --lr; earlier checkpoints are untouched"
             )
 

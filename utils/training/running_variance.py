@@ -1,4 +1,4 @@
-"""Batch-norm whose running variance averages the biased batch variance, as in PaddlePaddle.
+"""Batch norm whose running variance averages the biased batch variance, as in PaddlePaddle.
 
 PyTorch averages the unbiased variance, which is n / (n - 1) times as large, where n is the number of values per
 channel. These classes use its kernels unchanged: they multiply the running variance by n / (n - 1) before the update
@@ -23,7 +23,7 @@ BIASED, UNBIASED = "biased", "unbiased"
 
 
 class _Biased(_BatchNorm):
-    """Common part of the batch-norm classes below."""
+    """Common part of the batch norm classes below."""
 
     processes = False  # whether statistics cover the batches of all processes
 
@@ -87,12 +87,12 @@ _KINDS: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def average_biased_variance(model: nn.Module) -> None:
-    """Makes every batch-norm of `model` average the biased variance. The modules stay the same objects."""
+    """Makes every batch norm of `model` average the biased variance. The modules stay the same objects."""
     for module in model.modules():
         if type(module) in _KINDS:
             module.__class__ = _KINDS[type(module)]
 
 
 def running_variance(model: nn.Module) -> str:
-    """The variance that the batch-norms of `model` average."""
+    """The variance that the batch norms of `model` average."""
     return BIASED if any(isinstance(module, _Biased) for module in model.modules()) else UNBIASED

@@ -57,7 +57,7 @@ def check_fsdp(args: argparse.Namespace, device: torch.device) -> None:
 
 def distribute(network: nn.Module, args: argparse.Namespace, device: torch.device) -> nn.Module:
     """Replicates a network in every process and averages the gradients."""
-    # Batch-norm statistics stay local; rank 0's are broadcast before use. (PyTorch 2.13 renamed the option.)
+    # Batch norm statistics stay local; rank 0's are broadcast before use. (PyTorch 2.13 renamed the option.)
     known = inspect.signature(DistributedDataParallel).parameters
     option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     options: dict[str, Any] = {option: False}

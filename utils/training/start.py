@@ -166,7 +166,7 @@ class RunStart:
         )
 
     def _settle_variance(self, step: TrainStep, noted: str) -> None:
-        """Makes batch-norm average the variance of --running_variance, or else of the training so far."""
+        """Makes batch norm average the variance of --running_variance, or else of the training so far."""
         if (self.args.running_variance or noted) == BIASED:
             average_biased_variance(step.model)
             for module in step.distillation.learners().values() if step.distillation is not None else ():

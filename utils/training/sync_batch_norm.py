@@ -1,4 +1,4 @@
-"""Batch-norm over the batches of all processes."""
+"""Batch norm over the batches of all processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _AllReduceSum(torch.autograd.Function):
 
 
 class _CPUSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch-norm over the batches of all processes, for the CPU; `nn.SyncBatchNorm` needs a GPU."""
+    """Batch norm over the batches of all processes, for the CPU; `nn.SyncBatchNorm` needs a GPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -69,7 +69,7 @@ class GPUSyncBatchNorm2d(nn.SyncBatchNorm, nn.BatchNorm2d):
     process_group = None  # all of them
 
 
-# Kind of batch-norm -> its synchronized kind on a CPU and on a GPU.
+# Kind of batch norm -> its synchronized kind on a CPU and on a GPU.
 SYNCHRONIZED = {
     nn.BatchNorm1d: (CPUSyncBatchNorm1d, GPUSyncBatchNorm1d),
     nn.BatchNorm2d: (CPUSyncBatchNorm2d, GPUSyncBatchNorm2d),
@@ -77,7 +77,7 @@ SYNCHRONIZED = {
 
 
 def synchronize_batch_norm(model: nn.Module, device: torch.device) -> None:
-    """Makes every batch-norm of `model` use the statistics of all processes' batches together.
+    """Makes every batch norm of `model` use the statistics of all processes' batches together.
 
     The modules stay the same objects and keep their attributes (published names, L2 decay);
     `nn.SyncBatchNorm.convert_sync_batchnorm` would create new ones.
