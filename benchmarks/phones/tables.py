@@ -31,7 +31,7 @@ def tables(found: Iterable[dict[str, Any]], engines: Sequence[str]) -> str:
             _table(rows, columns, _difference),
             "Milliseconds for an image, and MB of the files:",
             _table(rows, columns, _cost),
-            "Where it says no:",
+            "Not converted, and why:",
             _reasons(rows, columns),
         ]
     if rows := by_kind[True]:
@@ -67,7 +67,7 @@ def _reasons(rows: dict[str, dict[str, dict[str, Any]]], columns: Sequence[str])
                 text = str(row[engine].get("failed", "no answer")).replace("|", "\\|").replace("`", "'")
                 said.setdefault((engine, text), []).append(name)
     lines = [f"- {engine}: {', '.join(names)}: `{text}`" for (engine, text), names in said.items()]
-    return "\n".join(lines) or "- nowhere"
+    return "\n".join(lines) or "- none"
 
 
 def _trained(name: str, row: dict[str, dict[str, Any]], columns: Sequence[str]) -> str:
