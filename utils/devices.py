@@ -126,8 +126,10 @@ def note_slow_type(device: torch.device, dtype: torch.dtype | None, flag: str, t
     """Notes if a CPU would compute in a 16-bit type that it has no fast instructions for.
 
     Args:
-        device, dtype: where to compute, and in which type. flag: the flag that asked for it. training: whether
-            gradients are computed too. With AVX512_BF16 but without AMX, training runs at 0.70 of float32's speed.
+        device, dtype: where to compute, and in which type.
+        flag: the flag that asked for it.
+        training: whether gradients are computed too. With AVX512_BF16 but without AMX, training runs at 0.70 of
+            float32's speed.
     """
     if device.type == "cpu" and dtype in (torch.bfloat16, torch.float16) and not _is_fast(dtype, training):
         name, what = str(dtype).removeprefix("torch."), "training" if training else "networks"

@@ -294,9 +294,7 @@ def test_a_flag_of_the_student_alone_is_not_missed_in_its_teacher(capsys):
         assert capsys.readouterr().err == ""
         args.model = "MobileNetV1_x0_25"
         build_model(args)
-    assert capsys.readouterr().err.startswith(
-        "warning: --drop_connect_rate does nothing here: MobileNetV1_x0_25 has no"
-    )
+    assert capsys.readouterr().err.startswith("warning: --drop_connect_rate has no effect: MobileNetV1_x0_25 has no")
 
 
 @pytest.mark.parametrize("flag", ["use_compile", "fuse_elewise_add_act_ops", "fuse_bn_act_ops"])

@@ -61,8 +61,9 @@ class Classifier:
     Attributes:
         network: inputs (N, 3, H, W) to logits (N, classes).
         prepare: pixels, uint8 (N, H, W, 3) RGB on the CPU, to inputs.
-        class_names: by class number, as far as known. topk: classes per image. precision_flag: the flag that lowers the
-            precision below float32, for errors.
+        class_names: by class number, as far as known.
+        topk: classes per image.
+        precision_flag: the flag that lowers the precision below float32, for errors.
         thresholds: None: the `topk` best classes. One per class: all classes whose sigmoid reaches its threshold. A
             single one: of two classes the second if it reaches the threshold, else the first. `AtLeast`: the `topk`
             best, if the best one reaches it, else none.
@@ -131,7 +132,8 @@ class Scorer:
     """Answers with the numbers of a network that does not return classes.
 
     Attributes:
-        extractor: computes the numbers. decimals: to round to.
+        extractor: computes the numbers.
+        decimals: to round to.
     """
 
     extractor: Extractor
@@ -154,8 +156,9 @@ def answer_images(
 
     Args:
         images: the list, the same in every process.
-        answer: maps pixels, uint8 (N, H, W, 3) RGB on the CPU, and N names to N answers. open_loader: makes the loader
-            for this process's share of a list. open_results: opens the destination; called in the first process only.
+        answer: maps pixels, uint8 (N, H, W, 3) RGB on the CPU, and N names to N answers.
+        open_loader: makes the loader for this process's share of a list.
+        open_results: opens the destination; called in the first process only.
 
     Raises:
         UserError: no image can be read, in this run or the resumed one; or raised by the arguments.

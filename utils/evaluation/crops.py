@@ -50,7 +50,10 @@ def write_sweep(path: Path, sizes: Sequence[int], rows: Sequence[dict[str, float
     """Writes accuracy over crop size to `path`, a CSV file, and plots it in a .png next to it, if possible.
 
     Args:
-        path: the CSV file. sizes: sides of the crops. rows: the metrics for each. title: of the plot.
+        path: the CSV file.
+        sizes: sides of the crops.
+        rows: the metrics for each.
+        title: of the plot.
 
     Raises:
         UserError: the table cannot be written.

@@ -42,8 +42,8 @@ class Subject(NamedTuple):
     Attributes:
         network: inputs (N, 3, H, W) to logits (N, classes).
         device, memory_format, dtype: of the inputs.
-        class_names: by class number, as far as known. model: the network as a differentiable module in float32, or
-            None.
+        class_names: by class number, as far as known.
+        model: the network as a differentiable module in float32, or None.
     """
 
     network: Callable[[Tensor], Tensor]
@@ -60,7 +60,9 @@ def evaluate(
     """Evaluates by eval.py's flags and prints the metrics.
 
     Args:
-        args: the flags. subject: the network. keep: called with the metrics before drawing or writing, which may fail.
+        args: the flags.
+        subject: the network.
+        keep: called with the metrics before drawing or writing, which may fail.
 
     Returns:
         "Test_loss", "test_acc1" and "test_acc5" (or whatever the top k is with fewer classes), and the results of

@@ -26,8 +26,9 @@ class LabelsMeter(Meter):
     Hamming distance, and the share of images with all labels correct.
 
     Args:
-        device: where the sums live. thresholds: minimum probability for each label. keep_scores: keep the scores of all
-            images, from which `figures` computes the average precision.
+        device: where the sums live.
+        thresholds: minimum probability for each label.
+        keep_scores: keep the scores of all images, from which `figures` computes the average precision.
 
     Attributes:
         counts: int64 (4, classes): true positives, false positives, false negatives and true negatives per class.
@@ -107,7 +108,8 @@ def average_precision(scores: np.ndarray, there: np.ndarray) -> float:
     """The average precision of a label: the area under the stepwise precision-recall curve.
 
     Args:
-        scores: (N,); equal ones form one step. there: bool (N,), which images have the label.
+        scores: (N,); equal ones form one step.
+        there: bool (N,), which images have the label.
 
     Returns:
         NaN if none has it.

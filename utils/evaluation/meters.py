@@ -33,7 +33,8 @@ def answer_thresholds(
     Args:
         args: the script's flags.
         classes: of the network.
-        multi_label: whether an image may have several. noted: thresholds in the export, which --threshold overrides.
+        multi_label: whether an image may have several.
+        noted: thresholds in the export, which --threshold overrides.
 
     Raises:
         FlagError: --threshold has another number of values.

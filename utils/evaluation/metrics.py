@@ -20,9 +20,10 @@ class Meter:
         topk: the k of the second accuracy, at most the number of classes.
 
     Attributes:
-        names: of the two accuracies in log lines. sums: of `utils.devices.sum_type`, one per name in `FIELDS`: loss
-            times images of batches with finite loss, and their images; hits in the top 1 and the top k, and labelled
-            images; images; batches with a loss that is not finite; steps skipped by loss scaling.
+        names: of the two accuracies in log lines.
+        sums: of `utils.devices.sum_type`, one per name in `FIELDS`: loss times images of batches with finite loss, and
+            their images; hits in the top 1 and the top k, and labelled images; images; batches with a loss that is not
+            finite; steps skipped by loss scaling.
         first_bad: number of the first such batch since the last `take`, on the device; -1 without one.
     """
 

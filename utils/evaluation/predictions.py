@@ -91,8 +91,9 @@ def top_predictions(
     Args:
         logits: (N, classes).
         images: N file names.
-        class_names: by class number, as far as known. topk: at most the number of classes. precision_flag: the flag
-            that lowers the precision below float32, for errors.
+        class_names: by class number, as far as known.
+        topk: at most the number of classes.
+        precision_flag: the flag that lowers the precision below float32, for errors.
 
     Raises:
         UserError: the logits of an image are not finite numbers.
@@ -171,9 +172,11 @@ class ResultFile:
     """Prints results, and writes them to a file, one line per image.
 
     Args:
-        path: the file; None: only print. topk: scores per image; None: any number. resume: keep the lines of an
-            interrupted run, and append to them. asked_for: whether the user named the file. A default file is mentioned
-            at the end, and if its folder is not writable, results are only printed.
+        path: the file; None: only print.
+        topk: scores per image; None: any number.
+        resume: keep the lines of an interrupted run, and append to them.
+        asked_for: whether the user named the file. A default file is mentioned at the end, and if its folder is not
+            writable, results are only printed.
 
     Attributes:
         done: names of the images with results in the file.

@@ -14,7 +14,8 @@ class RatesMeter(Meter):
     """A `Meter` for two classes that finds the threshold of the second.
 
     Args:
-        device: where the sums live. max_fpr: maximum false-positive rate: share of class 0 taken for class 1.
+        device: where the sums live.
+        max_fpr: maximum false-positive rate: share of class 0 taken for class 1.
     """
 
     def __init__(self, device: torch.device, max_fpr: float) -> None:

@@ -40,11 +40,13 @@ def validate(
     """Validates a network in float32. Every process must call it, even one without images.
 
     Args:
-        network: images to logits (N, classes); a module must be in evaluation mode. loader: for this process's share of
-            the validation images.
+        network: images to logits (N, classes); a module must be in evaluation mode.
+        loader: for this process's share of the validation images.
         prepare: maps the loader's uint8 images (N, H, W, 3) and labels (N,), both on the meter's device, to the
             network's input and targets.
-        meter: sums losses and hits. print_step: batches between log lines; None: no lines. epoch: for those lines.
+        meter: sums losses and hits.
+        print_step: batches between log lines; None: no lines.
+        epoch: for those lines.
         title: of the progress bar.
         same_feed: use that many copies of the very first image in each batch; 0: use the images.
         interrupted: called before each batch: whether this process skips the rest.

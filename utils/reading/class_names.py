@@ -67,7 +67,8 @@ def read_class_names(path: str, class_dim: int, flag: str = "--class_map_path") 
 
     Args:
         path: the file; see `read_names`.
-        class_dim: number of classes, and of names. flag: the flag that gave the file, for errors.
+        class_dim: number of classes, and of names.
+        flag: the flag that gave the file, for errors.
 
     Raises:
         UserError: the file is missing, has another encoding, or the wrong number of names.

@@ -30,8 +30,9 @@ class Content:
     """Content of a file beyond 8-bit colours.
 
     Attributes:
-        hidden: it has a single colour, and its content is in the alpha channel. deep: it has 16 bits. low, high: the
-            range of values used, if deep.
+        hidden: it has a single colour, and its content is in the alpha channel.
+        deep: it has 16 bits.
+        low, high: the range of values used, if deep.
     """
 
     hidden: bool = False

@@ -52,7 +52,8 @@ class MultiCropTransform:
     Attributes:
         crop_num: 12 or 144.
         crop_size: side of the crops, which are square.
-        base_size: side of the square for 12 crops, at least `crop_size`. resize: does all resizing.
+        base_size: side of the square for 12 crops, at least `crop_size`.
+        resize: does all resizing.
         decode_backend, channel_order, background, image_depth_range: as in `utils.reading.transforms.EvalTransform`.
     """
 

@@ -48,7 +48,8 @@ def open_dataset(
         class_names: by number, as far as known; class folders with these names get their numbers.
         list_path: a list instead of data_dir/{split}_list.txt.
         delimiter: see `ImageList.from_list_file`.
-        labelled: False: ignore the labels; all are -1. cache: for remote shards.
+        labelled: False: ignore the labels; all are -1.
+        cache: for remote shards.
 
     Raises:
         MissingPart: the part does not exist.

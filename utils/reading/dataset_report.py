@@ -50,8 +50,9 @@ def describe_dataset(part: str, found: Inspected, class_dim: int, names: Names) 
 
     Args:
         part: train or val.
-        found: the inspection of its images, at least one of which is readable. class_dim: number of classes. names: of
-            the classes, by number, as far as known.
+        found: the inspection of its images, at least one of which is readable.
+        class_dim: number of classes.
+        names: of the classes, by number, as far as known.
 
     Returns:
         All possible problems.

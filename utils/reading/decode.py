@@ -4,11 +4,12 @@ Everything becomes uint8, (height, width, 3), RGB, as in OpenCV:
 
 - JPEG (baseline, progressive), PNG, WebP, AVIF, BMP, TIFF, PNM, JPEG 2000, GIF (first frame), and HEIC with the package
   pillow-heif.
-- EXIF orientation is applied, as in the original, as are AVIF's and HEIC's equivalents. - Grey and palette images are
-expanded, CMYK is converted, of 16 bits the upper 8 are kept. - Alpha is dropped: a transparent pixel shows its stored
-colour. --background puts a colour behind it, and --image_depth_range chooses which 16-bit values become 0 and 255. - A
-truncated file is unreadable. A JPEG that lacks only its end marker is decoded, as is one with damaged data that the
-decoder can skip; the decoder's messages are kept, see `take_remarks`.
+- EXIF orientation is applied, as in the original, as are AVIF's and HEIC's equivalents.
+- Grey and palette images are expanded, CMYK is converted, of 16 bits the upper 8 are kept.
+- Alpha is dropped: a transparent pixel shows its stored colour. --background puts a colour behind it, and
+  --image_depth_range chooses which 16-bit values become 0 and 255.
+- A truncated file is unreadable. A JPEG that lacks only its end marker is decoded, as is one with damaged data that the
+  decoder can skip; the decoder's messages are kept, see `take_remarks`.
 
 Some networks were trained on Pillow's pixels (--decode_backend=pil): the same, except that EXIF orientation is ignored
 and CMYK is converted differently. For upright photographs the pixels equal OpenCV's.
@@ -236,7 +237,8 @@ class Jpeg:
         data: the file.
         path: its name, for errors.
         height, width: in pixels.
-        height_at: offset of the two-byte height in the frame header. end: offset of the end-of-image marker.
+        height_at: offset of the two-byte height in the frame header.
+        end: offset of the end-of-image marker.
         row_height: pixel rows per row of coding units (MCUs).
     """
 

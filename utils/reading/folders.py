@@ -54,8 +54,10 @@ class LeftOut:
     """Counts the skipped files below a folder, with an example of each kind.
 
     Attributes:
-        root: the folder. counts: files by suffix; "" for files without one. hidden: images in system files and folders.
-            loose: images outside class folders.
+        root: the folder.
+        counts: files by suffix; "" for files without one.
+        hidden: images in system files and folders.
+        loose: images outside class folders.
     """
 
     def __init__(self, root: str) -> None:
@@ -116,7 +118,8 @@ def image_files(folder: str, left_out: LeftOut) -> list[str]:
     """Paths of the images under `folder`, relative to it, sorted. A folder reached again through links is read once.
 
     Args:
-        folder: where to look; its own name does not matter. left_out: counts the other files.
+        folder: where to look; its own name does not matter.
+        left_out: counts the other files.
 
     Raises:
         UserError: a folder cannot be read.

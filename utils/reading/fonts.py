@@ -24,7 +24,8 @@ class Text(NamedTuple):
     """Lines that can be drawn.
 
     Attributes:
-        lines: one per requested text. font: path of a font with their letters; None: any font.
+        lines: one per requested text.
+        font: path of a font with their letters; None: any font.
     """
 
     lines: list[str]
@@ -39,7 +40,8 @@ def drawable(texts: Sequence[str], instead: Sequence[str]) -> Text:
     """Texts and a font with their letters. Texts that no font on this machine covers are replaced, with a warning.
 
     Args:
-        texts: in any script. Blanks and line breaks become single blanks. instead: for each text, a Latin replacement.
+        texts: in any script. Blanks and line breaks become single blanks.
+        instead: for each text, a Latin replacement.
     """
     lines = [" ".join(text.split()) for text in texts]
     rare = [frozenset(map(ord, line)) - _COMMON for line in lines]

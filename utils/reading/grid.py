@@ -27,8 +27,9 @@ def write_grid(
     """Writes pictures of one size, uint8 (h, w, 3) RGB, in rows of `columns`, with a line of text below each.
 
     Args:
-        path: of the file; its suffix selects the format. pictures, captions: equally many. instead: Latin captions, in
-            case no font has the others' letters.
+        path: of the file; its suffix selects the format.
+        pictures, captions: equally many.
+        instead: Latin captions, in case no font has the others' letters.
 
     Raises:
         UserError: it cannot be written.

@@ -43,8 +43,8 @@ class ImageList:
 
     Attributes:
         root: folder that the paths are relative to.
-        source: the list file or folder it was read from, for errors. labels: int32 (N,); -1 without a label. With
-            several labels per image, uint8 (N, classes), 0 or 1.
+        source: the list file or folder it was read from, for errors.
+        labels: int32 (N,); -1 without a label. With several labels per image, uint8 (N, classes), 0 or 1.
         class_names: names of the class folders in label order, None for a class without a folder; None for a list file.
     """
 

@@ -70,8 +70,10 @@ class Inspected:
 
     Attributes:
         images: the list.
-        rows: int64 (n,), ascending, the indices of readable images. records: `RECORD` (n,), of these. unreadable: path
-            -> reason, of the others. damaged: path -> decoder's message, of damaged but decodable ones.
+        rows: int64 (n,), ascending, the indices of readable images.
+        records: `RECORD` (n,), of these.
+        unreadable: path -> reason, of the others.
+        damaged: path -> decoder's message, of damaged but decodable ones.
     """
 
     images: ImageList
@@ -92,8 +94,10 @@ def inspect_images(
 
     Args:
         images: the list.
-        transform: makes the records. workers: reader processes; 0: none. read_ahead: images read ahead. report: called
-            with the loader at the end.
+        transform: makes the records.
+        workers: reader processes; 0: none.
+        read_ahead: images read ahead.
+        report: called with the loader at the end.
     """
     loader = OpenCVLoader(
         images, transform, 64, training=False, workers=workers, read_ahead_images=read_ahead,

@@ -33,8 +33,9 @@ class Blur:
     """A blurred image (1) or the unchanged image (0). Half of the blurs are Gaussian, half are linear motion blur.
 
     Attributes:
-        probability: of a blur. gaussian_size, motion_size: kernels have odd sizes from 5 to below this. motion_angle:
-            angle to the diagonal, in whole degrees from -motion_angle to below motion_angle.
+        probability: of a blur.
+        gaussian_size, motion_size: kernels have odd sizes from 5 to below this.
+        motion_angle: angle to the diagonal, in whole degrees from -motion_angle to below motion_angle.
     """
 
     probability: float = 0.5

@@ -63,8 +63,9 @@ class _Change(NamedTuple):
     """A change that turns a list's paths into existing ones.
 
     Attributes:
-        spelling: ways to read them, in this order. dropped: number of leading folders to remove. added: prefix to add
-            instead.
+        spelling: ways to read them, in this order.
+        dropped: number of leading folders to remove.
+        added: prefix to add instead.
     """
 
     spelling: tuple[_Spelling, ...]

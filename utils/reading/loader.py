@@ -58,10 +58,12 @@ class Loader:
         batch_size: images per batch in this process.
         training: see above.
         workers: worker processes or threads, at most one per processor.
-        read_ahead_images: images to prepare in advance. seed: for shuffling and for `transform`. rank, world_size: this
-            process among those that share the list. pin_memory: whether batches are for a GPU.
-        drop_last: training: drop the images that do not fill a batch. shuffle: training: use a new random order each
-            epoch instead of the list's.
+        read_ahead_images: images to prepare in advance.
+        seed: for shuffling and for `transform`.
+        rank, world_size: this process among those that share the list.
+        pin_memory: whether batches are for a GPU.
+        drop_last: training: drop the images that do not fill a batch.
+        shuffle: training: use a new random order each epoch instead of the list's.
         repeats: training: how often an image appears, with different random numbers, in an epoch of unchanged length
             (repeated augmentation, Hoffer et al., arXiv:1901.09335, as in DeiT: in multiples of 256 images).
         balance: training: sample images by class, with this power (see `utils.reading.balance.balanced_order`); None:
@@ -72,9 +74,9 @@ class Loader:
     Attributes:
         transforms: `transform`, or those in `varying`.
         batch_sizes: images per batch in this process, by transform.
-        unreadable: path -> reason, of unreadable images found so far in this process. damaged: path -> decoder's
-            message, of damaged but decodable ones. contents: path -> content beyond 8-bit colours, if any, from the
-            first epoch.
+        unreadable: path -> reason, of unreadable images found so far in this process.
+        damaged: path -> decoder's message, of damaged but decodable ones.
+        contents: path -> content beyond 8-bit colours, if any, from the first epoch.
 
     Raises:
         UserError: the list is empty or, in training, smaller than a batch.

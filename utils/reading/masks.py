@@ -65,9 +65,10 @@ class ErasingInside:
         probability: of erasing at all.
         smallest, largest: area, as shares of the image's.
         flattest: the ratio of height to width is drawn from flattest to 1 / flattest.
-        log_ratio: draw it uniformly in its logarithm. mode: of filling: pixel for normal noise, rand for one random
-            colour, const for the mean colour. attempts: to find a rectangle that fits. mean, std: of the normalisation,
-            for pixels scaled to 0..1, RGB. Noise is clipped to black and white.
+        log_ratio: draw it uniformly in its logarithm.
+        mode: of filling: pixel for normal noise, rand for one random colour, const for the mean colour.
+        attempts: to find a rectangle that fits.
+        mean, std: of the normalisation, for pixels scaled to 0..1, RGB. Noise is clipped to black and white.
     """
 
     probability: float = 0.5

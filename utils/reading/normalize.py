@@ -32,8 +32,8 @@ def normalize(
     Args:
         images: uint8 (N, height, width, 3).
         mean, std: per channel, in the images' order, for pixels scaled to 0..1.
-        memory_format: of the result; `torch.channels_last` needs no transposition. dtype: of the result; the arithmetic
-            is in float32.
+        memory_format: of the result; `torch.channels_last` needs no transposition.
+        dtype: of the result; the arithmetic is in float32.
 
     Returns:
         (pixel / 255 - mean) / std as (N, 3, height, width).

@@ -164,7 +164,8 @@ def apply_operation(rgb: np.ndarray, name: str, level: float, rng: np.random.Gen
     Args:
         rgb: uint8 (h, w, 3).
         name: a key of one of the tables above.
-        level: fraction of the largest magnitude, 0 to 1. rng: draws the sign, if any.
+        level: fraction of the largest magnitude, 0 to 1.
+        rng: draws the sign, if any.
     """
     if name in _BY_SIGNED_LEVEL:
         return _BY_SIGNED_LEVEL[name](rgb, level if rng.random() < 0.5 else -level)

@@ -140,10 +140,12 @@ class TimmAugment:
     """timm's RandAugment, which PaddleClas's TimmAutoAugment copies.
 
     Attributes:
-        magnitude: mean per operation, 0 to 10; above that, nearly all are 10. deviation: standard deviation of the
-            magnitudes, drawn from a normal distribution and clipped to 0..10. count: operations per image; each is
-            skipped with probability 1/2. increasing: all become stronger with the magnitude. resamples: filters, one of
-            which is drawn for each rotation. fill: colour of the exposed edges.
+        magnitude: mean per operation, 0 to 10; above that, nearly all are 10.
+        deviation: standard deviation of the magnitudes, drawn from a normal distribution and clipped to 0..10.
+        count: operations per image; each is skipped with probability 1/2.
+        increasing: all become stronger with the magnitude.
+        resamples: filters, one of which is drawn for each rotation.
+        fill: colour of the exposed edges.
     """
 
     magnitude: float = 9
@@ -229,8 +231,9 @@ class PaddleRandAugment:
     Attributes:
         version: 1, 2 or 3.
         count: operations drawn for each image.
-        magnitude: of all operations, intended up to 10. resample: for shears and, except in version 1, shifts and
-            rotations. (Version 1 uses the nearest pixel there.) fill: colour of the exposed edges.
+        magnitude: of all operations, intended up to 10.
+        resample: for shears and, except in version 1, shifts and rotations. (Version 1 uses the nearest pixel there.)
+        fill: colour of the exposed edges.
     """
 
     version: int

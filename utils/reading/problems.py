@@ -69,8 +69,8 @@ def duplicates(parts: Sequence[tuple[str, Inspected]], across: bool = False) -> 
     """Duplicates and near-duplicates, by kind.
 
     Args:
-        parts: of a dataset, with their inspections. across: only images of a later part that are also in an earlier
-            one.
+        parts: of a dataset, with their inspections.
+        across: only images of a later part that are also in an earlier one.
     """
     records = np.concatenate([found.records for _, found in parts])
     part_of = np.repeat(range(len(parts)), [len(found.records) for _, found in parts])

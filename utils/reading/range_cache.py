@@ -32,7 +32,9 @@ class RangeCache:
     A file with any problem counts as missing; checksums reveal truncated and damaged ones.
 
     Args:
-        folder: of the cache; created if missing. limit: total bytes on the disk. folders: see `FOLDERS`.
+        folder: of the cache; created if missing.
+        limit: total bytes on the disk.
+        folders: see `FOLDERS`.
     """
 
     def __init__(self, folder: str, limit: int, folders: int = FOLDERS) -> None:

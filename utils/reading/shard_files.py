@@ -82,7 +82,8 @@ class RemoteShard:
     """A tar file at a URL; see `ShardFile`.
 
     Args:
-        url: without credentials. cache: stores the parts read; None: no cache.
+        url: without credentials.
+        cache: stores the parts read; None: no cache.
     """
 
     def __init__(self, url: str, cache: RangeCache | None) -> None:

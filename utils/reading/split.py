@@ -27,8 +27,9 @@ def split_class_folders(
 
     Args:
         data_dir: the folder.
-        share: fraction of each class for validation. seed: of the random choice. group: returns each image's group
-            number, int64 (images,); None: no groups.
+        share: fraction of each class for validation.
+        seed: of the random choice.
+        group: returns each image's group number, int64 (images,); None: no groups.
 
     Raises:
         UserError: there are no class folders, lists or validation images already exist, an image's name cannot be in a
@@ -94,8 +95,10 @@ def draw(labels: np.ndarray, groups: np.ndarray, share: float, rng: np.random.Ge
     any, its smallest group is held out, provided that all classes keep an image to train on.
 
     Args:
-        labels: of the images, from 0. groups: each image's group number. share: fraction of each class. rng: source of
-            randomness.
+        labels: of the images, from 0.
+        groups: each image's group number.
+        share: fraction of each class.
+        rng: source of randomness.
     """
     held_out = np.zeros(len(labels), bool)
     totals = np.bincount(labels)

@@ -38,7 +38,8 @@ class TarShards(ImageList):
 
         Args:
             shards: paths or URLs.
-            class_dim: number of classes; a label outside it is an error. cache: for remote shards.
+            class_dim: number of classes; a label outside it is an error.
+            cache: for remote shards.
 
         Raises:
             UserError: a file is not a tar file, an image has no label or a bad one, there is no image, or a server does

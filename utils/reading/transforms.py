@@ -37,7 +37,8 @@ class EvalTransform:
             `image_size`, and fill the rest; crop: cut out the centre, image_size / resize_short_size of the short side,
             and resize it.
         resize_backend, decode_backend: cv2 or pil; see `Resizer` and `utils.reading.decode`.
-        channel_order: of the result, rgb or bgr. fill: RGB colour for padding.
+        channel_order: of the result, rgb or bgr.
+        fill: RGB colour for padding.
         background, image_depth_range: see `utils.reading.decode.decode`.
     """
 

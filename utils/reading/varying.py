@@ -60,8 +60,10 @@ class Stages:
     """A run in parts of about equal length, each with its own transform (Tan & Le, arXiv:2104.00298).
 
     Attributes:
-        transforms: one per part. batch_size: images per batch of one process. num_epochs: of the run. drop_last: drop
-            the images that do not fill a batch.
+        transforms: one per part.
+        batch_size: images per batch of one process.
+        num_epochs: of the run.
+        drop_last: drop the images that do not fill a batch.
     """
 
     transforms: tuple[Transform, ...]
@@ -88,7 +90,8 @@ def scaled_batches(sizes: Sequence[tuple[int, int]], factor: int, batch_size: in
 
     Args:
         sizes: heights and widths.
-        factor: round heights and widths down to multiples of this. batch_size: for the first size.
+        factor: round heights and widths down to multiples of this.
+        batch_size: for the first size.
     """
     pixels = sizes[0][0] * sizes[0][1] * batch_size
     rounded = [(height // factor * factor, width // factor * factor) for height, width in sizes]

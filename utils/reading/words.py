@@ -305,7 +305,8 @@ def pipeline_of_words(words: list[str], args: Namespace) -> Pipeline:
     """The training pipeline that --train_transforms describes.
 
     Args:
-        words: see the module. args: the script's flags; image_shape is the default size of words.
+        words: see the module.
+        args: the script's flags; image_shape is the default size of words.
 
     Raises:
         FlagError: a word or option is unknown, or the images do not all get one size.

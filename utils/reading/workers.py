@@ -90,8 +90,9 @@ class Report:
     """The report on a task's files, by list index.
 
     Attributes:
-        unreadable: why a file was skipped or replaced. damaged: the decoder's message for a damaged but decoded file.
-            contents: content beyond 8-bit colours.
+        unreadable: why a file was skipped or replaced.
+        damaged: the decoder's message for a damaged but decoded file.
+        contents: content beyond 8-bit colours.
     """
 
     unreadable: list[tuple[int, str]] = dataclasses.field(default_factory=list)
@@ -104,7 +105,8 @@ class Job:
     """The data a worker needs to fill rows of batches; all large parts are shared memory.
 
     Attributes:
-        transforms: each batch uses one. slots: uint8 (slots, bytes), the batches in the making; see `pixels`.
+        transforms: each batch uses one.
+        slots: uint8 (slots, bytes), the batches in the making; see `pixels`.
         indices: int64 (slots, batch): the requested images, plus the list's length for each repeat of an image, which
             gets other random numbers; after the rows are done, the images present (-1: none).
         labels: int64 (slots, batch): labels set by the transform, if it does; see `Pipeline`.

@@ -26,8 +26,9 @@ class Curves:
     A context manager; all records are on disk at the end of the block.
 
     Args:
-        folder: of the run. history: epochs of an earlier part of a resumed run. tracked: tracker that also records the
-            metrics.
+        folder: of the run.
+        history: epochs of an earlier part of a resumed run.
+        tracked: tracker that also records the metrics.
     """
 
     def __init__(

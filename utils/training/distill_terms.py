@@ -24,7 +24,8 @@ class Term:
 
     Attributes:
         name: a key of `LOSSES`.
-        weight: its factor. options: for its function.
+        weight: its factor.
+        options: for its function.
     """
 
     name: str

@@ -21,8 +21,9 @@ def distance(student: Tensor, teacher: Tensor, mode: str = "l2", act: str | None
     absolute difference minus a half.
 
     Args:
-        student, teacher: maps or logits of the same shape. mode: one of these. act: applied first: softmax (over the
-            last axis) or sigmoid.
+        student, teacher: maps or logits of the same shape.
+        mode: one of these.
+        act: applied first: softmax (over the last axis) or sigmoid.
     """
     student, teacher = at_least_float32(student), at_least_float32(teacher)
     if act == "softmax":
@@ -59,7 +60,8 @@ class MaskedGeneration(nn.Module):
 
     Args:
         student, teacher: shapes of the maps, (N, channels, H, W).
-        alpha: factor of the loss. mask: fraction of an image's channels to mask.
+        alpha: factor of the loss.
+        mask: fraction of an image's channels to mask.
     """
 
     def __init__(self, student: Shape, teacher: Shape, alpha: float = 1.756, mask: float = 0.15) -> None:

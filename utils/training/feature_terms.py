@@ -28,7 +28,8 @@ class FeatureLoss(nn.Module):
 
     Args:
         term: of --distill_loss.
-        layers: the student's and the teacher's. shapes: output shapes by layer.
+        layers: the student's and the teacher's.
+        shapes: output shapes by layer.
 
     Raises:
         ValueError: the compared layers do not match.

@@ -49,7 +49,9 @@ class Place:
     """Where a training continues.
 
     Attributes:
-        epoch, step_in_epoch: the next step. step: steps done. ahead: by how many steps the schedule is ahead of them.
+        epoch, step_in_epoch: the next step.
+        step: steps done.
+        ahead: by how many steps the schedule is ahead of them.
     """
 
     epoch: int
@@ -134,8 +136,10 @@ def _restore_step(step: TrainStep, state: TrainingState, names: dict[str, str], 
     """Restores the optimizer's state and the positions of schedule and average.
 
     Args:
-        step: our training step. state: the training state. names: state-dict key -> name in the state. place: where to
-            continue.
+        step: our training step.
+        state: the training state.
+        names: state-dict key -> name in the state.
+        place: where to continue.
 
     Raises:
         UserError: the state belongs to another optimizer, or is inconsistent.
@@ -282,7 +286,8 @@ def find_place(state: TrainingState, start_epoch: int | None, steps_per_epoch: i
 
     Args:
         state: of the training.
-        start_epoch: the flag. steps_per_epoch: for our list.
+        start_epoch: the flag.
+        steps_per_epoch: for our list.
     """
     counted = _steps_counted(state, steps_per_epoch)
     told = (start_epoch, "--start_epoch") if start_epoch is not None else finished_epochs(state)

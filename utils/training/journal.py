@@ -29,7 +29,8 @@ class Journal:
     Args:
         args: train.py's flags.
         step: what trains the network.
-        position: progress of the run. curves: of the run's folder; None in all processes but one.
+        position: progress of the run.
+        curves: of the run's folder; None in all processes but one.
     """
 
     def __init__(self, args: Flags, step: TrainStep, position: Position, curves: Curves | None) -> None:

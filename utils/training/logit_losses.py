@@ -25,7 +25,8 @@ def mutual_loss(
 
     Args:
         student, teacher: logits.
-        sigmoid: use sigmoids instead of a softmax. summed: multiply by the number of classes.
+        sigmoid: use sigmoids instead of a softmax.
+        summed: multiply by the number of classes.
         weights: of each class of each image, (N, classes); None: 1.
     """
     p, q = (at_least_float32(x).sigmoid() if sigmoid else at_least_float32(x).softmax(1) for x in (student, teacher))

@@ -103,8 +103,8 @@ def parameter_groups(
     Args:
         model: the network.
         l2_decay: the default.
-        no_decay_names: exempts parameters whose name in PaddleClas's files contains one of these. decay_vectors:
-            whether to decay vectors and scalars too.
+        no_decay_names: exempts parameters whose name in PaddleClas's files contains one of these.
+        decay_vectors: whether to decay vectors and scalars too.
     """
     overrides = l2_overrides(model) | dict.fromkeys(_named(model, no_decay_names), 0.0)
     by_decay: dict[float, list[nn.Parameter]] = {}
@@ -280,11 +280,13 @@ def build_optimizer(
         weight_decay: for AdamW, instead of `l2_decay`: see `decoupled_groups`.
         layer_decay: for AdamW, see `split_by_layer`; 1: the same rate for all layers.
         nesterov: Nesterov momentum.
-        betas: for Adam and AdamW. epsilon: for Adam, AdamW and RMSProp; None: their usual values. rho: for RMSProp.
+        betas: for Adam and AdamW.
+        epsilon: for Adam, AdamW and RMSProp; None: their usual values.
+        rho: for RMSProp.
         no_decay_names, decay_vectors: see `decoupled_groups` and `parameter_groups`; None: decay vectors, except in
             AdamW.
-        lr_factors: see `stage_shares`; None: the same rate for all stages. beside: modules trained along: another
-            network, losses.
+        lr_factors: see `stage_shares`; None: the same rate for all stages.
+        beside: modules trained along: another network, losses.
     """
     if strategy not in STRATEGIES:
         warn(

@@ -108,7 +108,8 @@ def name_in_order(arrays: Sequence[np.ndarray], name: str | None, class_dim: int
     """Names the variables of a combined file without its program, in which they are sorted by name.
 
     Args:
-        arrays: a network's variables and any optimizer's state. name, class_dim: of the network.
+        arrays: a network's variables and any optimizer's state.
+        name, class_dim: of the network.
 
     Raises:
         FormatError: the arrays match no such network and optimizer.

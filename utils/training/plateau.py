@@ -14,9 +14,11 @@ class Plateau:
     """Lowers the rate when a validation metric stops improving.
 
     Attributes:
-        rate: the current rate; at first --lr. factor: multiplies the rate at each drop.
+        rate: the current rate; at first --lr.
+        factor: multiplies the rate at each drop.
         patience: consecutive validations to tolerate without improvement.
-        threshold: minimum improvement relative to the best so far. absolute: the threshold is an absolute difference.
+        threshold: minimum improvement relative to the best so far.
+        absolute: the threshold is an absolute difference.
         cooldown: validations to ignore after a drop.
         min_lr: the lowest rate.
         mode: max or min: which values are better.

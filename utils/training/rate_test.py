@@ -58,7 +58,8 @@ class RateTest:
     """The result of a test.
 
     Attributes:
-        rates: increasing, per step. losses: of each step's batch, before training on it.
+        rates: increasing, per step.
+        losses: of each step's batch, before training on it.
     """
 
     rates: list[float]

@@ -28,7 +28,8 @@ class Run:
         start: where it starts.
         step: the training step; restored if the run is resumed.
         images: the training list.
-        steps_per_epoch: optimizer steps per epoch. class_names: by class number, as far as known; saved in checkpoints.
+        steps_per_epoch: optimizer steps per epoch.
+        class_names: by class number, as far as known; saved in checkpoints.
 
     Attributes:
         position: progress of the run.

@@ -26,8 +26,10 @@ class Saver:
     Args:
         args: train.py's flags.
         step: what trains the network.
-        position: progress of the run. folder: where to save; None in all processes but one. guards: prevent saving bad
-            values. class_names: by class number, as far as known.
+        position: progress of the run.
+        folder: where to save; None in all processes but one.
+        guards: prevent saving bad values.
+        class_names: by class number, as far as known.
     """
 
     def __init__(

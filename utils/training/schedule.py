@@ -29,7 +29,8 @@ class Schedule:
         step_epochs: where piecewise_decay, piecewise and multi_step change the rate.
         warm_up_epochs, decay_epochs, decay_rate, warm_up_start_lr, by_epoch: see the flags.
         min_lr: where the cosine strategies and linear end.
-        values: for piecewise: the rates before, between and after `step_epochs`. power, cycle: for linear.
+        values: for piecewise: the rates before, between and after `step_epochs`.
+        power, cycle: for linear.
     """
 
     strategy: str

@@ -76,7 +76,8 @@ def _figures(args: Flags, finished: bool) -> tuple[dict[str, float], int] | None
     """The results of a run and its --batch_size, in every process; None if there are none.
 
     Args:
-        args: its flags. finished: accept only a finished run.
+        args: its flags.
+        finished: accept only a finished run.
     """
     found = None
     if is_main_process():

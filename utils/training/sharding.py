@@ -98,7 +98,8 @@ def shard(model: Network, device: torch.device) -> tuple[int, int]:
     The network's repeated blocks, large layers, and the rest are gathered separately.
 
     Args:
-        model: on the CPU or `device`; rank 0's is used. device: where to put the parts.
+        model: on the CPU or `device`; rank 0's is used.
+        device: where to put the parts.
 
     Returns:
         Bytes of parameters in this process, and in total.

@@ -56,8 +56,9 @@ class RunStart:
 
     Attributes:
         path: the folder.
-        position: progress of the run. resumed: the checkpoint that it continues from, or None. stop: notices the
-            signals that end a run.
+        position: progress of the run.
+        resumed: the checkpoint that it continues from, or None.
+        stop: notices the signals that end a run.
 
     Raises:
         UserError: --checkpoint cannot be resumed, or another run has the folder.
@@ -121,7 +122,9 @@ class RunStart:
         """Restores a resumed run's network and training state.
 
         Args:
-            step: the training step. images: length of the training list. steps_per_epoch: optimizer steps per epoch.
+            step: the training step.
+            images: length of the training list.
+            steps_per_epoch: optimizer steps per epoch.
 
         Raises:
             UserError: the run was saved with another optimizer, or in the middle of an epoch of another list.

@@ -42,7 +42,8 @@ class TrainStep:
         clip_norm_each: maximum norm of each parameter's gradient; 0: no limit.
         l1_decay: this times a parameter's sign is added to its gradient after clipping, except in layers that set their
             own L2 decay.
-        ema: average to update. distillation: from a teacher to the network.
+        ema: average to update.
+        distillation: from a teacher to the network.
         accumulate_steps: parts of a batch to process one after the other.
 
     Attributes:
@@ -123,7 +124,8 @@ class TrainStep:
         """Trains on a batch.
 
         Args:
-            images: normalised (N, 3, H, W). targets: their targets.
+            images: normalised (N, 3, H, W).
+            targets: their targets.
 
         Returns:
             The batch's mean loss, a scalar on the device, and the main logits (N, classes).

@@ -14,7 +14,8 @@ class Tally:
     """Loss and hits of an epoch's steps so far in this process, and the images of recent steps.
 
     Args:
-        meter: sums them. remembered: number of steps whose images are kept.
+        meter: sums them.
+        remembered: number of steps whose images are kept.
         before: sums over the processes for the epoch's steps done before resuming.
     """
 

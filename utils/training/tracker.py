@@ -90,8 +90,10 @@ class Tracked:
 
     Args:
         kind: one of `TRACKERS`.
-        folder: of the run; it keeps the tracker's id. title: of the run. flags: its flags. resumed: whether the run is
-            resumed.
+        folder: of the run; it keeps the tracker's id.
+        title: of the run.
+        flags: its flags.
+        resumed: whether the run is resumed.
     """
 
     def __init__(self, kind: str, folder: Path, title: str, flags: Mapping[str, Any], resumed: bool) -> None:

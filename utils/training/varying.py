@@ -62,7 +62,9 @@ def settle_plan(position: Position, loader: Loader, resumed: object) -> None:
     """Records how an epoch is split into batches, on which a position within it depends.
 
     Args:
-        position: progress of the run. loader: for the training images. resumed: the checkpoint, for errors.
+        position: progress of the run.
+        loader: for the training images.
+        resumed: the checkpoint, for errors.
 
     Raises:
         UserError: the run resumes in the middle of an epoch with other batches.

@@ -255,7 +255,7 @@ def build_model(args: argparse.Namespace, name: str | None = None) -> Network:
             if option in args.given:
                 options[option] = getattr(args, option)
         elif student and option in args.given:
-            warn(f"--{option} does nothing here: {name} has no such option")
+            warn(f"--{option} has no effect: {name} has no such option")
     if "image_size" in accepted:
         height, width = args.image_shape[1:]
         if height != width:

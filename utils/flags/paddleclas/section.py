@@ -28,7 +28,8 @@ class Reading:
         flags: name -> value as typed, in the order found.
         refusals: unsupported settings, one line each.
         notes: differences from PaddleClas, one line each.
-        idle: keys without effect here. needed: flag -> why it must be given in addition to the configuration.
+        idle: keys without effect here.
+        needed: flag -> why it must be given in addition to the configuration.
         progressive: images grow during the run (Global.train_mode).
         attention: for AFD, the layers of "student" and "teacher" and the query features "dim", as typed.
     """
@@ -67,7 +68,8 @@ class Section:
 
     Args:
         reading: what comes out.
-        path: path of the mapping. value: the mapping; None counts as an empty one.
+        path: path of the mapping.
+        value: the mapping; None counts as an empty one.
     """
 
     def __init__(self, reading: Reading, path: Path, value: Any) -> None:
