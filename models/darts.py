@@ -134,7 +134,7 @@ class FactorizedReduce(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x)
         # Zeros replace the row and column lost by the shift, so that odd sizes have as many odd positions as even.
-        odd = F.pad(x, (-1, 1, -1, 1))
+        odd = F.pad(x[:, :, 1:, 1:], (0, 1, 0, 1))
         return self.bn(torch.cat((self.conv_1(x), self.conv_2(odd)), 1))
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from models.inputs import BICUBIC, InputConfig
 from models.names import override_l2_decay
 from models.swin import relative_positions
-from models.transformer import dense, drop_path_rates, merge_heads, resize_position_table
+from models.transformer import dense, drop_path_rates, merge_heads, resize_position_table, split_heads
 from models.vit import Block, VisionTransformer
 
 # Rows at the end of a table of relative positions: from the class token to a patch, from a patch to it, to itself.
@@ -50,7 +50,7 @@ class RelativeAttention(nn.Module):
         self.register_buffer("positions", positions_with_class_token(window), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, -1))
         bias = self.relative_position_bias_table[self.positions].permute(2, 0, 1)[None]
         return self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v, bias)))
 

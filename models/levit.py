@@ -16,7 +16,16 @@ from torch.nn import functional as F
 from models.layers import DropPath, batch_norm, conv2d
 from models.names import override_l2_decay
 from models.network import Network
-from models.transformer import check_image_size, check_images, dense, resize_position_table, to_grid, trunc_normal_
+from models.transformer import (
+    check_image_size,
+    check_images,
+    dense,
+    merge_heads,
+    resize_position_table,
+    split_heads,
+    to_grid,
+    trunc_normal_,
+)
 
 
 class ConvBN(nn.Sequential):
@@ -136,13 +145,13 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (N, size * size, in_channels) -> (N, queries, out_channels)."""
         if self.stride == 1:
-            q, k, v = self.qkv(x).unflatten(-1, (self.heads, -1)).transpose(1, 2).split(self.parts, -1)
+            q, k, v = split_heads(self.qkv(x), self.heads).split(self.parts, -1)
         else:
-            k, v = self.kv(x).unflatten(-1, (self.heads, -1)).transpose(1, 2).split(self.parts, -1)
+            k, v = split_heads(self.kv(x), self.heads).split(self.parts, -1)
             kept = x.unflatten(1, (self.size, self.size))[:, :: self.stride, :: self.stride].flatten(1, 2)
-            q = self.q(kept).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            q = split_heads(self.q(kept), self.heads)
         x = F.scaled_dot_product_attention(q, k, v, self.attention_biases[:, self.distances][None])
-        return self.proj(x.transpose(1, 2).flatten(2))
+        return self.proj(merge_heads(x))
 
 
 class Classifier(nn.Sequential):

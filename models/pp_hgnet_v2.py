@@ -79,8 +79,8 @@ class Stem(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.stem1(images)
-        # Like the convolutions, the pool keeps the size: zeros follow the last row and column.
-        pooled = F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=float("-inf")), 2, 1)
+        # Like the convolutions, the pool keeps the size: only what lies after the last row and column is padding.
+        pooled = F.max_pool2d(x, 2, 1, padding=1)[:, :, 1:, 1:]
         x = torch.cat([pooled, self.stem2b(self.stem2a(x))], 1)
         return self.stem4(self.stem3(x))
 

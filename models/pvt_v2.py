@@ -59,7 +59,7 @@ class ReducedAttention(nn.Module):
             if self.pooled:
                 context = F.gelu(context)
         q = split_heads(self.q(x).flatten(1, 2), self.heads)
-        k, v = self.kv(context).flatten(1, 2).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        k, v = (split_heads(part, self.heads) for part in self.kv(context).flatten(1, 2).chunk(2, -1))
         return self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v))).view(x.shape)
 
 

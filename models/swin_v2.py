@@ -16,7 +16,7 @@ from models.inputs import BICUBIC, InputConfig
 from models.layers import DropPath
 from models.names import override_l2_decay
 from models.swin import PatchMerging, ShiftedWindows, SwinTransformer
-from models.transformer import Mlp, dense, merge_heads
+from models.transformer import Mlp, dense, merge_heads, split_heads
 
 # Upper bound of the logarithm of the cosines' factor.
 LARGEST_LOGIT_SCALE = math.log(100.0)
@@ -60,7 +60,7 @@ class WindowAttention(ShiftedWindows):
     def attend(self, tokens: Tensor, bias: Tensor) -> Tensor:
         qkv_bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
         qkv = F.linear(tokens, self.qkv.weight, qkv_bias)
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = (split_heads(part, self.heads) for part in qkv.chunk(3, -1))
         q = F.normalize(q, dim=-1) * self.logit_scale.clamp(max=LARGEST_LOGIT_SCALE).exp()
         return self.proj(merge_heads(F.scaled_dot_product_attention(q, F.normalize(k, dim=-1), v, bias, scale=1.0)))
 

@@ -46,7 +46,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, L, C) -> (N, L, C)."""
-        q, k = self.qk(x).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = (split_heads(part, self.heads) for part in self.qk(x).chunk(2, -1))
         v = split_heads(self.v(x), self.heads)
         return self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v)))
 

@@ -133,7 +133,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens (N, L, C) -> (N, L, C); `mask`, broadcastable to (N, heads, L, L), is added before the softmax."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, -1))
         x = F.scaled_dot_product_attention(q, k, v, mask, scale=self.scale)
         return self.proj(merge_heads(x))
 

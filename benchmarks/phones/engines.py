@@ -83,15 +83,16 @@ def tool(name: str, *words: object) -> None:
     """
     command = [str(Path(sys.executable).with_name(name))]
     if name.startswith("mnn"):
-        command = [sys.executable, "-c", f"import sys, _tools; _tools.{name}(*{MNN_ARGUMENTS[name]})"]
+        command = [sys.executable, "-c", f"import sys, _tools; _tools.{name}(sys.argv)"]
     done = subprocess.run([*command, *map(str, words)], capture_output=True, text=True, errors="replace")
     if done.returncode:
         said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         raise NotPossible(f"{name} ends with {done.returncode}: {said[-1] if said else 'without a word'}")
 
 
-# What its functions take: the command line as a list, or word by word.
-MNN_ARGUMENTS = {"mnnconvert": "[sys.argv]", "mnnquant": "sys.argv[1:]"}
+# Of MNN's hints: how large the tiles of Winograd's convolutions may be. At 3, its default, they are so large that float
+# rounding shows in the fourth digit of the logits.
+WINOGRAD_MEMORY_LEVEL = 3
 
 
 class OnnxRuntime:
@@ -230,7 +231,9 @@ class Ncnn:
         for precision in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
             setattr(net.opt, f"use_{precision}", False)
         if net.load_param(str(files[0])) or net.load_model(str(files[1])):
-            raise NotPossible("ncnn cannot load what pnnx has written")
+            layers = {line.split()[0] for line in files[0].read_text().splitlines()[2:]}
+            kept = ", ".join(sorted(layer for layer in layers if "." in layer))  # PyTorch's names
+            raise NotPossible(f"ncnn cannot load what pnnx has written{kept and f': it has no {kept}'}")
 
         def run(image: np.ndarray) -> np.ndarray:
             extractor = net.create_extractor()
@@ -245,11 +248,22 @@ class Ncnn:
 
 
 class Mnn:
-    """Its converter, from the ONNX model."""
+    """Its converter, from the ONNX model.
+
+    The operator Gelu of ONNX would become an approximation there, so it is written out as the formula that defines it.
+    Its tool for int8 takes static models only.
+    """
 
     def convert(self, source: Source, folder: Path) -> list[Path]:
-        file = folder / "model.mnn"
-        tool("mnnconvert", "-f", "ONNX", "--modelFile", source.onnx, "--MNNModel", file, "--bizCode", "classifier")
+        import onnx.inliner
+
+        exact, file = folder / "model.onnx", folder / "model.mnn"
+        model = onnx.load(source.onnx)
+        model = onnx.inliner.inline_selected_functions(model, [("", "Gelu")], inline_schema_functions=True)
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+        onnx.save(model, exact)
+        settings = ("--bizCode", "classifier", "--saveStaticModel")
+        tool("mnnconvert", "-f", "ONNX", "--modelFile", exact, "--MNNModel", file, *settings)
         if not file.exists():
             raise NotPossible("mnnconvert writes no model")
         return [file]
@@ -279,6 +293,7 @@ class Mnn:
         from MNN import expr, nn  # pyright: ignore[reportMissingImports]
 
         runtime = nn.create_runtime_manager(({"backend": "CPU", "numThread": 1, "precision": "high"},))
+        runtime.set_hint(WINOGRAD_MEMORY_LEVEL, 1)
         net = nn.load_module_from_file(str(files[0]), ["images"], ["logits"], runtime_manager=runtime)
 
         def run(image: np.ndarray) -> np.ndarray:

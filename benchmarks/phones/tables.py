@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Sequence
+from statistics import geometric_mean
 from typing import Any
 
 # Share of the largest logit by which a conversion may differ from what it was made of.
@@ -27,6 +28,7 @@ def tables(found: Iterable[dict[str, Any]], engines: Sequence[str]) -> str:
     if rows := by_kind[False]:
         columns = [engine for engine in engines if any(engine in row for row in rows.values())]
         texts += [
+            _summary(rows, columns),
             "Largest difference of a logit, as a share of the largest:",
             _table(rows, columns, _difference),
             "Milliseconds for an image, and MB of the files:",
@@ -38,6 +40,23 @@ def tables(found: Iterable[dict[str, Any]], engines: Sequence[str]) -> str:
         columns = [engine for engine in engines if any(engine in row for row in rows.values())]
         texts += [_trained(name, row, columns) for name, row in rows.items()]
     return "\n\n".join(texts)
+
+
+def _summary(rows: dict[str, dict[str, dict[str, Any]]], columns: Sequence[str]) -> str:
+    """Of each engine: how many networks it takes, how exactly, and how fast it is where all engines can be compared."""
+    common = [row for row in rows.values() if all("ms" in row.get(engine, {}) for engine in columns)]
+    lines = [
+        f"| | converted | within {TOLERANCE:.0e} | largest difference | ms, geometric mean of {len(common)} |",
+        f"|---|{'--:|' * 4}",
+    ]
+    for engine in columns:
+        tried = [row[engine] for row in rows.values() if engine in row]
+        differences = [each["difference"] for each in tried if "difference" in each]
+        exact = sum(difference <= TOLERANCE for difference in differences)
+        largest = f"{max(differences):.0e}" if differences else ""
+        mean = f"{geometric_mean(row[engine]['ms'] for row in common):.1f}" if common else ""
+        lines.append(f"| {engine} | {len(differences)} of {len(tried)} | {exact} | {largest} | {mean} |")
+    return "\n".join(lines)
 
 
 def _table(rows: dict[str, dict[str, dict[str, Any]]], columns: Sequence[str], cell: Any) -> str:

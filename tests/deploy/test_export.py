@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from shortening import shortened
 from torch import nn
 
 import models
+from utils.deploy import exported
 from utils.deploy.comparing import export_program, relative_difference
 from utils.deploy.export import fold_batch_norms, save_inference
 from utils.errors import UserError
@@ -215,6 +217,18 @@ def test_what_is_not_exact_is_not_exported_and_replaces_nothing(tmp_path, infere
         model.fc.weight[0, 0] = weight
         assert {path.name: path.read_bytes() for path in tmp_path.glob("net/*")} == before
         assert [path.name for path in tmp_path.iterdir()] == ["net"] * good
+
+
+def test_what_its_engine_cannot_run_is_not_exported(tmp_path, monkeypatch):
+    def fail(images: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no kernel for an operator")
+
+    monkeypatch.setattr(
+        "utils.deploy.export.load_exported", lambda file: replace(exported.load_exported(file), run=fail)
+    )
+    with pytest.raises(UserError, match=r"no kernel for an operator; nothing was written to .*: take another --inf"):
+        save_inference(smallest_network(), describe("Smallest", 64), tmp_path / "net")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path):

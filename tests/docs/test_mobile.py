@@ -80,6 +80,12 @@ def test_the_tables():
     text = tables([older, good, wrong, no, trained], mobile.ENGINES)
     assert "ncnn 1.0" in text and "| | litert | ncnn | mnn |" in text
     assert "| AlexNet | no | 2e-06 | **5e-01** |" in text and "| AlexNet |  | 3.2, 4.6 | 1.0, 0.0 |" in text
+    assert "| litert | 0 of 1 | 0 |  |  |" in text and "| ncnn | 1 of 1 | 1 | 2e-06 |  |" in text
+    assert "| mnn | 1 of 1 | 0 | 5e-01 |  |" in text
+    slow = {**wrong, "ms": 12.84}
+    assert "| mnn | 1 of 2 | 0 | 5e-01 | 12.8 |" in tables(
+        [good, slow, {**no, "engine": "mnn", "network": "VGG11"}], ENGINES
+    )
     assert "- litert: AlexNet: `an 'odd' \\| operator`" in text and "before" not in text
     assert "| ncnn | 100.0 | 3.21 | 4.56 | 98.4 | 2.50 | 2.00 |" in text
 

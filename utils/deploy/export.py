@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -113,7 +114,9 @@ def write_export(
     write = {"torch": _write_program, "onnx": onnx, "executorch": write_executorch}[inference_format]
     with written_together(folder, flag) as temporary:
         model_file = write(program, description, temporary)
-        check_answers(load_exported(str(model_file))(images), expected, description, folder, flag)
+        remedy = f"nothing was written to {folder}: take another --inference_format"
+        answers = replace(load_exported(str(model_file)), remedy=remedy)(images)
+        check_answers(answers, expected, description, folder, flag)
         written = set(os.listdir(temporary))
     # They belong to the model that has just been replaced.
     for name in OF_THE_MODEL.get(inference_format, set()) - written:
