@@ -79,10 +79,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) -> (N, H, W, C)."""
-        parts = [part.chunk(len(self.attns), -1) for part in self.qkv(self.norm1(x)).chunk(3, -1)]
-        y = torch.cat(
-            [attention(*qkv) for attention, qkv in zip(self.attns, zip(*parts, strict=True), strict=True)], -1
-        )
+        branches = len(self.attns)
+        parts = self.qkv(self.norm1(x)).chunk(3 * branches, -1)  # queries of every branch, keys, values
+        y = torch.cat([attention(*parts[index::branches]) for index, attention in enumerate(self.attns)], -1)
         x = x + self.drop_path(self.proj(y))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 

@@ -251,22 +251,24 @@ class Mnn:
     """Its converter, from the ONNX model.
 
     The operator Gelu of ONNX would become an approximation there, so it is written out as the formula that defines it.
-    Its tool for int8 takes static models only.
     """
 
     def convert(self, source: Source, folder: Path) -> list[Path]:
+        return [self._convert(source, folder / "model.mnn")]
+
+    def _convert(self, source: Source, file: Path, *settings: str) -> Path:
         import onnx.inliner
 
-        exact, file = folder / "model.onnx", folder / "model.mnn"
+        exact = file.with_suffix(".onnx")
         model = onnx.load(source.onnx)
         model = onnx.inliner.inline_selected_functions(model, [("", "Gelu")], inline_schema_functions=True)
         model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
         onnx.save(model, exact)
-        settings = ("--bizCode", "classifier", "--saveStaticModel")
-        tool("mnnconvert", "-f", "ONNX", "--modelFile", exact, "--MNNModel", file, *settings)
+        files = ("--modelFile", exact, "--MNNModel", file)
+        tool("mnnconvert", "-f", "ONNX", *files, "--bizCode", "classifier", *settings)
         if not file.exists():
             raise NotPossible("mnnconvert writes no model")
-        return [file]
+        return file
 
     def quantize(self, source: Source, folder: Path) -> list[Path]:
         about, file, settings = source.description, folder / "model_int8.mnn", folder / "mnnquant.json"
@@ -284,7 +286,9 @@ class Mnn:
             "weight_quantize_method": "MAX_ABS",
         }
         settings.write_text(json.dumps(how))
-        tool("mnnquant", folder / "model.mnn", file, settings)
+        # It crashes for other models; and running a static transformer crashes.
+        static = self._convert(source, folder / "static.mnn", "--saveStaticModel")
+        tool("mnnquant", static, file, settings)
         if not file.exists():
             raise NotPossible("mnnquant writes no model")
         return [file]
