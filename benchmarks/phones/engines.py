@@ -90,8 +90,8 @@ def tool(name: str, *words: object) -> None:
         raise NotPossible(f"{name} ends with {done.returncode}: {said[-1] if said else 'without a word'}")
 
 
-# Of MNN's hints: how large the tiles of Winograd's convolutions may be. At 3, its default, they are so large that float
-# rounding shows in the fourth digit of the logits.
+# Number of MNN's hint for the tiles of Winograd's convolutions. By default they are so large that float rounding shows in
+# the fourth digit of the logits.
 WINOGRAD_MEMORY_LEVEL = 3
 
 
@@ -232,8 +232,8 @@ class Ncnn:
             setattr(net.opt, f"use_{precision}", False)
         if net.load_param(str(files[0])) or net.load_model(str(files[1])):
             layers = {line.split()[0] for line in files[0].read_text().splitlines()[2:]}
-            kept = ", ".join(sorted(layer for layer in layers if "." in layer))  # PyTorch's names
-            raise NotPossible(f"ncnn cannot load what pnnx has written{kept and f': it has no {kept}'}")
+            unknown = ", ".join(sorted(layer for layer in layers if "." in layer))  # pnnx left PyTorch's names
+            raise NotPossible(f"ncnn cannot load what pnnx has written{unknown and f': it has no {unknown}'}")
 
         def run(image: np.ndarray) -> np.ndarray:
             extractor = net.create_extractor()
