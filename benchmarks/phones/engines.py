@@ -90,7 +90,7 @@ def tool(name: str, *words: object) -> None:
         raise NotPossible(f"{name} ends with {done.returncode}: {said[-1] if said else 'without a word'}")
 
 
-# Number of MNN's hint for the tiles of Winograd's convolutions. By default they are so large that float rounding shows in
+# Number of the hint for the tiles of Winograd's convolutions. By default they are so large that float rounding shows in
 # the fourth digit of the logits.
 WINOGRAD_MEMORY_LEVEL = 3
 
