@@ -45,7 +45,7 @@ SHELL = ("bash", "sh", "shell")
 FOREIGN = {
     "MNNModel", "additional-suffix", "all", "bizCode", "help", "max_restarts", "mirror", "modelFile", "name", "nnodes",
     "no-validate", "nodes", "nproc_per_node", "parse", "rdzv_backend", "rdzv_endpoint", "retry", "retry-connrefused",
-    "source", "standalone", "table", "trainer",
+    "saveStaticModel", "source", "standalone", "table", "trainer",
 }  # fmt: skip
 
 

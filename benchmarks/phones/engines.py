@@ -248,10 +248,11 @@ class Ncnn:
 
 
 class Mnn:
-    """Its converter, from the ONNX model.
+    """Its converter, from the ONNX model."""
 
-    The operator Gelu of ONNX would become an approximation there, so it is written out as the formula that defines it.
-    """
+    # Operators that it takes for others: an approximation of Gelu, and the norm of the whole tensor. ONNX defines them
+    # by simpler operators, which replace them.
+    replaced = (("", "Gelu"), ("", "ReduceL2"))
 
     def convert(self, source: Source, folder: Path) -> list[Path]:
         return [self._convert(source, folder / "model.mnn")]
@@ -261,7 +262,7 @@ class Mnn:
 
         exact = file.with_suffix(".onnx")
         model = onnx.load(source.onnx)
-        model = onnx.inliner.inline_selected_functions(model, [("", "Gelu")], inline_schema_functions=True)
+        model = onnx.inliner.inline_selected_functions(model, self.replaced, inline_schema_functions=True)
         model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
         onnx.save(model, exact)
         files = ("--modelFile", exact, "--MNNModel", file)

@@ -48,7 +48,7 @@ def measure(engine: str, source_folder: str, folder: str) -> None:
             run = way.open(quantized, source)
             keep(int8_agreement=agreement(all_of(run, photos), float32), int8_ms=fastest(run, images[:1]))
     except Exception as error:  # whatever the packages of others raise
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = " ".join(str(error).split()).partition(" While executing ")[0] or type(error).__name__  # no traceback
         name = "" if isinstance(error, NotPossible) else f"{type(error).__name__}: "
         keep(failed=f"{name}{text}"[:300])
 
