@@ -262,7 +262,7 @@ class Mnn:
 
         exact = file.with_suffix(".onnx")
         model = onnx.load(source.onnx)
-        model = onnx.inliner.inline_selected_functions(model, self.replaced, inline_schema_functions=True)
+        model = onnx.inliner.inline_selected_functions(model, list(self.replaced), inline_schema_functions=True)
         model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
         onnx.save(model, exact)
         files = ("--modelFile", exact, "--MNNModel", file)
