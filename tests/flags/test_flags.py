@@ -202,7 +202,7 @@ def test_help_needs_no_pytorch(script):
 
 def test_what_was_typed_is_not_changed():
     args = parse("eval", ["--pretrained_model=w", "--image_shape=3,32,32"])
-    for name in ("given", "script"):
+    for name in ("given", "script", "typed"):
         with pytest.raises(AttributeError, match="cannot be changed"):
             setattr(args, name, frozenset())
     args.image_shape = [3, 64, 64]

@@ -49,6 +49,15 @@ NAMES = {flag.name for flags in GROUPS.values() for flag in flags} | {"config", 
         ("train", "--no-validate", "unknown flag --no-validate: give --validate=False"),
         ("train", "--trainer.max_epochs=3", "unknown flag --trainer.max_epochs: use --num_epochs"),
         ("train", "epochs=3", "unknown flag epochs: use --num_epochs"),
+        ("train", "--report=x.html", "unknown flag --report: a flag of eval.py\n"),  # not --sort
+        (
+            "predict",
+            "--pretrained_model=w",
+            "unknown flag --pretrained_model: a flag of train.py, eval.py and infer.py\n",
+        ),
+        ("eval", "--topk=3", "unknown flag --topk: use --eval_topk"),
+        ("train", "--progressive=9", "did you mean --progressive_sizes or --progressive_magnitudes or --progressive_d"),
+        ("reader", "--use_swin=True", "unknown flag --use_swin (see --help)"),
         ("train", "\u2014model=ResNet50", "a flag begins with two hyphens: --model"),
     ],
 )

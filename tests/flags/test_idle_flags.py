@@ -9,7 +9,7 @@ import pytest
 
 from utils import PIXELS_VARIABLE
 from utils.flags import parse
-from utils.flags.idle import CONDITIONS, note_idle_flags
+from utils.flags.idle import CONDITIONS, OTHER_USES, note_idle_flags
 
 ADAMW, ADAM = "--optimizer=adamw", "--lr_strategy=adam_decay"
 TEACHER = "--use_distill=True"
@@ -73,6 +73,7 @@ CASES = [
     ("--teacher_model=ResNet50", [], [TEACHER]),
     ("--teacher_pretrained_model=w", [], [TEACHER]),
     ("--teacher_learns=True", [], [TEACHER]),
+    ("--teacher_strides=2,2,2,2,2", [], [TEACHER]),
     ("--distill_loss=soft", [], [TEACHER]),
     ("--distill_temperature=2", [], [TEACHER]),
     ("--distill_weight=0.2", [TEACHER, "--distill_loss=js"], [TEACHER]),
@@ -108,6 +109,9 @@ CASES = [
 OTHERS = [
     ("eval", "--with_mem_opt=True", []),
     ("eval", "--engine=pytorch", ["--model_file=m"]),
+    ("eval", "--params_file=p", ["--model_file=m"]),
+    ("eval", "--output_name=o", ["--model_file=m"]),
+    ("predict", "--resume=True", ["--save_json_path=x"]),
     ("infer", "--with_mem_opt=True", []),
     ("eval", "--crop_sweep_path=x", ["--crop_sweep=32:64:32"]),
     ("eval", "--report_against=x.html", ["--report=x.html"]),
@@ -116,7 +120,7 @@ OTHERS = [
     ("reader", "--group_duplicates=True", ["--split=0.2"]),
     ("infer", "--inference_format=onnx", ["--save_inference=True"]),
     ("infer", "--calibration_images=9", ["--calibration_dir=x"]),
-    ("reader", "--mixup_alpha=0.2", ["--use_mixup=True"]),
+    ("reader", "--mixup_alpha=0.2", ["--use_mixup=True", "--show=x.png"]),
     ("infer", "--onnx_opset=13", ["--save_inference=True", "--inference_format=onnx"]),
     ("infer", "--onnx_external_data=True", ["--save_inference=True", "--inference_format=onnx"]),
     ("convert_model", "--batch_size=9", ["--calibration_dir=x", "--inference_format=onnx"]),
@@ -160,7 +164,73 @@ def test_flags_of_other_scripts(script, flag, active, capsys):
         assert named(capsys, script, [flag, *active]) == []
 
 
+EXPORT, FEATURES, EXPORTED = "--save_inference=True", "--features_path=x.npy", "--model_file=m"
+# A script, flags of one use of it, what makes them idle, what gives them an effect.
+USES = [
+    ("infer", "image_path=x save_json_path=x resume topk=2 attributes=person", EXPORT, ""),
+    ("infer", "data_dir=x", EXPORT, ""),
+    ("infer", "features_path=x.npy", EXPORT, ""),
+    ("infer", "vis_dir=x grad_cam", EXPORT, ""),
+    ("infer", "use_gpu", EXPORT, ""),
+    ("infer", "device=cuda", EXPORT, ""),
+    (
+        "infer",
+        "batch_size=4 reader_thread=2 reader_buf_size=9 max_image_pixels=9",
+        EXPORT,
+        EXPORT + " --calibration_dir=x",
+    ),
+    ("infer", "save_inference_dir=x", "", EXPORT),
+    ("infer", "data_dir=x", "--image_path=x", ""),
+    ("infer", "save_json_path=x topk=2 class_names=a,b class_map_path=x threshold=0.4", FEATURES, ""),
+    ("infer", "multi_label attributes=person", FEATURES, ""),
+    ("predict", "save_json_path=x attributes=person", FEATURES, ""),
+    ("predict", "topk=2 class_map_path=x", FEATURES, f"{FEATURES} --serve_port=0"),
+    ("predict", "topk=2 class_names=a,b class_map_path=x threshold=0.4", "--score_decimals=3", ""),
+    ("predict", "multi_label attributes=person", "--score_decimals=3", ""),
+    (
+        "eval",
+        "model=ResNet50 class_dim=9 pretrained_key=x strides=2,2,2,2,2 use_last_conv class_expand=9",
+        EXPORTED,
+        "",
+    ),
+    ("eval", "padding_type=SAME use_se deploy with_inplace", EXPORTED, ""),
+    ("eval", "class_map_path=x", "", "--report=x.html"),
+    ("train", "skip_misfits pretrained_key=x", "", "--pretrained_model=x"),
+    ("train", "val_dir=x val_list=x use_fp16_test", "--validate=False --use_fp16", "--use_fp16"),
+    ("train", "lr=0.2", "--lr_strategy=piecewise --lr_values=0.1,0.2", "--lr_strategy=piecewise"),
+    (
+        "reader",
+        "batch_size=4 balance_classes=sqrt channel_order=bgr image_mean=0,0,0 image_std=1,1,1",
+        "--check",
+        "--show=x.png",
+    ),
+    ("reader", "interpolation=2 resize_backend=pil use_cutmix use_mixup use_dali", "--split=0.2", "--show=x.png"),
+    ("reader", "multi_scale=32 train_transforms=flip", "--check", "--show=x.png"),
+    (
+        "reader",
+        "progressive_sizes=32,64 lower_scale=0.2 lower_ratio=0.5 upper_ratio=2 flip_prob=0.2",
+        "--check",
+        "--show=x.png",
+    ),
+    ("reader", "vertical_flip_prob=0.2 use_aa use_ra random_rotation=9 color_jitter=0.4", "--check", "--show=x.png"),
+    ("reader", "use_cutout random_erasing=0.2 use_hide_and_seek use_gridmask", "--check", "--show=x.png"),
+    ("reader", "val_dir=x val_list=x", "--show=x.png", "--check"),
+    ("reader", "class_dim=9 class_map_path=x image_shape=3,9,9 list_delimiter=, multi_label", "--split=0.2", "--check"),
+    ("reader", "resize_mode=pad train_list=x unlabeled_list=x label_from=blur", "--split=0.2", "--check"),
+]
+
+
+@pytest.mark.parametrize(("script", "flags", "idle", "active"), USES, ids=str)
+def test_flags_of_another_use_of_the_script(script, flags, idle, active, capsys):
+    words, names = [f"--{flag}" for flag in flags.split()], {flag.split("=")[0] for flag in flags.split()}
+    assert names <= set(named(capsys, script, [*words, *idle.split()]))
+    assert not names & set(named(capsys, script, [*words, *active.split()]))
+
+
 def test_the_device_counts_for_more_than_a_number_of_a_gpu(capsys):
+    assert named(capsys, "predict", ["--gpu_mem=9"]) == []
+    assert named(capsys, "predict", ["--gpu_mem=9", "--gpu_id=-1"]) == ["gpu_mem"]
+    assert named(capsys, "predict", ["--gpu_mem=9", "--device=cpu"]) == ["gpu_mem"]
     assert named(capsys, "predict", ["--gpu_id=0"]) == []
     assert named(capsys, "predict", ["--gpu_id=0", "--device=cpu"]) == ["gpu_id"]
 
@@ -171,7 +241,7 @@ LISTS = ["image_path", "save_json_path", "features_path", "resume", "reader_buf_
 
 def test_a_server_reads_no_list(capsys):
     server, lists = ([f"--{name}=1" for name in names] for names in (SERVER, LISTS))
-    assert named(capsys, "predict", [*server, *lists]) == SERVER
+    assert named(capsys, "predict", [*server, *lists]) == [*SERVER, "save_json_path"]  # features_path replaces it
     assert named(capsys, "predict", [*server, *lists, "--serve_port=0"]) == LISTS
 
 
@@ -209,4 +279,7 @@ def test_every_condition_is_tested():
         "use_fp16",
         "topk",
         "gpu_id",
+        "gpu_mem",
     }
+    tested = {flag.split("=")[0] for _, flags, *_ in USES for flag in flags.split()}
+    assert {name for names, *_ in OTHER_USES for name in names} == tested

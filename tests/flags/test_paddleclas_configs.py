@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs"))
 import make_configurations
 
 from utils.flags import parse
+from utils.flags.idle import note_idle_flags
 from utils.flags.parsing import Flags, _announced, build_parser
 from utils.flags.table import GROUPS
 from utils.reading.build import train_transform, varying_transforms
@@ -78,8 +79,16 @@ def test_the_printed_command_is_the_same(flags, capsys):
     args = flags("infer", MOBILE, *words)
     line = next(line for line in capsys.readouterr().out.splitlines() if "is the same as" in line)
     again = parse("infer", shlex.split(line.split("python infer.py ")[1]))
-    assert again == args and again.topk == 3 and again.pretrained_model == "a b"
+    assert again.given == args.given and again.values() == args.values()
+    assert again.topk == 3 and again.pretrained_model == "a b"
     assert line.endswith("--class_map_path 'my names.txt' --topk=3")
+
+
+def test_settings_for_another_use_are_not_called_idle(flags, capsys):
+    args = flags("infer", MOBILE, "-o", "Global.pretrained_model=a", "--save_inference=True", "--topk=3")
+    assert args.typed == {"save_inference", "topk"} and {"image_path", "batch_size"} < args.given
+    note_idle_flags(args)
+    assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == ["--topk"]
 
 
 def test_typed_flags_count_for_more(flags):
@@ -309,7 +318,7 @@ def test_what_is_accepted_is_taken(folder):
             found = make_configurations.translation(script, path, content)
             typed = vars(parser.parse_args(found.words())) | dict.fromkeys(found.needed, "weights")
             if script == "train":
-                args = Flags(script=script, given=frozenset(typed), **{**defaults, **typed})
+                args = Flags(script=script, given=frozenset(typed), typed=frozenset(), **{**defaults, **typed})
                 check_train_flags(args)
                 resolve_input(args)
                 train_transform(args)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.flags.idle import CONDITIONS
+from utils.flags.idle import CONDITIONS, OTHER_USES
 from utils.flags.table import SCRIPTS, flags_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -248,9 +248,8 @@ class Nothing(Namespace):
 
 def test_what_is_said_of_idle_flags_is_taken():
     """A line on a flag is printed by the scripts that take it."""
-    for names, has_effect, why in CONDITIONS:
+    for names, has_effect, why in (*CONDITIONS, *OTHER_USES):
         for script in SCRIPTS:
-            if set(names) & taken_by(script) and not has_effect(
-                Nothing(script=script, given=frozenset(), distill_loss=())
-            ):
+            nothing = Nothing(script=script, given=frozenset(), distill_loss=(), gpu_id=0)
+            if set(names) & taken_by(script) and not has_effect(nothing):
                 assert wrong(why, script) == [], (names, script)

@@ -31,7 +31,7 @@ def flags_of(path: str) -> Flags:
     assert not found.refusals
     typed = vars(build_parser("train").parse_args(found.words()))
     defaults = {flag.name: flag.default_for("train") for flags in GROUPS.values() for flag in flags}
-    args = Flags(script="train", given=frozenset(typed), **{**defaults, **typed})
+    args = Flags(script="train", given=frozenset(typed), typed=frozenset(), **{**defaults, **typed})
     resolve_input(args)
     args.total_images = 4 * args.batch_size
     return args

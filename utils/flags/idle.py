@@ -53,7 +53,12 @@ def _uses_momentum(args: Namespace) -> bool:
 # Flags, when they have an effect, and otherwise why not. (`build_model` names flags that only some networks have.)
 CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...] = (
     (("use_gpu", "gpu_id"), lambda args: args.device is None, "--device={device} selects the device"),
-    (("engine",), lambda args: bool(args.model_file), "it needs --model_file"),
+    (("engine", "params_file", "output_name"), lambda args: bool(args.model_file), "it needs --model_file"),
+    (
+        ("gpu_mem",),
+        lambda args: args.device != "cpu" and args.gpu_id >= 0,
+        "it limits a GPU's memory, and the network runs on the CPU",
+    ),
     (
         ("min_lr",),
         lambda args: args.lr_strategy in (*COSINE_STRATEGIES, PLATEAU),
@@ -62,7 +67,7 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     (
         ("step_epochs",),
         lambda args: args.lr_strategy in ("piecewise_decay", "piecewise", "multi_step"),
-        "it needs a piecewise --lr_strategy, which is {lr_strategy}",
+        "it needs a piecewise --lr_strategy, not {lr_strategy}",
     ),
     (
         ("warm_up_epochs",),
@@ -72,12 +77,12 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     (
         tuple(f"plateau_{name}" for name in ("patience", "threshold", "absolute", "cooldown", "mode")),
         lambda args: args.lr_strategy == PLATEAU,
-        "it needs --lr_strategy=reduce_on_plateau, which is {lr_strategy}",
+        "it needs --lr_strategy=reduce_on_plateau, not {lr_strategy}",
     ),
     (
         ("decay_epochs", "decay_rate"),
         lambda args: args.lr_strategy in ("exponential_decay_warmup", "step", "multi_step", PLATEAU),
-        "it needs --lr_strategy=exponential_decay_warmup or step, which is {lr_strategy}",
+        "it needs --lr_strategy=exponential_decay_warmup or step, not {lr_strategy}",
     ),
     (
         ("decay_epochs",),
@@ -87,17 +92,17 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     (
         ("warm_up_start_lr", "lr_by_epoch"),
         lambda args: args.lr_strategy in PADDLECLAS_STRATEGIES,
-        "it needs one of PaddleClas's schedules, and --lr_strategy is {lr_strategy}",
+        "it needs one of PaddleClas's schedules, not {lr_strategy}",
     ),
     (
         ("lr_values",),
         lambda args: args.lr_strategy == "piecewise",
-        "it needs --lr_strategy=piecewise, which is {lr_strategy}",
+        "it needs --lr_strategy=piecewise, not {lr_strategy}",
     ),
     (
         ("lr_power", "lr_cycle"),
         lambda args: args.lr_strategy == "linear",
-        "it needs --lr_strategy=linear, which is {lr_strategy}",
+        "it needs --lr_strategy=linear, not {lr_strategy}",
     ),
     (("nesterov",), _uses_momentum, "it needs --optimizer=momentum"),
     (
@@ -111,7 +116,11 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
         "it needs --optimizer=adam, adamw or rmsprop",
     ),
     (("rmsprop_rho",), lambda args: args.optimizer == "rmsprop", "it needs --optimizer=rmsprop"),
-    (("momentum_rate",), lambda args: args.optimizer not in ("sgd", "adam"), "--optimizer={optimizer} has no momentum"),
+    (
+        ("momentum_rate",),
+        lambda args: args.optimizer not in ("sgd", "adam", "adamw"),
+        "--optimizer={optimizer} has no such momentum",
+    ),
     (("ema_warm_up",), lambda args: args.use_ema, "it needs --use_ema=True"),
     (
         ("total_images",),
@@ -120,16 +129,15 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     ),
     (("total_images",), lambda args: not args.multi_scale, "--multi_scale sets the number of steps per epoch"),
     (("multi_scale_factor",), lambda args: args.multi_scale, "it needs --multi_scale"),
-    (("l1_decay",), lambda args: not _uses_adamw(args), "--optimizer=adamw decays weights by --weight_decay"),
+    (("l1_decay",), lambda args: not _uses_adamw(args), "--optimizer=adamw has no L1 penalty"),
     (("l2_decay",), lambda args: not _uses_adamw(args), "--optimizer=adamw decays weights by --weight_decay"),
     (
         ("l2_decay", "momentum_rate"),
         lambda args: not _uses_adam(args),
-        "the optimizer of --lr_strategy=adam_decay has no weight decay",
+        "the optimizer of --lr_strategy=adam_decay, Adam, has neither L2 penalty nor momentum",
     ),
-    (("momentum_rate",), lambda args: not _uses_adamw(args), "--optimizer=adamw has no L1 penalty"),
     (("weight_decay",), _uses_adamw, "it needs --optimizer=adamw; other optimizers take --l2_decay"),
-    (("layer_decay",), _uses_adamw, "it is of --optimizer=adamw"),
+    (("layer_decay",), _uses_adamw, "it needs --optimizer=adamw"),
     (
         ("resize_short_size",),
         lambda args: args.resize_mode in ("short", "crop"),
@@ -203,6 +211,7 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
             "teacher_model",
             "teacher_pretrained_model",
             "teacher_learns",
+            "teacher_strides",
             "distill_loss",
             "distill_temperature",
             "distill_weight",
@@ -236,7 +245,7 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     (
         ("onnx_opset", "onnx_external_data"),
         lambda args: args.inference_format in ("onnx", "triton"),
-        "it needs --inference_format=onnx or triton, which is {inference_format}",
+        "it needs --inference_format=onnx or triton, not {inference_format}",
     ),
     (
         ("serve_host", "serve_wait", "serve_requests", "serve_images", "serve_megabytes"),
@@ -249,6 +258,11 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
         "--serve_port={serve_port} serves requests instead",
     ),
     (("calibration_images",), lambda args: args.calibration_dir, "it needs --calibration_dir"),
+    (
+        ("resume",),
+        lambda args: args.save_json_path or args.features_path,
+        "it needs --save_json_path or --features_path",
+    ),
     (("max_image_pixels",), lambda args: not args.use_dali, "DALI does not support this limit"),
     (
         ("batch_size", "reader_thread", "reader_buf_size", "max_image_pixels"),
@@ -258,11 +272,57 @@ CONDITIONS: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
 )
 
 
+def _exports(args: Namespace) -> bool:
+    return args.script == "infer" and args.save_inference
+
+
+# The same for flags of another use of the script. A PaddleClas configuration has settings for all uses, so these lines
+# are about flags on the command line only.
+# fmt: off
+OTHER_USES: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...] = (
+    (("image_path", "data_dir", "save_json_path", "resume", "features_path", "vis_dir", "grad_cam", "topk",
+      "attributes"),
+     lambda args: not _exports(args), "--save_inference=True exports the network instead of classifying images"),
+    (("use_gpu", "device"),
+     lambda args: not _exports(args) or args.device == "cpu", "--save_inference=True works on the CPU"),
+    (("batch_size", "reader_thread", "reader_buf_size", "max_image_pixels"),
+     lambda args: args.calibration_dir or not _exports(args),
+     "--save_inference=True reads images for --calibration_dir only"),
+    (("save_inference_dir",), lambda args: args.save_inference, "it needs --save_inference=True"),
+    (("data_dir",),
+     lambda args: args.script != "infer" or not args.image_path, "--image_path={image_path} replaces it"),
+    (("save_json_path", "topk", "class_names", "class_map_path", "threshold", "multi_label", "attributes"),
+     lambda args: not args.features_path or args.serve_port is not None,
+     "--features_path writes features instead of classes"),
+    (("topk", "class_names", "class_map_path", "threshold", "multi_label", "attributes"),
+     lambda args: args.score_decimals is None, "--score_decimals writes scores instead of classes"),
+    (("model", "class_dim", "pretrained_key", "strides", "use_last_conv", "class_expand", "padding_type", "use_se",
+      "deploy", "with_inplace"),
+     lambda args: args.script != "eval" or not args.model_file, "--model_file={model_file} contains the network"),
+    (("class_map_path",),
+     lambda args: args.script != "eval" or args.per_class_path or args.confusion_path or args.report,
+     "it needs --per_class_path, --confusion_path or --report"),
+    (("skip_misfits", "pretrained_key"),
+     lambda args: args.script != "train" or args.pretrained_model, "it needs --pretrained_model"),
+    (("val_dir", "val_list", "use_fp16_test"), lambda args: args.validate, "--validate=False validates nothing"),
+    (("lr",), lambda args: args.lr_strategy != "piecewise" or not args.lr_values, "--lr_values replaces it"),
+    (("batch_size", "balance_classes", "channel_order", "image_mean", "image_std", "interpolation", "multi_scale",
+      "progressive_sizes", "resize_backend", "train_transforms", "use_cutmix", "use_dali", "use_mixup", *AUGMENTATION),
+     lambda args: args.script != "reader" or args.show, "it needs --show"),
+    (("val_dir", "val_list"), lambda args: args.script != "reader" or args.check, "it needs --check"),
+    (("class_dim", "class_map_path", "image_shape", "label_from", "list_delimiter", "multi_label", "resize_mode",
+      "train_list", "unlabeled_list"),
+     lambda args: args.script != "reader" or args.show or args.check, "--split reads class folders"),
+)
+# fmt: on
+
+
 def note_idle_flags(args: Namespace) -> None:
     """Warns once about each given flag, unless switched off, that has no effect with the others."""
     named = set()
-    for names, has_effect, why in CONDITIONS:
-        for name in names:
-            if name in args.given - named and getattr(args, name) is not False and not has_effect(args):
-                warn(f"--{name} has no effect: {why.format(**vars(args))}")
-                named.add(name)
+    for flags, conditions in ((args.given, CONDITIONS), (args.typed, OTHER_USES)):
+        for names, has_effect, why in conditions:
+            for name in names:
+                if name in flags - named and getattr(args, name) is not False and not has_effect(args):
+                    warn(f"--{name} has no effect: {why.format(**vars(args))}")
+                    named.add(name)

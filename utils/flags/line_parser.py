@@ -6,7 +6,7 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from utils.errors import report_once
@@ -27,12 +27,14 @@ class LineParser(argparse.ArgumentParser):
 
     Args:
         description: printed by --help with its line breaks.
+        elsewhere: flags of other scripts, without dashes -> those scripts, as text.
         **options: for `argparse.ArgumentParser`.
     """
 
-    def __init__(self, description: str | None, **options: Any) -> None:
+    def __init__(self, description: str | None, elsewhere: Mapping[str, str] | None = None, **options: Any) -> None:
         form = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, allow_abbrev=False, **{"formatter_class": form, **options})
+        self.elsewhere = elsewhere or {}
 
     def error(self, message: str) -> NoReturn:
         report_once(message, self.prog)
@@ -56,7 +58,6 @@ class LineParser(argparse.ArgumentParser):
 
     def _refuse(self, words: list[str]) -> NoReturn:
         """Ends the process with a line that names all unknown flags in `words` and our equivalents."""
-        known = [option for action in self._actions for option in action.option_strings]
         flags: dict[str, str] = {}
         arguments: list[str] = []
         for word in words:
@@ -69,8 +70,7 @@ class LineParser(argparse.ArgumentParser):
             elif meant := self._meant(name):
                 flags[name] = meant
             elif re.match(r"-+[A-Za-z]", word):
-                near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-                flags[name] = f"did you mean {near[0]}?" if near else "(see --help)"
+                flags[name] = self._resembling(name.lstrip("-"))
         told = "; ".join(f"{name}{'' if said.startswith('(') else ':'} {said}" for name, said in flags.items())
         if flags and not arguments:
             self.error(f"unknown flag{'s' if len(flags) > 1 else ''} {told}")
@@ -79,6 +79,17 @@ class LineParser(argparse.ArgumentParser):
             f"unexpected argument {(arguments or words)[0]!r}: write flags as --name=value{hint} (see --help)"
             + (f"; {told}" if flags else "")
         )
+
+    def _resembling(self, name: str) -> str:
+        """What to say of an unknown flag, without dashes, that means nothing elsewhere: which scripts take it, or which
+        flags here begin so or are spelt nearly so.
+        """
+        if name in self.elsewhere:
+            return f"a flag of {self.elsewhere[name]}"
+        known = [word.lstrip("-") for action in self._actions for word in action.option_strings]
+        near = [word for word in known if word.startswith(name)] if len(name) > 2 else []
+        near = near[:3] or difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        return f"did you mean {' or '.join(f'--{word}' for word in near)}?" if near else "(see --help)"
 
     def _meant(self, word: str) -> str | None:
         """Our equivalent of an unknown flag; None if there is none."""

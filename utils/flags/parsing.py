@@ -28,14 +28,18 @@ class Flags(argparse.Namespace):
 
     Attributes:
         script: whose flags they are, a key of `SCRIPTS`.
-        given: the names of the flags that were typed. Neither changes.
+        given: the names of the flags that were typed, or that a PaddleClas configuration sets.
+        typed: those of them on the command line itself.
+
+    These three never change.
     """
 
     script: str
     given: frozenset[str]
+    typed: frozenset[str]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("script", "given") and name in self:
+        if name in ("script", "given", "typed") and name in self:
             raise AttributeError(f"{name} records the command line and cannot be changed")
         super().__setattr__(name, value)
 
@@ -104,10 +108,20 @@ def as_typed(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def _flags_elsewhere(script: str) -> dict[str, str]:
+    """The flags that only other scripts take -> up to three of these scripts, as text."""
+    found: dict[str, str] = {}
+    for flag in (flag for flags in GROUPS.values() for flag in flags if script not in flag.scripts):
+        *first, last = [f"{other}.py" for other in SCRIPTS if other in flag.scripts][:3]
+        found[flag.name] = f"{', '.join(first)} and {last}" if first else last
+    return found
+
+
 def build_parser(script: str) -> LineParser:
     """The argument parser of one script, its flags grouped as in `GROUPS`."""
     parser = LineParser(
         SCRIPTS[script],
+        elsewhere=_flags_elsewhere(script),
         prog=f"{script}.py",
         formatter_class=argparse.HelpFormatter,
         epilog="Booleans: True/False, 1/0, yes/no, on/off; the flag alone is True. Lists: spaces or commas.",
@@ -236,16 +250,17 @@ def parse(script: str, argv: Sequence[str] | None = None) -> Flags:
     """
     parser = build_parser(script)
     argv = sys.argv[1:] if argv is None else argv
-    typed = _configured(parser, script, vars(parser.parse_args(argv)), argv)
+    typed = vars(parser.parse_args(argv))
+    given = _configured(parser, script, typed, argv)
     if script == "train":
-        _print_networks(parser, typed)
+        _print_networks(parser, given)
     for flags in flags_of(script).values():
         for flag in flags:
-            if script in flag.required and not typed.get(flag.name):
+            if script in flag.required and not given.get(flag.name):
                 parser.error(f"--{flag.name} is required (see --help)")
-    if script != "train" and typed.get("batch_size") == AUTO:
+    if script != "train" and given.get("batch_size") == AUTO:
         parser.error("--batch_size=auto is for training: give a number")
-    if "max_image_pixels" in typed:
-        os.environ[PIXELS_VARIABLE] = str(typed["max_image_pixels"])
+    if "max_image_pixels" in given:
+        os.environ[PIXELS_VARIABLE] = str(given["max_image_pixels"])
     defaults = {flag.name: flag.default_for(script) for flags in GROUPS.values() for flag in flags}
-    return Flags(script=script, given=frozenset(typed), **{**defaults, **typed})
+    return Flags(script=script, given=frozenset(given), typed=frozenset(typed), **{**defaults, **given})
