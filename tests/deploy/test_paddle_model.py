@@ -14,14 +14,14 @@ from paddle_programs import PPLCNET, example_files, write_example
 from utils.deploy import paddle_model
 from utils.deploy.exported import load_exported
 from utils.deploy.network import ExportedNetwork
-from utils.deploy.paddle_model import _read_post, choose_output, free, in_parts, read_paddle
+from utils.deploy.paddle_model import _checked_shape, _read_post, choose_output, free, in_parts, read_paddle
 from utils.deploy.paddle_settings import described_input, usual_input
 from utils.errors import FlagError, UserError
 from utils.flags.inputs import INPUT_FLAGS
 from utils.formats.inference_model import InferenceModel
 from utils.formats.inference_yml import PostProcess, read_inference_yml
 from utils.formats.paddle_program import Operation, Program, Variable
-from utils.programs.paddle_translate import Output, translate
+from utils.programs.paddle_translate import Input, Output, translate
 from utils.reading.class_names import imagenet_names
 
 FIRST_OF_WIDE = "save_infer_model/scale_0.tmp_0"
@@ -155,6 +155,21 @@ def test_what_is_not_supported_is_named(pplcnet, tmp_path):
     (folder / "inference.yml").write_text(settings[: settings.index("    - tench")] + "    - one\n    - two\n")
     about = load_exported(str(folder)).description
     assert (about.class_names, about.class_dim) == ([], 20)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "shown"),
+    [
+        ((None, 3, 32, 32), torch.uint8, "x (N, 3, 32, 32) as uint8"),
+        ((None, 32, 32, 3), torch.float32, "x (N, 32, 32, 3) as float32"),
+        ((None, 1, 28, 28), torch.float32, "x (N, 1, 28, 28) as float32"),
+    ],
+)
+def test_inputs_other_than_images(shape, dtype, shown):
+    with pytest.raises(UserError) as caught:
+        _checked_shape((Input("x", shape, dtype),), {}, "m")
+    wanted = "its input must be images (N, 3, height, width) as float32"
+    assert str(caught.value) == f"--model_file m takes {shown}; {wanted}"
 
 
 def test_engines_for_other_formats_are_refused(pplcnet):

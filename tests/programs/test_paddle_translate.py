@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -258,6 +259,30 @@ REFUSED: dict[str, list[Step]] = {
     "number of no type": [("fill_constant", {None: ()}, {"shape": [2], "dtype": 99, "value": 1.0})],
     "list of types": [("fill_constant", {None: ()}, {"shape": [2], "dtype": [5], "value": 1.0})],
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(("version", "paddings", "means"), [
+    (1008005, [0, 0], [6.0, 5.0, 8.0, 6.0]),
+    (2006002, [0, 0], [6.0, 7.5, 12.0, 13.5]),
+    (3003001, [0, 0, 0, 0], [6.0, 7.5, 12.0, 13.5]),
+    (2006002, [0, 1, 0, 1], [6.0, 7.5, 12.0, 13.5]),
+    (2006002, [2, 0, 2, 0], [1 / 9, 2 / 3, 7 / 9, 5 / 3, 6.0, 5.0, 22 / 9, 8.0, 6.0]),
+])  # fmt: skip
+def test_windows_beyond_the_padding_are_averaged_as_by_the_version_that_wrote_the_program(version, paddings, means):
+    """Recorded with PaddlePaddle 1.8.5, 2.6.2 and 3.3.1."""
+    settings = {"ksize": [3, 3], "pooling_type": "avg", "strides": [2, 2], "paddings": paddings}
+    step = ("pool2d", {}, {**settings, "ceil_mode": True, "exclusive": False})
+    program = replace(program_of(step, shape=(-1, 1, 4, 4)), version=version)
+    with torch.inference_mode():
+        (result,) = ShapeCheck(translate(program, WEIGHTS).module).run(torch.arange(1.0, 17).reshape(1, 1, 4, 4))
+    assert result.flatten().tolist() == pytest.approx(means, rel=1e-6)
+
+
+def test_means_of_nothing_are_refused():
+    settings = {"ksize": [1, 1], "pooling_type": "avg", "strides": [3, 3], "paddings": [0, 0]}
+    program = program_of(("pool2d", {}, {**settings, "ceil_mode": True, "exclusive": False}))
+    with pytest.raises(FormatError, match=r"^pool2d \(operation 0\): .* windows of \[1, 1\] outside of them$"):
+        translate(replace(program, version=2006002), WEIGHTS)
 
 
 def test_a_weight_that_two_layers_share_is_changed_for_one_of_them():

@@ -32,7 +32,7 @@ from utils.errors import UserError
 from utils.flags.inputs import INPUT_FLAGS
 from utils.torchvision_compat import import_torchvision
 from utils.weights import TO_TRAIN, load_pretrained, read_input_notes, read_weights
-from utils.weights.matching import linear_weights
+from utils.weights.matching import linear_weights, paddle_vision_names
 from utils.weights.write import save_weights, write_weights
 
 # ---------------------------------------------------------------------------------------------- the original's files
@@ -93,7 +93,7 @@ def arrays_of(model, names):
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
-@pytest.mark.parametrize("names", [published_names, paddleclas_names])
+@pytest.mark.parametrize("names", [published_names, paddleclas_names, paddle_vision_names])
 def test_pdparams(names, protocol, trained, tmp_path):
     content = {**arrays_of(trained, names(trained)), "StructuredToParameterName@@": {"fc.weight": "linear_0.w_0"}}
     (tmp_path / "x.pdparams").write_bytes(pickle.dumps(content, protocol))
@@ -178,6 +178,18 @@ def test_half_precision_is_widened(trained, tmp_path):
     for key, value in model.state_dict().items():
         if value.dim():
             assert torch.equal(value, trained.state_dict()[key].half().float())
+
+
+def test_bfloat16_of_paddlepaddle_is_widened(trained, tmp_path):
+    arrays = arrays_of(trained, paddleclas_names(trained))
+    bits = {name: torch.tensor(array).bfloat16().view(torch.int16).numpy().view(np.uint16)
+            for name, array in arrays.items()}  # fmt: skip
+    (tmp_path / "x.pdparams").write_bytes(pickle.dumps(bits, 2))
+    model = fresh()
+    load_pretrained(model, tmp_path / "x.pdparams")
+    for key, value in model.state_dict().items():
+        if value.dim():
+            assert torch.equal(value, trained.state_dict()[key].bfloat16().float())
 
 
 def test_counters_in_half_precision_are_left_out(trained, tmp_path):

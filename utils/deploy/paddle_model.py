@@ -194,8 +194,10 @@ def _checked_shape(inputs: tuple[Input, ...], wanted: Mapping[str, Any], model_f
     images = inputs[0]
     shape = images.shape
     if len(inputs) > 1 or len(shape) != 4 or images.dtype != torch.float32 or shape[1] not in (3, 4):
-        listed = ", ".join(_shown(each.label, each.shape) for each in inputs[:5])
-        raise UserError(f"--model_file {model_file} takes {listed}; its input must be images (N, 3, height, width)")
+        listed = ", ".join(f"{_shown(each.label, each.shape)} as {str(each.dtype)[6:]}" for each in inputs[:5])
+        raise UserError(
+            f"--model_file {model_file} takes {listed}; its input must be images (N, 3, height, width) as float32"
+        )
     image_shape = [3, *(int(size or 0) for size in shape[2:])]
     if wanted.get("image_shape", image_shape) != image_shape:
         raise FlagError(

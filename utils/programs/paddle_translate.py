@@ -41,6 +41,8 @@ RANDOM = frozenset({
 ERRORS = (RuntimeError, ValueError, TypeError, IndexError, OverflowError, ZeroDivisionError, MemoryError)
 
 ANY_NUMBER = BatchSize(1)
+# The version in programs of PaddlePaddle 2.0.0.
+PADDLE_2 = 2_000_000
 
 aten = torch.ops.aten
 ACTIVATIONS: dict[Any, str] = {
@@ -188,7 +190,10 @@ class _Translator:
         shape = self.program.variables[self.program.feeds[0]].shape or (0,)
         self.fixed = max(shape[0], 0) if freed else 0
         self.table = PIR if self.program.dialect == "pir" else DESC
-        self.builder = Builder(sum(array.nbytes for array in self.parameters.values()), self.fixed)
+        versions = self.program.operation_versions
+        is_fluid = self.program.dialect == "desc" and self.program.version < PADDLE_2 and not versions
+        parameter_bytes = sum(array.nbytes for array in self.parameters.values())
+        self.builder = Builder(parameter_bytes, self.fixed, is_fluid=is_fluid)
         self.values: dict[str, Any] = {}
 
     def run(self) -> Translation:

@@ -48,9 +48,15 @@ class Weights:
 
 
 def tensors_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """The arrays as tensors that share their memory."""
+    """The arrays as tensors that share their memory; uint16 are the bits of bfloat16, which NumPy does not have."""
     with warnings.catch_warnings():
         # PyTorch warns about read-only memory, but these tensors are only read.
         warnings.simplefilter("ignore", UserWarning)
-        return {name: torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
-                for name, array in arrays.items()}  # fmt: skip
+        return {name: _tensor_of(array) for name, array in arrays.items()}
+
+
+def _tensor_of(array: np.ndarray) -> Tensor:
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if array.dtype == np.uint16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)

@@ -41,7 +41,7 @@ class Fit:
     """How the tensors of a file and a network match.
 
     Attributes:
-        vocabulary: whose names the file uses: PyTorch's, fluid's, PaddleClas's or Caffe's.
+        vocabulary: whose names the file uses: PyTorch's, fluid's, PaddleClas's, Caffe's or those of paddle.vision.
         names: the network's keys -> names in that vocabulary.
         sources: keys -> the file's tensors in PyTorch's layout.
         missing, misshaped, left_out: keys.
@@ -80,6 +80,12 @@ def pytorch_names(model: Network) -> dict[str, str]:
     return {key: key for key in model.state_dict()}
 
 
+def paddle_vision_names(model: Network) -> dict[str, str]:
+    """State-dict key -> name in a .pdparams of paddle.vision, whose ResNets have torchvision's layers."""
+    keys = [key for key in model.state_dict() if not key.endswith(COUNTER)]
+    return {key: key.replace(".running_mean", "._mean").replace(".running_var", "._variance") for key in keys}
+
+
 def vocabularies(model: Network) -> Iterator[tuple[str, dict[str, str]]]:
     """The names that files may use for the tensors of `model`: whose names, and state-dict key -> name."""
     rules = {
@@ -87,6 +93,7 @@ def vocabularies(model: Network) -> Iterator[tuple[str, dict[str, str]]]:
         "fluid": published_names,
         "PaddleClas": paddleclas_names,
         "Caffe": caffe_names,
+        "paddle.vision": paddle_vision_names,
     }
     for owner, names in rules.items():
         with contextlib.suppress(ValueError):  # the network was never published there

@@ -35,10 +35,12 @@ class Builder:
     Args:
         parameter_bytes: memory of the program's parameters.
         fixed: the number of images of a program that was exported for a fixed number and shall take any; otherwise 0.
+        is_fluid: whether fluid 1.x wrote the program; some operators changed without a new name.
     """
 
-    def __init__(self, parameter_bytes: int, fixed: int = 0) -> None:
+    def __init__(self, parameter_bytes: int, fixed: int = 0, *, is_fluid: bool = False) -> None:
         self.fixed = fixed
+        self.is_fluid = is_fluid
         self._allowed_bytes = FOLDING_BYTES + parameter_bytes
         self.root = nn.Module()
         self.graph = fx.Graph()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -51,7 +52,24 @@ def pool(
     kernel = positive(kernel_size, count, "ksize")
     if adaptive:
         return restore(_adaptive_pool(b, x, pooling_type, kernel))
-    strides = positive(strides or [1], count, "strides")
+    mean = _average_exclusive if exclusive else _average_whole if b.is_fluid else _average_inclusive
+    reduce = _max_pool if pooling_type == "max" else mean
+    return restore(_slide(b, x, kernel, strides, paddings, padding_algorithm, ceil_mode, reduce))
+
+
+def _slide(
+    b: Builder,
+    x: Value,
+    kernel: list[int],
+    strides: Ints | None,
+    paddings: Ints | None,
+    padding_algorithm: str,
+    ceil_mode: bool,
+    reduce: Callable[..., Value],
+) -> Value:
+    """What `reduce` makes of every window."""
+    sizes = [static(size, "image size") for size in x.shape[2:]]
+    strides = positive(strides or [1], len(sizes), "strides")
     sides = window_padding(paddings or [0], padding_algorithm, sizes, kernel, strides)
     counts = []
     for size, pair, length, stride in zip(sizes, sides, kernel, strides, strict=True):
@@ -59,8 +77,7 @@ def pool(
         counts.append((room + (stride - 1 if ceil_mode else 0)) // stride + 1)
         if room < 0 or max(pair) >= length:
             raise TranslationError(f"images of {sizes}, windows of {kernel}, paddings {sides}")
-    reduce = _max_pool if pooling_type == "max" else _average_exclusive if exclusive else _average_inclusive
-    return restore(reduce(b, x, kernel, strides, sides, counts))
+    return reduce(b, x, kernel, strides, sides, counts)
 
 
 def _global_pool(b: Builder, x: Value, pooling_type: str) -> Value:
@@ -137,7 +154,7 @@ def _average_exclusive(
     exact = _exact_sides(x, kernel, strides, sides, counts)
     ones = torch.ones(1, 1, *(static(size, "image size") for size in x.shape[2:]))
     inside = AVERAGES[len(counts)](torch.nn.functional.pad(ones, torch_sides(exact)), kernel, strides)
-    mean = _average_inclusive(b, x, kernel, strides, sides, counts)
+    mean = _average_whole(b, x, kernel, strides, sides, counts)
     share = inside.clamp_min(1.0 / math.prod(kernel))
     scale = b.constant((1.0 / share.double()).to(x.dtype))
     return b.call(aten.mul.Tensor, mean, scale, shape=shape, dtype=x.dtype)
@@ -146,7 +163,33 @@ def _average_exclusive(
 def _average_inclusive(
     b: Builder, x: Value, kernel: list[int], strides: list[int], sides: Sides, counts: list[int]
 ) -> Value:
-    """The sum divided by the window's area, even at the borders."""
+    """The sum divided by the part of the window within the image and a padding as wide after it as before it.
+
+    Only windows that ceil_mode or one-sided padding leads beyond that are affected. Source: PaddlePaddle 2 and 3.
+    """
+    lengths = [
+        [min(length, static(size, "image size") + 2 * before - number * stride) for number in range(count)]
+        for size, (before, _), length, stride, count in zip(x.shape[2:], sides, kernel, strides, counts, strict=True)
+    ]
+    if min(min(axis) for axis in lengths) < 1:
+        raise TranslationError(f"images of shape {show(x.shape)}, windows of {kernel} outside of them")
+    if all(min(axis) == length for axis, length in zip(lengths, kernel, strict=True)):
+        return _average_whole(b, x, kernel, strides, sides, counts)
+    settings = _torch_padding(x, kernel, strides, sides, counts)
+    if settings is not None:
+        target, shape = AVERAGES[len(counts)], [*x.shape[:2], *counts]
+        return b.call(target, x, kernel, strides, *settings, True, shape=shape, dtype=x.dtype)
+    mean = _average_whole(b, x, kernel, strides, sides, counts)
+    share = torch.ones(())
+    for axis, length in zip(lengths, kernel, strict=True):
+        share = share[..., None] * (torch.tensor(axis, dtype=torch.float64) / length)
+    return b.call(aten.mul.Tensor, mean, b.constant((1 / share).to(x.dtype)), shape=mean.shape, dtype=x.dtype)
+
+
+def _average_whole(
+    b: Builder, x: Value, kernel: list[int], strides: list[int], sides: Sides, counts: list[int]
+) -> Value:
+    """The sum divided by the window's area, even at the borders. Source: fluid 1.x."""
     shape = [*x.shape[:2], *counts]
     settings = _torch_padding(x, kernel, strides, sides, counts)
     if settings is not None and not settings[1]:
@@ -196,10 +239,8 @@ def lp_pool2d(
     powers = b.unary(aten.pow.Tensor_Scalar, x, norm_type)
     if global_pooling:
         kernel_size = [static(size, "image size") for size in x.shape[2:]]
-    means = pool(
-        b, powers, kernel_size, "avg", strides, paddings, padding_algorithm,
-        exclusive=False, ceil_mode=ceil_mode, global_pooling=global_pooling,
-    )  # fmt: skip
+        strides, paddings, padding_algorithm, ceil_mode = None, None, "EXPLICIT", False
     kernel = positive(kernel_size, 2, "ksize")
-    sums = b.unary(aten.mul.Scalar, means, float(kernel[0] * kernel[1]))
+    means = _slide(b, powers, kernel, strides, paddings, padding_algorithm, ceil_mode, _average_whole)
+    sums = b.unary(aten.mul.Scalar, means, float(math.prod(kernel)))
     return restore(b.unary(aten.pow.Tensor_Scalar, sums, 1.0 / norm_type))
