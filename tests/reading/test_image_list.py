@@ -337,6 +337,7 @@ def test_a_shard_that_became_shorter_is_noticed(sharded):
         ({"a.jpg": b"x", "a.cls": b"cat"}, "a.cls holds b'cat'"),
         ({"a.jpg": b"x", "a.cls": b"4"}, "train-0.tar/a.jpg: label 4 is not in 0..3"),
         ({}, "contain no image"),
+        ({"a.jpg": b"x", "a.png": b"x", "a.cls": b"1"}, "the sample a has two images, a.jpg and a.png"),
     ],
 )
 def test_bad_shards_are_named(tmp_path, members, message):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
+import tarfile
 
 import cv2
 import numpy as np
@@ -81,7 +83,8 @@ def test_bytes_fetched_are_the_images_own(server, folder, tmp_path):
     images = open_dataset(str(folder), "train", 4)
     own = sum(len(images.read(index)) for index in range(len(images)))
     batches(server.url, f"--cache_dir={tmp_path}")
-    assert own < server.sent < 1.3 * own  # 2 KB more for each of such small images
+    ends = 2 * tarfile.RECORDSIZE
+    assert own < server.sent < 1.3 * own + ends  # 2.5 KB more for each of such small images
     server.sent = server.requests = 0
     batches(server.url, f"--cache_dir={tmp_path}", epoch=2)
     assert server.sent == server.requests == 0
@@ -113,6 +116,52 @@ def test_names_and_lists_beside_shards(server, folder):
     (folder / "some.txt").write_text(f"{server.url}/train-1.tar\n")
     assert len(open_dataset(server.url, "val", 4, list_path=str(folder / "some.txt"))) == 20
     assert len(open_dataset(server.url, "val", 4, list_path=f"{server.url}/some.txt")) == 20
+
+
+@needs_aiohttp
+@pytest.mark.parametrize("page", [b"<p>Welcome</p>", b'<a href="about.html">About</a>'])
+def test_a_page_in_place_of_a_list_of_the_folder(server, folder, page):
+    server.page = page
+    with pytest.raises(UserError, match=r"train_shards\.txt"):
+        open_dataset(server.url, "train", 4)
+    (folder / "train_shards.txt").write_text("\ufefftrain-{1..1}.tar\r\n", encoding="utf-8")
+    assert len(open_dataset(server.url, "train", 4)) == 20
+
+
+def test_a_shard_that_is_listed_twice_is_a_warning(folder, capsys):
+    (folder / "train_shards.txt").write_text("train-{0..1}.tar\ntrain-1.tar\n")
+    assert len(open_dataset(folder.as_uri(), "train", 4)) == 60
+    assert "/train-1.tar more than once" in capsys.readouterr().err
+
+
+def test_a_host_that_nobody_knows_is_named_at_the_start_only(monkeypatch):
+    monkeypatch.setattr(remote, "LONGEST_WAIT", 0.001)
+    monkeypatch.setattr(remote, "NAME_PATIENCE", 0.0)
+    asked = []
+
+    def connect(system: object) -> None:
+        asked.append(1)
+        error = FileNotFoundError("memory://host/a.tar")
+        error.__cause__ = OSError("cannot connect")
+        error.__cause__.__cause__ = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        raise error
+
+    with pytest.raises(UserError, match=r"^memory://host/a\.tar: its host is unknown \(OSError: cannot connect\)"):
+        remote._tried("memory://host/a.tar", connect)
+    assert len(asked) == 1
+    with pytest.raises(UserError, match="cannot be read after 10 attempts"):  # name servers fail for a while
+        remote._tried("memory://host/a.tar", connect, found=True)
+    assert len(asked) == 11
+
+
+def test_a_shard_without_a_version_is_not_taken_from_an_earlier_run(tmp_path, monkeypatch):
+    class Bare:
+        def info(self, url: str) -> dict[str, object]:
+            return {"name": url, "size": 10}
+
+    monkeypatch.setattr(remote, "_file_system", lambda *_: Bare())
+    first, second = (remote.RemoteFile.find("bare://host/a.tar") for _ in range(2))
+    assert first.version != second.version
 
 
 @pytest.mark.parametrize(
@@ -173,6 +222,13 @@ def test_other_protocols(folder, monkeypatch):
     remote._file_system.cache_clear()
 
 
+@pytest.mark.parametrize("flag", ["cache_dir", "model_save_dir"])
+def test_urls_are_not_written_to(flag, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse("train", [f"--{flag}=s3://bucket/folder"])
+    assert f"--{flag}: s3://bucket/folder is a URL, but it is written to local disks only" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flag", ["data_dir", "train_list", "val_dir"])
 @pytest.mark.parametrize("url", ["https://me:secret@host/set", "https://host/set?X-Amz-Signature=secret"])
 def test_credentials_in_urls_are_refused(flag, url, capsys):
@@ -226,6 +282,11 @@ def test_what_is_damaged_in_the_cache_is_not_there(tmp_path):
         (path,) = (path for path in tmp_path.rglob("*") if path.is_file())
         path.write_bytes(damage)
         assert cache.get("a") is None
+
+
+def test_a_cache_too_small_for_images_is_a_warning(tmp_path, capsys):
+    RangeCache(str(tmp_path), 10**8).put("a", bytes(100_000))
+    assert "--cache_size=0.1 has no room for pieces of more than 47 KB" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_a_warning(tmp_path, capsys):

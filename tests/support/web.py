@@ -20,6 +20,7 @@ class FileServer(http.server.ThreadingHTTPServer):
         status: what every request for a file is answered with, unless it is 0.
         ranges: whether parts of files can be asked for.
         lists: whether folders are listed.
+        page: what is shown in place of the list of a folder, unless it is empty.
         sent: bytes of files.
         requests: how many were answered with bytes of files.
         failed: how many failed.
@@ -31,6 +32,7 @@ class FileServer(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Answer)
         self.folder = folder
         self.failing, self.fails, self.status, self.ranges, self.lists = 0.0, "", 0, True, True
+        self.page = b""
         self.sent = self.requests = self.failed = 0
         self.random, self.lock = random.Random(0), threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -50,7 +52,7 @@ class _Answer(http.server.BaseHTTPRequestHandler):
         path = self.server.folder / self.path.lstrip("/")
         if path.is_dir() and self.server.lists:
             links = "".join(f'<a href="{entry.name}">{entry.name}</a>\n' for entry in sorted(path.iterdir()))
-            self._send(200, links.encode(), {"Content-Type": "text/html"})
+            self._send(200, self.server.page or links.encode(), {"Content-Type": "text/html"})
             return
         if self.server.status or not path.is_file():
             self._send(self.server.status or 404, b"")

@@ -139,14 +139,30 @@ def sides(size: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[-1])
 
 
+def local_path(text: str) -> str:
+    """A path to write to; not a URL, which would become a local folder of that name."""
+    if _is_url(text):
+        raise argparse.ArgumentTypeError(f"{text} is a URL, but it is written to local disks only: give a path")
+    return text
+
+
+def _is_url(text: str) -> bool:
+    return re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE) is not None
+
+
 def data_root(text: str) -> str:
-    """A folder, or a URL without credentials, which would be logged and noted in checkpoints."""
-    if re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE) and re.search(r"://[^/]*@|\?", text):
+    """A folder, or a URL without credentials, which would be logged and noted in checkpoints; its protocol in small
+    letters, as clients expect it.
+    """
+    if not _is_url(text):
+        return text
+    if re.search(r"://[^/]*@|\?", text):
         raise argparse.ArgumentTypeError(
             "a URL must not contain a user name, password or query, as it would be logged: give credentials as its "
             "client expects them (docs/clusters.md)"
         )
-    return text
+    protocol, place = text.split("://", 1)
+    return f"{protocol.lower()}://{place}"
 
 
 def delimiter(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from utils import PIXELS_VARIABLE
 from utils.console import log
 from utils.errors import FlagError, UserError, report_once
-from utils.flags.kinds import AUTO, boolean, data_root
+from utils.flags.kinds import AUTO, boolean, data_root, local_path
 from utils.flags.line_parser import LineParser
 from utils.flags.table import GROUPS, SCRIPTS, Flag, flags_of
 
@@ -95,7 +95,7 @@ class _Store(argparse.Action):
     def _settled(self, text: str) -> str:
         """A value as it was meant: a choice in other capitals, or a path in the user's home, ~/, for which shells do
         not look behind a =."""
-        if text.startswith("~/") and self.flag.kind in (str, data_root):
+        if text.startswith("~/") and self.flag.kind in (str, data_root, local_path):
             return os.path.expanduser(text)
         alike = [str(choice) for choice in self.flag.choices or () if str(choice).lower() == text.lower()]
         return alike[0] if len(alike) == 1 else text

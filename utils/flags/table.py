@@ -17,6 +17,7 @@ from utils.flags.kinds import (
     fraction,
     frozen_part,
     image_size,
+    local_path,
     non_negative,
     non_negative_int,
     number,
@@ -133,7 +134,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "--train_list."),
         Flag("val_dir", data_root, None, TER,
              "Root of the validation images, if it is not --data_dir: a folder or a URL."),
-        Flag("cache_dir", str, None, TER,
+        Flag("cache_dir", local_path, None, TER,
              "Folder that caches data read from tar shards at a URL. All processes on a machine share it, and later "
              "epochs and runs reuse it. If omitted, nothing is cached."),
         Flag("cache_size", positive, 100.0, TER,
@@ -141,7 +142,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("list_delimiter", delimiter, None, TER,
              "Delimiter between path and label in list files, such as , or ; or tab. The first one on a line counts; "
              "anything after a second one is ignored. If omitted: the last space or tab."),
-        Flag("model_save_dir", str, "./output", T, "Root folder for checkpoints."),
+        Flag("model_save_dir", local_path, "./output", T, "Root folder for checkpoints."),
         Flag("pretrained_model", str, None, TEI,
              "Weights to start from, in any supported format: a checkpoint of train.py, a folder of fluid variables, a "
              "state dict, a .caffemodel. eval: give this or --model_file.", required=("infer",)),
@@ -527,7 +528,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     "Inference": (
         Flag("save_inference", boolean, False, ("infer",),
              "Export the network to NAME/model and NAME/params for predict.py instead of classifying."),
-        Flag("save_inference_dir", str, None, ("infer",),
+        Flag("save_inference_dir", local_path, None, ("infer",),
              "Folder for the export. If omitted: named after the network."),
         Flag("inference_format", str, "torch", IC,
              "Export format: torch writes NAME/model and NAME/params; onnx writes NAME/model.onnx; triton writes "
@@ -561,17 +562,17 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("image_path", str, None, IP,
              "Image or images: a file, a folder, a list file (.txt) or a pattern such as 'photos/*.jpg'. infer: if "
              "omitted, the folder --data_dir. predict: required unless --serve_port is given."),
-        Flag("save_json_path", str, None, (*IP, "eval"),
+        Flag("save_json_path", local_path, None, (*IP, "eval"),
              "File for the results. infer, predict: one line per image: its name, a tab and a JSON object. eval: a "
              "JSON object; with --crop_sweep, a list with one per size.", defaults={"infer": "test_res.json"}),
         Flag("resume", boolean, False, IP,
              "Resume an interrupted run with the same images, --topk and weights; the number of processes may differ. "
              "Results in --save_json_path, or rows in --features_path, are kept and their images skipped."),
-        Flag("features_path", str, None, IP,
+        Flag("features_path", local_path, None, IP,
              "Instead of classifying, write the images' features (before the classifier) to this file NAME.npy, one "
              "row per image, and their names to NAME.npy.txt, one per line. predict: an output of a model exported by "
              "PaddlePaddle, chosen by --output_name."),
-        Flag("vis_dir", str, None, ("infer",),
+        Flag("vis_dir", local_path, None, ("infer",),
              "Folder for pictures: each image as the network sees it, next to a bar chart of its --topk classes. "
              "Pictures keep the images' names and folders."),
         Flag("grad_cam", boolean, False, ("infer",),

@@ -102,7 +102,7 @@ def range_cache(args: Namespace) -> RangeCache | None:
     Raises:
         UserError: the folder is not writable.
     """
-    if args.cache_dir is None:
+    if not args.cache_dir:
         return None
     check_can_write_into(Path(args.cache_dir), "--cache_dir")
     return RangeCache(args.cache_dir, int(args.cache_size * 1e9))

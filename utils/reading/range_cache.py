@@ -58,11 +58,12 @@ class RangeCache:
         return data
 
     def put(self, key: str, data: bytes) -> None:
-        """Stores bytes, unless they exceed a folder's share of the space; warns if the disk is full."""
+        """Stores bytes, unless they exceed half of a folder's share of the space; warns of that and of a full disk."""
         path = self._path(key)
         folder = os.path.dirname(path)
         size = -(-(len(data) + _CHECKSUM) // _BLOCK) * _BLOCK
-        if size > self.limit // self.folders // 2:
+        if size > (most := self.limit // self.folders // 2):
+            _warn_of_size(self.limit, most)
             return
         try:
             os.makedirs(folder, exist_ok=True)
@@ -128,3 +129,11 @@ def _checksum(data: bytes) -> bytes:
 @functools.cache
 def _warn_once(folder: str, why: str) -> None:
     warn(f"--cache_dir {folder}: {why}: continuing without the cache")
+
+
+@functools.cache
+def _warn_of_size(limit: int, most: int) -> None:
+    warn(
+        f"--cache_size={limit / 1e9:g} has no room for pieces of more than {most >> 10} KB, so larger images and lists "
+        "are not cached: raise it"
+    )

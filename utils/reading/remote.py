@@ -7,7 +7,9 @@ import hashlib
 import os
 import random
 import re
+import socket
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,6 +20,8 @@ T = TypeVar("T")
 
 # Attempts per request, and maximum seconds between two: a minute and a half in total, besides the client's own retries.
 ATTEMPTS, LONGEST_WAIT = 10, 30.0
+# Seconds for which a host that is not known by name is asked again, at the start: it is probably misspelt.
+NAME_PATIENCE = 2.0
 # Timeout for a silent server, in seconds.
 SILENCE = 60.0
 # Maximum bytes of a list of shards or a file of names.
@@ -26,10 +30,11 @@ LARGEST_TEXT = 1 << 26
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 # Statuses for which a retry may help; any other 4xx is final.
 _PASSING = frozenset((408, 425, 429))
+_UNKNOWN_HOST = frozenset((socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)))
 # fsspec's names for version information that changes with the content.
 _VERSION = (
-    *("ETag", "etag", "md5Hash", "generation"),
-    *("LastModified", "last_modified", "Last-Modified", "mtime", "created"),
+    *("ETag", "etag", "md5Hash", "generation", "blob_id", "sha"),
+    *("LastModified", "last_modified", "Last-Modified", "modified", "mtime", "created"),
 )
 # Separate from training's random generator.
 _jitter = random.Random()
@@ -47,7 +52,7 @@ class RemoteFile:
     Attributes:
         url: without credentials.
         size: bytes.
-        version: changes with the content, if the server reports it.
+        version: changes with the content; if the server reports nothing that does, another one every time.
     """
 
     url: str
@@ -61,7 +66,7 @@ class RemoteFile:
         size = info.get("size")
         if size is None or info.get("partial") is False:
             raise UserError(f"{url}: the server only sends whole files: use one that supports range requests")
-        facts = [str(info[name]) for name in _VERSION if info.get(name) is not None]
+        facts = [str(info[name]) for name in _VERSION if info.get(name) is not None] or uuid.uuid4().hex
         return cls(url, int(size), hashlib.sha256(repr((size, facts)).encode()).hexdigest()[:16])
 
     def read_at(self, size: int, offset: int) -> bytes:
@@ -78,7 +83,7 @@ class RemoteFile:
                 raise OSError(f"only {len(data)} of {end - offset} bytes arrived")
             return data
 
-        return _tried(self.url, read)
+        return _tried(self.url, read, found=True)
 
 
 def read_small(url: str) -> bytes:
@@ -91,23 +96,25 @@ def read_small(url: str) -> bytes:
 
 @functools.lru_cache(maxsize=16)  # for the parts of a dataset and its class names
 def names_below(url: str) -> frozenset[str] | None:
-    """The file names in a folder; empty if it does not exist, None if the server cannot list folders.
+    """The file names in a folder; empty if it does not exist, None if the server does not list folders.
 
     Raises:
         UserError: the server does not respond.
     """
     try:
         paths = _tried(url, lambda system: system.ls(url.rstrip("/") + "/", detail=False))
-    except _Final as error:
+    except Final as error:
         if url.lower().startswith("http"):
             return None
         if not error.missing:
             raise
         return frozenset()
+    if not paths and url.lower().startswith("http"):  # a page without links, or another kind of file
+        return None
     return frozenset(path.rstrip("/").rpartition("/")[2] for path in paths)
 
 
-class _Final(UserError):
+class Final(UserError):
     """A final answer; a retry would not change it.
 
     Attributes:
@@ -119,13 +126,19 @@ class _Final(UserError):
         self.missing = missing
 
 
-def _tried(url: str, action: Callable[[Any], T]) -> T:
+def _tried(url: str, action: Callable[[Any], T], found: bool = False) -> T:
     """The result of an action on the URL's file system, retried until it succeeds.
+
+    Args:
+        url: for errors, and to choose the file system.
+        action: takes the file system.
+        found: whether the server has answered before.
 
     Raises:
         UserError: it fails every time.
     """
     system, said = _file_system(url.partition("://")[0].lower(), os.getpid()), ""
+    start = time.monotonic()
     for attempt in range(ATTEMPTS):
         try:
             return action(system)
@@ -135,6 +148,8 @@ def _tried(url: str, action: Callable[[Any], T]) -> T:
             if (refusal := _refusal(url, error)) is not None:
                 raise refusal from None
             said = _said(error)
+            if not found and _is_unknown_host(error) and time.monotonic() - start > NAME_PATIENCE:
+                raise UserError(f"{url}: its host is unknown ({said}): check its name, and the network") from None
         if attempt + 1 < ATTEMPTS:
             time.sleep(min(LONGEST_WAIT, 0.25 * 2**attempt) * _jitter.uniform(0.5, 1.0))
     raise UserError(
@@ -143,26 +158,37 @@ def _tried(url: str, action: Callable[[Any], T]) -> T:
     )
 
 
-def _refusal(url: str, error: Exception) -> _Final | None:
+def _refusal(url: str, error: Exception) -> Final | None:
     """The error for a final answer; None if a retry may help."""
     status = _status(error)
     kind = type(error).__name__
     missing = status == 404 or (status is None and isinstance(error, FileNotFoundError) and error.__cause__ is None)
     if missing:
-        return _Final(f"{url}: no such file or folder", True)
+        return Final(f"{url}: no such file or folder", True)
     if (
         kind in ("NoCredentialsError", "DefaultCredentialsError")
         or status in (401, 403)
         or (status is None and isinstance(error, PermissionError))
     ):
-        return _Final(
+        return Final(
             f"{url}: access denied ({_said(error)}): give credentials as its client expects them, never in the URL "
             "(docs/clusters.md)",
             False,
         )
-    if status is not None and 400 <= status < 500 and status not in _PASSING:
-        return _Final(f"{url}: request refused ({_said(error)})", False)
+    # Of botocore: an impossible bucket or AWS_ENDPOINT_URL.
+    impossible = kind == "ParamValidationError" or (kind == "ValueError" and str(error).startswith("Invalid endpoint"))
+    if impossible or (status is not None and 400 <= status < 500 and status not in _PASSING):
+        return Final(f"{url}: request refused ({_said(error)})", False)
     return None
+
+
+def _is_unknown_host(error: BaseException | None) -> bool:
+    """Whether name servers answered that there is no such host; if none of them answered, a retry may help."""
+    while error is not None:
+        if isinstance(error, socket.gaierror) and error.errno in _UNKNOWN_HOST:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _status(error: BaseException | None) -> int | None:
@@ -182,6 +208,8 @@ def _status(error: BaseException | None) -> int | None:
 
 def _said(error: Exception) -> str:
     """An error as text, without URLs' query strings, which may contain signatures."""
+    if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # fsspec says of every failure to learn of a file that there is none
     text = re.sub(r"(\w://[^\s?'\"]*)\?[^\s'\")]*", r"\1", one_line(error))
     return cut(f"{type(error).__name__}: {text}" if text else type(error).__name__, 300)
 
@@ -213,7 +241,8 @@ def _options(protocol: str) -> dict[str, Any]:
         import aiohttp  # pyright: ignore[reportMissingImports] (optional)
 
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE / 4, sock_read=SILENCE)
-        return {"client_kwargs": {"trust_env": True, "timeout": timeout}}  # proxies, and ~/.netrc
+        plain = {"Accept-Encoding": "identity"}  # parts of a compressed file would be other bytes
+        return {"client_kwargs": {"trust_env": True, "timeout": timeout, "headers": plain}}  # proxies, and ~/.netrc
     if protocol in ("s3", "s3a"):
         return {"config_kwargs": {"connect_timeout": SILENCE / 4, "read_timeout": SILENCE, "max_pool_connections": 64}}
     return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import concurrent.futures
 import fnmatch
 import functools
@@ -14,6 +15,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from utils.console import warn
 from utils.errors import UserError, cut
 from utils.flags.kinds import data_root
 from utils.reading import remote
@@ -205,12 +207,31 @@ def find_shards(data_dir: str, split: str, list_path: str | None) -> list[str]:
     data_dir = data_dir.rstrip("/")
     names = remote.names_below(data_dir) if list_path is None else frozenset()
     own_list = f"{split}_shards.txt"
-    if list_path is not None or names is None or own_list in names:
+    if list_path is not None or own_list in (names or ()):
         return _listed(list_path or f"{data_dir}/{own_list}", data_dir)
-    if found := sorted(fnmatch.filter(names, f"{split}*.tar")):
+    if found := sorted(fnmatch.filter(names or (), f"{split}*.tar")):
         return [f"{data_dir}/{name}" for name in found]
-    below = remote.names_below(f"{data_dir}/{split}") or () if split in names else ()
-    return [f"{data_dir}/{split}/{name}" for name in sorted(fnmatch.filter(below, "*.tar"))]
+    below = remote.names_below(f"{data_dir}/{split}") or () if split in (names or ()) else ()
+    if found := sorted(fnmatch.filter(below, "*.tar")):
+        return [f"{data_dir}/{split}/{name}" for name in found]
+    return _unlisted(f"{data_dir}/{own_list}", data_dir, names) if data_dir.lower().startswith("http") else []
+
+
+def _unlisted(own_list: str, data_dir: str, names: frozenset[str] | None) -> list[str]:
+    """The shards in a list that a web server has, but shows no link to in place of `data_dir`; `names`: to what it
+    does.
+    """
+    try:
+        return _listed(own_list, data_dir)
+    except remote.Final as error:
+        if names is not None:
+            return []
+        if not error.missing:
+            raise
+        raise UserError(
+            f"{own_list}: no such file, and the server does not list {data_dir}: check the URL, or put the names of "
+            "the tar shards into that file"
+        ) from None
 
 
 def _listed(list_path: str, data_dir: str) -> list[str]:
@@ -221,12 +242,12 @@ def _listed(list_path: str, data_dir: str) -> list[str]:
         with open(list_path, "rb") as file:
             text = file.read(remote.LARGEST_TEXT)
     shards = []
-    for number, line in enumerate(text.decode(errors="surrogateescape").splitlines(), 1):
+    for number, line in enumerate(text.decode("utf-8-sig", "surrogateescape").splitlines(), 1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue
         try:
-            data_root(line)
+            line = data_root(line)
         except argparse.ArgumentTypeError as error:
             raise UserError(f"{list_path}, line {number}: {error}") from None
         if not line.endswith(".tar"):
@@ -235,6 +256,8 @@ def _listed(list_path: str, data_dir: str) -> list[str]:
         if len(shards) + len(names) > MOST_SHARDS:
             raise UserError(f"{list_path}, line {number}: more than {MOST_SHARDS} shards: use fewer, larger ones")
         shards += [name if is_url(name) else posixpath.join(data_dir, name) for name in names]
+    if twice := next((shard for shard, count in collections.Counter(shards).items() if count > 1), None):
+        warn(f"{list_path} names {twice} more than once: its images count more than once")
     if not shards:
         raise UserError(f"{list_path} contains no shards: write a URL or path of a tar file per line")
     return shards

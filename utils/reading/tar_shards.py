@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import concurrent.futures
+import io
+import itertools
 import os
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils.errors import UserError, one_line, reason
+from utils.console import warn
+from utils.errors import FormatError, UserError, one_line, reason
 from utils.formats.archives import TAR_ERRORS, tar_headers
 from utils.reading.decode import UnreadableImage
 from utils.reading.folders import image_suffixes, is_dropping
@@ -18,6 +22,11 @@ from utils.reading.limits import too_long
 from utils.reading.range_cache import RangeCache
 from utils.reading.remote import is_url
 from utils.reading.shard_files import HEADER_REQUESTS, Ahead, Sample, ShardFile, opened
+
+# Bytes to look at behind the last member of a tar file: more than the zeros that programs write there.
+LONGEST_END = 1 << 20
+# Folders of shards without an end that the user knows of.
+_without_end: set[str] = set()
 
 
 class TarShards(ImageList):
@@ -53,10 +62,10 @@ class TarShards(ImageList):
         counts = [len(part) for part in samples]
         columns = list(zip(*(sample for part in samples for sample in part), strict=True))
         if not columns:
-            raise UserError(f"{shards[0]} and {len(shards) - 1} more shards contain no image")
+            raise UserError(f"the tar shards {_named(shards)} contain no image")
         names, offsets, sizes, labels = columns
         super().__init__(*packed(names), np.asarray(labels, np.int32), os.path.dirname(shards[0]))
-        self.source = shards[0] if len(shards) == 1 else f"{shards[0]} and {len(shards) - 1} more"
+        self.source = _named(shards)
         self._arrays["offsets"] = np.asarray(offsets, np.int64)
         self._arrays["sizes"] = np.asarray(sizes, np.int64)
         # Index of each shard's first image, and the total.
@@ -92,13 +101,32 @@ class TarShards(ImageList):
         size = int(self._arrays["sizes"][index])
         if why := too_long(size):
             raise UnreadableImage(self.path(index), why)
+        header = tarfile.BLOCKSIZE  # read along, to notice other bytes than were there when the run started
         try:
-            data = shard.read_at(size, int(self._arrays["offsets"][index]))
+            data = shard.read_at(header + size, int(self._arrays["offsets"][index]) - header)
         except OSError as error:
             raise UnreadableImage(self.path(index), reason(error)) from None
-        if len(data) < size:
+        if len(data) < header + size:
             raise UnreadableImage(self.path(index), "the tar file is truncated")
-        return data
+        if not _is_header(data[:header], size):
+            raise UserError(
+                f"{self.path(index)} is no longer where it was in {shard.path} when this run started: if the file was "
+                "replaced, start again"
+            )
+        return data[header:]
+
+
+def _is_header(block: bytes, size: int) -> bool:
+    """Whether a block of a tar file is the header of a member of this size."""
+    try:
+        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape").size == size
+    except (tarfile.TarError, ValueError):
+        return False
+
+
+def _named(shards: list[str]) -> str:
+    """The shards in a message."""
+    return shards[0] if len(shards) == 1 else f"{shards[0]} and {len(shards) - 1} more"
 
 
 def _index_shard(shard: ShardFile) -> list[Sample]:
@@ -109,44 +137,94 @@ def _index_shard(shard: ShardFile) -> list[Sample]:
 def _read_headers(shard: ShardFile) -> list[Sample]:
     """The images of a tar file, from its headers."""
     path = shard.path
-    samples: list[Sample] = []
-    key, image, label = None, None, None
-
-    def finish() -> None:
-        if key is None:
-            return
-        if image is None or label is None:
-            missing = f"no image ({', '.join(image_suffixes())})" if image is None else "no label (.cls)"
-            raise UserError(f"{path}: the sample {key} has {missing}")
-        samples.append((*image, label))
-
     try:
         with shard.headers() as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            for member in tar_headers(archive):
-                if (
-                    not member.isfile()
-                    or member.issparse()
-                    or any(map(is_dropping, member.name.removeprefix("./").split("/")))
-                ):
-                    continue
-                folder, name = os.path.split(member.name)
-                # The key ends at the first dot of the file name.
-                stem, dot, suffix = name.partition(".")
-                if os.path.join(folder, stem) != key:
-                    finish()
-                    key, image, label = os.path.join(folder, stem), None, None
-                if (dot + suffix).lower() in image_suffixes():
-                    place = os.path.join(os.path.basename(path), member.name)
-                    image = place, member.offset_data, member.size
-                elif suffix == "cls":
-                    content = archive.extractfile(member)
-                    text = content.read(20).strip() if content is not None else b""
-                    if not text.isdigit() or len(text) > 9:  # it must fit in 32 bits
-                        raise UserError(f"{path}: {member.name} holds {text[:20]!r}, not the number of a class")
-                    label = int(text)
-            finish()
+            parts = itertools.groupby(_parts(archive, path), lambda part: part.key)
+            samples = [_sample(key, of_key, path) for key, of_key in parts]
+            _check_end(file, archive.offset, path)
     except UserError as error:  # names in a tar file may contain line breaks
         raise UserError(one_line(error)) from None
-    except (*TAR_ERRORS, OSError) as error:  # FormatError is a ValueError
+    except OSError as error:
+        raise UserError(f"{path}: {reason(error)}") from None
+    except TAR_ERRORS as error:  # FormatError is a ValueError
         raise UserError(f"{path}: not a complete tar file ({one_line(error)})") from None
     return samples
+
+
+class _Part(NamedTuple):
+    """A file of a sample.
+
+    Attributes:
+        key: of the sample.
+        kind: "image", "label", or "" for another file.
+        name: in the tar file.
+        value: of an image, its path, offset and size; of a label, its number.
+    """
+
+    key: str
+    kind: str
+    name: str
+    value: Any
+
+
+def _parts(archive: tarfile.TarFile, path: str) -> Iterator[_Part]:
+    """The files of the samples, in order."""
+    shard = os.path.basename(path)
+    for member in tar_headers(archive):
+        folders = member.name.removeprefix("./").split("/")
+        if member.isdir() or any(is_dropping(name) for name in folders if name != ".."):
+            continue
+        folder, name = os.path.split(member.name)
+        # The key ends at the first dot of the file name.
+        stem, dot, suffix = name.partition(".")
+        kind = "label" if suffix == "cls" else "image" if (dot + suffix).lower() in image_suffixes() else ""
+        plain = member.isfile() and not member.issparse()
+        if kind and not plain:
+            raise UserError(
+                f"{path}: {member.name} is a link or a special file: pack the files themselves (tar --dereference "
+                "--hard-dereference, without --sparse)"
+            )
+        if plain:
+            place = os.path.join(shard, member.name), member.offset_data, member.size
+            value = _label(archive, member, path) if kind == "label" else place
+            yield _Part(os.path.join(folder, stem), kind, member.name, value)
+
+
+def _label(archive: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> int:
+    """The class in a .cls file."""
+    content = archive.extractfile(member)
+    text = content.read(20).strip() if content is not None else b""
+    if not text.isdigit() or len(text) > 9:  # it must fit in 32 bits
+        raise UserError(f"{path}: {member.name} holds {text[:20]!r}, not the number of a class")
+    return int(text)
+
+
+def _sample(key: str, parts: Iterable[_Part], path: str) -> Sample:
+    """The sample of adjacent files with the same key."""
+    found: dict[str, _Part] = {}
+    for part in parts:
+        if part.kind and part.kind in found:
+            both = f"{found[part.kind].name} and {part.name}"
+            raise UserError(f"{path}: the sample {key} has two {part.kind}s, {both}: leave one of them out")
+        found[part.kind] = part
+    for kind, suffixes in (("image", ", ".join(image_suffixes())), ("label", ".cls")):
+        if kind not in found:
+            raise UserError(f"{path}: the sample {key} has no {kind} ({suffixes})")
+    return (*found["image"].value, found["label"].value)
+
+
+def _check_end(file: io.RawIOBase, end: int, path: str) -> None:
+    """Checks that a tar file ends where tarfile found no more members: it takes a damaged header for the end.
+
+    Raises:
+        FormatError: more follows.
+    """
+    file.seek(end)
+    rest = file.read(LONGEST_END) or b""
+    if rest[: tarfile.BLOCKSIZE].strip(b"\0"):
+        raise FormatError(f"cut off or damaged at byte {end}")
+    if rest.strip(b"\0"):
+        raise FormatError(f"more follows its end at byte {end}: unpack it with tar --ignore-zeros, and pack it again")
+    if not rest and (folder := os.path.dirname(path)) not in _without_end:
+        _without_end.add(folder)
+        warn(f"{path}, and perhaps others there, do not end as tar files do, with zeros: they may have been cut off")
