@@ -94,11 +94,11 @@ def test_check_reports_files_labels_and_sizes(folder, monkeypatch, capsys):
         (["--check=test"], 2, "--check=test"),
         (["--check", "--data_dir=nowhere"], 1, "nowhere: no such folder"),
         (["--check", "--check_path=0.png/found.csv"], 1, "--check_path: cannot write"),
-        (["--show=x.png", "--lower_ratio=2"], 2, "--lower_ratio 2"),
+        (["--show=x.png", "--batch_size=4", "--lower_ratio=2"], 2, "--lower_ratio 2"),
     ],
 )
 def test_mistakes_are_one_line(launch, folder, flags, code, message):
-    result = launch("reader.py", 1, folder, f"--data_dir={folder}", "--batch_size=4", *flags)
+    result = launch("reader.py", 1, folder, f"--data_dir={folder}", *flags)
     assert (result.code, result.out) == (code, [])
     (line,) = result.err
     assert message in line
