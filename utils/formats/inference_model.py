@@ -12,6 +12,7 @@ parameters holds neither their names nor their number, so its content is checked
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -78,6 +79,10 @@ def read_program(buffer: Buffer) -> Program:
     return read_program_desc(view)
 
 
+# The ends of names of parameters that quantization adds after the export; their shapes differ from the program's.
+QUANTIZATION = ("@scale", "@zero_point")
+
+
 def _described(dtype: str | None, shape: tuple[int, ...] | None) -> str:
     return f"{dtype} {list(shape or ())}"
 
@@ -95,9 +100,13 @@ def _read_parameter(variable: Variable, buffer: Buffer, offset: int) -> tuple[np
     if variable.dtype is None:
         variable = replace(variable, dtype=_dtype_of(array), shape=array.shape)
     shape = variable.shape or ()
+    if variable.name.endswith(QUANTIZATION) and array.size == math.prod(shape):
+        array = array.reshape(shape)
     fits = len(shape) == array.ndim and all(want in (-1, have) for want, have in zip(shape, array.shape, strict=True))
     dtype = _dtype_of(array)
-    if not fits or dtype != variable.dtype:
+    # The program still calls quantized weights float32.
+    quantized = dtype in ("int8", "int16") and variable.dtype == "float32"
+    if not fits or (dtype != variable.dtype and not quantized):
         raise FormatError(
             f"parameter {variable.name!r} is {_described(dtype, array.shape)} in the file, but "
             f"{_described(variable.dtype, shape)} in the program: they do not belong together"

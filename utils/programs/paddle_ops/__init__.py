@@ -11,6 +11,7 @@ from utils.programs.paddle_ops import (
     linear,
     normalization,
     pooling,
+    quantization,
     reduction,
     shape,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "linear",
     "normalization",
     "pooling",
+    "quantization",
     "reduction",
     "shape",
 ]

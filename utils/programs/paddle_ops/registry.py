@@ -43,9 +43,12 @@ NEUTRAL: dict[str, Any] = {
     "fuse_residual_connection": False, "fuse_relu_before_depthwise_conv": False, "with_act": False,
     "activation_type": "", "act_type": "", "trainable_statistics": False, "enable_int8": False,
     "mkldnn_data_type": "float32", "onednn_data_type": "", "output_data_type": "", "use_quantizer": False,
-    "quantization_type": "", "fused_output_scale": 1.0, "fused_squeeze2_axes": [], "fused_unsqueeze2_axes": [],
+    "fused_output_scale": 1.0, "fused_squeeze2_axes": [], "fused_unsqueeze2_axes": [],
     "fused_reshape2_shape": [], "fused_reshape_Out": [], "fused_transpose_Out": [],
 }  # fmt: skip
+
+# The start of a quantization_type that leaves weights in steps. Others only name the origin of quantizing operators.
+WEIGHTS_IN_STEPS = "post_weight"
 
 MAX_LIST = 2**16
 
@@ -186,12 +189,19 @@ def arguments(entry: Operator, operation: Operation, values: Mapping[str, Any]) 
         if parameter in entry.parameters:
             if parameter not in found:
                 found[parameter] = _from_attribute(given, parameter, entry)
-        elif attribute in NEUTRAL and given != NEUTRAL[attribute] and given:
+        elif _changes_result(attribute, given):
             raise TranslationError(f"its attribute {attribute} is {str(given)[:50]!r}, which is not supported")
     for name, parameter in entry.parameters.items():
         if parameter.required and name not in found:
             raise TranslationError(f"it has no {name}")
     return found
+
+
+def _changes_result(attribute: str, given: Any) -> bool:
+    """Whether an attribute without a parameter changes the result."""
+    if attribute == "quantization_type":
+        return isinstance(given, str) and given.startswith(WEIGHTS_IN_STEPS)
+    return attribute in NEUTRAL and given != NEUTRAL[attribute] and bool(given)
 
 
 def _look_up(values: Mapping[str, Any], name: str) -> Any:
