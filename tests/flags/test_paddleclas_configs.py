@@ -254,6 +254,11 @@ def rename(section, old: str, new: str) -> None:
          "dataset.transform_ops: no operation gives all images the same size"),
         ("train", "PULC/clarity_assessment/PPLCNet_x1_0.yaml", ["-o", "DataLoader.Train.dataset.label_key=blur"],
          "label_key: 'blur' is not supported; choose from blur_image, random_rot90_orientation"),
+        ("train", MOBILE, ["-o", "Metric.Eval.0.TopkAcc.topk=[]"], "TopkAcc.topk: 1 is missing: the accuracy"),
+        ("train", MOBILE, ["-o", "Metric.Eval.0.TopkAcc.topk=[5]"], "TopkAcc.topk: 1 is missing: the accuracy"),
+        ("train", MOBILE, ["-o", "Loss.Train[0].CELoss.epsilon=0.1"], "Train[0]: unknown key: did you mean Train?"),
+        ("train", MOBILE, ["-o", "Arch.class_num=1" + "0" * 400], "0... should be a number"),
+        ("train", MOBILE, ["-o", "Optimizer.lr.name=" + "a" * 2000], "a" * 800 + "..."),
         ("train", MOBILE, ["-o", "Global.epochs=0"], "0 should be a whole number above 0"),
     ],
 )  # fmt: skip

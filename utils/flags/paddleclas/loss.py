@@ -24,6 +24,8 @@ _METRICS = ("TopkAcc", "TprAtFpr", "ATTRMetric", "HammingDistance", "AccuracySco
 def read_training_loss(section: Section) -> None:
     """The flags of Loss.Train."""
     losses = list(section.entries("Train"))
+    section.asked.add("Eval")
+    section.finish(("Train", "Eval"))
     if not losses:
         section.refuse("Train", "is missing")
         return
@@ -224,10 +226,12 @@ def read_metric(section: Section, script: str) -> None:
             options.refuse(None, f"the metric is not supported; choose from {', '.join(_METRICS)}")
             continue
         if kind == "TopkAcc":
-            counts = sorted(set(options.take("topk", list_of(positive), [1, 5])))
-            if counts[-1] != 5:
-                reading.set("eval_topk", counts[-1])
-            best = f"acc{counts[0]}"
+            counts = options.take("topk", list_of(positive), [1, 5])
+            if 1 not in counts and not number_of and script == "train":
+                options.refuse("topk", "1 is missing: the accuracy that selects the best model")
+            if (largest := max(counts, default=5)) != 5:
+                reading.set("eval_topk", largest)
+            best = "acc1"
         elif kind == "TprAtFpr":
             reading.set("tpr_at_fpr", options.take("max_fpr", fraction, 1e-3))
             best = "tpr"

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -17,6 +18,9 @@ from utils.flags.paddleclas.document import Document, Path, arithmetic
 
 T = TypeVar("T")
 MISSING: Any = object()
+
+# Characters of a refusal: the file may hold names of any length.
+LONGEST = 1000
 
 
 @dataclass
@@ -152,7 +156,7 @@ class Section:
                 self._refuse(path, "unknown key" + (f": did you mean {' or '.join(meant)}?" if meant else ""))
 
     def _refuse(self, path: Path, why: str) -> None:
-        self.reading.refusals.append(f"{self.reading.document.place(path)}: {why}")
+        self.reading.refusals.append(cut(f"{self.reading.document.place(path)}: {why}", LONGEST))
 
 
 def shown(value: Any) -> str:
@@ -197,7 +201,7 @@ def boolean(value: Any) -> bool:
 def number(value: Any) -> float:
     """A finite number, also as a formula: 1.0/255.0."""
     found = arithmetic(value) if isinstance(value, str) else value
-    if isinstance(found, bool) or not isinstance(found, int | float) or not abs(found) < float("inf"):
+    if isinstance(found, bool) or not isinstance(found, int | float) or not abs(found) <= sys.float_info.max:
         raise ValueError("a number")
     return float(found)
 
