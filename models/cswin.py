@@ -26,6 +26,7 @@ from models.transformer import (
     split_windows,
     to_channels_first,
     to_channels_last,
+    to_grid,
 )
 
 
@@ -54,10 +55,11 @@ class StripeAttention(nn.Module):
             height = self.stripe
         windows = [split_windows(x, height, width) for x in (q, k, v)]
         # The convolution sees only the stripe, with zeros around it.
-        positions = to_channels_last(self.get_v(to_channels_first(windows[2].unflatten(1, (height, width)))))
+        positions = self.get_v(to_grid(windows[2], height)).flatten(2).transpose(1, 2)
         q, k, v = (split_heads(x, self.heads) for x in windows)
         y = merge_heads(F.scaled_dot_product_attention(q, k, v))
-        return join_windows(y + positions.flatten(1, 2), height, width, shape)
+        # In this order the sum lies in memory as the convolution's result does, whatever the attention's layout.
+        return join_windows(positions + y, height, width, shape)
 
 
 class Block(nn.Module):
