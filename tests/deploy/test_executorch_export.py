@@ -9,9 +9,10 @@ import os
 import pytest
 import torch
 from exports import describe, images, refusal, smallest_network
+from torch import nn
 
 from utils.deploy.comparing import export_program
-from utils.deploy.executorch_export import quantize_executorch
+from utils.deploy.executorch_export import quantize_executorch, without_im2col
 from utils.deploy.export import check_format, folded_program, save_inference
 from utils.deploy.exported import load_exported
 from utils.errors import UserError
@@ -23,6 +24,17 @@ def test_without_the_package(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="executorch needs the package executorch: pip install -r requirements-mobile"):
         check_format("executorch")
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "dilation", "padding", "stride"), [(3, 1, 1, 1), (2, 1, 0, 2), ((3, 1), (2, 1), (2, 0), (1, 3))]
+)
+def test_patches_are_slices(kernel_size, dilation, padding, stride):
+    unfold = nn.Unfold(kernel_size, dilation, padding, stride)
+    maps = images(2, SIZE - 1)
+    program = without_im2col(torch.export.export(unfold, (maps,)))
+    assert torch.ops.aten.im2col.default not in [node.target for node in program.graph.nodes]
+    assert torch.equal(program.module()(maps), unfold(maps))
 
 
 @pytest.fixture(scope="module")

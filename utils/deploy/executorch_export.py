@@ -16,12 +16,14 @@ import importlib
 import importlib.util
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.nn import functional as F
 
 from utils.deploy.comparing import quiet, test_images
 from utils.deploy.executorch_engine import BLANK, seal
@@ -59,7 +61,7 @@ def _write(module: nn.Module, description: Description, file: Path) -> Path:
         with quiet():
             exir = importlib.import_module("executorch.exir")
             xnnpack = importlib.import_module("executorch.backends.xnnpack.partition.xnnpack_partitioner")
-            program = torch.export.export(module, (image,))
+            program = without_im2col(torch.export.export(module, (image,)))
             lowered = exir.to_edge_transform_and_lower(
                 program, partitioner=[xnnpack.XnnpackPartitioner()], constant_methods=constant_methods(about)
             )
@@ -73,6 +75,30 @@ def _write(module: nn.Module, description: Description, file: Path) -> Path:
         ) from None
     file.write_bytes(seal(content, about))
     return file
+
+
+def without_im2col(program: ExportedProgram) -> ExportedProgram:
+    """Writes `F.unfold` out as slices, which XNNPACK takes.
+
+    ExecuTorch itself gathers the values one by one, by indices: an involution takes ten times as long so.
+    """
+    im2col = torch.ops.aten.im2col.default
+    if all(node.target != im2col for node in program.graph.nodes):
+        return program
+    return program.run_decompositions({im2col: _unfold})
+
+
+def _unfold(x: Tensor, kernel_size: list[int], dilation: list[int], padding: list[int], stride: list[int]) -> Tensor:
+    """`F.unfold` of (N, C, H, W): (N, C * kernel_size[0] * kernel_size[1], positions)."""
+    x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+
+    def slices(axis: int) -> list[slice]:
+        """For each row, or column, of a patch: the values that it has in all patches."""
+        firsts = range(0, kernel_size[axis] * dilation[axis], dilation[axis])
+        return [slice(first, x.shape[axis + 2] - firsts[-1] + first, stride[axis]) for first in firsts]
+
+    patches = [x[:, :, rows, columns] for rows, columns in product(slices(0), slices(1))]
+    return torch.stack(patches, 2).flatten(3).flatten(1, 2)
 
 
 def constant_methods(description: Description) -> dict[str, Any]:
