@@ -43,7 +43,7 @@ def write_random(name: str, folder: Path) -> None:
     torch.manual_seed(0)
     model = models.build(name).train().requires_grad_(False)
     images = torch.randn(IMAGES, 3, size, size)
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in model.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
     for norm in norms:
         norm.weight.uniform_(0.25, 0.75)
         norm.bias.uniform_(-0.25, 0.25)
