@@ -53,7 +53,8 @@ def report_unreadable(unreadable: dict[str, str]) -> None:
     if unreadable:
         shown = "; ".join(f"{path}: {reason}" for path, reason in list(unreadable.items())[:5])
         more = ", ..." if len(unreadable) > 5 else ""
-        warn(f"{len(unreadable)} unreadable image files were left out: {shown}{more}")
+        were = "file was" if len(unreadable) == 1 else "files were"
+        warn(f"{len(unreadable)} unreadable image {were} left out: {shown}{more}")
 
 
 def check_readable(unreadable: dict[str, str], read: int) -> None:
@@ -65,4 +66,6 @@ def check_readable(unreadable: dict[str, str], read: int) -> None:
     """
     if unreadable and not read:
         path, reason = next(iter(unreadable.items()))
+        if len(unreadable) == 1:
+            raise UserError(f"the image cannot be read: {path}: {reason}")
         raise UserError(f"none of the {len(unreadable)} images can be read; the first: {path}: {reason}")

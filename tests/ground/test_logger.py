@@ -27,14 +27,18 @@ def test_nothing_readable_at_all():
     check_readable({"a.jpg": "is empty"}, 1)
     with pytest.raises(UserError, match=r"^none of the 2 images can be read; the first: a\.jpg: is empty$"):
         check_readable({"a.jpg": "is empty", "b.jpg": "no such file"}, 0)
+    with pytest.raises(UserError, match=r"^the image cannot be read: a\.jpg: is empty$"):
+        check_readable({"a.jpg": "is empty"}, 0)
 
 
 def test_unreadable_files_are_counted_and_the_first_five_named(capsys):
     report_unreadable({})
+    report_unreadable({"a.jpg": "is empty"})
     report_unreadable({f"{number}.jpg": "is empty" for number in range(5)})
     report_unreadable({f"{number}.jpg": "is empty" for number in range(6)})
     five = "; ".join(f"{number}.jpg: is empty" for number in range(5))
     assert capsys.readouterr().err.splitlines() == [
+        "warning: 1 unreadable image file was left out: a.jpg: is empty",
         f"warning: 5 unreadable image files were left out: {five}",
         f"warning: 6 unreadable image files were left out: {five}, ...",
     ]

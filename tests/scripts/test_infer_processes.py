@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -77,12 +77,15 @@ def alone(request, launch, flags_of, stage) -> tuple[str, list[str]]:
     return script, lines
 
 
-def assert_whole(stage: Path, result: Result, images: int = IMAGES) -> None:
-    """A good end; each image opened once, by whichever process; those unreadable reported once."""
+def assert_whole(stage: Path, result: Result, images: int = IMAGES, idle: Sequence[str] = ()) -> None:
+    """A good end; each image opened once, by whichever process; the unreadable ones and the flags that features make
+    idle reported once.
+    """
     assert result.code == 0, result
     assert set(Counter(result.opened).values()) == {1} and len(result.opened) == images
     reasons = "; ".join(f"{stage}/photos/{name}: the file is empty" for name in UNREADABLE)
-    assert result.err == [f"warning: 2 unreadable image files were left out: {reasons}"]
+    noted = [f"warning: --{name} has no effect: --features_path writes features instead of classes" for name in idle]
+    assert result.err == [*noted, f"warning: 2 unreadable image files were left out: {reasons}"]
 
 
 def assert_same(lines: list[str], expected: list[str]) -> None:
@@ -160,8 +163,8 @@ def test_images_too_small_for_the_network(run, tmp_path):
 
 
 def test_features(run, stage, tmp_path):
-    flags = ["--features_path=features.npy", "--topk=1"]
-    assert_whole(stage, run("infer.py", 1, *flags))
+    flags, idle = ["--features_path=features.npy", "--topk=1"], ("save_json_path", "topk", "class_map_path")
+    assert_whole(stage, run("infer.py", 1, *flags), idle=idle)
     expected, names = np.load(tmp_path / "features.npy"), (tmp_path / "features.npy.txt").read_text()
     assert len(expected) == 16 and names.split() == sorted(names.split())
     killed = run("infer.py", 2, *flags, kill=("all", 5))
@@ -171,7 +174,7 @@ def test_features(run, stage, tmp_path):
     assert 0 < kept < 16
     resumed = run("infer.py", 3, *flags, "--resume=True")
     assert f"{kept} rows kept from features.npy.unfinished" in resumed.out
-    assert_whole(stage, resumed, IMAGES - kept)
+    assert_whole(stage, resumed, IMAGES - kept, idle)
     assert (tmp_path / "features.npy.txt").read_text() == names
     np.testing.assert_allclose(np.load(tmp_path / "features.npy"), expected, rtol=1e-6, atol=1e-6)
     assert not list(tmp_path.glob("*.unfinished"))

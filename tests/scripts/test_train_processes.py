@@ -175,7 +175,7 @@ def test_fewer_validation_images_than_processes(launch, data, tmp_path, processe
     (end,) = [line for line in result.out if line.startswith("[End pass 0]")]
     assert re.search(r"test_loss [\d.]+, .*test_ema_loss [\d.]+", end)
     (warning,) = [line for line in result.err if line.startswith("warning: ")]
-    assert "1 unreadable image files were left out" in warning
+    assert "1 unreadable image file was left out" in warning
 
 
 def test_evaluation_of_fewer_images_than_processes(launch, data, tmp_path):

@@ -73,7 +73,7 @@ def _class_files(data_dir: str) -> tuple[str, dict[str, list[str]]]:
         raise UserError(f"--data_dir {data_dir}: no such folder")
     for name in ("train_list.txt", "val_list.txt", "val"):
         if os.path.exists(path := os.path.join(data_dir, name)):
-            raise UserError(f"--split: {path} already exists and defines the validation images: remove it first")
+            raise UserError(f"--split: {path} already exists, so the images are already divided: remove it first")
     below = "train" if os.path.isdir(os.path.join(data_dir, "train")) else ""
     root = os.path.join(data_dir, below)
     left_out = LeftOut(data_dir)
