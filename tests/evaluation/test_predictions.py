@@ -10,7 +10,9 @@ import torch
 from files import largest_file
 
 from utils.errors import UserError
+from utils.evaluation.classify import _rows_left
 from utils.evaluation.predictions import ResultFile, top_predictions
+from utils.reading.image_list import ImageList
 
 
 def test_the_best_classes_of_each_image():
@@ -49,12 +51,20 @@ def test_results_go_on_after_the_last_whole_line(tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[:-5])
     with ResultFile(str(path), 1, resume=True) as file:
-        assert file.done == set(images[:2])
+        assert set(file.done) == set(images[:2])
         file.write(list(top_predictions(torch.eye(3)[2:], images[2:], ["x", "y", "z"], 1)))
     assert path.read_bytes() == whole
     with ResultFile(str(path), 1) as file:
         assert not file.done
     assert path.read_bytes() == b""
+
+
+def test_an_image_listed_several_times_is_answered_as_often(tmp_path):
+    listed = ["a.jpg", "b.jpg", "a.jpg", "a.jpg", "b.jpg"]
+    with ResultFile(str(tmp_path / "results.txt"), 1) as file:
+        file.write(list(top_predictions(torch.eye(3), listed[:3], ["x", "y", "z"], 1)))
+    with ResultFile(str(tmp_path / "results.txt"), 1, resume=True) as file:
+        assert _rows_left(ImageList.from_paths(listed), file.done).tolist() == [3, 4]
 
 
 @pytest.mark.parametrize("text", ["something dear to its owner\n", "a.jpg\t{}\n", "a.jpg\t[1]\n", "1\t{\n"])
@@ -85,7 +95,7 @@ def test_any_name_is_one_line_and_found_again(tmp_path, capsys):
         file.write(predictions)
     assert capsys.readouterr().out == path.read_text()
     with ResultFile(str(path), 1, resume=True) as file:
-        assert file.done == set(images)
+        assert set(file.done) == set(images)
     assert capsys.readouterr().out == f"4 results kept from {path}\n"
 
 

@@ -7,7 +7,8 @@ its results cover the beginning of the list; any number of processes can continu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from operator import itemgetter
@@ -42,8 +43,8 @@ class Results(Protocol):
     """A destination for answers."""
 
     @property
-    def done(self) -> Collection[str]:
-        """Names of the images with an answer from the resumed run."""
+    def done(self) -> Counter[str]:
+        """How many answers the resumed run has given, by the image's name."""
         ...
 
     def write(self, answers: Sequence[Any], /) -> None:
@@ -188,11 +189,17 @@ def answer_images(
     report_files(loader)
 
 
-def _rows_left(images: ImageList, done: Collection[str]) -> np.ndarray:
-    """List indices, int64, of the unfinished images."""
+def _rows_left(images: ImageList, done: Counter[str]) -> np.ndarray:
+    """List indices, int64, of the unfinished images; a list may name an image several times."""
     if not done:
         return np.arange(len(images))
-    return np.array([row for row in range(len(images)) if images.name(row) not in done], np.int64)
+    answers, rows = done.copy(), []
+    for row in range(len(images)):
+        if answers[name := images.name(row)]:
+            answers[name] -= 1
+        else:
+            rows.append(row)
+    return np.array(rows, np.int64)
 
 
 def _rounds(loader: Loader, count: int) -> Iterator[Batch | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
@@ -40,7 +41,7 @@ class FeatureFile:
         resume: keep the rows of an interrupted or complete run, and append to them.
 
     Attributes:
-        done: names of the images whose rows are kept.
+        done: how many rows are kept, by the image's name.
 
     Raises:
         UserError: the files cannot be written, or the file to resume is not a file of features.
@@ -48,7 +49,7 @@ class FeatureFile:
 
     def __init__(self, path: str, resume: bool = False) -> None:
         self.path = Path(path)
-        self.done: frozenset[str] = frozenset()
+        self.done: Counter[str] = Counter()
         self._finals = self.path, Path(f"{path}.txt")
         self._unfinished = tuple(Path(f"{final}{UNFINISHED}") for final in self._finals)
         self._count, self._channels = 0, 0
@@ -89,7 +90,7 @@ class FeatureFile:
             with open(sources[1], "rb") as file:
                 names = [line for line in islice(file, rows) if line.endswith(b"\n")]
             self._count = len(names)
-            self.done = frozenset(unescaped(name[:-1].decode(errors="surrogateescape")) for name in names)
+            self.done = Counter(unescaped(name[:-1].decode(errors="surrogateescape")) for name in names)
             ends = start + 4 * self._channels * self._count, sum(map(len, names))
             for source, unfinished in zip(sources, self._unfinished, strict=True):
                 replace(source, unfinished)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -179,7 +180,7 @@ class ResultFile:
             writable, results are only printed.
 
     Attributes:
-        done: names of the images with results in the file.
+        done: how many results the file has, by the image's name.
 
     Raises:
         UserError: the file cannot be written, is not a file of results, or has another number of scores per image.
@@ -189,7 +190,7 @@ class ResultFile:
         self.path = path
         self.topk = topk
         self.asked_for = asked_for
-        self.done: set[str] = set()
+        self.done: Counter[str] = Counter()
         self._file = None
         if path is None:
             return
@@ -210,7 +211,7 @@ class ResultFile:
                 "only printed"
             )
         if resume:
-            log(f"{len(self.done)} results kept from {path}")
+            log(f"{self.done.total()} results kept from {path}")
 
     def _complete_part(self, path: str) -> int:
         """Reads the image names of an earlier run's results; returns the end of its last complete line."""
@@ -229,7 +230,7 @@ class ResultFile:
                         f"--resume: the results in {path} have {count} classes per image: give --topk={count}, or "
                         "another --save_json_path"
                     )
-                self.done.add(unescaped(name.decode(errors="surrogateescape")))
+                self.done[unescaped(name.decode(errors="surrogateescape"))] += 1
                 end += len(line)
         return end
 
