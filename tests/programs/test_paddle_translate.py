@@ -220,6 +220,9 @@ REFUSED: dict[str, list[Step]] = {
     "fused transpose to bytes": [("fused_transpose", {}, {"axis": [0, 2, 1, 3], "output_data_type": "int8"})],
     "pooling stride 0": [("pool2d", {}, {**POOL, "strides": [0, 2]})],
     "pooling window 0": [("pool2d", {}, {**POOL, "ksize": [0, 0]})],
+    "pooling windows that begin far outside": [
+        ("pool2d", {}, {**POOL, "ksize": [2**30, 2**30], "paddings": [2**29, 2**29]}),
+    ],
     "pooling padding": [("pool2d", {}, {**POOL, "paddings": [2, 2]})],
     "adaptive pooling to too much": [("pool2d", {}, {**POOL, "ksize": [2**20, 2**20], "adaptive": True})],
     "reshape to another size": [("reshape2", {}, {"shape": [0, 5, 7]})],

@@ -14,6 +14,9 @@ from utils.programs.paddle_ops.registry import Ints, desc, pir
 from utils.programs.paddle_ops.sizes import TranslationError, show, static
 from utils.programs.paddle_ops.values import Value
 
+# PyTorch walks from the beginning of a window to the image one by one, for minutes if that is far outside.
+MAX_PADDING = 1024
+
 # By the number of dimensions in which windows slide.
 MAXIMA = {2: aten.max_pool2d.default, 3: aten.max_pool3d.default}
 AVERAGES = {2: aten.avg_pool2d.default, 3: aten.avg_pool3d.default}
@@ -75,7 +78,7 @@ def _slide(
     for size, pair, length, stride in zip(sizes, sides, kernel, strides, strict=True):
         room = size + sum(pair) - length
         counts.append((room + (stride - 1 if ceil_mode else 0)) // stride + 1)
-        if room < 0 or max(pair) >= length:
+        if room < 0 or max(pair) >= length or max(pair) > MAX_PADDING:
             raise TranslationError(f"images of {sizes}, windows of {kernel}, paddings {sides}")
     return reduce(b, x, kernel, strides, sides, counts)
 
