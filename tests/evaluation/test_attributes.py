@@ -51,7 +51,7 @@ def test_the_flags(tmp_path):
     words = ["Scanned", "Numerous", "Black-and-White", "Clear", "With-Obstacles", "Horizontal"]
     assert json.loads(answer.line().split("\t")[1])["attributes"] == words
     for classes, several in ((5, True), (6, False)):
-        with pytest.raises(FlagError, match=r"^--attributes=table is of networks with --multi_label=True and 6"):
+        with pytest.raises(FlagError, match=r"^--attributes=table is for networks with --multi_label=True and 6"):
             answer_thresholds(args, classes, several)
     with pytest.raises(UserError, match=r"a\.jpg: the network's scores are not finite numbers"):
         classifier(torch.full((1, 6), torch.nan), ["a.jpg"])

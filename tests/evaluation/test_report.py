@@ -240,8 +240,8 @@ def test_classes_that_are_taken_for_each_other_stand_side_by_side():
     ("flags", "message"),
     [
         (["--report=x.pdf"], "--report x.pdf: give a file name that ends in .html"),
-        (["--report=x.html", "--crop_num=12"], "--crop_num=12 has no one picture of what the network sees"),
-        (["--report=x.html", "--multi_label=1"], "--report is of images of one label each, evaluated once: leave it"),
+        (["--report=x.html", "--crop_num=12"], "--report shows one crop per image: leave it out, or --crop_num=12"),
+        (["--report=x.html", "--multi_label=1"], "--report needs one label per image and a single evaluation: leave"),
         (["--report=x.html", "--same_feed=2"], "leave it out, or --same_feed"),
     ],
 )
@@ -288,5 +288,5 @@ def test_duplicates_of_training_images(tmp_path):
 
 def test_duplicates_need_features():
     args = parse("eval", ["--model_file=x", "--report=a.html", "--report_duplicates=True"])
-    with pytest.raises(FlagError, match="--report_duplicates goes by features, of --pretrained_model"):
+    with pytest.raises(FlagError, match="--report_duplicates needs features, which --model_file lacks"):
         check_report_flags(args)

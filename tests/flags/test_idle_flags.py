@@ -197,7 +197,6 @@ USES = [
     ("eval", "class_map_path=x", "", "--report=x.html"),
     ("train", "skip_misfits pretrained_key=x", "", "--pretrained_model=x"),
     ("train", "val_dir=x val_list=x use_fp16_test", "--validate=False --use_fp16", "--use_fp16"),
-    ("train", "lr=0.2", "--lr_strategy=piecewise --lr_values=0.1,0.2", "--lr_strategy=piecewise"),
     (
         "reader",
         "batch_size=4 balance_classes=sqrt channel_order=bgr image_mean=0,0,0 image_std=1,1,1",

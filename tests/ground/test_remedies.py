@@ -39,6 +39,11 @@ FOREIGN = {
     "porcelain",
     "show",
     "untracked",
+    # tar's
+    "dereference",
+    "hard",
+    "ignore",
+    "sparse",
 }
 
 # Scripts, modules and flags of texts that can be reached by their names, and are printed by none of these scripts.

@@ -191,7 +191,7 @@ def test_damaged_files_are_named_once(tmp_path, workers, capfd):
     report_files(batches)
     batches.close()
     assert capfd.readouterr().err == (
-        f"warning: used the decodable part of 1 damaged image files: {tmp_path}/1.jpg: only its end marker is missing\n"
+        f"warning: used the decodable part of 1 damaged image file: {tmp_path}/1.jpg: only its end marker is missing\n"
     )
 
 

@@ -25,7 +25,7 @@ def test_every_class_is_held_out_in_its_share(tmp_path, capsys, below):
     make(tmp_path / below, cat=50, dog=10, emu=2, fox=1, gnu=0)
     split_class_folders(str(tmp_path), 0.2, 0)
     said = capsys.readouterr()
-    assert "1 classes have only one image, which goes to training: fox" in said.err and "skipped: gnu" in said.err
+    assert "classes with only one image, which goes to training (1): fox" in said.err and "skipped (1): gnu" in said.err
     assert f"train.py --data_dir={tmp_path} --class_dim=4" in said.out
     parts = [open_dataset(str(tmp_path), part, 4) for part in ("train", "val")]
     counts = [Counter(images.labels.tolist()) for images in parts]

@@ -108,7 +108,7 @@ def test_the_checksum_is_kept(server, tmp_path):
     download.fetch(f"{server.address}a.bin", path)
     assert len(server.ranges) == 1
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match=r"a\.bin is not what it was when it was fetched, .*delete both"):
+    with pytest.raises(UserError, match=r"a\.bin has changed since it was fetched, .*delete both"):
         download.fetch(f"{server.address}a.bin", path)
     Path(f"{path}.sha256").unlink()
     download.fetch(f"{server.address}a.bin", path)  # the user's own

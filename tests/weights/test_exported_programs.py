@@ -73,7 +73,7 @@ def test_every_form(form, logits, tmp_path):
 
 def test_another_network_is_refused(tmp_path):
     folder = write_example(PPLCNET[0], tmp_path / "export")
-    with pytest.raises(UserError, match="its program uses parameters otherwise than the network"):
+    with pytest.raises(UserError, match="its program uses the parameters differently from the network"):
         load_pretrained(models.build("MobileNetV1_x0_25", class_dim=20), folder)
     (folder / "inference.pdiparams").write_bytes(b"\0" * 100)
     with pytest.raises(UserError, match=r"inference\.pdiparams: "):
@@ -138,7 +138,7 @@ def test_what_could_change_places_is_told_by_where_it_goes():
     assert torch.equal(weights["other.weight"], parameters["conv2d_1.w_0"])
     assert not absent
     # The same uses, but another network.
-    with pytest.raises(FormatError, match="the network answers otherwise than it"):
+    with pytest.raises(FormatError, match="no assignment that was tried gives its results"):
         weights_from_program(Parallel(activation=False), program, parameters)
 
 

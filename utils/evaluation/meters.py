@@ -43,8 +43,8 @@ def answer_thresholds(
         outputs, _ = KINDS[args.attributes]
         if not multi_label or classes != outputs:
             raise FlagError(
-                f"--attributes={args.attributes} is of networks with --multi_label=True and {outputs} classes, and "
-                f"this one has {classes}{'' if multi_label else ', of which an image has one'}"
+                f"--attributes={args.attributes} is for networks with --multi_label=True and {outputs} classes; this "
+                f"one has {classes}{'' if multi_label else ', of which an image has one'}"
             )
     values = args.threshold if "threshold" in args.given or noted is None else list(noted)
     if multi_label:

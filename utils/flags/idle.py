@@ -305,7 +305,6 @@ OTHER_USES: tuple[tuple[tuple[str, ...], Callable[[Namespace], bool], str], ...]
     (("skip_misfits", "pretrained_key"),
      lambda args: args.script != "train" or args.pretrained_model, "it needs --pretrained_model"),
     (("val_dir", "val_list", "use_fp16_test"), lambda args: args.validate, "--validate=False validates nothing"),
-    (("lr",), lambda args: args.lr_strategy != "piecewise" or not args.lr_values, "--lr_values replaces it"),
     (("batch_size", "balance_classes", "channel_order", "image_mean", "image_std", "interpolation", "multi_scale",
       "progressive_sizes", "resize_backend", "train_transforms", "use_cutmix", "use_dali", "use_mixup", *AUGMENTATION),
      lambda args: args.script != "reader" or args.show, "it needs --show"),

@@ -20,7 +20,8 @@ def report_files(*loaders: Loader) -> None:
     if damaged:
         shown = "; ".join(f"{path}: {said}" for path, said in sorted(damaged.items())[:5])
         more = ", ..." if len(damaged) > 5 else ""
-        warn(f"used the decodable part of {len(damaged)} damaged image files: {shown}{more}")
+        files = "file" if len(damaged) == 1 else "files"
+        warn(f"used the decodable part of {len(damaged)} damaged image {files}: {shown}{more}")
     report_contents(*loaders)
 
 

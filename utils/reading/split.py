@@ -48,7 +48,7 @@ def split_class_folders(
     held_out = draw(images.labels, groups, share, np.random.default_rng(seed))
     _say_groups(images.labels, groups)
     if single := [name for name, images in files.items() if len(images) == 1]:
-        warn(f"--split: {len(single)} classes have only one image, which goes to training: {without_images(single)}")
+        warn(f"--split: classes with only one image, which goes to training ({len(single)}): {without_images(single)}")
     missing = np.bincount(images.labels[held_out], minlength=len(files)) == 0
     if alone := [name for name, none in zip(files, missing, strict=True) if none and name not in single]:
         warn(
@@ -79,7 +79,7 @@ def _class_files(data_dir: str) -> tuple[str, dict[str, list[str]]]:
     left_out = LeftOut(data_dir)
     files = {name: image_files(os.path.join(root, name), left_out) for name in class_folders(root)}
     if empty := [name for name, images in files.items() if not images]:
-        warn(f"--split: {len(empty)} folders in {root} have no images and are skipped: {without_images(empty)}")
+        warn(f"--split: folders in {root} without images, which are skipped ({len(empty)}): {without_images(empty)}")
     files = {name: images for name, images in files.items() if images}
     if len(files) < 2:
         raise UserError(f"--split: {root} has images in {len(files)} folders: make one folder per class, at least two")

@@ -53,7 +53,7 @@ def _check_kept(path: Path, kept: Path) -> None:
         log(f"{path} already exists and is used as it is")
         _keep(path, kept)
     elif kept.read_text(encoding="utf-8", errors="replace").split()[:1] != [_sha256(path)]:
-        raise UserError(f"{path} is not what it was when it was fetched, by {kept}: delete both to fetch it anew")
+        raise UserError(f"{path} has changed since it was fetched, according to {kept}: delete both to fetch it again")
 
 
 def _keep(path: Path, kept: Path) -> None:

@@ -118,8 +118,8 @@ def _read_file(path: Path) -> Weights:
     if kind := "an ONNX model, which predict.py runs" if path.suffix == ".onnx" else foreign_kind(head):
         raise FormatError(f"not a weight file: it is {kind}")
     raise FormatError(
-        "not a weight file: it is no fluid variables, no archive of them, no .pdparams, no PyTorch file, no "
-        f".safetensors and no .caffemodel (it starts with {head[:16]!r})"
+        "not a weight file: neither fluid variables nor an archive of them, nor a .pdparams, PyTorch, .safetensors or "
+        f".caffemodel file (it starts with {head[:16]!r})"
     )
 
 

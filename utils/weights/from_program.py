@@ -75,15 +75,15 @@ def weights_from_program(
                     state = model.state_dict()
                     return {key: weights[key] for key in state if key in weights}, state.keys() - weights.keys()
     except OptionError as error:
-        raise FormatError(f"its images are no size for the network: {error.reason}") from None
+        raise FormatError(f"its image size does not suit the network: {error.reason}") from None
     if found:
         raise FormatError(
-            "its program does not tell which parameter is which: the network answers otherwise than it whatever is "
-            "tried; give the .pdiparams.info that was written with it, or the .pdparams"
+            "its program does not show which parameter is which: no assignment that was tried gives its results; give "
+            "the .pdiparams.info that was written with it, or the .pdparams"
         )
     raise FormatError(
-        "its program uses parameters otherwise than the network: choose another --model, or give the .pdparams that it "
-        "was exported from"
+        "its program uses the parameters differently from the network: choose another --model, or give the .pdparams "
+        "that it was exported from"
     )
 
 

@@ -37,12 +37,12 @@ def check_report_flags(args: argparse.Namespace) -> None:
     if args.report_duplicates:
         refuse_several("--report_duplicates")
         if args.model_file:
-            raise FlagError("--report_duplicates goes by features, of --pretrained_model: leave out one of them")
+            raise FlagError("--report_duplicates needs features, which --model_file lacks: leave out one of them")
     if args.crop_num > 1:
-        raise FlagError(f"--crop_num={args.crop_num} has no one picture of what the network sees: leave out --report")
+        raise FlagError(f"--report shows one crop per image: leave it out, or --crop_num={args.crop_num}")
     for flag in ("multi_label", "crop_sweep", "same_feed", "tpr_at_fpr"):
         if getattr(args, flag) not in (None, False, 0):
-            raise FlagError(f"--report is of images of one label each, evaluated once: leave it out, or --{flag}")
+            raise FlagError(f"--report needs one label per image and a single evaluation: leave it out, or --{flag}")
 
 
 def check_report_outputs(args: argparse.Namespace) -> None:
