@@ -61,7 +61,7 @@ def _write(module: nn.Module, description: Description, file: Path) -> Path:
         with quiet():
             exir = importlib.import_module("executorch.exir")
             xnnpack = importlib.import_module("executorch.backends.xnnpack.partition.xnnpack_partitioner")
-            program = without_im2col(torch.export.export(module, (image,)))
+            program = with_parts_of_xnnpack(torch.export.export(module, (image,)))
             lowered = exir.to_edge_transform_and_lower(
                 program, partitioner=[xnnpack.XnnpackPartitioner()], constant_methods=constant_methods(about)
             )
@@ -77,15 +77,26 @@ def _write(module: nn.Module, description: Description, file: Path) -> Path:
     return file
 
 
-def without_im2col(program: ExportedProgram) -> ExportedProgram:
-    """Writes `F.unfold` out as slices, which XNNPACK takes.
+def with_parts_of_xnnpack(program: ExportedProgram) -> ExportedProgram:
+    """Writes out what XNNPACK does not take as a whole, but in parts; ExecuTorch's own kernels are slow.
 
-    ExecuTorch itself gathers the values one by one, by indices: an involution takes ten times as long so.
+    `F.unfold` becomes slices: ExecuTorch gathers the values one by one, by indices. A linear layer whose bias is
+    computed becomes one without bias, and a sum.
     """
-    im2col = torch.ops.aten.im2col.default
-    if all(node.target != im2col for node in program.graph.nodes):
-        return program
-    return program.run_decompositions({im2col: _unfold})
+    im2col, linear = torch.ops.aten.im2col.default, torch.ops.aten.linear.default
+    if any(node.target == im2col for node in program.graph.nodes):
+        program = program.run_decompositions({im2col: _unfold})
+    for node in program.graph.find_nodes(op="call_function", target=linear):
+        x, weight, *bias = node.args
+        if bias and bias[0].op == "call_function":
+            with program.graph.inserting_before(node):
+                product = program.graph.call_function(linear, (x, weight))
+                total = program.graph.call_function(torch.ops.aten.add.Tensor, (product, bias[0]))
+            product.meta, total.meta = node.meta.copy(), node.meta.copy()
+            node.replace_all_uses_with(total)
+            program.graph.erase_node(node)
+    program.graph_module.recompile()
+    return program
 
 
 def _unfold(x: Tensor, kernel_size: list[int], dilation: list[int], padding: list[int], stride: list[int]) -> Tensor:
