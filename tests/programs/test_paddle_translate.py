@@ -281,6 +281,20 @@ def test_windows_beyond_the_padding_are_averaged_as_by_the_version_that_wrote_th
     assert result.flatten().tolist() == pytest.approx(means, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("dialect", "scale", "places"),
+    [("desc", float(np.float32(1.7)), [9, 9]), ("pir", 1.7, [10, 9]), ("pir", 1.02, [17, 16])],
+)
+def test_the_nearest_pixel_by_the_precision_of_the_scale(dialect, scale, places):
+    """Recorded with PaddlePaddle 2.6.2 and 3.3.1: pixels 17 and 16; of the same size, the image stays as it is."""
+    about = {"interp_method": "nearest", "scale": [1.0, scale], "align_corners": False}
+    slot, kind = ("", "nearest_interp") if dialect == "pir" else ("X", "nearest_interp_v2")
+    operation = Operation(kind, {slot: ("x0",)}, {"Out" if slot else "": ("x1",)}, about)
+    program = replace(program_of(shape=(-1, 1, 1, 24)), dialect=dialect, operations=(operation,), fetches=("x1",))
+    (result,) = translate(program, WEIGHTS).module(torch.arange(24.0).reshape(1, 1, 1, 24))
+    assert result[0, 0, 0, [17, 16]].tolist() == places
+
+
 def test_means_of_nothing_are_refused():
     settings = {"ksize": [1, 1], "pooling_type": "avg", "strides": [3, 3], "paddings": [0, 0]}
     program = program_of(("pool2d", {}, {**settings, "ceil_mode": True, "exclusive": False}))

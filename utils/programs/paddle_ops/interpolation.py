@@ -42,13 +42,16 @@ def _target(
 
 
 def _ratios(sizes: list[int], target: list[int], factors: list[float], align_corners: bool) -> list[np.float32]:
-    """Distance in the input between neighbouring positions of the result, in float32 as in the originals."""
+    """Distance in the input between neighbouring positions of the result, in float32 as in the originals.
+
+    The scale is float32 up to version 2, and float64 in PIR.
+    """
     ratios = []
     for size, wanted, factor in zip(sizes, target, factors, strict=True):
         if align_corners:
             ratio = np.float32(size - 1) / np.float32(wanted - 1) if wanted > 1 else np.float32(0)
         elif factor > 0:
-            ratio = np.float32(1.0 / np.float32(factor))
+            ratio = np.float32(1.0 / factor)
         else:
             ratio = np.float32(size) / np.float32(wanted)
         ratios.append(np.float32(ratio))
@@ -155,7 +158,7 @@ def _register(uses_scale: bool) -> Callable[..., Value]:
         resize = _METHODS.get(interp_method)
         if resize is None:
             raise TranslationError(f"its interp_method is {interp_method[:50]!r}")
-        if target == list(x.shape[2:]) and not any(factors):
+        if target == list(x.shape[2:]):
             return restore(x)
         return restore(resize(b, x, target, factors, align_corners, align_mode))
 
