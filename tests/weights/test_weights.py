@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -417,6 +418,14 @@ def test_flags_and_figures_beside_the_tensors_are_passed_over(trained, tmp_path,
 def test_what_is_no_weight_file(content, reason, tmp_path):
     (tmp_path / "x").write_bytes(content)
     assert re.search(reason, refused(fresh(), tmp_path / "x"))
+
+
+def test_an_exported_network_is_no_weight_file(tmp_path):
+    """The layout of torch.export's archives."""
+    with zipfile.ZipFile(tmp_path / "x", "w") as archive:
+        for name in ("archive_format", "models/model.json", "data/sample_inputs/model.pt"):
+            archive.writestr(f"archive/{name}", "pt2")
+    assert "not a weight file: it is an exported network, which predict.py runs" in refused(fresh(), tmp_path / "x")
 
 
 def test_missing_and_unreadable_files(tmp_path):

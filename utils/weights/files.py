@@ -130,8 +130,11 @@ def _read_archive(path: Path, members: Mapping[str, Buffer], kind: str) -> Weigh
 
 def _read_zip(path: Path) -> Weights:
     """Reads a PyTorch file, which is a zip archive with a pickle in it, or an archive of fluid variables."""
-    if any(re.fullmatch(r"[^/]+/data\.pkl", name) for name in zip_names(path)):
+    names = zip_names(path)
+    if any(re.fullmatch(r"[^/]+/data\.pkl", name) for name in names):
         return read_torch(path)
+    if any(re.fullmatch(r"[^/]+/archive_format", name) for name in names):  # of torch.export
+        raise FormatError("not a weight file: it is an exported network, which predict.py runs")
     return _read_variables(zip_members(path), "fluid .zip")
 
 
