@@ -60,10 +60,13 @@ def test_weights_are_exactly_those_of_the_export(name, info, logits, tmp_path):
     )
 
 
-@pytest.mark.parametrize("form", ["program", "parameters", "archive", "compressed"])
+@pytest.mark.parametrize("form", ["program", "own name", "parameters", "archive", "compressed"])
 def test_every_form(form, logits, tmp_path):
     folder = write_example(PPLCNET[0], tmp_path / f"{NAME}_infer")
     path = folder / {"program": "inference.json", "parameters": "inference.pdiparams"}.get(form, "")
+    if form == "own name":  # as paddle.Model.save("net", training=False) writes it
+        (folder / "inference.pdiparams").rename(folder / "net.pdiparams")
+        path = (folder / "inference.json").rename(folder / "net.json")
     if form in ("archive", "compressed"):
         path = tmp_path / "x.tar"
         with tarfile.open(path, "w" if form == "archive" else "w:gz") as archive:

@@ -85,7 +85,8 @@ def _read_file(path: Path) -> Weights:
     head = bytes(buffer[:512])
     if not head:
         raise FormatError("the file is empty")
-    if has_program([path.name]) or (path.suffix == ".pdiparams" and path.with_suffix(".json").is_file()):
+    other = {".pdiparams": ".json", ".json": ".pdiparams"}.get(path.suffix)
+    if has_program([path.name]) or (other and path.with_suffix(other).is_file()):
         return read_exported(path)
     if path.suffix == ".pdiparams":
         # The program next to it may be a training program; its names, which are read below, are good as well.
