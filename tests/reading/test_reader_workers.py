@@ -290,7 +290,7 @@ def test_interrupted_while_a_worker_comes_up(folder):
 
 @pytest.mark.parametrize("context", [multiprocessing.context.ForkContext, multiprocessing.context.SpawnContext])
 def test_workers_leave_signals_to_their_process(folder, monkeypatch, context):
-    """From the moment on that they are there."""
+    """From the moment that they start."""
     monkeypatch.setattr(multiprocessing, "get_context", context)
     expected = contents(training(folder))
     start = context.Process.start

@@ -123,7 +123,7 @@ def test_names_of_the_classes(evaluate, tiny_dataset, tmp_path):
 
 
 def test_mixed_precision(evaluate, network, tmp_path):
-    """bfloat16 on a CPU: nearly the loss of float32; of an exported network too, which is all in that type."""
+    """bfloat16 on a CPU gives nearly the loss of float32, also for an exported network, all of which computes in it."""
     description = Description(NETWORK, list("abcd"), [3, 32, 32], 37, 1, MEAN, STD)
     model_file = save_inference(network, description, tmp_path / NETWORK)
     for given in ({"base_size": 37}, {"base_size": 37, "crop_num": 12}, {"model_file": model_file, "class_dim": None}):
@@ -192,7 +192,7 @@ def test_crop_sweep(evaluate, tmp_path):
 
 
 def test_crop_sweep_of_a_network_built_for_a_size(evaluate, tmp_path):
-    """Its position embeddings are fitted to each size; a size that it cannot take loses none of those before."""
+    """Its position embeddings are resized for each size; a size that it cannot take loses no earlier results."""
     torch.manual_seed(0)
     vit = "DeiT_tiny_patch16_224"
     torch.save(models.build(vit, class_dim=CLASSES).state_dict(), tmp_path / "vit.pth")
@@ -246,7 +246,7 @@ def report_of(path: Path) -> tuple[str, list[str]]:
 
 
 def test_the_report(evaluate, predictions, tiny_dataset, tmp_path):
-    """The figures are those without it; one of an earlier result says what has changed."""
+    """The figures are those without --report; with --report_against, the page says what has changed."""
     logits, labels = predictions
     wrong = int((logits.argmax(1) != labels).sum())
     names = tiny_dataset / "label_names.txt"

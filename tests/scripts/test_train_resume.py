@@ -139,7 +139,7 @@ def in_background(tmp_path):
 
 
 def test_a_run_in_the_background_is_not_interrupted(launch, tiny_dataset, tmp_path, in_background):
-    """By the Ctrl-C that ends what runs in front; SIGTERM stops it in order."""
+    """The Ctrl-C that ends a foreground job leaves it running; SIGTERM stops it in order."""
     process = start_here(launch, tiny_dataset, tmp_path, num_epochs=1000, validate=False, script=in_background)
     wait_for(process, r"\[Pass 0, train batch 1\]")
     process.send_signal(signal.SIGINT)

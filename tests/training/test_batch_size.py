@@ -47,7 +47,7 @@ def test_nothing_fits_and_time_is_over(monkeypatch):
 
 
 def test_a_probe_that_runs_out_of_memory(monkeypatch):
-    """What a step takes is measured before it is too much; an error of memory is an answer, and others are not."""
+    """A batch too large for the memory is not tried; an out-of-memory error counts as one, and others are raised."""
     args = parse("train", ["--model=MobileNetV1_x0_25", "--class_dim=4", "--image_shape", "3", "32", "32"])
     probe = Probe(args, torch.device("cpu"))
     assert probe.attempt(2) > 0
@@ -66,7 +66,7 @@ def test_a_probe_that_runs_out_of_memory(monkeypatch):
 
 
 def test_a_run(train_here, tiny_dataset, tmp_path, monkeypatch):
-    """It is the run of the number that was chosen, and one that is resumed keeps it."""
+    """The run equals one that is given the chosen size, and a resumed run keeps that size."""
     result = train_here(tiny_dataset, tmp_path / "auto", batch_size="auto", max_iter=3, validate=False)
     assert result.code == 0
     size = int(re.search(r"--batch_size=auto: --batch_size=(\d+): ", result.out)[1])

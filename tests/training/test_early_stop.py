@@ -10,7 +10,7 @@ from utils.training.position import Position
 
 
 def test_counting():
-    """A figure of the average counts as well, and one that is no number is no better."""
+    """An improvement of the average counts as well, and NaN is no improvement."""
     position, stale = Position(8), []
     for test, average in ((0.1, 0.1), (0.2, 0.1), (0.2, 0.1), (0.1, 0.15), (math.nan, 0.15), (0.15, 0.1), (0.21, 0)):
         position.note_validation({"test": test, "test_ema": average})
@@ -22,7 +22,7 @@ def test_counting():
 
 
 def test_a_run(train_here, tiny_dataset, tmp_path):
-    """At a rate of almost nothing the accuracy stays; one that is resumed stops where the whole one does."""
+    """At a tiny learning rate the accuracy stays the same; a resumed run stops where an uninterrupted one does."""
     flags = {"lr": 1e-12, "l2_decay": 0, "batch_size": 48, "early_stop": 2, "validate": True}
     network, ends = {}, {}
     for name, parts in (("whole", [9]), ("parts", [2, 9])):

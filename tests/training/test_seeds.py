@@ -22,7 +22,7 @@ def test_the_summary():
 
 
 def test_runs(train_here, tiny_dataset, tmp_path):
-    """Each is the run of its seed alone; finished ones are not done again, and one that was cut short goes on."""
+    """Each equals a run with its seed alone; finished runs are not repeated, and interrupted ones are resumed."""
     flags = {"batch_size": 24, "num_epochs": 2}
     alone = train_here(tiny_dataset, tmp_path / "alone", random_seed=6, **flags)
     assert alone.code == 0

@@ -60,7 +60,7 @@ def test_a_run(train_here, tiny_dataset, tmp_path, calls, kind):
 
 
 def test_a_tracker_never_ends_a_run(tmp_path, calls, monkeypatch, capsys):
-    """A damaged note is none; what is raised is said once."""
+    """A damaged note is ignored, and an error is reported once."""
 
     def fail(*args, **options):
         raise ConnectionError("nobody\nthere")
