@@ -222,11 +222,23 @@ def test_other_protocols(folder, monkeypatch):
     remote._file_system.cache_clear()
 
 
-@pytest.mark.parametrize("flag", ["cache_dir", "model_save_dir"])
-def test_urls_are_not_written_to(flag, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        parse("train", [f"--{flag}=s3://bucket/folder"])
-    assert f"--{flag}: s3://bucket/folder is a URL, but it is written to local disks only" in capsys.readouterr().err
+WRITTEN = {
+    "train": "cache_dir lr_range_test model_save_dir profiler_path",
+    "eval": "confusion_path crop_sweep_path per_class_path report save_json_path",
+    "infer": "features_path save_inference_dir save_json_path vis_dir",
+    "reader": "check_path show",
+    "convert_weights": "output",
+    "convert_model": "output",
+    "ema_clean": "cleaned_model_dir",
+}
+
+
+@pytest.mark.parametrize("script, flags", WRITTEN.items(), ids=str)
+def test_urls_are_not_written_to(script, flags, capsys):
+    for flag in flags.split():
+        with pytest.raises(SystemExit, match="2"):
+            parse(script, [f"--{flag}=s3://bucket/x"])
+        assert f"--{flag}: s3://bucket/x is a URL, but it is written to local disks only" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", ["data_dir", "train_list", "val_dir"])

@@ -387,12 +387,13 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("image_std", of_pixels(LARGEST_STD, above=True), [0.229, 0.224, 0.225], TEIPRC,
              "Standard deviation per channel, in --channel_order, for pixels scaled to 0..1. If omitted: chosen like "
              "--image_shape.", length=3),
-        Flag("show", str, None, ("reader",), "Save a picture of the first training batch, with labels, to this file."),
+        Flag("show", local_path, None, ("reader",),
+             "Save a picture of the first training batch, with labels, to this file."),
         Flag("check", str, None, ("reader",),
              "Read every image of train and val, or of the part given, once and report unreadable and damaged files, "
              "wrong suffixes, odd sizes, duplicates (within a part, and of val in train) and small classes.",
              length="?"),
-        Flag("check_path", str, None, ("reader",),
+        Flag("check_path", local_path, None, ("reader",),
              "--check: file for all findings, NAME.csv, one line per image and problem."),
         Flag("split", number(float, 0, 1, above=True, below=True), None, ("reader",),
              "Hold out this fraction of every class for validation, such as 0.2, and write train_list.txt and "
@@ -515,13 +516,14 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "Also log metrics to MLflow or Weights & Biases, if the package is installed; their errors never end the "
              "run. Configure the destination with their own variables, such as MLFLOW_TRACKING_URI.",
              choices=("mlflow", "wandb")),
-        Flag("lr_range_test", str, None, T,
+        Flag("lr_range_test", local_path, None, T,
              "Learning-rate range test instead of training: try rates from 1e-6 to 10 over --max_iter steps (if "
              "omitted, 100), plot the loss against the rate into this file NAME.png, write the numbers to NAME.csv, "
              "and suggest a rate. Saves nothing else."),
         Flag("is_profiler", boolean, False, T,
              "Profile five steps of the first epoch, starting at step --print_step, then stop."),
-        Flag("profiler_path", str, "./profiler_path/", T, "Folder for the profile.", aliases=("profilier_path",)),
+        Flag("profiler_path", local_path, "./profiler_path/", T, "Folder for the profile.",
+             aliases=("profilier_path",)),
         Flag("max_iter", non_negative_int, 0, T, "Stop after this many steps; 0: no limit."),
         Flag("same_feed", non_negative_int, 0, TE, "Feed this many copies of the first image; 0: off."),
     ),
@@ -618,7 +620,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("crop_sweep", size_range, None, ("eval",),
              "Evaluate at several crop sizes, FIRST:LAST:STEP, such as 192:352:32. Each crop covers the same fraction "
              "of the image as the network's own, or is cut from --base_size if that is given."),
-        Flag("crop_sweep_path", str, "crop_sweep.csv", ("eval",),
+        Flag("crop_sweep_path", local_path, "crop_sweep.csv", ("eval",),
              "--crop_sweep: file for the table; the plot is saved next to it as .png."),
         Flag("tpr_at_fpr", fraction, None, TE,
              "Two-class networks: find the threshold with the highest true-positive rate (class 1) whose "
@@ -628,12 +630,12 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "precision; with --tpr_at_fpr tpr.", choices=("acc1", "map", "accuracy", "ma", "f1", "tpr")),
         Flag("label_map", str, None, ("eval",),
              "File that maps class numbers in the list to those of the network, one `old new` per line."),
-        Flag("per_class_path", str, None, ("eval",),
+        Flag("per_class_path", local_path, None, ("eval",),
              "File for per-class results, .csv or .json: number of images, accuracy, precision, recall, F1, and the "
              "class it is most often confused with."),
-        Flag("confusion_path", str, None, ("eval",),
+        Flag("confusion_path", local_path, None, ("eval",),
              "File for the confusion matrix: a picture (.png, .pdf, .svg) or numbers (.csv, .json)."),
-        Flag("report", str, None, ("eval",),
+        Flag("report", local_path, None, ("eval",),
              "Write an HTML page, NAME.html, on where the network fails: mistakes, labels that are probably wrong "
              "(also listed in NAME_suspects.txt), confused classes, calibration, weak spots."),
         Flag("report_duplicates", boolean, False, ("eval",),
@@ -646,13 +648,13 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     "Averaged parameters": (
         Flag("ema_model_dir", str, None, ("ema_clean",), "Checkpoint with averaged parameters.",
              required=("ema_clean",)),
-        Flag("cleaned_model_dir", str, None, ("ema_clean",),
+        Flag("cleaned_model_dir", local_path, None, ("ema_clean",),
              "Folder to write the averaged parameters to, as ordinary weights.", required=("ema_clean",)),
     ),
     "Conversion": (
         Flag("input", str, None, CONVERSION,
              "Weights to convert, in any format that --pretrained_model takes.", required=CONVERSION),
-        Flag("output", str, None, (*CONVERSION, "convert_model"),
+        Flag("output", local_path, None, (*CONVERSION, "convert_model"),
              "File to write: NAME.pth or NAME.safetensors; for PaddlePaddle NAME.pdparams, NAME.tar or a folder of "
              "variables. convert_model: a folder, for an export that predict.py takes, or NAME.pt2 for "
              "torch.export.load.", required=(*CONVERSION, "convert_model")),
